@@ -1,0 +1,1 @@
+"""Data that fits in memory, as tensors: made (`disk`), read (`idx`, `csv`) or given (`tensors`)."""

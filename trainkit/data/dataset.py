@@ -1,0 +1,87 @@
+"""A dataset is one tensor of inputs and one of targets for each part: train, test, and val once it is split off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+Targets = Literal["index", "onehot", "binary", "real"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """n samples: `x` (n, ...) floating, `t` (n, ...) what the loss is given, `label` (n,) int64 class or None.
+
+    A missing number is NaN in `x` until the normaliser fills it.
+    """
+
+    x: Tensor
+    t: Tensor
+    label: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.x) == len(self.t) == len(self.x if self.label is None else self.label):
+            raise UserError(f"data: {len(self.x)} inputs, {len(self.t)} targets; each input needs one target")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: Tensor) -> Part:
+        """The samples at `index`, in its order."""
+        return Part(self.x[index], self.t[index], None if self.label is None else self.label[index])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Part:
+        """Moved to `device`; floating tensors become `dtype`, class indices stay int64."""
+        return Part(
+            self.x.to(device, dtype),
+            self.t.to(device, dtype if self.t.is_floating_point() else self.t.dtype),
+            None if self.label is None else self.label.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Parts and what is known of them.
+
+    classes: names of the classes in the order of their index, or None in regression.
+    threshold: with one target column, the value above which the answer is class 1.
+    normalize: how the trainer scales `x` by statistics of the training part (see `normalize.py`).
+    fill: what replaces a missing number: the training part's column mean or median, or None to refuse.
+    schema: what a later file must have to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
+    """
+
+    train: Part
+    test: Part | None = None
+    val: Part | None = None
+    classes: tuple[str, ...] | None = None
+    threshold: float | None = None
+    normalize: Literal["none", "feature", "global"] = "none"
+    fill: Literal["mean", "median"] | None = None
+    schema: dict[str, object] = field(default_factory=dict)
+
+    def with_parts(self, **parts: Part | None) -> Dataset:
+        return replace(self, **parts)  # type: ignore[arg-type]
+
+
+def encode(label: Tensor, classes: int, targets: Targets, low: float = 0.0) -> Tensor:
+    """Class indices (n,) as what a loss is given.
+
+    index: (n,) int64, for CrossEntropyLoss and NLLLoss. onehot: (n, classes), 1 at the class and `low` elsewhere
+    (low = -1 gives the ±1 targets of a tanh output). binary: (n, 1), 1 for class 1 and `low` for class 0.
+    """
+    if targets == "index":
+        return label
+    high = torch.get_default_dtype()
+    if targets == "onehot":
+        hot = torch.full((len(label), classes), low, dtype=high)
+        return hot.scatter_(1, label[:, None], 1.0)
+    if targets == "binary":
+        if classes != 2:
+            raise UserError(f"data.targets: binary needs 2 classes, the data has {classes}; use index or onehot")
+        return torch.where(label[:, None] == 1, 1.0, low).to(high)
+    raise UserError(f"data.targets: {targets!r} does not fit class labels; use index, onehot or binary")

@@ -1,0 +1,24 @@
+"""Every random number comes from a named stream: a pure function of the seed and the stream's name."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def stream(seed: int, *name: object) -> int:
+    """A 63-bit seed for the stream `name` of `seed`: the head of SHA-256, so that neighbours are unrelated."""
+    text = "/".join(map(str, (seed, *name)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def generator(seed: int, *name: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator at the start of the stream `name` of `seed`."""
+    return torch.Generator(device=device).manual_seed(stream(seed, *name))
+
+
+def order(seed: int, epoch: int, n: int) -> Tensor:
+    """The order of the n samples in `epoch`: a seek away from any step, whatever was drawn before."""
+    return torch.randperm(n, generator=generator(seed, "order", epoch))
