@@ -1,0 +1,61 @@
+"""trainkit: train small and medium nets, fast, exactly, and in plain view.
+
+A module is a pure pair, `y, saved = fwd(x)` and `dx = bwd(saved, dy)`, written by hand; parameters are views of one flat
+buffer; one step function trains them; a short loop drives the step; everything else is a callback.
+
+The names below are the public face; nothing else is promised. They are imported when first used, so that
+`python -m trainkit --help` answers without loading torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "nn.module": ["Module"],
+    "nn.linear": ["Linear"],
+    "nn.activation": ["ELU", "GELU", "Identity", "LeakyReLU", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"],
+    "nn.dropout": ["Dropout"],
+    "nn.container": ["Add", "Concat", "FanOut", "Flatten", "Parallel", "Residual", "Sequential"],
+    "nn.loss": ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "L1Loss", "Loss", "MSELoss", "NLLLoss"],
+    "optim.optimizer": ["Optimizer"],
+    "optim.sgd": ["SGD", "SignSGD"],
+    "optim.adaptive": ["Adagrad", "Adam", "AdamW", "RMSprop"],
+    "data.dataset": ["Dataset", "Part"],
+    "data.disk": ["disk"],
+    "data.idx": ["idx"],
+    "data.table": ["csv"],
+    "data.memory": ["tensors"],
+    "trainer": ["Trainer"],
+    "callback": ["Callback"],
+    "callbacks": [
+        "CSVLog",
+        "Checkpoint",
+        "EarlyStopping",
+        "GradientNorms",
+        "LRScheduler",
+        "ProgressBar",
+        "TensorBoard",
+        "Timer",
+        "ValidationSplit",
+    ],
+    "gradcheck": ["gradcheck"],
+    "errors": ["UserError"],
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'trainkit' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,104 @@
+"""The first judge of a derivative: central differences in float64. (The second, torch's own modules, stands in the tests.)"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .nn.loss import Loss
+from .nn.module import Module, Value, bwd_value, fwd_value
+
+EPS = 1e-6  # truncation ~ eps², rounding ~ 1e-16/eps: both near 1e-10 at this step
+TOLERANCE = 1e-6
+MARGIN = 1e-3  # inputs this near to a kink are moved off it
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one derivative: `name` (x, x[1], weight, ...), and the largest |a - n| / max(1, |a|, |n|) over its elements."""
+
+    name: str
+    error: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= TOLERANCE
+
+
+def gradcheck(module: Module, x: Value, seed: int = 0) -> list[Verdict]:
+    """Each input's and parameter's hand-written gradient of Σ v·y against (f(p + eps) - f(p - eps)) / 2 eps, v random.
+
+    Works on a copy in float64; random modules are reseeded before each forward. Cost: two passes an element.
+    """
+    module = copy.deepcopy(module).to(dtype=torch.float64)
+    inputs = _off_kinks(tuple(v.double() for v in (x if type(x) is tuple else (x,))), module)
+    value: Value = inputs if type(x) is tuple else inputs[0]
+
+    def reseed() -> None:
+        for _, m in module.modules():
+            if (generators := getattr(m, "generators", None)) is not None:
+                m.__dict__["generators"] = tuple(torch.Generator().manual_seed(seed + i) for i in range(len(generators)))
+
+    def forward() -> tuple[Value, object]:
+        reseed()
+        return fwd_value(module, value)
+
+    y, saved = forward()
+    outputs = y if type(y) is tuple else (y,)
+    draw = torch.Generator().manual_seed(seed)
+    v = tuple(torch.randn(o.shape, generator=draw, dtype=torch.float64) for o in outputs)
+
+    def objective() -> float:
+        y, _ = forward()
+        return sum(float((vi * yi).sum()) for vi, yi in zip(v, y if type(y) is tuple else (y,), strict=True))
+
+    module.zero_grad()
+    dx = bwd_value(module, saved, v if type(y) is tuple else v[0])
+    analytic = dx if type(dx) is tuple else (dx,)
+    named = [(f"x[{i}]" if len(inputs) > 1 else "x", xi, d) for i, (xi, d) in enumerate(zip(inputs, analytic, strict=True))]
+    named += [(name, p, g.clone()) for name, p, g in module.named_param()]
+    return [Verdict(name, _worst(p, g, objective)) for name, p, g in named]
+
+
+def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor) -> Verdict:
+    """dy of `loss` against differences, as `gradcheck` does it."""
+    y = y.double().clone()
+    t = t.double() if t.is_floating_point() else t
+    for kink in loss.kinks:
+        near = (y - t - kink).abs() < MARGIN
+        y = torch.where(near, y + 2 * MARGIN, y)
+    _, saved = loss.fwd(y, t)
+    analytic = loss.bwd(saved)
+    return Verdict("y", _worst(y, analytic, lambda: float(loss.fwd(y, t)[0].sum())))
+
+
+def _worst(p: Tensor, analytic: Tensor, objective: Callable[[], float]) -> float:
+    """The largest scaled difference over the elements of `p`, which is nudged in place and put back."""
+    worst = 0.0
+    flat = p.view(-1)
+    for i, a in enumerate(analytic.reshape(-1).tolist()):
+        here = flat[i].item()
+        flat[i] = here + EPS
+        up = objective()
+        flat[i] = here - EPS
+        down = objective()
+        flat[i] = here
+        n = (up - down) / (2 * EPS)
+        error = abs(a - n) / max(1.0, abs(a), abs(n))
+        worst = max(worst, error) if error == error else float("inf")
+    return worst
+
+
+def _off_kinks(inputs: Sequence[Tensor], module: Module) -> tuple[Tensor, ...]:
+    """Copies of the inputs, with elements near a kink of the module moved to the kink plus twice the margin."""
+    moved = []
+    for x in inputs:
+        x = x.clone().contiguous()
+        for kink in {k for _, m in module.modules() for k in m.kinks}:
+            x = torch.where((x - kink).abs() < MARGIN, kink + 2 * MARGIN, x)
+        moved.append(x.contiguous())
+    return tuple(moved)

@@ -1,0 +1,1 @@
+"""Modules and losses, each with its derivative written by hand."""

@@ -1,0 +1,83 @@
+"""The fully connected layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError, near
+from .init import NAMES, Init, fill
+from .module import Module
+
+
+class Linear(Module):
+    """y = x wᵀ + b. x (n, in), y (n, out), w (out, in), b (out,); any axes may stand before the last one of x.
+
+    With replicas each tensor has the axis r in front: r products in one call. Saves x, since dw = dyᵀ x.
+    `init` draws w (see `nn/init.py`); b is drawn like w for uniform, standard, unit_uniform and normal, and is 0 for
+    xavier, he and fan_out, as their papers have it. Assign with `layer.w.copy_(...)`.
+    Errors: UserError for a size below 1 or an unknown init. Source: torch.nn.Linear, whose signature this is.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, init: Init = "uniform", std: float = 1.0) -> None:
+        if in_features < 1 or out_features < 1:
+            raise UserError(f"Linear: in_features={in_features}, out_features={out_features}; both need at least 1")
+        if init not in NAMES:
+            raise UserError(f"Linear: no init {init!r}{near(str(init), NAMES)}")
+        if not std >= 0:
+            raise UserError(f"Linear: std={std}; needs 0 or more")
+        self.in_features, self.out_features, self.bias, self.init, self.std = in_features, out_features, bias, init, std
+        self.w, self.dw = self.parameter("weight", (out_features, in_features))
+        if bias:
+            self.b, self.db = self.parameter("bias", (out_features,))
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        fill(self.w, self.init, self.in_features, self.out_features, self.std, generator)
+        if self.bias and self.init in ("uniform", "standard", "unit_uniform", "normal"):
+            fill(self.b, self.init, self.in_features, self.out_features, self.std, generator)
+        elif self.bias:
+            self.b.zero_()
+
+    def fwd(self, x: Tensor) -> tuple[Tensor, Any]:
+        rows = x if x.dim() == 2 + self.lead else self._rows(x)
+        if self.lead:
+            y = torch.baddbmm(self.b.unsqueeze(1), rows, self.w.mT) if self.bias else torch.bmm(rows, self.w.mT)
+        else:
+            y = torch.addmm(self.b, rows, self.w.t()) if self.bias else torch.mm(rows, self.w.t())
+        return (y if rows is x else y.view(*x.shape[:-1], -1)), (rows, x.shape)
+
+    def bwd(self, saved: Any, dy: Tensor) -> Tensor:
+        rows, shape = saved
+        dy = self._accumulate(rows, dy)
+        dx = torch.bmm(dy, self.w) if self.lead else torch.mm(dy, self.w)  # dx = dy w
+        return dx if dx.shape == shape else dx.view(shape)
+
+    def grad(self, saved: Any, dy: Tensor) -> None:
+        self._accumulate(saved[0], dy)
+
+    def _accumulate(self, x: Tensor, dy: Tensor) -> Tensor:
+        """The parameters' gradients; returns dy as rows."""
+        if dy.dim() != x.dim():
+            dy = self._rows(dy)
+        if self.lead:
+            self.dw.baddbmm_(dy.mT, x)  # dw += dyᵀ x
+            if self.bias:
+                self.db.add_(dy.sum(1))  # db += Σₙ dy
+        else:
+            self.dw.addmm_(dy.t(), x)
+            if self.bias:
+                self.db.add_(dy.sum(0))
+        return dy
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """(..., features) as (n, features), behind the replica axis."""
+        return x.reshape(*x.shape[: self.lead], -1, x.shape[-1])
+
+    def needs(self) -> str:
+        return f"(n, {self.in_features})"
+
+    def extra(self) -> str:
+        return f"{self.in_features}, {self.out_features}" + ("" if self.bias else ", bias=False")

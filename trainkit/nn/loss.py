@@ -1,0 +1,310 @@
+"""Losses: a pure pair too, `value, saved = fwd(y, t)` and `dy = bwd(saved)`; y what the net says, t the target.
+
+`reduction` is mean or sum over everything but the replica axis; value is a scalar, or (r,) with replicas. Names and conventions are torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError, near
+from . import kernels
+
+Reduction = Literal["mean", "sum"]
+
+
+class Loss:
+    """What every loss shares: the reduction, and the stateful pair `forward(y, t)`, `backward()`."""
+
+    lead = 0  # replica axes of y, t and value, as in Module
+    logits = False  # True where y > 0, not y > 1/2, answers class 1
+    kinks: tuple[float, ...] = ()  # values of y - t at which the derivative jumps
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        if reduction not in ("mean", "sum"):
+            raise UserError(f"{type(self).__name__}: no reduction {reduction!r}{near(str(reduction), ('mean', 'sum'))}")
+        self.reduction = reduction
+
+    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+        raise NotImplementedError(f"{type(self).__name__} has no fwd")
+
+    def bwd(self, saved: Any) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} has no bwd")
+
+    def check(self, y: Tensor, t: Tensor) -> None:
+        """Refuse a target that would be broadcast or cast in silence. Not called in the hot path."""
+        if y.shape != t.shape:
+            raise UserError(f"{type(self).__name__}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; both need one shape")
+        if not t.is_floating_point():
+            raise UserError(f"{type(self).__name__}: t is {t.dtype}; needs floating numbers like y's (data.targets: onehot, binary or real)")
+
+    def forward(self, y: Tensor, t: Tensor) -> Tensor:
+        self.check(y, t)
+        value, self._saved = self.fwd(y, t)
+        return value
+
+    def backward(self) -> Tensor:
+        """dy of the last `forward`, once."""
+        if "_saved" not in self.__dict__:
+            raise UserError(f"{type(self).__name__}.backward: nothing is saved; call forward first")
+        return self.bwd(self.__dict__.pop("_saved"))
+
+    def __call__(self, y: Tensor, t: Tensor) -> Tensor:
+        self.check(y, t)
+        return self.fwd(y, t)[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(reduction={self.reduction!r})"
+
+    def reduce(self, e: Tensor) -> Tensor:
+        """Elements to the value, a replica each."""
+        if self.lead:
+            e = e.flatten(1)
+            return e.mean(1) if self.reduction == "mean" else e.sum(1)
+        return e.mean() if self.reduction == "mean" else e.sum()
+
+    def weight(self, y: Tensor) -> float:
+        """d value / d element: 1/elements, or 1."""
+        if self.reduction == "sum":
+            return 1.0
+        return (y.shape[0] if self.lead else 1) / max(y.numel(), 1)
+
+
+class MSELoss(Loss):
+    """value = Σ (y - t)² / elements. Saves d = y - t, since dy = 2 d / elements. With reduction sum there is no division."""
+
+    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        d = y - t
+        return self.reduce(d * d), d
+
+    def bwd(self, d: Tensor) -> Tensor:
+        return d * (2 * self.weight(d))
+
+
+class L1Loss(Loss):
+    """value = Σ |y - t| / elements. Saves d = y - t, since dy = sign d / elements (0 at 0, as torch has it)."""
+
+    kinks = (0.0,)
+
+    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        d = y - t
+        return self.reduce(d.abs()), d
+
+    def bwd(self, d: Tensor) -> Tensor:
+        return torch.sign(d).mul_(self.weight(d))
+
+
+class HuberLoss(Loss):
+    """value = Σ h(y - t) / elements, h(d) = d²/2 where |d| <= δ, else δ (|d| - δ/2). Saves d, since h'(d) = d clamped to ±δ.
+
+    Source: Huber 1964. `delta` is δ > 0.
+    """
+
+    def __init__(self, reduction: Reduction = "mean", delta: float = 1.0) -> None:
+        super().__init__(reduction)
+        if not delta > 0:
+            raise UserError(f"HuberLoss: delta={delta}; needs a number above 0")
+        self.delta = delta
+
+    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        d = y - t
+        a = d.abs()
+        return self.reduce(torch.where(a <= self.delta, 0.5 * d * d, self.delta * (a - 0.5 * self.delta))), d
+
+    def bwd(self, d: Tensor) -> Tensor:
+        return d.clamp(-self.delta, self.delta).mul_(self.weight(d))
+
+
+class NLLLoss(Loss):
+    """value = -Σ q y / norm, y log-probabilities (n, c, ...), q the wanted weight of each class. Saves q and norm: dy = -q / norm.
+
+    t holds class indices (n, ...), and q = weight[t] at the class t; an index equal to `ignore_index` counts nothing.
+    norm is 1 for reduction sum, and for mean Σ weight[t], torch's convention.
+    """
+
+    def __init__(self, reduction: Reduction = "mean", weight: Sequence[float] | None = None, ignore_index: int | None = None) -> None:
+        super().__init__(reduction)
+        self.class_weight = None if weight is None else torch.as_tensor(weight)
+        self.ignore_index = ignore_index
+
+    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+        q, norm = self.wanted(y, t, 0.0)
+        return self._total(q * y, norm), (q, norm)
+
+    def bwd(self, saved: Any) -> Tensor:
+        q, norm = saved
+        return -self._divide(q, norm)
+
+    def wanted(self, y: Tensor, t: Tensor, smoothing: float) -> tuple[Tensor, float | Tensor]:
+        """q like y, and norm: a number, or one a replica."""
+        axis = self.axis(y)
+        if t.is_floating_point():
+            q = t if smoothing == 0 else t * (1 - smoothing) + smoothing / y.shape[axis]
+            n = t.numel() // max(t.shape[axis], 1) // (t.shape[0] if self.lead else 1)
+            return (q if self.class_weight is None else q * self._column(y)), (n if self.reduction == "mean" else 1.0)
+        counted = None if self.ignore_index is None else t != self.ignore_index
+        index = (t if counted is None else t * counted).unsqueeze(axis)
+        q = torch.zeros_like(y).scatter_(axis, index, 1.0)
+        if counted is not None:
+            q.mul_(counted.unsqueeze(axis))
+        norm: float | Tensor = 1.0
+        if self.reduction == "mean" and counted is None and self.class_weight is None:
+            norm = t.numel() / (t.shape[0] if self.lead else 1)
+        elif self.reduction == "mean":
+            weighted = q if self.class_weight is None else q * self._column(y)
+            norm = weighted.flatten(1).sum(1) if self.lead else weighted.sum()
+        if smoothing:
+            q.mul_(1 - smoothing).add_(smoothing / y.shape[axis])
+            if counted is not None:
+                q.mul_(counted.unsqueeze(axis))
+        return (q if self.class_weight is None else q * self._column(y)), norm
+
+    def axis(self, y: Tensor) -> int:
+        """The classes stand on axis 1, or 0 where there is no batch; the replica axis is not counted."""
+        return self.lead + (1 if y.dim() > 1 + self.lead else 0)
+
+    def check(self, y: Tensor, t: Tensor) -> None:
+        name, axis = type(self).__name__, self.axis(y)
+        if t.is_floating_point():
+            raise UserError(f"{name}: t is {t.dtype}; needs class indices of type int64 (data.targets: index)")
+        self._check_indices(name, y, t, axis)
+
+    def _check_indices(self, name: str, y: Tensor, t: Tensor, axis: int) -> None:
+        classes = y.shape[axis] if y.dim() > self.lead else 0
+        wanted = y.shape[:axis] + y.shape[axis + 1 :]
+        if t.shape != wanted:
+            raise UserError(f"{name}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; needs indices of shape {tuple(wanted)}")
+        if t.dtype != torch.int64:
+            raise UserError(f"{name}: t is {t.dtype}; needs class indices of type int64 (data.targets: index)")
+        seen = t if self.ignore_index is None else t[t != self.ignore_index]
+        if seen.numel() and not (0 <= int(seen.min()) and int(seen.max()) < classes):
+            raise UserError(f"{name}: class index {int(seen.max() if seen.max() >= classes else seen.min())}; y has classes 0 to {classes - 1}")
+        self._check_weight(name, classes)
+
+    def _check_weight(self, name: str, classes: int) -> None:
+        if self.class_weight is not None and self.class_weight.shape != (classes,):
+            raise UserError(f"{name}.weight: {tuple(self.class_weight.shape)}; needs a number for each of the {classes} classes")
+
+    def _column(self, y: Tensor) -> Tensor:
+        """The class weights along y's class axis."""
+        assert self.class_weight is not None
+        if self.class_weight.dtype != y.dtype or self.class_weight.device != y.device:
+            self.class_weight = self.class_weight.to(y)
+        shape = [1] * y.dim()
+        shape[self.axis(y)] = -1
+        return self.class_weight.view(shape)
+
+    def _total(self, e: Tensor, norm: float | Tensor) -> Tensor:
+        return (e.flatten(1).sum(1) if self.lead else e.sum()).div_(norm).neg_()
+
+    def _divide(self, q: Tensor, norm: float | Tensor) -> Tensor:
+        if self.lead and isinstance(norm, Tensor):
+            norm = norm.view(-1, *[1] * (q.dim() - 1))
+        return q / norm
+
+
+class CrossEntropyLoss(NLLLoss):
+    """value = -Σ q log softmax(y) / norm: NLLLoss over a LogSoftmax. Saves log-probabilities, q, norm: dy = (p Σq - q) / norm, p = softmax y.
+
+    t holds class indices (n, ...), or probabilities of y's shape (one-hot among them); then norm is n.
+    `label_smoothing` ε takes q to (1 - ε) q + ε/c. Source: torch.nn.CrossEntropyLoss; smoothing from Szegedy et al. 2016.
+    """
+
+    logits = True
+
+    def __init__(
+        self,
+        reduction: Reduction = "mean",
+        weight: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
+    ) -> None:
+        super().__init__(reduction, weight, ignore_index)
+        if not 0 <= label_smoothing <= 1:
+            raise UserError(f"CrossEntropyLoss: label_smoothing={label_smoothing}; needs 0 to 1")
+        self.label_smoothing = label_smoothing
+
+    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+        logp = torch.log_softmax(y, self.axis(y))
+        q, norm = self.wanted(logp, t, self.label_smoothing)
+        return self._total(q * logp, norm), (logp, q, norm, t.is_floating_point())
+
+    def bwd(self, saved: Any) -> Tensor:
+        logp, q, norm, soft = saved
+        p = torch.exp(logp)
+        if soft or self.class_weight is not None or self.ignore_index is not None:  # else Σq = 1
+            p.mul_(q.sum(self.axis(q), keepdim=True))
+        return self._divide(p.sub_(q), norm)
+
+    def check(self, y: Tensor, t: Tensor) -> None:
+        name, axis = type(self).__name__, self.axis(y)
+        if not t.is_floating_point():
+            self._check_indices(name, y, t, axis)
+        elif t.shape != y.shape:
+            raise UserError(f"{name}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; probabilities need y's shape")
+        else:
+            self._check_weight(name, y.shape[axis])
+
+
+class BCELoss(Loss):
+    """value = -Σ weight (t log y + (1 - t) log(1 - y)) / elements, y and t in [0, 1]. Saves y, t: dy = weight (y - t) / (y (1 - y)) / elements.
+
+    As in torch, log is cut off at -100 and y (1 - y) at 1e-12, so that y = 0 and y = 1 stay finite.
+    """
+
+    def __init__(self, reduction: Reduction = "mean", weight: Sequence[float] | None = None) -> None:
+        super().__init__(reduction)
+        self.element_weight = None if weight is None else torch.as_tensor(weight)
+
+    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+        e = -(t * torch.log(y).clamp_(min=-100) + (1 - t) * torch.log1p(-y).clamp_(min=-100))
+        return self.reduce(self._weigh(e)), (y, t)
+
+    def bwd(self, saved: Any) -> Tensor:
+        y, t = saved
+        return self._weigh((y - t) / (y * (1 - y)).clamp_(min=1e-12) * self.weight(y))
+
+    def check(self, y: Tensor, t: Tensor) -> None:
+        super().check(y, t)
+        if y.numel() and not (0 <= float(y.min()) and float(y.max()) <= 1):
+            raise UserError("BCELoss: y leaves [0, 1]; end the net in a Sigmoid, or use BCEWithLogitsLoss")
+
+    def _weigh(self, e: Tensor) -> Tensor:
+        return e if self.element_weight is None else e * self.element_weight.to(e)
+
+
+class BCEWithLogitsLoss(BCELoss):
+    """BCELoss of σ(y), in the form that does not overflow: value = Σ weight ((1 - t) y + l log(1 + e⁻ʸ)) / elements, l = 1 + (pos_weight - 1) t.
+
+    Saves y, t: dy = weight ((1 - t) - l σ(-y)) / elements; without pos_weight that is σ(y) - t.
+    """
+
+    logits = True
+
+    def __init__(
+        self, reduction: Reduction = "mean", weight: Sequence[float] | None = None, pos_weight: Sequence[float] | float | None = None
+    ) -> None:
+        super().__init__(reduction, weight)
+        self.pos_weight = None if pos_weight is None else torch.as_tensor(pos_weight)
+
+    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+        softplus = kernels.softplus(-y)  # log(1 + e⁻ʸ)
+        if self.pos_weight is not None:
+            softplus = softplus * self._l(t)
+        return self.reduce(self._weigh((1 - t) * y + softplus)), (y, t)
+
+    def bwd(self, saved: Any) -> Tensor:
+        y, t = saved
+        d = torch.sigmoid(y) - t if self.pos_weight is None else (1 - t) - self._l(t) * torch.sigmoid(-y)
+        return self._weigh(d * self.weight(y))
+
+    def check(self, y: Tensor, t: Tensor) -> None:
+        Loss.check(self, y, t)
+
+    def _l(self, t: Tensor) -> Tensor:
+        assert self.pos_weight is not None
+        return 1 + (self.pos_weight.to(t) - 1) * t

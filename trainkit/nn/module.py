@@ -1,0 +1,207 @@
+"""A module is a pure pair: `y, saved = fwd(x)` and `dx = bwd(saved, dy)`, written by hand; gradients of parameters add up.
+
+Notation, here and in every module: `x` in, `y` out, `dx` the gradient of the loss with respect to `x`; `w`, `b` parameters,
+`dw`, `db` their gradients; `n` batch, `c` channels, `t` time, `r` replicas. `x` and `y` are tensors, or tuples where a module
+takes or gives several.
+
+The stateful pair of the textbooks, `forward(x)` and `backward(dy)`, is made from the pure one at the end of this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..rng import generator
+
+Value = Any  # a tensor, or a tuple of tensors: what flows between modules
+
+
+class Module:
+    """One function with a hand-written derivative.
+
+    An author writes `fwd` and `bwd`; `grad` too, where the input's gradient costs something that a first layer can leave out.
+    Parameters are made by `self.w, self.dw = self.parameter("weight", (out, in))`: the attribute bears the notation's
+    name, files and messages bear torch's. Modules kept as attributes, or in lists, are children.
+    """
+
+    training = True  # Dropout and its like behave otherwise in evaluation; `train()` and `eval()` set it
+    lead = 0  # leading replica axes of x, y and every parameter: 0, or 1 after `replicate`
+    replicable = True  # False where `fwd` cannot carry a leading axis
+    takes_tuple = False  # True where `fwd` wants all its inputs at once; any other module given a tuple maps over it
+    kinks: tuple[float, ...] = ()  # inputs at which the derivative jumps, for differences to stay away from
+
+    def fwd(self, x: Value) -> tuple[Value, Any]:
+        """y, and whatever `bwd` needs. Changes nothing on `self`, so that two passes may be in flight."""
+        raise NotImplementedError(f"{type(self).__name__} has no fwd")
+
+    def bwd(self, saved: Any, dy: Value) -> Value:
+        """dx. Adds to the parameters' gradients."""
+        raise NotImplementedError(f"{type(self).__name__} has no bwd")
+
+    def grad(self, saved: Any, dy: Value) -> None:
+        """Only adds to the parameters' gradients: a net's first layer, whose dx nobody wants."""
+        self.bwd(saved, dy)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw this module's own parameters anew, not its children's."""
+
+    def needs(self) -> str:
+        """The input's shape in words, for messages: `(n, 25)`."""
+        return "a tensor"
+
+    # -- parameters ------------------------------------------------------------------------------------------------------
+
+    def parameter(self, name: str, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Register a parameter (values undefined) and its gradient (zero)."""
+        p, g = torch.empty(tuple(shape)), torch.zeros(tuple(shape))
+        self.__dict__.setdefault("_parameters", {})[name] = (p, g)
+        return p, g
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """The modules right below, by name."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, (list, tuple)):
+                yield from ((f"{name}.{i}", m) for i, m in enumerate(value) if isinstance(m, Module))
+
+    def modules(self, path: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all below it, each once, by path: `0`, `2.body.1`. A shared module keeps its first path."""
+        yield from _walk(self, path, set())
+
+    def named_param(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """(name, parameter, gradient), each once: `0.weight`."""
+        for path, module in self.modules():
+            for name, (p, g) in module.__dict__.get("_parameters", {}).items():
+                yield (f"{path}.{name}" if path else name), p, g
+
+    def param(self) -> list[tuple[Tensor, Tensor]]:
+        """(parameter, gradient) pairs, each once."""
+        return [(p, g) for _, p, g in self.named_param()]
+
+    def zero_grad(self) -> None:
+        for _, g in self.param():
+            g.zero_()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of the parameters by name; the names are torch's, so that `torch.nn.Sequential` loads them."""
+        return {name: p.clone() for name, p, _ in self.named_param()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy the parameters in, all or nothing. Raises UserError on a missing, unknown or differently shaped name."""
+        own = {name: p for name, p, _ in self.named_param()}
+        wrong = [f"model: {name}: the net needs it, the state has it not" for name in own if name not in state]
+        wrong += [f"model: {name}: in the state, not in the net" for name in state if name not in own]
+        wrong += [
+            f"model: {name}: the net has {tuple(own[name].shape)}, the state {tuple(value.shape)}"
+            for name, value in state.items()
+            if name in own and own[name].shape != value.shape
+        ]
+        if wrong:
+            raise UserError("\n".join(wrong[:8]))
+        for name, value in state.items():
+            own[name].copy_(value)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move parameters and gradients; every holder of a parameter sees it moved."""
+        for p, g in self.param():
+            p.data, g.data = p.data.to(device, dtype), g.data.to(device, dtype)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        for _, module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        return self.train(False)
+
+    def draw(self, generator: torch.Generator | None = None) -> Self:
+        """Draw all parameters anew, this module's and its children's, in the order of `modules`."""
+        for _, module in self.modules():
+            module.reset_parameters(generator)
+        return self
+
+    def replicate(self, seeds: Sequence[int]) -> Self:
+        """Become len(seeds) models at once: every parameter gets a leading axis r, drawn from the stream of each seed.
+
+        Inputs, outputs and targets have that axis too: x is (r, n, ...). Raises UserError where a module cannot.
+        """
+        for path, module in self.modules():
+            if not module.replicable:
+                raise UserError(f"model {path} {type(module).__name__}: cannot train replicas; set trainer.replicas=1")
+            if module.lead:
+                raise UserError(f"model {path}: has {module.lead} replica axis already; replicate a net once")
+        drawn = [self.draw(generator(seed, "init")).state_dict() for seed in seeds]
+        for name, p, g in self.named_param():
+            p.data = torch.stack([state[name] for state in drawn]).to(p)
+            g.data = torch.zeros_like(p.data)
+        for _, module in self.modules():
+            module.lead = 1
+        return self
+
+    # -- the stateful pair -----------------------------------------------------------------------------------------------
+
+    def __call__(self, *x: Tensor) -> Value:
+        """y alone; nothing is kept."""
+        return self._fwd(x)[0]
+
+    def forward(self, *x: Tensor) -> Value:
+        """y, keeping what `backward` needs of this pass (the last one; for several in flight use fwd and bwd)."""
+        y, self._saved = self._fwd(x)
+        return y
+
+    def backward(self, *dy: Tensor) -> Value:
+        """dx of the last `forward`, once; parameter gradients add up."""
+        if "_saved" not in self.__dict__:
+            raise UserError(f"{type(self).__name__}.backward: nothing is saved; call forward first")
+        return bwd_value(self, self.__dict__.pop("_saved"), dy[0] if len(dy) == 1 else dy)
+
+    def _fwd(self, x: tuple[Value, ...]) -> tuple[Value, Any]:
+        value = x[0] if len(x) == 1 else x
+        try:
+            return fwd_value(self, value)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            from .watch import explain
+
+            raise explain(self, value, error) from error
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra()})"
+
+    def extra(self) -> str:
+        """The arguments, for `repr`."""
+        return ""
+
+
+class Each(list[Any]):
+    """What a module saved when it was mapped over a tuple: an entry for each tensor."""
+
+
+def fwd_value(module: Module, x: Value) -> tuple[Value, Any]:
+    """`module.fwd`, mapped over a tuple where the module takes one tensor."""
+    if type(x) is not tuple or module.takes_tuple:
+        return module.fwd(x)
+    pairs = [module.fwd(xi) for xi in x]
+    return tuple(y for y, _ in pairs), Each(saved for _, saved in pairs)
+
+
+def bwd_value(module: Module, saved: Any, dy: Value) -> Value:
+    """The other half of `fwd_value`."""
+    if type(saved) is not Each:
+        return module.bwd(saved, dy)
+    return tuple(module.bwd(s, d) for s, d in zip(saved, dy, strict=True))
+
+
+def _walk(module: Module, path: str, seen: set[int]) -> Iterator[tuple[str, Module]]:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield path, module
+    for name, child in module.children():
+        yield from _walk(child, f"{path}.{name}" if path else name, seen)

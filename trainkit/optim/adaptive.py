@@ -1,0 +1,154 @@
+"""Optimizers that scale each element by the history of its gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .optimizer import Optimizer, Rate, within
+
+
+class Adam(Optimizer):
+    """m ← β₁ m + (1 - β₁) g;  v ← β₂ v + (1 - β₂) g²;  p ← p - lr m̂ / (√v̂ + eps),  m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ).
+
+    g ← ∇ + weight_decay p. `betas` are (β₁, β₂). With amsgrad v̂ is made of the largest v so far (Reddi et al. 2018).
+    Source: Kingma, Ba 2015, algorithm 1; eps stands outside the root, as there and in torch.
+    """
+
+    m: Tensor
+    v: Tensor
+    v_max: Tensor
+    decoupled = False
+
+    def __init__(
+        self,
+        params: Iterable[tuple[Tensor, Tensor]],
+        lr: Rate = 1e-3,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        maximize: bool = False,
+    ) -> None:
+        name = type(self).__name__
+        if len(betas) != 2:
+            raise UserError(f"{name}: betas={list(betas)}; needs two numbers")
+        within(name, 0, 1, **{"betas[0]": betas[0], "betas[1]": betas[1]})
+        within(name, 0, eps=eps, weight_decay=weight_decay)
+        self.betas, self.eps, self.weight_decay, self.amsgrad = (float(betas[0]), float(betas[1])), eps, weight_decay, amsgrad
+        self.slots = ("m", "v", "v_max") if amsgrad else ("m", "v")
+        super().__init__(params, lr, maximize)
+
+    def update(self) -> None:
+        self.t += 1
+        beta1, beta2 = self.betas
+        if self.decoupled and self.weight_decay:
+            self.descend(self.p, self.weight_decay)  # p -= lr weight_decay p
+        g = self.gradient(0.0 if self.decoupled else self.weight_decay)
+        self.m.lerp_(g, 1 - beta1)
+        self.v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        v = torch.maximum(self.v_max, self.v, out=self.v_max) if self.amsgrad else self.v
+        root = v.sqrt().div_(math.sqrt(1 - beta2**self.t)).add_(self.eps)
+        self.descend_ratio(self.m, root, 1 / (1 - beta1**self.t))
+
+
+class AdamW(Adam):
+    """Adam with the decay outside the gradient: first p ← p - lr weight_decay p, then Adam's update of ∇ alone.
+
+    Source: Loshchilov, Hutter 2019.
+    """
+
+    decoupled = True
+
+    def __init__(
+        self,
+        params: Iterable[tuple[Tensor, Tensor]],
+        lr: Rate = 1e-3,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize)
+
+
+class RMSprop(Optimizer):
+    """v ← α v + (1 - α) g²;  p ← p - lr g / (√v + eps).  g ← ∇ + weight_decay p.
+
+    centered: √(v - a²) instead, a ← α a + (1 - α) g. momentum: m ← momentum m + g / (√v + eps);  p ← p - lr m.
+    Source: Tieleman, Hinton 2012, lecture 6.5; torch's variant, eps outside the root.
+    """
+
+    v: Tensor
+    a: Tensor
+    m: Tensor
+
+    def __init__(
+        self,
+        params: Iterable[tuple[Tensor, Tensor]],
+        lr: Rate = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        maximize: bool = False,
+    ) -> None:
+        within("RMSprop", 0, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
+        self.alpha, self.eps, self.weight_decay, self.momentum, self.centered = alpha, eps, weight_decay, momentum, centered
+        self.slots = ("v", *(("a",) if centered else ()), *(("m",) if momentum else ()))
+        super().__init__(params, lr, maximize)
+
+    def update(self) -> None:
+        g = self.gradient(self.weight_decay)
+        self.v.mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
+        if self.centered:
+            self.a.lerp_(g, 1 - self.alpha)
+            root = self.v.addcmul(self.a, self.a, value=-1).sqrt_().add_(self.eps)
+        else:
+            root = self.v.sqrt().add_(self.eps)
+        if self.momentum:
+            self.descend(self.m.mul_(self.momentum).addcdiv_(g, root))
+        else:
+            self.descend_ratio(g, root)
+        self.t += 1
+
+
+class Adagrad(Optimizer):
+    """v ← v + g²;  p ← p - lr / (1 + t lr_decay) g / (√v + eps), t counting from 0.  g ← ∇ + weight_decay p.
+
+    v begins at initial_accumulator_value. Source: Duchi, Hazan, Singer 2011; torch's variant.
+    """
+
+    slots = ("v",)
+    v: Tensor
+
+    def __init__(
+        self,
+        params: Iterable[tuple[Tensor, Tensor]],
+        lr: Rate = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        maximize: bool = False,
+    ) -> None:
+        within("Adagrad", 0, lr_decay=lr_decay, weight_decay=weight_decay, initial_accumulator_value=initial_accumulator_value, eps=eps)
+        self.lr_decay, self.weight_decay, self.start, self.eps = lr_decay, weight_decay, initial_accumulator_value, eps
+        super().__init__(params, lr, maximize)
+
+    def bind(self) -> None:
+        super().bind()
+        if self.t == 0:
+            self.v.fill_(self.start)
+
+    def update(self) -> None:
+        g = self.gradient(self.weight_decay)
+        self.v.addcmul_(g, g)
+        self.descend_ratio(g, self.v.sqrt().add_(self.eps), 1 / (1 + self.t * self.lr_decay))
+        self.t += 1

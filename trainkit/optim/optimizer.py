@@ -1,0 +1,115 @@
+"""An optimizer sees one flat parameter buffer `p`, one flat gradient buffer `g`, and a flat buffer for each of its slots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..flat import flatten, is_flat, spread
+
+Rate = float | Sequence[float]
+
+
+class Optimizer:
+    """Base: an author lists `slots` and writes `update`; the rest is shared.
+
+    params: (parameter, gradient) pairs, as `net.param()` gives them; they become views of two flat buffers.
+    lr: the learning rate, one number, or one for each replica (then every parameter has the replica axis in front).
+    maximize: ascend instead.
+    """
+
+    slots: tuple[str, ...] = ()
+
+    def __init__(self, params: Iterable[tuple[Tensor, Tensor]], lr: Rate, maximize: bool = False) -> None:
+        self.pairs = list(params)
+        if not self.pairs:
+            raise UserError(f"{type(self).__name__}: no parameters; give net.param() of a net that has some")
+        self.maximize = maximize
+        self.t = 0  # updates done
+        self.bind()
+        self.set_lr(lr)
+
+    def bind(self) -> None:
+        """Take the pairs into flat buffers (again, after a net was moved or replicated); slots keep values where sizes agree."""
+        self.p, self.g = flatten([p for p, _ in self.pairs]), flatten([g for _, g in self.pairs])
+        for slot in self.slots:
+            old = self.__dict__.get(slot)
+            fits = old is not None and old.shape == self.p.shape
+            setattr(self, slot, old.to(self.p) if fits else torch.zeros_like(self.p))
+
+    def set_lr(self, lr: Rate) -> None:
+        """The rate for the next updates: a number, or one for each replica. A rate of 0 leaves a replica as it is."""
+        rates = [float(r) for r in lr] if isinstance(lr, Sequence) else [float(lr)]
+        for r in rates:
+            if not 0 <= r < float("inf"):
+                raise UserError(f"{type(self).__name__}: lr={r}; needs a finite number of at least 0")
+        if isinstance(lr, Sequence) and any(p.dim() == 0 or p.shape[0] != len(rates) for p, _ in self.pairs):
+            raise UserError(f"{type(self).__name__}: {len(rates)} values of lr; needs one number, or one for each of trainer.replicas")
+        self.rates = rates
+        self.lr = rates[0]
+        self.by_element: Tensor | None = None  # the rate of each element of p, where replicas differ
+        if len(set(rates)) > 1:
+            self.by_element = spread(torch.tensor(rates, dtype=self.p.dtype, device=self.p.device), [p for p, _ in self.pairs])
+
+    def zero_grad(self) -> None:
+        self.g.zero_()
+
+    def step(self) -> None:
+        """One update of a net built by hand. (The trainer owns its buffers and calls `update`.)"""
+        if not (is_flat(self.p, [p for p, _ in self.pairs]) and is_flat(self.g, [g for _, g in self.pairs])):
+            self.bind()  # the net was moved, or another optimizer took it into other buffers
+        self.update()
+
+    def update(self) -> None:
+        """p and the slots one step on, from g; counts t."""
+        raise NotImplementedError(f"{type(self).__name__} has no update")
+
+    def descend(self, d: Tensor, scale: float = 1.0) -> None:
+        """p -= lr scale d."""
+        if self.by_element is None:
+            self.p.add_(d, alpha=-self.lr * scale)
+        else:
+            self.p.addcmul_(d, self.by_element, value=-scale)
+
+    def descend_ratio(self, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
+        """p -= lr scale a / b."""
+        if self.by_element is None:
+            self.p.addcdiv_(a, b, value=-self.lr * scale)
+        else:
+            self.p.addcmul_(a / b, self.by_element, value=-scale)
+
+    def gradient(self, weight_decay: float) -> Tensor:
+        """g, turned round to maximize, plus weight_decay p: decay as a penalty in the loss. Leaves the buffer as it is."""
+        g = -self.g if self.maximize else self.g
+        return g if weight_decay == 0 else g.add(self.p, alpha=weight_decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count and copies of the slots. The rates are not state: they are the configuration's or the schedule's."""
+        return {"t": self.t, **{slot: getattr(self, slot).clone() for slot in self.slots}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """All or nothing. Raises UserError where the slots are not this optimizer's."""
+        name = type(self).__name__
+        if set(state) != {"t", *self.slots}:
+            raise UserError(f"optimizer: the state has {sorted(set(state) - {'t'})}, {name} needs {sorted(self.slots)}; resume with the optimizer it was saved by")
+        for slot in self.slots:
+            if state[slot].shape != self.p.shape:
+                raise UserError(f"optimizer: {slot} has {state[slot].numel()} numbers, the net {self.p.numel()}")
+        self.t = state["t"]
+        for slot in self.slots:
+            getattr(self, slot).copy_(state[slot])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(lr={self.lr if len(self.rates) == 1 else self.rates}, {self.p.numel()} parameters)"
+
+
+def within(name: str, low: float, high: float = float("inf"), **values: float) -> None:
+    """Refuse a hyper-parameter outside [low, high)."""
+    for key, value in values.items():
+        if not low <= value < high:
+            bounds = f"at least {low:g}" if high == float("inf") else f"{low:g} up to, not with, {high:g}"
+            raise UserError(f"{name}: {key}={value}; needs {bounds}")
