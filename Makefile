@@ -1,0 +1,33 @@
+# `make fashion-mnist`, `make breast-cancer`: the data of the examples, into .data/. Both do nothing when it is there.
+
+PYTHON ?= .venv/bin/python
+FASHION := .data/fashion_mnist
+# The last of the four files to be moved: when it is there, all are.
+FASHION_LAST := $(FASHION)/train-labels-idx1-ubyte.gz
+
+.PHONY: help fashion-mnist breast-cancer
+
+help:
+	@sed -n 1p Makefile
+
+fashion-mnist: $(FASHION_LAST)
+
+# Debian and Ubuntu package the files; unpacking beside the target needs no root, and makes each move a rename.
+$(FASHION_LAST):
+	@command -v apt-get >/dev/null && command -v dpkg >/dev/null || { \
+	  echo "no apt-get here: put the four files of github.com/zalandoresearch/fashion-mnist (train-images-idx3-ubyte.gz," \
+	    "train-labels-idx1-ubyte.gz and the two t10k ones) into $(FASHION), or point data.root at their folder" >&2; exit 2; }
+	@mkdir -p $(FASHION)
+	@set -e; new=$$(mktemp -d .data/new.XXXXXX); trap 'rm -rf "$$new"' EXIT; \
+	(cd "$$new" && apt-get download -qq -o APT::Sandbox::User=root dataset-fashion-mnist) || { \
+	  echo "apt-get found no dataset-fashion-mnist: run apt-get update, or point data.root at the four files" >&2; exit 2; }; \
+	dpkg -x "$$new"/*.deb "$$new"; \
+	for part in t10k-images-idx3 t10k-labels-idx1 train-images-idx3 train-labels-idx1; do \
+	  mv "$$new"/usr/share/datasets/fashion-mnist/$$part-ubyte* $(FASHION)/; \
+	done
+	@ls -l $(FASHION)
+
+breast-cancer: .data/breast_cancer.csv
+
+.data/breast_cancer.csv:
+	@$(PYTHON) -m trainkit.data.fetch breast-cancer $@
