@@ -1,0 +1,477 @@
+"""CSV files: one row a sample, numbers as they are, texts one-hot, one column the target."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from ..errors import UserError, near
+from ..rng import generator
+from .dataset import Dataset, Part, Targets, encode
+
+Task = Literal["classification", "regression"]
+Missing = Literal["refuse", "mean", "median"]
+Kind = Literal["number", "text"]
+
+MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null")  # quoted or not, with spaces around or none
+FEW = 20  # integers of at most so many different values are classes to task=auto, others numbers to regress on
+MANY = 256  # more different texts than this are names, dates or numbers gone wrong, unless the config lists the column
+BLOCK = 8 << 20  # bytes; the longest line that can be read
+
+
+@dataclass(frozen=True)
+class Schema:
+    """How a file is read: what must be the same for every file that a model is given.
+
+    columns: the inputs in their order; each is in `numeric` (one column of x) or in `categories` (one for each text it lists).
+    classes: texts of the target in the order of their index; None in regression.
+    """
+
+    target: str
+    task: Task
+    columns: list[str]
+    numeric: list[str]
+    categories: dict[str, list[str]]
+    classes: list[str] | None
+    targets: Targets
+    low: float
+    missing: Missing
+
+    @classmethod
+    def of(cls, saved: Mapping[str, object]) -> Schema:
+        """From the plain dict of `Dataset.schema`."""
+        try:
+            schema = cls(**saved)  # type: ignore[arg-type]
+            whole = set(schema.columns) == {*schema.numeric, *schema.categories} and schema.task in (
+                "classification",
+                "regression",
+            )
+        except TypeError:
+            whole = False
+        if not whole:
+            raise UserError(
+                f"data.schema: keys ({', '.join(map(str, saved))}) are not those of a CSV file's schema "
+                f"({', '.join(cls.__dataclass_fields__)}); take it from a Dataset that csv() made"
+            )
+        return schema
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A file read by a schema: `x` (n, width), NaN where a number is missing; `t` and `label` as in `Part`, or None."""
+
+    x: Tensor
+    t: Tensor | None
+    label: Tensor | None
+
+
+def csv(
+    path: str,
+    target: str,
+    test: float | str = 0.2,
+    task: Literal["auto", "classification", "regression"] = "auto",
+    categorical: list[str] | None = None,
+    drop: list[str] | None = None,
+    missing: Missing = "refuse",
+    targets: Targets | None = None,
+    low: float = 0.0,
+    normalize: Literal["none", "feature", "global"] = "feature",
+    seed: int = 0,
+    schema: dict[str, object] | None = None,
+) -> Dataset:
+    """The CSV file `path` (UTF-8, comma, a header; .gz too) with the column `target` to be predicted.
+
+    x (n, width): a column of numbers gives one feature; one of texts, or listed in `categorical`, one 0/1 feature for each text
+    in `path`, sorted. t: classes, sorted, ints by value, encoded as `targets` ("index" unless said); or (n, 1) numbers.
+    task: auto takes texts, and integers of at most 20 different values, for classes, and other numbers for a regression.
+    test: the share held out, at random by `seed` (in classification from each class alike), or a second file; 0 for none.
+    missing: an empty field, ?, NA, N/A, NaN or NULL is refused, or filled with the training part's mean or median; a missing
+    text then gives zeros alone. A missing target is always refused.
+    schema: `Dataset.schema` of an earlier call; it takes the place of `task`, `categorical`, `drop` and all inference.
+
+    UserError with file, column and row, the header being row 1: a file or a value that does not fit.
+    """
+    if isinstance(test, (int, float)) and not 0 <= test < 1:
+        raise UserError(f"data.test: {test}; needs a share from 0 up to 1, or the path of a second file")
+    if schema is None:
+        plan, table = _infer(path, target, task, categorical or [], drop or [], missing, targets, low)
+    else:
+        plan = replace(Schema.of(schema), missing=missing, low=low)
+        plan = replace(plan, targets=targets or plan.targets)
+        if plan.target != target:
+            raise UserError(f"data.target: {target!r}, the schema's is {plan.target!r}; a trained model keeps its target")
+        table = _table(path, plan)
+    whole = _part(path, table, plan)
+
+    if isinstance(test, str):
+        train, held = whole, _part(test, _table(test, plan), plan)
+    elif test:
+        out = _held_out(len(whole), whole.label, test, seed)
+        train, held = whole.take((~out).nonzero()[:, 0]), whole.take(out.nonzero()[:, 0])
+    else:
+        train, held = whole, None
+    return Dataset(
+        train=train,
+        test=held,
+        classes=None if plan.classes is None else tuple(plan.classes),
+        threshold=(1.0 + low) / 2 if plan.targets == "binary" else None,
+        normalize=normalize,
+        fill=None if missing == "refuse" else missing,
+        schema=asdict(plan),
+    )
+
+
+def read_rows(path: str, schema: Mapping[str, object]) -> Rows:
+    """A later file, read as the one that made `schema` (`Dataset.schema`): other columns are ignored, the target may be absent.
+
+    UserError as in `csv`; an absent column, a text that the schema does not list.
+    """
+    plan = Schema.of(schema)
+    return _rows(path, _table(path, plan), plan)
+
+
+def _infer(
+    path: str,
+    target: str,
+    task: Literal["auto", "classification", "regression"],
+    categorical: list[str],
+    drop: list[str],
+    missing: Missing,
+    targets: Targets | None,
+    low: float,
+) -> tuple[Schema, Any]:
+    """The schema that `path` and the arguments call for, and the file's table."""
+    names = _header(path)  # first: it tells when pyarrow is not there
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if target not in names:
+        raise UserError(f"data.target: no column {target!r} in {path}{near(target, names)}")
+    for key, listed in (("categorical", categorical), ("drop", drop)):
+        for name in listed:
+            if name not in names:
+                raise UserError(f"data.{key}: no column {name!r} in {path}{near(name, names)}")
+            if name == target:
+                raise UserError(f"data.{key}: {name!r} is the target; leave it out here")
+    columns = [name for name in names if name != target and name not in drop]
+    if not columns:
+        raise UserError(f"{path}: no column but the target {target!r}; needs at least one input")
+    if "" in columns:
+        raise UserError(f"{path}: column {names.index('') + 1} has no name (a row index?); name it, or say data.drop=['']")
+
+    kinds: dict[str, Kind | None] = dict.fromkeys([*columns, target])
+    kinds.update(dict.fromkeys(categorical, "text"))
+    kinds[target] = {"auto": None, "classification": "text", "regression": "number"}[task]
+    kinds = {name: kinds[name] for name in [*columns, target]}
+    table = _read(path, names, kinds)
+    if table.num_rows < 2:
+        raise UserError(f"{path}: one row; training needs at least 2")
+
+    def numeric(name: str) -> bool:
+        kind = table.schema.field(name).type
+        return bool(pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+    if task == "auto":
+        whole = not numeric(target) or pa.types.is_integer(table.schema.field(target).type)
+        few = whole and len(pc.unique(table.column(target))) <= FEW
+        task = "classification" if few or not numeric(target) else "regression"
+        if task == "classification" and not few:
+            _refuse_many(path, table, target, "say data.task=classification if these are classes")
+    if targets is None:
+        targets = "index" if task == "classification" else "real"
+    if task == "regression" and targets != "real":
+        raise UserError(
+            f"data.targets: {targets!r} does not fit the numbers of {target!r}; leave it out, or say data.task=classification"
+        )
+
+    # Dates, and integers that are classes: their own spelling is wanted, not Arrow's.
+    texts = {name for name in [*columns, target] if not numeric(name)} | ({target} if task == "classification" else set())
+    again = [name for name in kinds if name in texts and not _is_text(table.schema.field(name).type)]
+    if again:
+        spelled = _read(path, names, dict.fromkeys(again, "text"))
+        for name in again:
+            table = table.set_column(table.schema.get_field_index(name), name, spelled.column(name))
+    for name in columns:
+        if name in texts and name not in categorical:
+            _refuse_many(path, table, name, f"say data.drop=[{name}], or list it in data.categorical")
+
+    classes = None
+    if task == "classification":
+        classes = _vocabulary(table.column(target))
+        if len(classes) == 1:
+            raise UserError(f"{path}: target {target!r} is {classes[0]!r} in every row; needs at least 2 classes")
+    schema = Schema(
+        target=target,
+        task=task,
+        columns=columns,
+        numeric=[name for name in columns if name not in texts],
+        categories={name: _vocabulary(table.column(name)) for name in columns if name in texts},
+        classes=classes,
+        targets=targets,
+        low=low,
+        missing=missing,
+    )
+    return schema, table
+
+
+def _refuse_many(path: str, table: Any, name: str, cure: str) -> None:
+    """Stops at a column of more than MANY texts, and shows the first that is no number: often the one that is wrong."""
+    import pyarrow.compute as pc
+
+    values = pc.unique(table.column(name)).drop_null()
+    if len(values) <= MANY:
+        return
+    odd = next((value for value in values.to_pylist() if _number(value) is None), values[0].as_py())
+    row = pc.index(table.column(name), odd).as_py() + 2
+    raise UserError(f"{path}: column {name!r} holds {len(values)} different texts, such as {odd!r} in row {row}; {cure}")
+
+
+def _table(path: str, schema: Schema) -> Any:
+    """The columns of `path` that `schema` asks for; the target too where there is one."""
+    names = _header(path)
+    present = set(names)
+    absent = [name for name in schema.columns if name not in present]
+    if absent:
+        more = f" (and {len(absent) - 1} others)" if len(absent) > 1 else ""
+        raise UserError(f"{path}: no column {absent[0]!r}{more}, which the model was trained on{near(absent[0], names)}")
+    kinds: dict[str, Kind | None] = {name: "text" if name in schema.categories else "number" for name in schema.columns}
+    if schema.target in names:
+        kinds[schema.target] = "text" if schema.task == "classification" else "number"
+    return _read(path, names, kinds)
+
+
+def _part(path: str, table: Any, schema: Schema) -> Part:
+    rows = _rows(path, table, schema)
+    if rows.t is None:
+        raise UserError(f"{path}: no column {schema.target!r}, the target; add it{near(schema.target, _header(path))}")
+    return Part(rows.x, rows.t, rows.label)
+
+
+def _rows(path: str, table: Any, schema: Schema) -> Rows:
+    width = sum(len(schema.categories.get(name, [""])) for name in schema.columns)
+    x = torch.zeros(table.num_rows, width, dtype=torch.get_default_dtype())
+    at = 0
+    for name in schema.columns:
+        column = table.column(name)
+        if name not in schema.categories:
+            x[:, at] = _numbers(path, name, column, x.dtype)
+            absent, wide = x[:, at].isnan(), 1
+        else:
+            known = schema.categories[name]
+            code, wide = _codes(path, name, column, known), len(known)
+            absent = code < 0
+            there = (~absent).nonzero()[:, 0]
+            x[there, at + code[there]] = 1.0
+        if schema.missing == "refuse":
+            _refuse(path, f"column {name!r}", absent, "mend the file, or say data.missing=mean or median")
+        at += wide
+
+    if schema.target not in table.column_names:
+        return Rows(x, None, None)
+    column = table.column(schema.target)
+    cure = "remove these rows: a target is never filled in"
+    if schema.classes is None:
+        t = _numbers(path, schema.target, column, x.dtype)[:, None]
+        _refuse(path, f"target {schema.target!r}", t[:, 0].isnan(), cure)
+        return Rows(x, t, None)
+    label = _codes(path, schema.target, column, schema.classes)
+    _refuse(path, f"target {schema.target!r}", label < 0, cure)
+    return Rows(x, encode(label, len(schema.classes), schema.targets, schema.low), label)
+
+
+def _refuse(path: str, place: str, absent: Tensor, cure: str) -> None:
+    where = absent.nonzero()[:, 0]
+    if len(where):
+        raise UserError(f"{path}: {place}, row {int(where[0]) + 2}: missing ({len(where)} such); {cure}")
+
+
+def _numbers(path: str, name: str, column: Any, dtype: torch.dtype) -> Tensor:
+    """(n,) of `dtype`, NaN where missing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    exact = from_dlpack(pc.fill_null(pc.cast(column, pa.float64(), safe=False), float("nan")).combine_chunks())
+    number = exact.to(dtype)
+    where = number.isinf().nonzero()[:, 0]
+    if len(where):
+        row = int(where[0])
+        kind = str(dtype).removeprefix("torch.")
+        raise UserError(
+            f"{path}: column {name!r}, row {row + 2}: {float(exact[row])} is infinite in {kind} ({len(where)} such); "
+            "mend it, or leave the field empty and say data.missing=median"
+        )
+    return number
+
+
+def _codes(path: str, name: str, column: Any, known: list[str]) -> Tensor:
+    """(n,) int64: the index in `known`, or -1 where missing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    column = column.combine_chunks()
+    index = {text: i for i, text in enumerate(known)}
+    texts = [text.strip() for text in column.dictionary.to_pylist()]
+    code = torch.tensor([-1 if text in MISSING else index.get(text, -2) for text in texts] + [-1])
+    entry = from_dlpack(pc.fill_null(column.indices, len(texts))).long()
+    code = code[entry]
+    where = (code == -2).nonzero()[:, 0]
+    if len(where):
+        row = int(where[0])
+        text = texts[int(entry[row])]
+        raise UserError(
+            f"{path}: column {name!r}, row {row + 2}: {text!r} ({len(where)} such) is in no training row{near(text, known)}"
+        )
+    return code
+
+
+def _vocabulary(column: Any) -> list[str]:
+    """The different texts, sorted: by value when all are numbers."""
+    import pyarrow as pa
+
+    values: Iterable[str] = (
+        column.combine_chunks().dictionary.to_pylist()
+        if pa.types.is_dictionary(column.type)
+        else column.unique().drop_null().to_pylist()
+    )
+    texts = sorted({value.strip() for value in values} - set(MISSING))
+    numbers = {text: _number(text) for text in texts}
+    if None not in numbers.values():
+        texts.sort(key=lambda text: numbers[text] or 0.0)
+    return texts
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_dictionary(kind))
+
+
+def _held_out(n: int, label: Tensor | None, share: float, seed: int) -> Tensor:
+    """(n,) bool, true for about `share` of n; of each class its share (largest remainders), and never all of it."""
+    group = torch.zeros(n, dtype=torch.long) if label is None else label
+    count = group.bincount()
+    exact = count.double() * share
+    take = exact.floor().long()
+    rest = round(n * share) - int(take.sum())
+    if rest > 0:
+        take[(exact - take).argsort(descending=True, stable=True)[:rest]] += 1
+    take = take.minimum(count - 1).clamp(min=0)
+    if take.sum() == 0:
+        raise UserError(f"data.test: {share} of {n} rows is none; ask for a larger share, a second file, or 0")
+
+    order = torch.randperm(n, generator=generator(seed, "csv", "test"))
+    order = order[group[order].argsort(stable=True)]  # shuffled inside each group, the groups in a row
+    group = group[order]
+    rank = torch.arange(n) - (count.cumsum(0) - count)[group]
+    out = torch.zeros(n, dtype=torch.bool)
+    out[order] = rank < take[group]
+    return out
+
+
+def _header(path: str) -> list[str]:
+    """The column names of a file that is there, holds a header and repeats no name."""
+    try:
+        from pyarrow import csv as arrow
+    except ImportError as error:
+        raise UserError("data: reading CSV files needs pyarrow; pip install 'trainkit[csv]'") from error
+    if not Path(path).is_file():
+        raise UserError(f"data: no file {path!r}; give the path of a CSV file, seen from {Path.cwd()}")
+    options = arrow.ReadOptions(use_threads=False, block_size=BLOCK)
+    try:
+        with arrow.open_csv(path, read_options=options, parse_options=arrow.ParseOptions(newlines_in_values=True)) as file:
+            names: list[str] = file.schema.names
+    except (ValueError, OSError) as error:  # ArrowInvalid and UnicodeDecodeError are ValueErrors
+        raise _error(path, error, []) from error
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"{path}: {count} columns are named {name!r}; give each a name of its own")
+    return names
+
+
+def _read(path: str, names: list[str], kinds: Mapping[str, Kind | None]) -> Any:
+    """The columns `kinds` as a pyarrow.Table of at least one row: float64, dictionary of texts, where None as inferred."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow
+
+    types = {"number": pa.float64(), "text": pa.dictionary(pa.int32(), pa.string())}
+    convert = arrow.ConvertOptions(
+        include_columns=list(kinds),
+        column_types={name: types[kind] for name, kind in kinds.items() if kind},
+        null_values=[around + text for text in MISSING for around in ("", " ")],
+        strings_can_be_null=True,
+        true_values=[],  # "true" is a text like another
+        false_values=[],
+    )
+
+    def read(threads: bool) -> Any:
+        return arrow.read_csv(
+            path,
+            read_options=arrow.ReadOptions(use_threads=threads, block_size=BLOCK),
+            # An empty line is a missing value where there is one column, and nothing where there are more.
+            parse_options=arrow.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1),
+            convert_options=convert,
+        )
+
+    try:
+        table = read(threads=True)
+    except (ValueError, OSError):
+        try:
+            table = read(threads=False)  # only a single thread counts the rows
+        except (ValueError, OSError) as error:
+            raise _error(path, error, names) from error
+    for field in table.schema:
+        if pa.types.is_binary(field.type):
+            raise _error(path, ValueError(f"column {field.name!r} holds bytes that are no text"), [])
+    if table.num_rows == 0:
+        raise UserError(f"{path}: a header and no rows; needs at least one row")
+    return table
+
+
+def _error(path: str, error: Exception, names: list[str]) -> UserError:
+    """Arrow's error in a user's words."""
+    text = str(error)
+    if found := re.search(r"column #(\d+): Row #(\d+): .* invalid value '(.*)'", text, re.DOTALL):
+        column, row, value = found.groups()
+        return UserError(f"{path}: column {names[int(column)]!r}, row {row}: {value!r} is not a number; mend it")
+    if found := re.search(r"(?:Row #(\d+): )?Expected (\d+) columns, got (\d+)", text):
+        row, expected, got = found.groups()
+        place = f", row {row}" if row else ""
+        return _encoding(path) or UserError(f"{path}{place}: {got} values, the header has {expected}; mend or remove the row")
+    if "Empty CSV" in text:
+        return UserError(f"{path}: empty; needs a header and at least one row")
+    return _encoding(path) or UserError(f"{path}: not read as CSV: {text}")
+
+
+def _encoding(path: str) -> UserError | None:
+    """The first line that is not UTF-8, if there is one."""
+    try:
+        with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    byte = line[error.start]
+                    return UserError(
+                        f"{path}: line {number}, byte {error.start + 1}: 0x{byte:02x} is not UTF-8; save the file as UTF-8"
+                    )
+    except (OSError, EOFError):
+        pass  # what went wrong before says more
+    return None
