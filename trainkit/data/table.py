@@ -180,12 +180,11 @@ def _infer(
         kind = table.schema.field(name).type
         return bool(pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
+    said = {*categorical, target}  # how these are read, the config says itself
     if task == "auto":
-        whole = not numeric(target) or pa.types.is_integer(table.schema.field(target).type)
-        few = whole and len(pc.unique(table.column(target))) <= FEW
+        said.remove(target)
+        few = pa.types.is_integer(table.schema.field(target).type) and len(pc.unique(table.column(target))) <= FEW
         task = "classification" if few or not numeric(target) else "regression"
-        if task == "classification" and not few:
-            _refuse_many(path, table, target, "say data.task=classification if these are classes")
     if targets is None:
         targets = "index" if task == "classification" else "real"
     if task == "regression" and targets != "real":
@@ -200,9 +199,10 @@ def _infer(
         spelled = _read(path, names, dict.fromkeys(again, "text"))
         for name in again:
             table = table.set_column(table.schema.get_field_index(name), name, spelled.column(name))
-    for name in columns:
-        if name in texts and name not in categorical:
-            _refuse_many(path, table, name, f"say data.drop=[{name}], or list it in data.categorical")
+    for name in kinds:
+        if name in texts and name not in said:
+            insist = "data.task=classification" if name == target else f"data.drop=[{name}], or list it in data.categorical"
+            _refuse_many(path, table, name, f"say {insist}")
 
     classes = None
     if task == "classification":
@@ -227,11 +227,12 @@ def _refuse_many(path: str, table: Any, name: str, cure: str) -> None:
     """Stops at a column of more than MANY texts, and shows the first that is no number: often the one that is wrong."""
     import pyarrow.compute as pc
 
-    values = pc.unique(table.column(name)).drop_null()
+    column = table.column(name).cast("string")
+    values = pc.unique(column).drop_null()
     if len(values) <= MANY:
         return
     odd = next((value for value in values.to_pylist() if _number(value) is None), values[0].as_py())
-    row = pc.index(table.column(name), odd).as_py() + 2
+    row = pc.index(column, odd).as_py() + 2
     raise UserError(f"{path}: column {name!r} holds {len(values)} different texts, such as {odd!r} in row {row}; {cure}")
 
 

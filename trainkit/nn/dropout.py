@@ -14,7 +14,7 @@ class Dropout(Module):
     dx = dy m / (1 - p).
 
     The mask comes from `generators`: one, or one for each replica, which then draws what it would draw alone. None is torch's global
-    generator. The trainer sets them and saves their state. Errors: UserError for p outside [0, 1].
+    generator; one alone draws for all replicas. The trainer sets them and saves their state. Errors: UserError for p outside [0, 1].
     Source: Srivastava et al. 2014, in the inverted form of torch.nn.Dropout.
     """
 
@@ -28,7 +28,7 @@ class Dropout(Module):
         if not self.training or self.p == 0:
             return x, None
         mask = torch.empty_like(x)
-        if self.lead:
+        if len(self.generators) > 1:
             for m, g in zip(mask, self.generators, strict=True):
                 m.bernoulli_(1 - self.p, generator=g)
         else:

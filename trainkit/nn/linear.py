@@ -47,7 +47,7 @@ class Linear(Module):
             y = torch.baddbmm(self.b.unsqueeze(1), rows, self.w.mT) if self.bias else torch.bmm(rows, self.w.mT)
         else:
             y = torch.addmm(self.b, rows, self.w.t()) if self.bias else torch.mm(rows, self.w.t())
-        return (y if rows is x else y.view(*x.shape[:-1], -1)), (rows, x.shape)
+        return (y if rows is x else y.view(*x.shape[:-1], self.out_features)), (rows, x.shape)
 
     def bwd(self, saved: Any, dy: Tensor) -> Tensor:
         rows, shape = saved
@@ -77,7 +77,7 @@ class Linear(Module):
         return x.reshape(*x.shape[: self.lead], -1, x.shape[-1])
 
     def needs(self) -> str:
-        return f"(n, {self.in_features})"
+        return f"({'r, ' * self.lead}n, {self.in_features})"
 
     def extra(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias else ", bias=False")

@@ -28,6 +28,7 @@ class Loss:
         if reduction not in ("mean", "sum"):
             raise UserError(f"{type(self).__name__}: no reduction {reduction!r}{near(str(reduction), ('mean', 'sum'))}")
         self.reduction = reduction
+        self._casts: dict[Any, Tensor] = {}
 
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
         raise NotImplementedError(f"{type(self).__name__} has no fwd")
@@ -63,7 +64,7 @@ class Loss:
     def reduce(self, e: Tensor) -> Tensor:
         """Elements to the value, a replica each."""
         if self.lead:
-            e = e.flatten(1)
+            e = e.reshape(e.shape[0], -1)
             return e.mean(1) if self.reduction == "mean" else e.sum(1)
         return e.mean() if self.reduction == "mean" else e.sum()
 
@@ -72,6 +73,13 @@ class Loss:
         if self.reduction == "sum":
             return 1.0
         return (y.shape[0] if self.lead else 1) / max(y.numel(), 1)
+
+    def cast(self, name: str, y: Tensor) -> Tensor:
+        """The constant `name` in y's dtype, on its device. Kept: a copy to a device in each pass would wait for it."""
+        key = (name, y.dtype, y.device)
+        if key not in self._casts:
+            self._casts[key] = getattr(self, name).to(y)
+        return self._casts[key]
 
 
 class MSELoss(Loss):
@@ -128,24 +136,24 @@ class NLLLoss(Loss):
 
     def __init__(self, reduction: Reduction = "mean", weight: Sequence[float] | None = None, ignore_index: int | None = None) -> None:
         super().__init__(reduction)
-        self.class_weight = None if weight is None else torch.as_tensor(weight)
+        self.class_weight = _constant(weight)
         self.ignore_index = ignore_index
 
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
-        q, norm = self.wanted(y, t, 0.0)
-        return self._total(q * y, norm), (q, norm)
+        q, norm, index = self.wanted(y, t, 0.0)
+        return self._total(q, y, norm, index), (q, norm)
 
     def bwd(self, saved: Any) -> Tensor:
         q, norm = saved
         return -self._divide(q, norm)
 
-    def wanted(self, y: Tensor, t: Tensor, smoothing: float) -> tuple[Tensor, float | Tensor]:
-        """q like y, and norm: a number, or one a replica."""
+    def wanted(self, y: Tensor, t: Tensor, smoothing: float) -> tuple[Tensor, float | Tensor, Tensor | None]:
+        """q like y; norm: a number, or one a replica; and where q is 0 but at one class, that class's index."""
         axis = self.axis(y)
         if t.is_floating_point():
             q = t if smoothing == 0 else t * (1 - smoothing) + smoothing / y.shape[axis]
             n = t.numel() // max(t.shape[axis], 1) // (t.shape[0] if self.lead else 1)
-            return (q if self.class_weight is None else q * self._column(y)), (n if self.reduction == "mean" else 1.0)
+            return (q if self.class_weight is None else q * self._column(y)), (n if self.reduction == "mean" else 1.0), None
         counted = None if self.ignore_index is None else t != self.ignore_index
         index = (t if counted is None else t * counted).unsqueeze(axis)
         q = torch.zeros_like(y).scatter_(axis, index, 1.0)
@@ -161,7 +169,7 @@ class NLLLoss(Loss):
             q.mul_(1 - smoothing).add_(smoothing / y.shape[axis])
             if counted is not None:
                 q.mul_(counted.unsqueeze(axis))
-        return (q if self.class_weight is None else q * self._column(y)), norm
+        return (q if self.class_weight is None else q * self._column(y)), norm, (None if smoothing else index)
 
     def axis(self, y: Tensor) -> int:
         """The classes stand on axis 1, or 0 where there is no batch; the replica axis is not counted."""
@@ -191,17 +199,24 @@ class NLLLoss(Loss):
 
     def _column(self, y: Tensor) -> Tensor:
         """The class weights along y's class axis."""
-        assert self.class_weight is not None
-        if self.class_weight.dtype != y.dtype or self.class_weight.device != y.device:
-            self.class_weight = self.class_weight.to(y)
         shape = [1] * y.dim()
         shape[self.axis(y)] = -1
-        return self.class_weight.view(shape)
+        return self.cast("class_weight", y).view(shape)
 
-    def _total(self, e: Tensor, norm: float | Tensor) -> Tensor:
+    def _total(self, q: Tensor, y: Tensor, norm: float | Tensor, index: Tensor | None) -> Tensor:
+        """-Σ q y / norm. The classes with q = 0 are left out, not multiplied: y may be -∞ there."""
+        plain = self.class_weight is None and self.ignore_index is None
+        if index is not None:
+            axis = self.axis(y)
+            y, q = y.gather(axis, index), (q if plain else q.gather(axis, index))
+        if self.ignore_index is not None:
+            y = torch.where(q == 0, 0, y)
+        e = y if plain and index is not None else q * y  # plain: q = 1 at the index
         return (e.flatten(1).sum(1) if self.lead else e.sum()).div_(norm).neg_()
 
     def _divide(self, q: Tensor, norm: float | Tensor) -> Tensor:
+        if self.ignore_index is not None and isinstance(norm, Tensor):
+            norm = torch.where(norm == 0, 1, norm)  # all is ignored: the value is nan, the gradient 0, as torch has it
         if self.lead and isinstance(norm, Tensor):
             norm = norm.view(-1, *[1] * (q.dim() - 1))
         return q / norm
@@ -230,8 +245,8 @@ class CrossEntropyLoss(NLLLoss):
 
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
         logp = torch.log_softmax(y, self.axis(y))
-        q, norm = self.wanted(logp, t, self.label_smoothing)
-        return self._total(q * logp, norm), (logp, q, norm, t.is_floating_point())
+        q, norm, index = self.wanted(logp, t, self.label_smoothing)
+        return self._total(q, logp, norm, index), (logp, q, norm, t.is_floating_point())
 
     def bwd(self, saved: Any) -> Tensor:
         logp, q, norm, soft = saved
@@ -258,7 +273,7 @@ class BCELoss(Loss):
 
     def __init__(self, reduction: Reduction = "mean", weight: Sequence[float] | None = None) -> None:
         super().__init__(reduction)
-        self.element_weight = None if weight is None else torch.as_tensor(weight)
+        self.element_weight = _constant(weight)
 
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
         e = -(t * torch.log(y).clamp_(min=-100) + (1 - t) * torch.log1p(-y).clamp_(min=-100))
@@ -274,7 +289,7 @@ class BCELoss(Loss):
             raise UserError("BCELoss: y leaves [0, 1]; end the net in a Sigmoid, or use BCEWithLogitsLoss")
 
     def _weigh(self, e: Tensor) -> Tensor:
-        return e if self.element_weight is None else e * self.element_weight.to(e)
+        return e if self.element_weight is None else e * self.cast("element_weight", e)
 
 
 class BCEWithLogitsLoss(BCELoss):
@@ -289,7 +304,7 @@ class BCEWithLogitsLoss(BCELoss):
         self, reduction: Reduction = "mean", weight: Sequence[float] | None = None, pos_weight: Sequence[float] | float | None = None
     ) -> None:
         super().__init__(reduction, weight)
-        self.pos_weight = None if pos_weight is None else torch.as_tensor(pos_weight)
+        self.pos_weight = _constant(pos_weight)
 
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
         softplus = kernels.softplus(-y)  # log(1 + e⁻ʸ)
@@ -306,5 +321,9 @@ class BCEWithLogitsLoss(BCELoss):
         Loss.check(self, y, t)
 
     def _l(self, t: Tensor) -> Tensor:
-        assert self.pos_weight is not None
-        return 1 + (self.pos_weight.to(t) - 1) * t
+        return 1 + (self.cast("pos_weight", t) - 1) * t
+
+
+def _constant(value: Sequence[float] | float | None) -> Tensor | None:
+    """Numbers given to a loss, in all their digits whatever dtype y has later."""
+    return None if value is None else torch.as_tensor(value, dtype=torch.float64)

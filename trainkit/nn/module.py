@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, UserErrors
 from ..rng import generator
 
 Value = Any  # a tensor, or a tuple of tensors: what flows between modules
@@ -94,18 +94,21 @@ class Module:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Copy the parameters in, all or nothing. Raises UserError on a missing, unknown or differently shaped name."""
+        if wrong := self.mismatches(state):
+            raise UserErrors(wrong)
+        for name, p, _ in self.named_param():
+            p.copy_(state[name])
+
+    def mismatches(self, state: dict[str, Tensor]) -> list[str]:
+        """How a state's names and shapes differ from this module's, a line each."""
         own = {name: p for name, p, _ in self.named_param()}
-        wrong = [f"model: {name}: the net needs it, the state has it not" for name in own if name not in state]
-        wrong += [f"model: {name}: in the state, not in the net" for name in state if name not in own]
-        wrong += [
+        lines = [f"model: {name}: the net needs it, the state has it not" for name in own if name not in state]
+        lines += [f"model: {name}: in the state, not in the net" for name in state if name not in own]
+        return lines + [
             f"model: {name}: the net has {tuple(own[name].shape)}, the state {tuple(value.shape)}"
             for name, value in state.items()
             if name in own and own[name].shape != value.shape
         ]
-        if wrong:
-            raise UserError("\n".join(wrong[:8]))
-        for name, value in state.items():
-            own[name].copy_(value)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move parameters and gradients; every holder of a parameter sees it moved."""

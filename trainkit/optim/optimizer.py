@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, UserErrors
 from ..flat import flatten, is_flat, spread
 
 Rate = float | Sequence[float]
@@ -32,6 +32,7 @@ class Optimizer:
         self.t = 0  # updates done
         self.bind()
         self.set_lr(lr)
+        self.configured = self.rates  # what a schedule starts from
 
     def bind(self) -> None:
         """Take the pairs into flat buffers (again, after a net was moved or replicated); slots keep values where sizes agree."""
@@ -40,6 +41,8 @@ class Optimizer:
             old = self.__dict__.get(slot)
             fits = old is not None and old.shape == self.p.shape
             setattr(self, slot, old.to(self.p) if fits else torch.zeros_like(self.p))
+        if "rates" in self.__dict__:
+            self._spread()
 
     def set_lr(self, lr: Rate) -> None:
         """The rate for the next updates: a number, or one for each replica. A rate of 0 leaves a replica as it is."""
@@ -51,18 +54,28 @@ class Optimizer:
             raise UserError(f"{type(self).__name__}: {len(rates)} values of lr; needs one number, or one for each of trainer.replicas")
         self.rates = rates
         self.lr = rates[0]
+        self._spread()
+
+    def _spread(self) -> None:
         self.by_element: Tensor | None = None  # the rate of each element of p, where replicas differ
-        if len(set(rates)) > 1:
-            self.by_element = spread(torch.tensor(rates, dtype=self.p.dtype, device=self.p.device), [p for p, _ in self.pairs])
+        if len(set(self.rates)) > 1:
+            rates = torch.tensor(self.rates, dtype=self.p.dtype, device=self.p.device)
+            self.by_element = spread(rates, [p for p, _ in self.pairs])
 
     def zero_grad(self) -> None:
+        """Clear the gradients of a net built by hand. (The trainer owns its buffers and clears `g`.)"""
+        self._hold()
         self.g.zero_()
 
     def step(self) -> None:
         """One update of a net built by hand. (The trainer owns its buffers and calls `update`.)"""
-        if not (is_flat(self.p, [p for p, _ in self.pairs]) and is_flat(self.g, [g for _, g in self.pairs])):
-            self.bind()  # the net was moved, or another optimizer took it into other buffers
+        self._hold()
         self.update()
+
+    def _hold(self) -> None:
+        """Bind again where the net was moved, or another optimizer took it into other buffers."""
+        if not (is_flat(self.p, [p for p, _ in self.pairs]) and is_flat(self.g, [g for _, g in self.pairs])):
+            self.bind()
 
     def update(self) -> None:
         """p and the slots one step on, from g; counts t."""
@@ -93,15 +106,22 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """All or nothing. Raises UserError where the slots are not this optimizer's."""
-        name = type(self).__name__
-        if set(state) != {"t", *self.slots}:
-            raise UserError(f"optimizer: the state has {sorted(set(state) - {'t'})}, {name} needs {sorted(self.slots)}; resume with the optimizer it was saved by")
-        for slot in self.slots:
-            if state[slot].shape != self.p.shape:
-                raise UserError(f"optimizer: {slot} has {state[slot].numel()} numbers, the net {self.p.numel()}")
+        if wrong := self.mismatches(state):
+            raise UserErrors(wrong)
         self.t = state["t"]
         for slot in self.slots:
             getattr(self, slot).copy_(state[slot])
+
+    def mismatches(self, state: dict[str, Any]) -> list[str]:
+        """How a state differs in its slots from this optimizer's, a line each."""
+        name, has = type(self).__name__, sorted(set(state) - {"t"})
+        if has != sorted(self.slots) or type(state.get("t")) is not int:
+            return [f"optimizer: the state has {', '.join(has) or 'no slots'}, {name} needs {', '.join(self.slots) or 'none'}; keep the optimizer it was saved by"]
+        return [
+            f"optimizer: {slot} has {state[slot].numel()} numbers, the net {self.p.numel()}"
+            for slot in self.slots
+            if not isinstance(state[slot], Tensor) or state[slot].shape != self.p.shape
+        ]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(lr={self.lr if len(self.rates) == 1 else self.rates}, {self.p.numel()} parameters)"

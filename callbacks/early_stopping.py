@@ -1,0 +1,128 @@
+"""Stop when a metric no longer improves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from torch import Tensor
+
+from trainkit.callback import Callback
+from trainkit.errors import UserError
+from trainkit.trainer import Trainer
+
+
+class EarlyStopping(Callback):
+    """Stops a run, or with replicas each of them on its own, when `monitor` has not improved for `patience` checks.
+
+    A check is made whenever the metric is new: after each epoch, or as often as validation runs. At each, in this order:
+    not finite (check_finite), beyond stopping_threshold, beyond divergence_threshold, improved by more than min_delta (in the
+    metric's units, or with threshold_mode rel as a share of |best|), else one more check waited; patience 0 acts as 1.
+    start_from_epoch: epochs without checks. restore_best: end with the parameters of the best check.
+    strict: a missing metric is an error. A stopped replica keeps its parameters and metrics while others go on.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+        patience: int = 3,
+        min_delta: float = 0.0,
+        threshold_mode: Literal["abs", "rel"] = "abs",
+        stopping_threshold: float | None = None,
+        divergence_threshold: float | None = None,
+        check_finite: bool = True,
+        start_from_epoch: int = 0,
+        restore_best: bool = False,
+        strict: bool = True,
+    ) -> None:
+        if mode not in ("min", "max") or threshold_mode not in ("abs", "rel"):
+            raise UserError(f"EarlyStopping: mode={mode!r}, threshold_mode={threshold_mode!r}; need min or max, abs or rel")
+        if patience < 0 or min_delta < 0 or start_from_epoch < 0:
+            raise UserError(
+                f"EarlyStopping: patience={patience}, min_delta={min_delta}, start_from_epoch={start_from_epoch}; need 0 or more"
+            )
+        self.monitor, self.sign, self.patience = monitor, 1.0 if mode == "min" else -1.0, max(patience, 1)
+        self.min_delta, self.relative, self.check_finite = min_delta, threshold_mode == "rel", check_finite
+        self.stopping_threshold, self.divergence_threshold = stopping_threshold, divergence_threshold
+        self.start_from_epoch, self.restore_best, self.strict = start_from_epoch, restore_best, strict
+
+    def setup(self, trainer: Trainer) -> None:
+        self.best: list[float] = [self.sign * math.inf] * trainer.replicas
+        self.waited = [0] * trainer.replicas
+        self.stopped: list[str] = [""] * trainer.replicas  # why, a replica each
+        self.best_params: dict[str, Tensor] = {}
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        for r, why in enumerate(self.stopped):
+            if why == "patience" and self.waited[r] < self.patience:  # the configuration has more of it now
+                self.stopped[r] = ""
+        trainer.activate([not why for why in self.stopped])
+        if all(self.stopped):
+            self._stop(trainer, list(range(trainer.replicas)))
+
+    def on_metrics(self, trainer: Trainer) -> None:
+        values = trainer.fresh_metric(self.monitor, self.strict)
+        if values is None or trainer.state.epoch < self.start_from_epoch:
+            return
+        improved, ending = [], []
+        for r, value in enumerate(values):
+            if self.stopped[r]:
+                continue
+            why, better = self.judge(value, r)
+            if better:
+                self.best[r], self.waited[r] = value, 0
+                improved.append(r)
+            elif not why:
+                self.waited[r] += 1
+                why = "patience" if self.waited[r] >= self.patience else ""
+            if why and trainer.may_stop:
+                self.stopped[r] = why
+                ending.append(r)
+        if self.restore_best and improved:
+            self._keep(trainer, improved)
+        if ending:
+            self._stop(trainer, ending)
+
+    def judge(self, value: float, r: int) -> tuple[str, bool]:
+        """Why replica r stops at `value`, if it does not merely wait, and whether the value is an improvement."""
+        better = self.sign * value < self.sign * self.best[r] - self._delta(self.best[r])
+        if self.check_finite and not math.isfinite(value):
+            return "not finite", False
+        if self.stopping_threshold is not None and self.sign * value < self.sign * self.stopping_threshold:
+            return "threshold", better
+        if self.divergence_threshold is not None and self.sign * value > self.sign * self.divergence_threshold:
+            return "divergence", False
+        return "", better
+
+    def _delta(self, best: float) -> float:
+        return self.min_delta * abs(best) if self.relative and math.isfinite(best) else self.min_delta
+
+    def _stop(self, trainer: Trainer, replicas: list[int]) -> None:
+        why = self.stopped[replicas[0]]
+        words = {
+            "patience": f"{self.monitor} has not improved on {self.best[replicas[0]]:.6g} for {self.patience} checks",
+            "threshold": f"{self.monitor} is beyond stopping_threshold {self.stopping_threshold}",
+            "divergence": f"{self.monitor} is beyond divergence_threshold {self.divergence_threshold}",
+            "not finite": f"{self.monitor} is not finite",
+        }[why]
+        trainer.stop("early_stopping", words, [r in replicas for r in range(trainer.replicas)])
+
+    def _keep(self, trainer: Trainer, replicas: list[int]) -> None:
+        for name, p, _ in trainer.net.named_param():
+            if trainer.net.lead:
+                kept = self.best_params.setdefault(name, p.clone())
+                kept[replicas] = p[replicas]
+            else:
+                self.best_params[name] = p.clone()
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        if self.best_params:
+            trainer.net.load_state_dict(self.best_params)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited, "stopped": self.stopped, "best_params": self.best_params}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.waited, self.stopped = list(state["best"]), list(state["waited"]), list(state["stopped"])
+        self.best_params = dict(state["best_params"])

@@ -1,0 +1,20 @@
+"""How large gradients and weights are, layer by layer."""
+
+from __future__ import annotations
+
+from trainkit.callback import Callback
+from trainkit.flat import norms
+from trainkit.trainer import Trainer
+
+
+class GradientNorms(Callback):
+    """Logs `grad_norm/0.weight` and `weight_norm/0.weight` for each parameter at an epoch's end, a replica each.
+
+    Euclidean norms, of the last step's gradient as the update used it (clipped, without weight decay). Waits for the device once an epoch.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer) -> None:
+        named = list(trainer.net.named_param())
+        for group, tensors in (("grad_norm", [g for _, _, g in named]), ("weight_norm", [p for _, p, _ in named])):
+            for (name, _, _), values in zip(named, norms(tensors, trainer.net.lead).reshape(len(named), -1).tolist(), strict=True):
+                trainer.log(f"{group}/{name}", values)

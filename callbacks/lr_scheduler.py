@@ -1,0 +1,228 @@
+"""The learning rate over time, by the schedulers of torch.optim.lr_scheduler."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch.optim import lr_scheduler as torch_schedulers
+
+from trainkit.callback import Callback
+from trainkit.errors import UserError, near
+from trainkit.trainer import Trainer
+
+SCHEDULERS = (
+    "StepLR",
+    "MultiStepLR",
+    "ConstantLR",
+    "LinearLR",
+    "ExponentialLR",
+    "PolynomialLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
+    "OneCycleLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+    "ChainedScheduler",
+    "LambdaLR",  # these two take a function, so they are for Python only
+    "MultiplicativeLR",
+)
+CALLABLE_ARGUMENTS = {"lr_lambda", "scale_fn"}
+
+
+class LRScheduler(Callback):
+    """`LRScheduler(CosineAnnealingLR={"T_max": 100})`: torch's scheduler of that name, with its arguments, stepped after each epoch or step.
+
+    interval: epoch or step. warmup_steps: the rate grows in equal parts up to the schedule's over so many steps. monitor: what ReduceLROnPlateau reads;
+    with replicas each has a plateau of its own. SequentialLR takes {schedulers: [{LinearLR: {...}}, ...], milestones: [...]},
+    ChainedScheduler {schedulers: [...]}. CyclicLR and OneCycleLR move the momentum too, where the optimizer has one.
+    The schedule's arguments are the configuration's, also after a resume; its progress is the checkpoint's.
+    """
+
+    def __init__(
+        self,
+        interval: Literal["epoch", "step"] = "epoch",
+        monitor: str = "val/loss",
+        warmup_steps: int = 0,
+        **scheduler: Mapping[str, Any],
+    ) -> None:
+        if interval not in ("epoch", "step"):
+            raise UserError(f"LRScheduler: interval={interval!r}; needs epoch or step")
+        if warmup_steps < 0:
+            raise UserError(f"LRScheduler: warmup_steps={warmup_steps}; needs 0 or more")
+        if len(scheduler) > 1 or not (scheduler or warmup_steps):
+            raise UserError(f"LRScheduler: {', '.join(scheduler) or 'no scheduler'}; name one of {', '.join(SCHEDULERS)}")
+        for name, arguments in scheduler.items():
+            check(name, arguments)
+        self.interval, self.monitor, self.warmup_steps = interval, monitor, warmup_steps
+        self.chosen = next(iter(scheduler.items()), ("ConstantLR", {"factor": 1.0}))
+        self.plateau = self.chosen[0] == "ReduceLROnPlateau"
+        if interval == "epoch" and not warmup_steps:
+            self.on_train_batch_end = super().on_train_batch_end  # type: ignore[method-assign]
+        if interval == "step" or self.plateau:
+            self.on_train_epoch_end = super().on_train_epoch_end  # type: ignore[method-assign]
+        if not self.plateau:
+            self.on_metrics = super().on_metrics  # type: ignore[method-assign]
+        self.restored: dict[str, Any] | None = None
+
+    def setup(self, trainer: Trainer) -> None:
+        self.restored = None
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self.start(trainer.optimizer.configured, momentum_of(trainer.optimizer), trainer.replicas)
+        if self.restored is not None:
+            self._restore(self.restored)
+        self._apply(trainer)
+
+    def start(self, rates: Sequence[float], momentum: dict[str, Any], replicas: int) -> None:
+        """Build the schedule from the configured rates: one group a replica, and for plateaus one scheduler a replica."""
+        each = [float(rates[r % len(rates)]) for r in range(replicas)]
+        groups = [[r] for r in each] if self.plateau else [each]
+        self.carriers = [Carrier(g, momentum) for g in groups]
+        try:
+            self.schedulers = [build(*self.chosen, carrier) for carrier in self.carriers]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.chosen[0]}: {error}") from error
+
+    def on_train_batch_end(self, trainer: Trainer) -> None:
+        if self.interval == "step" and not self.plateau:
+            self.advance()
+        if self.interval == "step" or trainer.state.step <= self.warmup_steps:
+            self._apply(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer) -> None:
+        self.advance()
+        self._apply(trainer)
+
+    def on_metrics(self, trainer: Trainer) -> None:
+        values = trainer.fresh_metric(self.monitor)
+        if values is not None:
+            for scheduler, value in zip(self.schedulers, values, strict=True):
+                scheduler.step(value)
+            self._apply(trainer)
+
+    def advance(self) -> None:
+        """One epoch or step on."""
+        for carrier, scheduler in zip(self.carriers, self.schedulers, strict=True):
+            carrier.step()
+            scheduler.step()
+
+    def rates(self, step: int) -> list[float]:
+        """The rate of each replica for step number `step` (from 0), warm-up included."""
+        grown = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return [group["lr"] * grown for carrier in self.carriers for group in carrier.param_groups]
+
+    def curve(self, lr: float, epochs: int, steps_per_epoch: int) -> list[float]:
+        """The rate of every step of a run, before training; ReduceLROnPlateau shows as constant."""
+        self.start([lr], {}, 1)
+        rates = []
+        for step in range(epochs * steps_per_epoch):
+            rates += self.rates(step)
+            if not self.plateau and (self.interval == "step" or (step + 1) % steps_per_epoch == 0):
+                self.advance()
+        return rates
+
+    def _apply(self, trainer: Trainer) -> None:
+        trainer.set_lr(self.rates(trainer.state.step))
+        group, optimizer = self.carriers[0].param_groups[0], trainer.optimizer
+        for key in ("momentum", "betas"):
+            if key in group and hasattr(optimizer, key):
+                setattr(optimizer, key, group[key])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "progress": [progress(s) for s in self.schedulers],
+            "groups": [[{k: g[k] for k in MOVING if k in g} for g in c.param_groups] for c in self.carriers],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.restored = state  # the schedule is built when the fit starts
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for scheduler, saved in zip(self.schedulers, state["progress"], strict=True):
+            set_progress(scheduler, saved)
+        for carrier, saved_groups in zip(self.carriers, state["groups"], strict=True):
+            for group, saved in zip(carrier.param_groups, saved_groups, strict=True):
+                configured = group["initial_lr"] if "initial_lr" in group else group["lr"]
+                then = saved.get("initial_lr", configured)
+                group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+                if then and then != configured:  # the configuration has another rate now: the schedule goes on from it
+                    group["lr"] *= configured / then
+                    group["initial_lr"] = configured
+
+
+MOVING = ("lr", "initial_lr", "momentum", "betas")
+
+
+class Carrier(torch.optim.Optimizer):
+    """What a torch scheduler needs of an optimizer: groups with rates. It updates nothing."""
+
+    def __init__(self, rates: Sequence[float], momentum: dict[str, Any]) -> None:
+        super().__init__([{"params": [torch.zeros(1)], "lr": r} for r in rates], {"lr": rates[0], **momentum})
+
+    def step(self, closure: Any = None) -> None:
+        pass
+
+
+def momentum_of(optimizer: Any) -> dict[str, Any]:
+    """What CyclicLR and OneCycleLR may move: betas, or a momentum that is not 0."""
+    if hasattr(optimizer, "betas"):
+        return {"betas": optimizer.betas}
+    return {"momentum": optimizer.momentum} if getattr(optimizer, "momentum", 0) else {}
+
+
+def check(name: str, arguments: Mapping[str, Any]) -> None:
+    """Names against torch's signature. Raises UserError."""
+    if name not in SCHEDULERS:
+        raise UserError(f"LRScheduler: no scheduler {name!r}{near(name, SCHEDULERS)}")
+    if not isinstance(arguments, Mapping):
+        raise UserError(f"LRScheduler: {name}: {arguments!r}; needs its arguments as a mapping")
+    parameters = inspect.signature(getattr(torch_schedulers, name)).parameters
+    allowed = [p for p in parameters if p not in ("optimizer", "last_epoch", "verbose")]
+    for key in arguments:
+        if key not in allowed:
+            raise UserError(f"{name}: no argument {key!r}{near(key, allowed)}")
+    required = [p for p in allowed if parameters[p].default is inspect.Parameter.empty]
+    for key in required:
+        if key not in arguments:
+            raise UserError(f"{name}: needs {key} ({', '.join(allowed)})")
+    for inner in arguments.get("schedulers", ()):
+        if not isinstance(inner, Mapping) or len(inner) != 1:
+            raise UserError(f"{name}.schedulers: {inner!r}; each is one scheduler with its arguments, {{LinearLR: {{...}}}}")
+        check(*next(iter(inner.items())))
+
+
+def build(name: str, arguments: Mapping[str, Any], carrier: Carrier) -> Any:
+    """torch's scheduler over the carrier's groups."""
+    kwargs = dict(arguments)
+    if name in ("CyclicLR", "OneCycleLR") and not ({"momentum", "betas"} & set(carrier.defaults)):
+        if kwargs.get("cycle_momentum"):
+            raise UserError(f"{name}: cycle_momentum needs an optimizer with momentum; give it one, or set cycle_momentum=false")
+        kwargs["cycle_momentum"] = False
+    if "schedulers" in kwargs:
+        kwargs["schedulers"] = [build(*next(iter(inner.items())), carrier) for inner in kwargs["schedulers"]]
+    if name == "ChainedScheduler":
+        return torch_schedulers.ChainedScheduler(kwargs["schedulers"], carrier)
+    return getattr(torch_schedulers, name)(carrier, **kwargs)
+
+
+def progress(scheduler: Any) -> dict[str, Any]:
+    """What a scheduler has moved: its plain attributes that are no arguments of its own."""
+    given = set(inspect.signature(type(scheduler)).parameters)
+    moved = {k: v for k, v in vars(scheduler).items() if k not in given and isinstance(v, (int, float, str, bool, type(None)))}
+    if hasattr(scheduler, "_schedulers"):
+        moved["inner"] = [progress(s) for s in scheduler._schedulers]
+    return moved
+
+
+def set_progress(scheduler: Any, saved: Mapping[str, Any]) -> None:
+    own = progress(scheduler)
+    for key, value in saved.items():
+        if key == "inner":
+            for inner, inner_saved in zip(scheduler._schedulers, value, strict=True):
+                set_progress(inner, inner_saved)
+        elif key in own:
+            setattr(scheduler, key, value)

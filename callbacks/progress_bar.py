@@ -1,0 +1,54 @@
+"""How far the run is, on the terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from trainkit.callback import Callback
+from trainkit.trainer import Trainer
+
+
+class ProgressBar(Callback):
+    """A bar over the run's steps on stderr, redrawn by time; where stderr is no terminal, a plain line a second at most."""
+
+    def __init__(self, every_seconds: float = 1.0) -> None:
+        self.every_seconds = every_seconds
+        self.bar: tqdm[None] | None = None
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        total = trainer.max_epochs * trainer.steps_per_epoch
+        if trainer.max_steps is not None:
+            total = min(total, trainer.max_steps)
+        self.shown, self.printed = "", -float("inf")
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=total, initial=trainer.state.step, unit="step", dynamic_ncols=True, mininterval=0.1, leave=True)
+
+    def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
+        if self.bar is not None:
+            self.bar.set_description_str(f"epoch {trainer.state.epoch + 1}/{trainer.max_epochs}", refresh=False)
+            self.bar.update(trainer.state.step - self.bar.n)
+
+    def on_log(self, trainer: Trainer) -> None:
+        names = [n for n in ("train/loss", "val/loss", "val/error") if n in trainer.metrics]
+        self.shown = ", ".join(f"{n} {trainer.metric(n):.4g}" for n in names)
+        if self.bar is not None:
+            self.bar.set_postfix_str(self.shown, refresh=False)
+        elif time.monotonic() - self.printed >= self.every_seconds:
+            self._line(trainer)
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        if self.bar is not None:
+            self.bar.refresh()
+            self.bar.close()
+            self.bar = None
+        elif getattr(self, "shown", "") and self.printed_step != trainer.state.step:
+            self._line(trainer)
+
+    printed_step = -1
+
+    def _line(self, trainer: Trainer) -> None:
+        self.printed, self.printed_step = time.monotonic(), trainer.state.step
+        print(f"epoch {trainer.epochs_done}/{trainer.max_epochs}, step {trainer.state.step}: {self.shown}", file=sys.stderr)

@@ -1,0 +1,51 @@
+"""Stop after a time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from trainkit.callback import Callback
+from trainkit.errors import UserError
+from trainkit.trainer import Trainer
+
+
+class Timer(Callback):
+    """Ends the run after `max_time` of training: seconds, or "HH:MM:SS". Looked at when losses are fetched and when an epoch ends.
+
+    The time of the runs that a resumed one continues counts; that between them does not. The clock is monotonic.
+    """
+
+    def __init__(self, max_time: float | str) -> None:
+        self.limit = seconds(max_time)
+        self.before = 0.0
+
+    def setup(self, trainer: Trainer) -> None:
+        self.before, self.began = 0.0, time.monotonic()
+
+    def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
+        if self.elapsed() >= self.limit:
+            trainer.stop("max_time", f"{self.limit:g} s are over")
+
+    def elapsed(self) -> float:
+        """Seconds of training so far."""
+        return self.before + time.monotonic() - self.began
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"elapsed": self.elapsed()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.before = state["elapsed"]
+
+
+def seconds(text: float | str) -> float:
+    """`90`, "90" and "00:01:30" are all 90 s."""
+    try:
+        value = 0.0
+        for part in str(text).split(":"):
+            value = value * 60 + float(part)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"Timer: max_time={text!r}; needs seconds above 0, or 'HH:MM:SS' in quotes")
+    return value

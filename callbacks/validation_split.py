@@ -1,0 +1,69 @@
+"""Validation data out of the training data."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainkit.callback import Callback
+from trainkit.errors import UserError
+from trainkit.rng import generator
+from trainkit.trainer import Trainer
+
+
+class ValidationSplit(Callback):
+    """Takes `fraction` of the training samples away for validation, shuffled by `seed`, a pure function of (seed, n).
+
+    stratify: the same fraction of each class. every_n_epochs, every_n_steps: when to validate; at an epoch's end, inside it, or both.
+    The seed is the split's own, so that runs with other seeds, and all replicas, have one validation set.
+    Errors: UserError where the fraction leaves no sample on either side, or the resumed run was split otherwise.
+    """
+
+    def __init__(
+        self, fraction: float = 0.1, seed: int = 0, stratify: bool = False, every_n_epochs: int = 1, every_n_steps: int | None = None
+    ) -> None:
+        if not 0 < fraction < 1:
+            raise UserError(f"ValidationSplit: fraction={fraction}; needs a share above 0 and below 1")
+        if every_n_epochs < 1 or (every_n_steps is not None and every_n_steps < 1):
+            raise UserError(f"ValidationSplit: every_n_epochs={every_n_epochs}, every_n_steps={every_n_steps}; need at least 1")
+        self.fraction, self.seed, self.stratify = fraction, seed, stratify
+        self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
+
+    def setup(self, trainer: Trainer) -> None:
+        part = trainer.data.train
+        val = self.indices(len(part), part.label if self.stratify else None)
+        if self.stratify and part.label is None:
+            raise UserError("stratify needs classes, the data has none; set stratify=false")
+        keep = torch.ones(len(part), dtype=torch.bool)
+        keep[val] = False
+        train = keep.nonzero().squeeze(1)
+        if len(val) == 0 or len(train) == 0:
+            raise UserError(f"fraction={self.fraction} of {len(part)} samples leaves {len(train)} to train and {len(val)} to validate")
+        trainer.data = trainer.data.with_parts(train=part.take(train), val=part.take(val))
+        trainer.validate_every_n_epochs, trainer.validate_every_n_steps = self.every_n_epochs, self.every_n_steps
+        self.sha256 = hashlib.sha256(",".join(map(str, val.tolist())).encode()).hexdigest()
+
+    def indices(self, n: int, label: Tensor | None = None) -> Tensor:
+        """The validation samples out of n, sorted."""
+        draw = generator(self.seed, "validation_split", n)
+        if label is None:
+            return torch.randperm(n, generator=draw)[: round(self.fraction * n)].sort().values
+        chosen = []
+        for c in label.unique():
+            of_class = (label == c).nonzero().squeeze(1)
+            mixed = of_class[torch.randperm(len(of_class), generator=draw)]
+            chosen.append(mixed[: round(self.fraction * len(mixed))])
+        return torch.cat(chosen).sort().values
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sha256": self.sha256}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["sha256"] != self.sha256:
+            raise UserError(
+                f"callbacks.{self.name}: the resumed run was split otherwise (other fraction, seed or data);"
+                " keep them, or validation would see trained samples"
+            )

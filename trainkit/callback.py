@@ -1,0 +1,93 @@
+"""What a callback can hear. Override the hooks you need: one that nobody overrides costs nothing.
+
+Monitors read at `on_metrics`, when every metric of the moment is there; writers write at `on_log`, after them; savers save at
+`on_checkpoint`, last of all. So none of them can see a stale value, in whatever order the callbacks are listed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+HOOKS = (
+    "setup",
+    "on_fit_start",
+    "on_train_epoch_start",
+    "on_train_batch_end",
+    "on_step_log",
+    "on_validation_end",
+    "on_train_epoch_end",
+    "on_metrics",
+    "on_log",
+    "on_checkpoint",
+    "on_train_end",
+    "on_test_end",
+    "on_exception",
+    "on_fit_end",
+)
+
+
+class Callback:
+    """Base of all callbacks. `trainer.state` tells where the run is, `trainer.metrics` what is known, `trainer.log` adds to it.
+
+    `name` is the name in the configuration; the trainer sets it, and keys the state in a checkpoint by it.
+    """
+
+    name = ""
+
+    def setup(self, trainer: Trainer) -> None:
+        """The data is there (`trainer.data`), not yet scaled or moved: split it here."""
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Everything is built; a resumed run's state is restored."""
+
+    def on_train_epoch_start(self, trainer: Trainer) -> None:
+        """Before the first batch of an epoch (not again when a run resumes inside it)."""
+
+    def on_train_batch_end(self, trainer: Trainer) -> None:
+        """After each step. The loss is still on the device."""
+
+    def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
+        """The losses were fetched: at the first step, every log_every_n_steps, and an epoch's last. `losses`: this step's, a replica each."""
+
+    def on_validation_end(self, trainer: Trainer) -> None:
+        """Validation metrics are there; add your own with `trainer.log`."""
+
+    def on_train_epoch_end(self, trainer: Trainer) -> None:
+        """Training and validation of an epoch are done; add your own metrics with `trainer.log`."""
+
+    def on_metrics(self, trainer: Trainer) -> None:
+        """All new metrics (`trainer.fresh`) are there: decide. After each epoch, and after a validation inside one."""
+
+    def on_log(self, trainer: Trainer) -> None:
+        """Write the new metrics (`trainer.fresh`) down."""
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        """Save, if it is time: after each step, and after each epoch (then `trainer.state.batch` is 0)."""
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """No step follows, and no signal ended the run: the parameters may take their final form."""
+
+    def on_test_end(self, trainer: Trainer) -> None:
+        """The final metrics (`train/error`, `test/...`) are there."""
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        """The fit breaks off with `error`."""
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """The last hook, however the fit ended: close what you opened."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to keep: dicts, lists, tensors, str, int, float, bool, None."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the state back; arguments of the configuration win over what was saved."""
+
+
+def overrides(callback: Callback, hook: str) -> bool:
+    """Whether `callback` does anything at `hook`. An instance opts out by `self.hook = super().hook`."""
+    method = getattr(callback, hook)
+    return getattr(method, "__func__", method) is not getattr(Callback, hook)

@@ -1,0 +1,44 @@
+"""The callbacks that come with trainkit: `from trainkit.callbacks import EarlyStopping`.
+
+Their files stand in `callbacks/` at the top of the repository, one a file. A wheel carries them in this folder; a checkout, and
+an editable install of one, finds them two levels up. Either way they are modules of this package, so each has one identity.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..callback import Callback
+
+TABLE = {
+    "csv_log": "CSVLog",
+    "checkpoint": "Checkpoint",
+    "early_stopping": "EarlyStopping",
+    "gradient_norms": "GradientNorms",
+    "lr_scheduler": "LRScheduler",
+    "progress_bar": "ProgressBar",
+    "tensorboard": "TensorBoard",
+    "timer": "Timer",
+    "validation_split": "ValidationSplit",
+}
+_FILES = {cls: name for name, cls in TABLE.items()}
+__all__ = sorted(_FILES)  # noqa: PLE0605
+
+_here = Path(__file__).parent
+if not (_here / "early_stopping.py").exists():
+    __path__.append(str(_here.parents[1] / "callbacks"))
+
+
+def __getattr__(name: str) -> type[Callback]:
+    if name not in _FILES:
+        raise AttributeError(f"module 'trainkit.callbacks' has no attribute {name!r}")
+    value: Any = getattr(import_module(f".{_FILES[name]}", __name__), name)
+    globals()[name] = value
+    return value  # type: ignore[no-any-return]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,49 @@
+"""SIGINT and SIGTERM as a wish to stop: the first is noted, a second one stops at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """Raised inside an evaluation to leave it; the run stops where it is and can be resumed there."""
+
+
+@contextmanager
+def noting(note: Callable[[int], None]) -> Iterator[None]:
+    """Call `note` with the first signal's number; the second one has its usual effect. Outside the main thread nothing is changed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught = (signal.SIGINT, signal.SIGTERM)
+    before = {s: signal.getsignal(s) for s in caught}
+
+    def restore() -> None:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        restore()
+        note(number)
+
+    for s in caught:
+        signal.signal(s, handle)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def exit_code(number: int) -> int:
+    """The shell's convention: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + number
+
+
+def name(number: int) -> str:
+    return signal.Signals(number).name
+
+

@@ -1,0 +1,95 @@
+"""One step of training: a plain function of tensors, without a look at the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from .data.dataset import Part
+from .nn.loss import Loss
+from .nn.module import Module
+from .optim.optimizer import Optimizer
+
+Step = Callable[[Tensor, Tensor], Tensor]
+
+
+def training_step(
+    net: Module,
+    loss: Loss,
+    optimizer: Optimizer,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+) -> Step:
+    """step(x, t) -> loss: zero, forward, loss, backward, clip, update. x (n, ...), or (r, n, ...) with replicas.
+
+    accumulate: take the batch in so many parts, one after the other; their gradients add up to the whole batch's.
+    clip_norm: scale the gradient (each replica's) to at most this Euclidean norm; clip_value: clamp its elements to ±this.
+    """
+
+    def differentiate(x: Tensor, t: Tensor) -> Tensor:
+        y, saved = net.fwd(x)
+        value, s = loss.fwd(y, t)
+        net.grad(saved, loss.bwd(s))
+        return value
+
+    def differentiate_in_parts(x: Tensor, t: Tensor) -> Tensor:
+        n, axis = x.shape[net.lead], net.lead
+        size = -(-n // accumulate)
+        total: Tensor | None = None
+        for xi, ti in zip(x.split(size, axis), t.split(size, axis), strict=True):
+            share = xi.shape[axis] / n if loss.reduction == "mean" else 1.0
+            y, saved = net.fwd(xi)
+            value, s = loss.fwd(y, ti)
+            net.grad(saved, loss.bwd(s).mul_(share))
+            total = value * share if total is None else total + value * share
+        assert total is not None
+        return total
+
+    gradient = differentiate if accumulate == 1 else differentiate_in_parts
+    clip = clipping(optimizer, net.lead, clip_norm, clip_value)
+
+    def step(x: Tensor, t: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        value = gradient(x, t)
+        if clip is not None:
+            clip()
+        optimizer.update()
+        return value
+
+    return step
+
+
+def clipping(optimizer: Optimizer, lead: int, norm: float | None, value: float | None) -> Callable[[], None] | None:
+    """In place on the flat gradient: first the value, then the norm, as torch.nn.utils.clip_grad_* do each."""
+    if norm is None and value is None:
+        return None
+    gradients = [g for _, g in optimizer.pairs]
+
+    def clip() -> None:
+        if value is not None:
+            optimizer.g.clamp_(-value, value)
+        if norm is not None and lead:
+            squares = sum(g.flatten(1).square().sum(1) for g in gradients)  # (r,)
+            assert isinstance(squares, Tensor)
+            scale = (norm / (squares.sqrt() + 1e-6)).clamp_(max=1)
+            for g in gradients:
+                g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
+        elif norm is not None:
+            optimizer.g.mul_((norm / (torch.linalg.vector_norm(optimizer.g) + 1e-6)).clamp_(max=1))
+
+    return clip
+
+
+BLOCK = 1 << 22  # bytes of input gathered at once: a small epoch in one call, a large one in pieces that stay in the cache
+
+
+def batches(part: Part, order: Tensor, size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """(x, t) of each batch of `size` samples in `order` (n,) or (r, n), from batch `first` on; the last may be shorter."""
+    axis = order.dim() - 1
+    row = part.x[0].numel() * part.x.element_size() * (order.shape[0] if axis else 1)
+    rows = size * max(1, BLOCK // max(1, row * size))
+    for block in order.narrow(axis, first * size, order.shape[axis] - first * size).split(rows, axis):
+        yield from zip(part.x[block].split(size, axis), part.t[block].split(size, axis), strict=True)

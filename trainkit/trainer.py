@@ -1,0 +1,534 @@
+"""The trainer: it owns the loop and where the run stands; callbacks do everything else."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import signals, snapshot
+from .callback import HOOKS, Callback, overrides
+from .data.dataset import Dataset, Part
+from .data.normalize import Normalizer
+from .errors import UserError, near
+from .evaluate import Metrics, evaluate
+from .nn.loss import Loss
+from .nn.module import Module
+from .optim.optimizer import Optimizer
+from .rng import generator, order
+from .run import Run
+from .step import batches, training_step
+
+
+@dataclass
+class State:
+    """Where a run stands: what a checkpoint continues."""
+
+    epoch: int = 0  # epochs done
+    batch: int = 0  # steps done in this epoch
+    step: int = 0  # steps done
+    samples: int = 0  # samples of this epoch in loss_sum
+    loss_sum: list[float] = field(default_factory=list)  # of this epoch, a replica each
+    pending: bool = False  # a validation inside the epoch is due and not done
+    active: list[bool] = field(default_factory=list)  # replicas that still train
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why a run ended: `reason` for programs (max_epochs, early_stopping, SIGTERM, ...), `words` for people."""
+
+    reason: str
+    words: str
+
+
+class Trainer:
+    """Trains a net: `Trainer(max_epochs=20, callbacks=[EarlyStopping("val/loss")]).fit(net, loss, optimizer, data)`.
+
+    max_epochs, max_steps: where to end; min_epochs: no callback stops before it.
+    batch_size: samples of one pass, or None for all of them (gradient descent). accumulate: passes of one step, whose batch is
+    then batch_size * accumulate samples. clip_norm, clip_value: limits of the gradient (see `step.py`).
+    replicas: models trained at once, replica r being the run of seed + r. seed: of the data's order, Dropout, and replicas' weights.
+    device: auto (cuda where there is one), cpu, cuda, cuda:1. dtype: of parameters and data.
+    log_every_n_steps: how often losses are fetched from the device. callbacks: a mapping by name, or a list.
+    run_dir: the run's folder; None leaves no files. config: the text that is saved with every checkpoint.
+    """
+
+    def __init__(
+        self,
+        max_epochs: int = 100,
+        min_epochs: int = 0,
+        max_steps: int | None = None,
+        batch_size: int | None = 32,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        replicas: int = 1,
+        seed: int = 0,
+        device: str = "auto",
+        dtype: Literal["float32", "float64"] = "float32",
+        log_every_n_steps: int = 50,
+        callbacks: Mapping[str, Callback] | Iterable[Callback] = (),
+        run_dir: str | Path | None = None,
+        config: str = "",
+    ) -> None:
+        for name, value, least in (
+            ("max_epochs", max_epochs, 0),
+            ("min_epochs", min_epochs, 0),
+            ("max_steps", max_steps, 0),
+            ("batch_size", batch_size, 1),
+            ("accumulate", accumulate, 1),
+            ("replicas", replicas, 1),
+            ("log_every_n_steps", log_every_n_steps, 1),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"trainer.{name}: {value}; needs at least {least}")
+        for name, limit in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+            if limit is not None and not limit > 0:
+                raise UserError(f"trainer.{name}: {limit}; needs a number above 0")
+        if batch_size is None and accumulate > 1:
+            raise UserError("trainer.accumulate: with batch_size null a step is one pass over all samples; give a batch_size")
+        if dtype not in ("float32", "float64"):
+            raise UserError(f"trainer.dtype: {dtype}; choose float32 or float64")
+        self.max_epochs, self.min_epochs, self.max_steps = max_epochs, min_epochs, max_steps
+        self.batch_size, self.accumulate, self.clip_norm, self.clip_value = batch_size, accumulate, clip_norm, clip_value
+        self.replicas, self.seed, self.log_every_n_steps = replicas, seed, log_every_n_steps
+        self.device, self.dtype = find_device(device), getattr(torch, dtype)
+        self.callbacks = named(callbacks)
+        self.run = None if run_dir is None else Run(Path(run_dir))
+        self.config = config
+        self.state = State()
+        self.metrics: Metrics = {}  # the latest value of each metric, a replica each
+        self.fresh: set[str] = set()  # metrics that no on_log has seen yet
+        self.validate_every_n_epochs: int = 1  # ValidationSplit sets these two
+        self.validate_every_n_steps: int | None = None
+        self.stopping: Stop | None = None
+        self.signal: int | None = None
+        self.summary: dict[str, Any] = {}
+
+    # -- what callbacks use ----------------------------------------------------------------------------------------------
+
+    net: Module
+    loss: Loss
+    optimizer: Optimizer
+    data: Dataset
+    normalizer: Normalizer
+
+    @property
+    def lr(self) -> list[float]:
+        """The learning rates in use, a replica each."""
+        return self._rates
+
+    def set_lr(self, rates: Sequence[float]) -> None:
+        """The rate of each replica from the next step on; a replica that has stopped keeps 0."""
+        self._rates = list(rates)
+        used = [r if a else 0.0 for r, a in zip(rates, self.state.active, strict=True)]
+        self.optimizer.set_lr(used if len(set(used)) > 1 else used[0])
+
+    def log(self, name: str, value: float | Sequence[float]) -> None:
+        """Set a metric, one number or one a replica. A replica that has stopped keeps the value it had."""
+        values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)] * self.replicas
+        old = self.metrics.get(name, values)
+        self.metrics[name] = [v if a else o for v, o, a in zip(values, old, self.state.active, strict=True)]
+        self.fresh.add(name)
+
+    def metric(self, name: str) -> float:
+        """The mean over replicas of a metric, NaN replicas left out. Raises UserError listing the metrics there are."""
+        if name not in self.metrics:
+            raise UserError(f"no metric {name!r}{near(name, sorted(self.metrics))}")
+        values = [v for v in self.metrics[name] if not math.isnan(v)]
+        return sum(values) / len(values) if values else math.nan
+
+    def fresh_metric(self, name: str, strict: bool = True) -> list[float] | None:
+        """The values of a metric if they are new at this moment, else None.
+
+        Raises UserError, unless not strict, for a metric that does not exist and is not still to come from a validation.
+        """
+        if name in self.fresh:
+            return self.metrics[name]
+        awaited = name.startswith("val/") and self.data.val is not None and not any(m.startswith("val/") for m in self.metrics)
+        if strict and name not in self.metrics and not awaited:
+            why = "" if self.data.val is not None or not name.startswith("val/") else "; add the callback validation_split"
+            raise UserError(f"no metric {name!r}{near(name, sorted(self.metrics))}{why}")
+        return None
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether min_epochs are done, so that `stop` has an effect."""
+        return self.epochs_done >= self.min_epochs
+
+    def activate(self, replicas: Sequence[bool]) -> None:
+        """Say which replicas train; the others keep their parameters and metrics."""
+        self.state.active = list(replicas)
+        self.set_lr(self._rates)
+
+    def stop(self, reason: str, words: str, replicas: Sequence[bool] | None = None) -> None:
+        """End the run after this epoch or step; with `replicas`, only for those marked, whose parameters stay as they are.
+
+        Does nothing before min_epochs: whoever wants to stop says so again.
+        """
+        if not self.may_stop:
+            return
+        if replicas is not None:
+            self.activate([a and not r for a, r in zip(self.state.active, replicas, strict=True)])
+            if any(self.state.active):
+                return
+        self.stopping = self.stopping or Stop(reason, words)
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs whose steps are all done, the one that is just ending included."""
+        return self.state.epoch + (self.state.batch == self.steps_per_epoch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.data.train) // self._step_size)
+
+    # -- fit -------------------------------------------------------------------------------------------------------------
+
+    def fit(self, net: Module, loss: Loss, optimizer: Optimizer, data: Dataset, resume: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Train `net` in place and return the summary (see `summarize`).
+
+            prepare the data, the net and the optimizer; restore `resume`     setup
+                                                                             on_fit_start
+            for each epoch:                                                   on_train_epoch_start
+                for each batch:
+                    step: zero, forward, loss, backward, clip, update         on_train_batch_end, on_step_log
+                    validate, if it is due inside the epoch                   on_validation_end, on_metrics, on_log
+                                                                             on_checkpoint
+                validate, if it is due                                        on_validation_end
+                                                                             on_train_epoch_end, on_metrics, on_log, on_checkpoint
+                                                                             on_train_end
+            evaluate the training and test parts                              on_test_end, on_fit_end
+
+        `resume`: the content of a checkpoint; the run goes on from there to the same bits.
+        SIGINT and SIGTERM end it after the current step with everything saved; `fit` then returns as usual.
+        """
+        self.hooks = {h: [(cb, getattr(cb, h)) for cb in self.callbacks.values() if overrides(cb, h)] for h in HOOKS}
+        self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
+        self.stopping, self.signal, self._halt = None, None, False
+        began = time.perf_counter()
+        if self.run is not None:
+            self.run.open()
+        try:
+            with signals.noting(self._note):
+                try:
+                    self._prepare(resume)
+                    self.call("on_fit_start")
+                    with torch.inference_mode():
+                        self._loop()
+                    self._finish()
+                except BaseException as error:
+                    self.call("on_exception", error)
+                    raise
+                finally:
+                    self.call("on_fit_end")
+            assert self.stopping is not None
+            self.summary = self.summarize(time.perf_counter() - began)
+            if self.run is not None:
+                self.run.write_text("summary.json", json.dumps(self.summary, indent=2) + "\n")
+        finally:
+            if self.run is not None:
+                self.run.close()
+        return self.summary
+
+    def _prepare(self, resume: dict[str, Any] | None) -> None:
+        """Data split, scaled and moved; net replicated and moved; streams seeded; the old run's state restored."""
+        self.call("setup")
+        if len(self.data.train) == 0:
+            raise UserError("data: the training part has 0 samples; give it more, or validation_split a smaller fraction")
+        self.normalizer = Normalizer.fit(self.data) if resume is None else Normalizer.from_state(resume["normalizer"])
+        parts = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
+        scaled = {k: None if p is None else self.normalizer.apply(p).to(self.device, self.dtype) for k, p in parts.items()}
+        self.data = self.data.with_parts(**scaled)
+        if self.replicas > 1 and not self.net.lead:
+            self.net.replicate([self.seed + r for r in range(self.replicas)])
+        self.loss.lead = self.net.lead
+        self.net.to(self.device, self.dtype).train()
+        self.optimizer.bind()
+        self._rates = self.optimizer.configured * (self.replicas // len(self.optimizer.configured))
+        self.generators = tuple(generator(self.seed + r, "pass", device=self.device) for r in range(self.replicas))
+        for _, module in self.net.modules():
+            if hasattr(module, "generators"):
+                module.generators = self.generators
+        self._step_size = len(self.data.train) if self.batch_size is None else self.batch_size * self.accumulate
+        self._first_batch_check()
+        if resume is None:
+            self.state = State(loss_sum=[0.0] * self.replicas, active=[True] * self.replicas)
+            self.metrics, self.fresh = {}, set()
+        else:
+            snapshot.restore(self, resume)
+
+    def _first_batch_check(self) -> None:
+        """Shapes and types of one batch of two, in evaluation mode, with errors that name the place."""
+        x, t = self.data.train.x[:2], self.data.train.t[:2]
+        if self.net.lead:
+            x, t = x.expand(self.replicas, *x.shape), t.expand(self.replicas, *t.shape)
+        self.net.eval()
+        y = self.net(x)
+        self.net.train()
+        if not isinstance(y, Tensor):
+            raise UserError(f"model: the net ends in a tuple of {len(y)} tensors; end it in one, with Add or Concat")
+        try:
+            self.loss.check(y, t)
+        except UserError as error:
+            raise UserError(f"loss {error}") from None
+
+    def _loop(self) -> None:
+        """The epochs and steps of `fit`, from where `self.state` stands."""
+        state = self.state
+        step = training_step(self.net, self.loss, self.optimizer, self.accumulate, self.clip_norm, self.clip_value)
+        after_step = [(cb, hook) for cb, hook in self.hooks["on_train_batch_end"]]
+        save = [(cb, hook) for cb, hook in self.hooks["on_checkpoint"]]
+        size, axis, every, inside = self._step_size, self.net.lead, self.log_every_n_steps, self.validate_every_n_steps
+        self._losses: list[Tensor] = []
+        self._counts: list[int] = []
+        if state.pending:
+            self._validate_inside()
+            self.fresh.clear()
+        while not self._ended():
+            if state.batch == 0:
+                state.loss_sum, state.samples = [0.0] * self.replicas, 0
+                self.call("on_train_epoch_start")
+            last = self.steps_per_epoch
+            for x, t in batches(self.data.train, self._order(state.epoch), size, state.batch) if state.batch < last else ():
+                self._losses.append(step(x, t))
+                self._counts.append(x.shape[axis])
+                state.step += 1
+                state.batch += 1
+                for cb, hook in after_step:
+                    self._ring(cb, "on_train_batch_end", hook)
+                if state.step % every == 0 or state.step == 1 or state.batch == last:
+                    self._fetch_losses()
+                if inside and state.step % inside == 0 and not (state.batch == last and self._validates()):
+                    self._validate_inside()
+                for cb, hook in save:
+                    self._ring(cb, "on_checkpoint", hook)
+                if self.fresh:
+                    self.fresh.clear()
+                if self._halt or self.stopping or state.step == self.max_steps:
+                    break
+            if self._halt:
+                break
+            if state.batch == last:
+                self._end_epoch()
+
+    def _order(self, epoch: int) -> Tensor:
+        """The order of the training samples: (n,), or (r, n) with a row a replica."""
+        n = len(self.data.train)
+        rows = [order(self.seed + r, epoch, n) for r in range(self.replicas)]
+        return (torch.stack(rows) if self.net.lead else rows[0]).to(self.device)
+
+    def _ended(self) -> bool:
+        if self._halt or self.stopping:
+            return True
+        if self.state.epoch >= self.max_epochs:
+            self.stopping = Stop("max_epochs", f"{self.state.epoch} epochs are done")
+        elif self.max_steps is not None and self.state.step >= self.max_steps:
+            self.stopping = Stop("max_steps", f"{self.state.step} steps are done")
+        return self.stopping is not None
+
+    def _end_epoch(self) -> None:
+        """Metrics, decisions, records and at last the checkpoint of the epoch whose steps are done."""
+        state = self.state
+        self._fetch_losses()
+        if self.data.val is not None and self._validates() and not self._validated(self.data.val):
+            return  # interrupted: the resumed run begins here again
+        self.log("train/loss", [s / state.samples for s in state.loss_sum])
+        self.log("lr", self._rates)
+        self.call("on_train_epoch_end")
+        self._publish()
+        state.epoch, state.batch = state.epoch + 1, 0
+        self.call("on_checkpoint")
+        self.fresh.clear()
+
+    def _publish(self) -> None:
+        """New metrics to those who decide, then to those who write."""
+        self.call("on_metrics")
+        self.call("on_log")
+
+    def _validates(self) -> bool:
+        """Whether a validation is due at the end of this epoch."""
+        return (self.state.epoch + 1) % self.validate_every_n_epochs == 0
+
+    def _validate_inside(self) -> None:
+        self.state.pending = True
+        if self.data.val is not None and self._validated(self.data.val):
+            self.state.pending = False
+            self._publish()
+
+    def _validated(self, part: Part) -> bool:
+        """Validate; False where a signal came in between."""
+        try:
+            self.measure("val", part)
+        except signals.Interrupted:
+            return False
+        self.call("on_validation_end")
+        return True
+
+    def measure(self, name: str, part: Part) -> None:
+        """Evaluate the net on `part` and log `name/loss` and `name/error`."""
+        for metric, values in self._evaluate(part).items():
+            self.log(f"{name}/{metric}", values)
+
+    def _evaluate(self, part: Part) -> Metrics:
+        size = max(self.batch_size or len(part), 1024)
+        return evaluate(self.net, self.loss, self.data, part, size, self.replicas, self._pause)
+
+    def _fetch_losses(self, log: bool = True) -> None:
+        """Bring the losses since the last time to the host (waits for the device) and add them up, one by one, in float64."""
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses).double().reshape(len(self._losses), -1)
+        counts, state = self._counts, self.state
+        if self.loss.reduction == "sum":
+            losses /= torch.tensor(counts, dtype=losses.dtype, device=losses.device).unsqueeze(1)
+        values = losses.tolist()
+        self._losses, self._counts = [], []
+        for row, n in zip(values, counts, strict=True):
+            state.samples += n
+            for r, value in enumerate(row):
+                state.loss_sum[r] += value * n
+        if log:
+            self.call("on_step_log", values[-1])
+
+    def _finish(self) -> None:
+        """The last evaluation, unless a signal wants the run gone."""
+        if self.signal is not None:
+            self.stopping = Stop(signals.name(self.signal), f"{signals.name(self.signal)} came; --resume continues")
+            return
+        self.call("on_train_end")
+        try:
+            final = self._evaluate(self.data.train)
+            if "error" in final:
+                self.log("train/error", final["error"])
+            if self.data.test is not None:
+                self.measure("test", self.data.test)
+        except signals.Interrupted:
+            return self._finish()
+        self.call("on_test_end")
+        self.fresh.clear()
+
+    # -- signals and hooks -----------------------------------------------------------------------------------------------
+
+    def _note(self, number: int) -> None:
+        self.signal, self._halt = number, True
+
+    def _pause(self) -> None:
+        if self._halt:
+            raise signals.Interrupted
+
+    def call(self, hook: str, *args: Any) -> None:
+        """Every callback that overrides `hook`, in the order of the configuration."""
+        for cb, method in self.hooks[hook]:
+            self._ring(cb, hook, method, *args)
+
+    def _ring(self, cb: Callback, hook: str, method: Callable[..., None], *args: Any) -> None:
+        try:
+            method(self, *args)
+        except Exception as error:
+            if not isinstance(error, CallbackError):
+                place = f"callbacks.{cb.name} {hook}, epoch {self.state.epoch + 1}, step {self.state.step}"
+                if isinstance(error, UserError):
+                    raise UserError(f"{place}: {error}") from error
+                raise CallbackError(f"{place}: {type(error).__name__}: {error}") from error
+            raise
+
+    # -- the end ---------------------------------------------------------------------------------------------------------
+
+    def summarize(self, seconds: float) -> dict[str, Any]:
+        """What summary.json says: where the run stands, why it stopped, a digest of the parameters, the metrics.
+
+        With replicas a metric is {mean, std (n - 1 in the divisor), values}.
+        """
+        assert self.stopping is not None
+        return {
+            "epoch": self.state.epoch,
+            "step": self.state.step,
+            "stop_reason": self.stopping.reason,
+            "stop_words": self.stopping.words,
+            "seed": self.seed,
+            "replicas": self.replicas,
+            "params_sha256": snapshot.digest(self.net),
+            "metrics": {name: spread_of(values) for name, values in sorted(self.metrics.items())},
+            "wall_s": round(seconds, 3),
+            "versions": snapshot.environment(self)["versions"],
+        }
+
+    def show_loop(self) -> str:
+        """Who does what when: the hooks in the order of a run, with the callbacks that override each."""
+        width = max(map(len, HOOKS))
+        rows = (f"  {h:<{width}}  {', '.join(n for n, cb in self.callbacks.items() if overrides(cb, h)) or '-'}" for h in HOOKS)
+        return "\n".join(rows)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything a resumed run needs, as a checkpoint holds it."""
+        self._fetch_losses(log=False)
+        return snapshot.take(self)
+
+
+class CallbackError(RuntimeError):
+    """A callback failed; the message says which, at which hook, epoch and step. The cause is its `__cause__`."""
+
+
+def spread_of(values: list[float]) -> Any:
+    """A metric for the summary: the number, or over replicas {mean, std, values}. What is not finite is None in JSON."""
+    if len(values) == 1:
+        return finite(values[0])
+    mean = sum(values) / len(values)
+    std = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if math.isfinite(mean) else math.nan
+    return {"mean": finite(mean), "std": finite(std), "values": [finite(v) for v in values]}
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def named(callbacks: Mapping[str, Callback] | Iterable[Callback]) -> dict[str, Callback]:
+    """Callbacks by name; those of a list are named by their class, `EarlyStopping` becoming early_stopping."""
+    if not isinstance(callbacks, Mapping):
+        listed = list(callbacks)
+        callbacks = {}
+        for cb in listed:
+            if not isinstance(cb, Callback):
+                raise UserError(f"callbacks: {cb!r} is no Callback")
+            name = base = snake(type(cb).__name__)
+            k = 2
+            while name in callbacks:
+                name, k = f"{base}_{k}", k + 1
+            callbacks[name] = cb
+    for name, cb in callbacks.items():
+        cb.name = name
+    return dict(callbacks)
+
+
+def snake(name: str) -> str:
+    """CSVLog -> csv_log, LRScheduler -> lr_scheduler, TensorBoard -> tensorboard."""
+    import re
+
+    if name == "TensorBoard":
+        return "tensorboard"  # one word, as its own command spells it
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def find_device(name: str) -> torch.device:
+    """`auto` is cuda where there is one. Raises UserError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"trainer.device: {name!r}; choose auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"trainer.device: {name!r}; choose auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise UserError(f"trainer.device: {name!r} is not there ({torch.cuda.device_count()} CUDA devices); choose auto or cpu")
+    return device
+
+
