@@ -355,6 +355,14 @@ FILES: dict[str, tuple[str | bytes, str]] = {
         "x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(MANY)) + "1O,1\n",
         r"column 'x' holds 257 different texts, such as '1O' in row 258; say data.drop=\[x\]",
     ),
+    "a column of dates": (
+        "x,y\n" + "".join(f"{1900 + i}-01-01,{i % 2}\n" for i in range(MANY + 1)),
+        "column 'x' holds 257 .* '1900-01-01' in row 2",
+    ),
+    "a target of dates": (
+        "x,y\n" + "".join(f"1,{1900 + i}-01-01\n" for i in range(MANY + 1)),
+        "column 'y' holds 257 .* data.task=classification",
+    ),
     "a target of names": ("x,y\n" + "".join(f"1,n{i}\n" for i in range(MANY + 1)), "'y' holds 257 .* data.task=classification"),
 }
 
