@@ -1,0 +1,33 @@
+"""What torch's own test inputs drove, printed at the end of a run: a table of counts, and of what was left out and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def witness(record_property: Any) -> Any:
+    """`witness(name, run, skipped)`: a row of the table. It travels with the test's report, from xdist's workers too."""
+    return lambda name, run, skipped: record_property("witness", [name, run, dict(skipped)])
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    rows: dict[str, tuple[int, Counter[str]]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for key, value in getattr(report, "user_properties", ()) if getattr(report, "when", "") == "call" else ():
+                if key == "witness":
+                    name, run, skipped = value
+                    before, reasons = rows.get(name, (0, Counter()))
+                    rows[name] = (before + run, reasons + Counter(skipped))
+    if not rows:
+        return
+    terminalreporter.write_sep("-", "torch's inputs: run, and skipped by reason")
+    for name in sorted(rows):
+        run, reasons = rows[name]
+        terminalreporter.write_line(f"{name:<34}{run:>5}   {'; '.join(f'{n} {why}' for why, n in sorted(reasons.items()))}")
+    total = sum(run for run, _ in rows.values())
+    terminalreporter.write_line(f"{'all':<34}{total:>5}   {sum(sum(r.values()) for _, r in rows.values())} skipped")
