@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,10 +29,11 @@ class Verdict:
         return self.error <= TOLERANCE
 
 
-def gradcheck(module: Module, x: Value, seed: int = 0) -> list[Verdict]:
+def gradcheck(module: Module, x: Value, seed: int = 0, elements: int | None = None) -> list[Verdict]:
     """Each input's and parameter's hand-written gradient of Σ v·y against (f(p + eps) - f(p - eps)) / 2 eps, v random.
 
-    Works on a copy in float64; random modules are reseeded before each forward. Cost: two passes an element.
+    Works on a copy in float64; random modules are reseeded before each forward. Cost: two passes an element; `elements` looks at
+    so many of each tensor, drawn at random.
     """
     module = copy.deepcopy(module).to(dtype=torch.float64)
     inputs = _off_kinks(tuple(v.double() for v in (x if type(x) is tuple else (x,))), module)
@@ -61,7 +62,7 @@ def gradcheck(module: Module, x: Value, seed: int = 0) -> list[Verdict]:
     analytic = dx if type(dx) is tuple else (dx,)
     named = [(f"x[{i}]" if len(inputs) > 1 else "x", xi, d) for i, (xi, d) in enumerate(zip(inputs, analytic, strict=True))]
     named += [(name, p, g.clone()) for name, p, g in module.named_param()]
-    return [Verdict(name, _worst(p, g, objective)) for name, p, g in named]
+    return [Verdict(name, _worst(p, g, objective, _drawn(p.numel(), elements, draw))) for name, p, g in named]
 
 
 def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor) -> Verdict:
@@ -73,16 +74,22 @@ def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor) -> Verdict:
         y = torch.where(near, y + 2 * MARGIN, y)
     _, saved = loss.fwd(y, t)
     analytic = loss.bwd(saved)
-    return Verdict("y", _worst(y, analytic, lambda: float(loss.fwd(y, t)[0].sum())))
+    return Verdict("y", _worst(y, analytic, lambda: float(loss.fwd(y, t)[0].sum()), range(y.numel())))
 
 
-def _worst(p: Tensor, analytic: Tensor, objective: Callable[[], float]) -> float:
-    """The largest scaled difference over the elements of `p`, which is nudged in place and put back; ∞ for another shape."""
+def _drawn(n: int, most: int | None, draw: torch.Generator) -> Iterable[int]:
+    """All of n, or `most` of them."""
+    return range(n) if most is None or n <= most else torch.randperm(n, generator=draw)[:most].tolist()
+
+
+def _worst(p: Tensor, analytic: Tensor, objective: Callable[[], float], elements: Iterable[int]) -> float:
+    """The largest scaled difference over the `elements` of `p`, which is nudged in place and put back; ∞ for another shape."""
     if analytic.shape != p.shape:
         return float("inf")
     worst = 0.0
-    flat = p.view(-1)
-    for i, a in enumerate(analytic.reshape(-1).tolist()):
+    flat, gradient = p.view(-1), analytic.reshape(-1)
+    for i in elements:
+        a = gradient[i].item()
         here = flat[i].item()
         flat[i] = here + EPS
         up = objective()
