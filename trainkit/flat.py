@@ -26,17 +26,21 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
 
 def is_flat(flat: Tensor, tensors: Sequence[Tensor]) -> bool:
     """Whether `tensors` are still views of `flat` (or of the same memory), in order: no one has moved them since."""
-    return not tensors or (tensors[0].data_ptr() == flat.data_ptr() and flat.dtype == tensors[0].dtype and _tile(tensors))
+    return not tensors or (_start(tensors[0]) == _start(flat) and flat.dtype == tensors[0].dtype and _tile(tensors))
+
+
+def _start(t: Tensor) -> tuple[int, int]:
+    """Where `t` begins. (`data_ptr` is 0 for a tensor of no elements, wherever it stands.)"""
+    return t.untyped_storage().data_ptr(), t.storage_offset()
 
 
 def _tile(tensors: Sequence[Tensor]) -> bool:
     """Whether each tensor begins where the one before ends, in one storage."""
-    storage = tensors[0].untyped_storage().data_ptr()
-    offset = tensors[0].storage_offset()
+    storage, offset = _start(tensors[0])
     for t in tensors:
         if t.dtype != tensors[0].dtype or not t.is_contiguous():
             return False
-        if t.untyped_storage().data_ptr() != storage or t.storage_offset() != offset:
+        if _start(t) != (storage, offset):
             return False
         offset += t.numel()
     return True
