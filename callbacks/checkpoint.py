@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainkit.callback import Callback
-from trainkit.checkpoint import dump, write
+from trainkit.checkpoint import plain, save
 from trainkit.errors import UserError
 from trainkit.run import plain_name
 from trainkit.trainer import Trainer
 
+SPACING = 20  # saves are at least this many times as far apart as the last one took: 5 % of the time
 _SPEC = re.compile(r"0?\d{0,2}(\.\d{1,2})?[deEfFgG]?")
 
 
 class Checkpoint(Callback):
-    """Writes `checkpoints/last.pt` every n epochs, n steps or n seconds, and at the end of the run: the last completed step.
+    """Writes `checkpoints/last.pt`, the last completed step, every n epochs, n steps or n seconds, and at the end of the run.
 
-    With `monitor`, `best.pt` is the state at its best value (of the mean over replicas), and with save_top_k > 1 the k best are kept
-    as `filename`, whose fields are epoch, step and any metric: "{epoch}-{val/loss:.3f}". Values that are not finite never rank.
+    With none of the three said it saves at an epoch's end, the first one and then as often as saving takes at most 5 % of the time: nets whose
+    epoch lasts 2 ms would otherwise spend their life in fsync. With `monitor`, `best.pt` is the state at its best value (of the
+    mean over replicas), and with save_top_k > 1 the k best are kept as `filename`, whose fields are epoch, step and any
+    metric: "{epoch}-{val/loss:.3f}". A state that ranks is kept in memory until the next save, and every file of one save is
+    written together, so a run that is killed and resumed ends with the same files. Values that are not finite never rank.
     All of it happens after the metric is known and the schedules have moved, so a file never holds a stale value.
     Errors: UserError naming path and cause where a file cannot be written; the file before it is kept.
     """
@@ -32,7 +36,7 @@ class Checkpoint(Callback):
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
         save_top_k: int = 1,
-        every_n_epochs: int | None = 1,
+        every_n_epochs: int | None = None,
         every_n_steps: int | None = None,
         every_seconds: float | None = None,
         filename: str = "epoch{epoch}-step{step}",
@@ -45,70 +49,80 @@ class Checkpoint(Callback):
         if every_seconds is not None and not every_seconds > 0:
             raise UserError(f"Checkpoint: every_seconds={every_seconds}; needs a number above 0")
         self.monitor, self.sign, self.save_top_k = monitor, 1.0 if mode == "min" else -1.0, save_top_k
-        self.every_n_epochs, self.every_n_steps, self.every_seconds, self.filename = every_n_epochs, every_n_steps, every_seconds, filename
+        self.every_n_epochs, self.every_n_steps, self.every_seconds, self.filename = (
+            every_n_epochs,
+            every_n_steps,
+            every_seconds,
+            filename,
+        )
         for field, spec in self._fields():
             if not re.fullmatch(r"[\w/.-]+", field) or not _SPEC.fullmatch(spec):
-                raise UserError(f"Checkpoint: filename={filename!r}, field {{{field}:{spec}}}; needs names like {{epoch}} or {{val/loss:.3f}}")
+                raise UserError(
+                    f"Checkpoint: filename={filename!r}, field {{{field}:{spec}}}; needs names like {{epoch}} or {{val/loss:.3f}}"
+                )
 
     def setup(self, trainer: Trainer) -> None:
         self.kept: list[list[Any]] = []  # [score, file name], best first; the score is the smaller the better
+        self.waiting: dict[str, dict[str, Any]] = {}  # states that rank, by file name, not written yet
+        self.gone: set[str] = set()  # files that no longer rank, not deleted yet
         self.saved: tuple[int, int] | None = None  # (step, batch) of last.pt
-        self.broken = False
-        self.clock = time.monotonic()
+        self.took, self.ended = 0.0, time.monotonic()  # the last save: how long, and when
         if trainer.run is None:
             raise UserError("needs a run folder to save in; give the trainer a run_dir")
 
     def on_checkpoint(self, trainer: Trainer) -> None:
+        if self.monitor is not None and trainer.fresh:
+            self._rank(trainer)
+        if self._due(trainer):
+            self.save(trainer)
+
+    def _due(self, trainer: Trainer) -> bool:
         state = trainer.state
-        due = (self.every_n_steps and state.batch and state.step % self.every_n_steps == 0) or (
-            self.every_n_epochs and not state.batch and state.epoch % self.every_n_epochs == 0
-        )
-        if self.every_seconds and not due and time.monotonic() - self.clock >= self.every_seconds:
-            due = True
-        if due:
-            self.save(trainer)
-
-    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
-        self.broken = True  # perhaps in the middle of a step: what is on the disk is better
-
-    def on_fit_end(self, trainer: Trainer) -> None:
-        if not self.broken and self.saved != (trainer.state.step, trainer.state.batch):
-            self.save(trainer)
+        if trainer.loop_ended:
+            return bool(self.waiting) or self.saved != (state.step, state.batch)
+        if self.every_seconds is not None and time.monotonic() - self.ended >= self.every_seconds:
+            return True
+        if state.batch:
+            return self.every_n_steps is not None and state.step % self.every_n_steps == 0
+        if self.every_n_epochs is not None:
+            return state.epoch % self.every_n_epochs == 0
+        automatic = self.every_n_steps is None and self.every_seconds is None
+        return automatic and (self.saved is None or time.monotonic() - self.ended >= SPACING * self.took)
 
     def save(self, trainer: Trainer) -> None:
-        """Write what is due, the named file first, then best.pt, then last.pt; then delete what is no longer among the best."""
+        """Write the files that rank, then last.pt; then delete what is no longer among the best."""
         assert trainer.run is not None
-        folder, before = trainer.run.checkpoints, (list(self.kept), self.saved)
-        names, gone = self._rank(trainer)
+        began, folder, before = time.monotonic(), trainer.run.checkpoints, self.saved
         self.saved = (trainer.state.step, trainer.state.batch)
         try:
-            data = dump(trainer.snapshot())  # with this save in it
-            for name in [*names, "last.pt"]:
-                write(data, folder / name)
+            for name, content in {**self.waiting, "last.pt": trainer.snapshot()}.items():
+                save(content, folder / name)
         except BaseException:
-            self.kept, self.saved = before
+            self.saved = before
             raise
-        for name in gone:
+        for name in self.gone:
             (folder / name).unlink(missing_ok=True)
-        self.clock = time.monotonic()
+        self.waiting, self.gone = {}, set()
+        self.ended = time.monotonic()
+        self.took = self.ended - began
 
-    def _rank(self, trainer: Trainer) -> tuple[list[str], list[str]]:
-        """The files this state deserves beside last.pt, and those it displaces; `kept` is brought up to date."""
-        if self.monitor is None or self.save_top_k == 0:
-            return [], []
-        if trainer.fresh_metric(self.monitor) is None:
-            return [], []
+    def _rank(self, trainer: Trainer) -> None:
+        """Put this state among the best, if it is one of them; its bytes wait for the next save."""
+        assert self.monitor is not None
+        if self.save_top_k == 0 or trainer.fresh_metric(self.monitor) is None:
+            return
         score = self.sign * trainer.metric(self.monitor)
-        if not math.isfinite(score):
-            return [], []
-        first = not self.kept or score < self.kept[0][0]
-        if len(self.kept) >= self.save_top_k and score >= self.kept[-1][0]:
-            return [], []
+        if not math.isfinite(score) or (len(self.kept) >= self.save_top_k and score >= self.kept[-1][0]):
+            return
+        best = not self.kept or score < self.kept[0][0]
         own = self._name(trainer) if self.save_top_k > 1 else "best.pt"
         ranked = sorted([*(k for k in self.kept if k[1] != own), [score, own]], key=lambda k: k[0])
-        self.kept, gone = ranked[: self.save_top_k], ranked[self.save_top_k :]
-        names = [own, "best.pt"] if first and self.save_top_k > 1 else [own]
-        return names, [name for _, name in gone]
+        self.kept = ranked[: self.save_top_k]
+        for _, name in ranked[self.save_top_k :]:
+            self.waiting.pop(name, None)
+            self.gone.add(name)
+        content = plain(trainer.snapshot())
+        self.waiting.update({own: content, "best.pt": content} if best else {own: content})
 
     def _name(self, trainer: Trainer) -> str:
         values: dict[str, Any] = {"epoch": trainer.state.epoch, "step": trainer.state.step}

@@ -16,5 +16,7 @@ class GradientNorms(Callback):
     def on_train_epoch_end(self, trainer: Trainer) -> None:
         named = list(trainer.net.named_param())
         for group, tensors in (("grad_norm", [g for _, _, g in named]), ("weight_norm", [p for _, p, _ in named])):
-            for (name, _, _), values in zip(named, norms(tensors, trainer.net.lead).reshape(len(named), -1).tolist(), strict=True):
+            for (name, _, _), values in zip(
+                named, norms(tensors, trainer.net.lead).reshape(len(named), -1).tolist(), strict=True
+            ):
                 trainer.log(f"{group}/{name}", values)

@@ -67,6 +67,7 @@ class LRScheduler(Callback):
         if not self.plateau:
             self.on_metrics = super().on_metrics  # type: ignore[method-assign]
         self.restored: dict[str, Any] | None = None
+        self.advanced = 0  # epochs or steps of the schedule that are behind
 
     def setup(self, trainer: Trainer) -> None:
         self.restored = None
@@ -84,6 +85,7 @@ class LRScheduler(Callback):
         self.carriers = [Carrier(g, momentum) for g in groups]
         try:
             self.schedulers = [build(*self.chosen, carrier) for carrier in self.carriers]
+            self.advanced = 0
         except (TypeError, ValueError) as error:
             raise UserError(f"{self.chosen[0]}: {error}") from error
 
@@ -106,6 +108,7 @@ class LRScheduler(Callback):
 
     def advance(self) -> None:
         """One epoch or step on."""
+        self.advanced += 1
         for carrier, scheduler in zip(self.carriers, self.schedulers, strict=True):
             carrier.step()
             scheduler.step()
@@ -134,24 +137,38 @@ class LRScheduler(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "schedule": repr((self.chosen, self.interval)),
+            "advanced": self.advanced,
             "progress": [progress(s) for s in self.schedulers],
-            "groups": [[{k: g[k] for k in MOVING if k in g} for g in c.param_groups] for c in self.carriers],
+            "groups": [
+                [{k: list(g[k]) if k == "betas" else g[k] for k in MOVING if k in g} for g in c.param_groups]
+                for c in self.carriers
+            ],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.restored = state  # the schedule is built when the fit starts
 
     def _restore(self, state: dict[str, Any]) -> None:
+        """Go on where the checkpoint stood; a schedule that is configured otherwise now is run anew up to there."""
+        configured = [[g["initial_lr"] for g in c.param_groups] for c in self.carriers]
+        same = state["schedule"] == repr((self.chosen, self.interval)) and configured == [
+            [g["initial_lr"] for g in c] for c in state["groups"]
+        ]
+        if not same and not self.plateau:
+            for _ in range(state["advanced"]):
+                self.advance()
+            return
+        self.advanced = state["advanced"]
         for scheduler, saved in zip(self.schedulers, state["progress"], strict=True):
             set_progress(scheduler, saved)
         for carrier, saved_groups in zip(self.carriers, state["groups"], strict=True):
             for group, saved in zip(carrier.param_groups, saved_groups, strict=True):
-                configured = group["initial_lr"] if "initial_lr" in group else group["lr"]
-                then = saved.get("initial_lr", configured)
-                group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
-                if then and then != configured:  # the configuration has another rate now: the schedule goes on from it
-                    group["lr"] *= configured / then
-                    group["initial_lr"] = configured
+                first = group["initial_lr"]
+                group.update({k: tuple(v) if k == "betas" else v for k, v in saved.items()})
+                if group["initial_lr"] not in (0, first):  # another rate is configured now: its share that was left stays
+                    group["lr"] *= first / group["initial_lr"]
+                group["initial_lr"] = first
 
 
 MOVING = ("lr", "initial_lr", "momentum", "betas")
@@ -161,7 +178,8 @@ class Carrier(torch.optim.Optimizer):
     """What a torch scheduler needs of an optimizer: groups with rates. It updates nothing."""
 
     def __init__(self, rates: Sequence[float], momentum: dict[str, Any]) -> None:
-        super().__init__([{"params": [torch.zeros(1)], "lr": r} for r in rates], {"lr": rates[0], **momentum})
+        groups = [{"params": [torch.zeros(1)], "lr": r, "initial_lr": r} for r in rates]
+        super().__init__(groups, {"lr": rates[0], **momentum})
 
     def step(self, closure: Any = None) -> None:
         pass
@@ -185,6 +203,8 @@ def check(name: str, arguments: Mapping[str, Any]) -> None:
     for key in arguments:
         if key not in allowed:
             raise UserError(f"{name}: no argument {key!r}{near(key, allowed)}")
+        if key in CALLABLE_ARGUMENTS and not callable(arguments[key]) and arguments[key] is not None:
+            raise UserError(f"{name}: {key} is a function, which only Python can give")
     required = [p for p in allowed if parameters[p].default is inspect.Parameter.empty]
     for key in required:
         if key not in arguments:
@@ -200,7 +220,9 @@ def build(name: str, arguments: Mapping[str, Any], carrier: Carrier) -> Any:
     kwargs = dict(arguments)
     if name in ("CyclicLR", "OneCycleLR") and not ({"momentum", "betas"} & set(carrier.defaults)):
         if kwargs.get("cycle_momentum"):
-            raise UserError(f"{name}: cycle_momentum needs an optimizer with momentum; give it one, or set cycle_momentum=false")
+            raise UserError(
+                f"{name}: cycle_momentum needs an optimizer with momentum; give it one, or set cycle_momentum=false"
+            )
         kwargs["cycle_momentum"] = False
     if "schedulers" in kwargs:
         kwargs["schedulers"] = [build(*next(iter(inner.items())), carrier) for inner in kwargs["schedulers"]]
@@ -211,7 +233,7 @@ def build(name: str, arguments: Mapping[str, Any], carrier: Carrier) -> Any:
 
 def progress(scheduler: Any) -> dict[str, Any]:
     """What a scheduler has moved: its plain attributes that are no arguments of its own."""
-    given = set(inspect.signature(type(scheduler)).parameters)
+    given = set(inspect.signature(type(scheduler)).parameters) - {"last_epoch"}
     moved = {k: v for k, v in vars(scheduler).items() if k not in given and isinstance(v, (int, float, str, bool, type(None)))}
     if hasattr(scheduler, "_schedulers"):
         moved["inner"] = [progress(s) for s in scheduler._schedulers]

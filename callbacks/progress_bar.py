@@ -24,7 +24,9 @@ class ProgressBar(Callback):
             total = min(total, trainer.max_steps)
         self.shown, self.printed = "", -float("inf")
         if sys.stderr.isatty():
-            self.bar = tqdm(total=total, initial=trainer.state.step, unit="step", dynamic_ncols=True, mininterval=0.1, leave=True)
+            self.bar = tqdm(
+                total=total, initial=trainer.state.step, unit="step", dynamic_ncols=True, mininterval=0.1, leave=True
+            )
 
     def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
         if self.bar is not None:

@@ -90,7 +90,9 @@ class TensorBoard(Callback):
 
         for name, p, g in trainer.net.named_param():
             for group, tensor in (("weights", p), ("gradients", g)):
-                self._add(histogram(f"{group}/{name}", tensor.detach().cpu().double().numpy(), bins="tensorflow"), trainer.state.step)
+                self._add(
+                    histogram(f"{group}/{name}", tensor.detach().cpu().double().numpy(), bins="tensorflow"), trainer.state.step
+                )
 
     def _hparams(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard.summary import hparams

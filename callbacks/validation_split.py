@@ -23,7 +23,12 @@ class ValidationSplit(Callback):
     """
 
     def __init__(
-        self, fraction: float = 0.1, seed: int = 0, stratify: bool = False, every_n_epochs: int = 1, every_n_steps: int | None = None
+        self,
+        fraction: float = 0.1,
+        seed: int = 0,
+        stratify: bool = False,
+        every_n_epochs: int = 1,
+        every_n_steps: int | None = None,
     ) -> None:
         if not 0 < fraction < 1:
             raise UserError(f"ValidationSplit: fraction={fraction}; needs a share above 0 and below 1")
@@ -41,7 +46,9 @@ class ValidationSplit(Callback):
         keep[val] = False
         train = keep.nonzero().squeeze(1)
         if len(val) == 0 or len(train) == 0:
-            raise UserError(f"fraction={self.fraction} of {len(part)} samples leaves {len(train)} to train and {len(val)} to validate")
+            raise UserError(
+                f"fraction={self.fraction} of {len(part)} samples leaves {len(train)} to train and {len(val)} to validate"
+            )
         trainer.data = trainer.data.with_parts(train=part.take(train), val=part.take(val))
         trainer.validate_every_n_epochs, trainer.validate_every_n_steps = self.every_n_epochs, self.every_n_steps
         self.sha256 = hashlib.sha256(",".join(map(str, val.tolist())).encode()).hexdigest()

@@ -30,7 +30,7 @@ _PLAIN = (str, int, float, bool, type(None))
 def dump(content: dict[str, Any]) -> bytes:
     """The bytes of a file. Equal contents give equal bytes."""
     buffer = io.BytesIO()
-    torch.save(_plain(content, ""), buffer)
+    torch.save(plain(content), buffer)
     data = buffer.getvalue()
     if data[-22:-18] != b"PK\x05\x06" or data[-2:] != b"\0\0":
         raise AssertionError("torch.save no longer ends its archive with an end-of-directory record of 22 bytes")
@@ -60,7 +60,9 @@ def write(data: bytes, path: Path) -> None:
             raise
         sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"checkpoint {path}: not saved, {error.strerror or error} ({_errno(error)}); the file before it is kept") from error
+        raise UserError(
+            f"checkpoint {path}: not saved, {error.strerror or error} ({_errno(error)}); the file before it is kept"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -97,10 +99,14 @@ def load(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(data):
-                raise UserError(f"checkpoint {path}: its entries are compressed or overlap, as trainkit never writes them; refused")
+                raise UserError(
+                    f"checkpoint {path}: its entries are compressed or overlap, as trainkit never writes them; refused"
+                )
             mark = archive.comment[: len(MARK)]
             if len(data) <= COMMENT or mark != MARK:
-                raise UserError(f"checkpoint {path}: has no trainkit checksum, so it was cut short or is no trainkit checkpoint; {cure}")
+                raise UserError(
+                    f"checkpoint {path}: has no trainkit checksum, so it was cut short or is no trainkit checkpoint; {cure}"
+                )
             if (bad := archive.testzip()) is not None:
                 raise UserError(f"checkpoint {path}: damaged, the CRC of {bad} differs; {cure}")
             if hashlib.sha256(data[:-COMMENT]).hexdigest().encode() != data[-64:]:
@@ -115,7 +121,9 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path}: holds something else than plain values and tensors; refused unread") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"checkpoint {path}: format {found!r}, this trainkit reads format {FORMAT}; use the trainkit that wrote it")
+        raise UserError(
+            f"checkpoint {path}: format {found!r}, this trainkit reads format {FORMAT}; use the trainkit that wrote it"
+        )
     for place, tensor in tensors(content):
         if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise UserError(f"checkpoint {path}: {place} claims {tensor.numel()} numbers that the file does not hold; refused")
@@ -141,10 +149,14 @@ def check_types(content: dict[str, Any], path: Path) -> None:
     """Each part is there and of its type."""
     for key, kind in REQUIRED.items():
         if not isinstance(content.get(key), kind):
-            raise UserError(f"checkpoint {path}: {key} is {type(content.get(key)).__name__}, needs {getattr(kind, '__name__', kind)}; refused")
+            raise UserError(
+                f"checkpoint {path}: {key} is {type(content.get(key)).__name__}, needs {getattr(kind, '__name__', kind)}; refused"
+            )
     for name, value in content["model"].items():
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise UserError(f"checkpoint {path}: model {name} is {getattr(value, 'dtype', type(value).__name__)}, needs floating numbers; refused")
+            raise UserError(
+                f"checkpoint {path}: model {name} is {getattr(value, 'dtype', type(value).__name__)}, needs floating numbers; refused"
+            )
 
 
 def tensors(value: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -179,18 +191,20 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     return path, content, skipped
 
 
-def _plain(value: Any, place: str) -> Any:
+def plain(value: Any, place: str = "") -> Any:
     """A copy with contiguous CPU tensors that own their memory, refusing what a weights-only load would refuse."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True).contiguous()
     if isinstance(value, dict):
-        return {_key(k, place): _plain(v, f"{place}.{k}") for k, v in value.items()}
+        return {_key(k, place): plain(v, f"{place}.{k}") for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        items = [_plain(v, f"{place}[{i}]") for i, v in enumerate(value)]
+        items = [plain(v, f"{place}[{i}]") for i, v in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
     if type(value) in _PLAIN:
         return value
-    raise UserError(f"checkpoint{place}: {type(value).__name__} cannot be stored; give str, int, float, bool, None, tensors, lists and dicts")
+    raise UserError(
+        f"checkpoint{place}: {type(value).__name__} cannot be stored; give str, int, float, bool, None, tensors, lists and dicts"
+    )
 
 
 def _key(key: Any, place: str) -> Any:

@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable
 
 
+MOST = 40  # names listed in a message
+
+
 class UserError(ValueError):
     """Something a user wrote, named or stored cannot be used."""
 
@@ -21,9 +24,10 @@ class UserErrors(UserError):
 
 
 def near(name: str, allowed: Iterable[str]) -> str:
-    """`; did you mean 'lr'? (lr, momentum)`: the nearest allowed name, then all of them."""
+    """`; did you mean 'lr'? (lr, momentum)`: the nearest allowed name, then all of them, or the first forty."""
     allowed = list(allowed)
     lower = {a.lower(): a for a in allowed}
     close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
     guess = f"; did you mean {lower[close[0]]!r}?" if close else ";"
-    return f"{guess} ({', '.join(allowed) or 'none'})"
+    rest = f", and {len(allowed) - MOST} more" if len(allowed) > MOST else ""
+    return f"{guess} ({', '.join(allowed[:MOST]) or 'none'}{rest})"

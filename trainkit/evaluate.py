@@ -23,7 +23,13 @@ def answers(y: Tensor, loss: Loss, data: Dataset, lead: int = 0) -> Tensor:
 
 
 def evaluate(
-    net: Module, loss: Loss, data: Dataset, part: Part, batch_size: int, replicas: int = 1, pause: Callable[[], None] = lambda: None
+    net: Module,
+    loss: Loss,
+    data: Dataset,
+    part: Part,
+    batch_size: int,
+    replicas: int = 1,
+    pause: Callable[[], None] = lambda: None,
 ) -> Metrics:
     """`loss` (the mean a sample; for reduction sum, the sum divided by n) and `error` of `part`, in evaluation mode.
 

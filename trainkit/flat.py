@@ -21,7 +21,9 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
             t.data = stretch.view(t.shape).copy_(t)
     first = tensors[0]
     size = sum(t.numel() for t in tensors)
-    return torch.empty(0, dtype=first.dtype, device=first.device).set_(first.untyped_storage(), first.storage_offset(), (size,), (1,))
+    return torch.empty(0, dtype=first.dtype, device=first.device).set_(
+        first.untyped_storage(), first.storage_offset(), (size,), (1,)
+    )
 
 
 def is_flat(flat: Tensor, tensors: Sequence[Tensor]) -> bool:

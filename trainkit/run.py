@@ -26,12 +26,16 @@ class Run:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise UserError(f"run folder {self.path}: cannot be made or written ({error.strerror}); choose another with --run-dir") from error
+            raise UserError(
+                f"run folder {self.path}: cannot be made or written ({error.strerror}); choose another with --run-dir"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.close()
-            raise UserError(f"run folder {self.path}: another trainer is at work in it; wait for it, or choose another with --run-dir") from None
+            raise UserError(
+                f"run folder {self.path}: another trainer is at work in it; wait for it, or choose another with --run-dir"
+            ) from None
         sweep(self.path)
         sweep(self.checkpoints)
 

@@ -45,5 +45,3 @@ def exit_code(number: int) -> int:
 
 def name(number: int) -> str:
     return signal.Signals(number).name
-
-

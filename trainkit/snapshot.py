@@ -55,7 +55,9 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
         then = content["data"][key]
         if state["batch"] and now != then:
             what = {"train": "training samples", "batch": "samples a step"}[key]
-            wrong.append(f"resume: the checkpoint stands inside an epoch of {then} {what}, now there are {now}; keep them, or resume from an epoch's end")
+            wrong.append(
+                f"resume: the checkpoint stands inside an epoch of {then} {what}, now there are {now}; keep them, or resume from an epoch's end"
+            )
     if wrong:
         raise UserErrors(wrong)
     from .trainer import State
@@ -76,7 +78,7 @@ def rng(trainer: Trainer) -> dict[str, Any]:
     """Every random state a pass or a callback may draw from: python's, torch's, the devices', the passes' own."""
     version, internal, gauss = random.getstate()
     state: dict[str, Any] = {
-        "python": [version, list(internal), gauss],
+        "python": [version, torch.tensor(internal), gauss],
         "torch": torch.get_rng_state(),
         "passes": [g.get_state() for g in trainer.generators],
     }
@@ -87,13 +89,15 @@ def rng(trainer: Trainer) -> dict[str, Any]:
 
 def set_rng(trainer: Trainer, state: dict[str, Any]) -> None:
     version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
+    random.setstate((version, tuple(internal.tolist()), gauss))
     torch.set_rng_state(state["torch"])
     for g, saved in zip(trainer.generators, state["passes"], strict=True):
         try:
             g.set_state(saved)
         except RuntimeError:
-            raise UserError(f"resume: the checkpoint's random state is of another kind of device than {trainer.device}; resume on that kind") from None
+            raise UserError(
+                f"resume: the checkpoint's random state is of another kind of device than {trainer.device}; resume on that kind"
+            ) from None
     if "cuda" in state and trainer.device.type == "cuda":
         torch.cuda.set_rng_state_all(state["cuda"])
 

@@ -109,6 +109,7 @@ class Trainer:
         self.validate_every_n_epochs: int = 1  # ValidationSplit sets these two
         self.validate_every_n_steps: int | None = None
         self.stopping: Stop | None = None
+        self.loop_ended = False
         self.signal: int | None = None
         self.summary: dict[str, Any] = {}
 
@@ -192,7 +193,9 @@ class Trainer:
 
     # -- fit -------------------------------------------------------------------------------------------------------------
 
-    def fit(self, net: Module, loss: Loss, optimizer: Optimizer, data: Dataset, resume: dict[str, Any] | None = None) -> dict[str, Any]:
+    def fit(
+        self, net: Module, loss: Loss, optimizer: Optimizer, data: Dataset, resume: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Train `net` in place and return the summary (see `summarize`).
 
             prepare the data, the net and the optimizer; restore `resume`     setup
@@ -204,7 +207,7 @@ class Trainer:
                                                                              on_checkpoint
                 validate, if it is due                                        on_validation_end
                                                                              on_train_epoch_end, on_metrics, on_log, on_checkpoint
-                                                                             on_train_end
+                                                                             on_checkpoint, on_train_end
             evaluate the training and test parts                              on_test_end, on_fit_end
 
         `resume`: the content of a checkpoint; the run goes on from there to the same bits.
@@ -212,7 +215,7 @@ class Trainer:
         """
         self.hooks = {h: [(cb, getattr(cb, h)) for cb in self.callbacks.values() if overrides(cb, h)] for h in HOOKS}
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
-        self.stopping, self.signal, self._halt = None, None, False
+        self.stopping, self.signal, self._halt, self.loop_ended = None, None, False, False
         began = time.perf_counter()
         if self.run is not None:
             self.run.open()
@@ -223,6 +226,8 @@ class Trainer:
                     self.call("on_fit_start")
                     with torch.inference_mode():
                         self._loop()
+                    self.loop_ended = True
+                    self.call("on_checkpoint")
                     self._finish()
                 except BaseException as error:
                     self.call("on_exception", error)
@@ -238,12 +243,14 @@ class Trainer:
                 self.run.close()
         return self.summary
 
-    def _prepare(self, resume: dict[str, Any] | None) -> None:
+    def _prepare(self, resume: dict[str, Any] | None, normalizer: Normalizer | None = None) -> None:
         """Data split, scaled and moved; net replicated and moved; streams seeded; the old run's state restored."""
         self.call("setup")
         if len(self.data.train) == 0:
             raise UserError("data: the training part has 0 samples; give it more, or validation_split a smaller fraction")
-        self.normalizer = Normalizer.fit(self.data) if resume is None else Normalizer.from_state(resume["normalizer"])
+        if resume is not None:
+            normalizer = Normalizer.from_state(resume["normalizer"])
+        self.normalizer = normalizer or Normalizer.fit(self.data)
         parts = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
         scaled = {k: None if p is None else self.normalizer.apply(p).to(self.device, self.dtype) for k, p in parts.items()}
         self.data = self.data.with_parts(**scaled)
@@ -264,6 +271,27 @@ class Trainer:
             self.metrics, self.fresh = {}, set()
         else:
             snapshot.restore(self, resume)
+
+    def prepare_to_evaluate(
+        self,
+        net: Module,
+        loss: Loss,
+        optimizer: Optimizer,
+        data: Dataset,
+        content: dict[str, Any] | None,
+        leave_out: Sequence[str] = (),
+    ) -> None:
+        """Like the beginning of `fit`, for an evaluation: split, scale, move, check shapes; with a checkpoint's parameters, if one is given.
+
+        leave_out: classes of callbacks that are not to be set up, since nothing is written.
+        """
+        listening = [cb for cb in self.callbacks.values() if type(cb).__name__ not in leave_out]
+        self.hooks = {h: [(cb, getattr(cb, h)) for cb in listening if overrides(cb, h)] for h in HOOKS}
+        self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
+        self._halt = False
+        self._prepare(None, None if content is None else Normalizer.from_state(content["normalizer"]))
+        if content is not None:
+            net.load_state_dict(content["model"])
 
     def _first_batch_check(self) -> None:
         """Shapes and types of one batch of two, in evaluation mode, with errors that name the place."""
@@ -530,5 +558,3 @@ def find_device(name: str) -> torch.device:
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise UserError(f"trainer.device: {name!r} is not there ({torch.cuda.device_count()} CUDA devices); choose auto or cpu")
     return device
-
-

@@ -27,15 +27,15 @@ class Normalizer:
     @classmethod
     def fit(cls, data: Dataset) -> Normalizer:
         x = data.train.x
-        missing = torch.isnan(x)
         fill = None
-        if missing.any():
-            if data.fill is None:
-                raise UserError(f"data: {int(missing.sum())} missing numbers; say data.missing=mean or median, or mend the file")
-            columns = x.double()
-            fill = columns.nanmean(0) if data.fill == "mean" else columns.nanmedian(0).values
+        if data.fill is not None:  # whether or not this part misses a number: another may
+            fill = x.double().nanmean(0) if data.fill == "mean" else x.double().nanmedian(0).values
             fill = fill.nan_to_num(0.0)  # a column with no number at all
-            x = torch.where(missing, fill.to(x.dtype), x)
+            x = torch.where(torch.isnan(x), fill.to(x.dtype), x)
+        elif torch.isnan(x).any():
+            raise UserError(
+                f"data: {int(torch.isnan(x).sum())} missing numbers; say data.missing=mean or median, or mend the file"
+            )
         zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
         if data.normalize == "none":
             return cls(zero, one, fill)
@@ -50,7 +50,9 @@ class Normalizer:
         if self.fill is not None:
             x = torch.where(torch.isnan(x), self.fill.to(x.dtype), x)
         elif torch.isnan(x).any():
-            raise UserError("data: missing numbers outside the training part; say data.missing=mean or median, or mend the file")
+            raise UserError(
+                "data: missing numbers outside the training part; say data.missing=mean or median, or mend the file"
+            )
         scaled = (x.double() - self.mean) / self.std if self.mean.dim() else (x - float(self.mean)) / float(self.std)
         return Part(scaled.to(x.dtype), part.t, part.label)
 

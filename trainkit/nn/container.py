@@ -95,7 +95,9 @@ class Parallel(Container):
     def fwd(self, x: Value) -> tuple[Value, list[Any]]:
         if type(x) is not tuple or len(x) != len(self.layers):
             got = f"a tuple of {len(x)}" if type(x) is tuple else "one tensor"
-            raise UserError(f"Parallel: x is {got}, needs a tuple of {len(self.layers)}; put FanOut({len(self.layers)}) before it")
+            raise UserError(
+                f"Parallel: x is {got}, needs a tuple of {len(self.layers)}; put FanOut({len(self.layers)}) before it"
+            )
         pairs = [fwd_value(m, xi) for m, xi in zip(self.layers, x, strict=True)]
         return tuple(y for y, _ in pairs), [saved for _, saved in pairs]
 

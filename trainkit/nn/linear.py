@@ -21,7 +21,9 @@ class Linear(Module):
     Errors: UserError for a size below 1 or an unknown init. Source: torch.nn.Linear, whose signature this is.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, init: Init = "uniform", std: float = 1.0) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, init: Init = "uniform", std: float = 1.0
+    ) -> None:
         if in_features < 1 or out_features < 1:
             raise UserError(f"Linear: in_features={in_features}, out_features={out_features}; both need at least 1")
         if init not in NAMES:

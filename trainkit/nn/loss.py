@@ -41,7 +41,9 @@ class Loss:
         if y.shape != t.shape:
             raise UserError(f"{type(self).__name__}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; both need one shape")
         if not t.is_floating_point():
-            raise UserError(f"{type(self).__name__}: t is {t.dtype}; needs floating numbers like y's (data.targets: onehot, binary or real)")
+            raise UserError(
+                f"{type(self).__name__}: t is {t.dtype}; needs floating numbers like y's (data.targets: onehot, binary or real)"
+            )
 
     def forward(self, y: Tensor, t: Tensor) -> Tensor:
         self.check(y, t)
@@ -134,7 +136,9 @@ class NLLLoss(Loss):
     norm is 1 for reduction sum, and for mean Σ weight[t], torch's convention.
     """
 
-    def __init__(self, reduction: Reduction = "mean", weight: Sequence[float] | None = None, ignore_index: int | None = None) -> None:
+    def __init__(
+        self, reduction: Reduction = "mean", weight: Sequence[float] | None = None, ignore_index: int | None = None
+    ) -> None:
         super().__init__(reduction)
         self.class_weight = _constant(weight)
         self.ignore_index = ignore_index
@@ -190,12 +194,16 @@ class NLLLoss(Loss):
             raise UserError(f"{name}: t is {t.dtype}; needs class indices of type int64 (data.targets: index)")
         seen = t if self.ignore_index is None else t[t != self.ignore_index]
         if seen.numel() and not (0 <= int(seen.min()) and int(seen.max()) < classes):
-            raise UserError(f"{name}: class index {int(seen.max() if seen.max() >= classes else seen.min())}; y has classes 0 to {classes - 1}")
+            raise UserError(
+                f"{name}: class index {int(seen.max() if seen.max() >= classes else seen.min())}; y has classes 0 to {classes - 1}"
+            )
         self._check_weight(name, classes)
 
     def _check_weight(self, name: str, classes: int) -> None:
         if self.class_weight is not None and self.class_weight.shape != (classes,):
-            raise UserError(f"{name}.weight: {tuple(self.class_weight.shape)}; needs a number for each of the {classes} classes")
+            raise UserError(
+                f"{name}.weight: {tuple(self.class_weight.shape)}; needs a number for each of the {classes} classes"
+            )
 
     def _column(self, y: Tensor) -> Tensor:
         """The class weights along y's class axis."""
@@ -301,7 +309,10 @@ class BCEWithLogitsLoss(BCELoss):
     logits = True
 
     def __init__(
-        self, reduction: Reduction = "mean", weight: Sequence[float] | None = None, pos_weight: Sequence[float] | float | None = None
+        self,
+        reduction: Reduction = "mean",
+        weight: Sequence[float] | None = None,
+        pos_weight: Sequence[float] | float | None = None,
     ) -> None:
         super().__init__(reduction, weight)
         self.pos_weight = _constant(pos_weight)

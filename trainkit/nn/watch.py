@@ -35,7 +35,9 @@ def place(path: str, module: Module) -> str:
 
 
 @contextmanager
-def watching(net: Module, see: Callable[[Call], None], failed: Callable[[str, Module, Value], None] | None = None) -> Iterator[None]:
+def watching(
+    net: Module, see: Callable[[Call], None], failed: Callable[[str, Module, Value], None] | None = None
+) -> Iterator[None]:
     """Call `see` after each module's fwd and bwd; `failed` with the innermost module that raises, once."""
     done: list[str] = []
     watched = []
@@ -53,7 +55,12 @@ def watching(net: Module, see: Callable[[Call], None], failed: Callable[[str, Mo
 
 
 def _reporting(
-    path: str, module: Module, phase: str, see: Callable[[Call], None], failed: Callable[[str, Module, Value], None] | None, done: list[str]
+    path: str,
+    module: Module,
+    phase: str,
+    see: Callable[[Call], None],
+    failed: Callable[[str, Module, Value], None] | None,
+    done: list[str],
 ) -> Callable[..., Any]:
     call = getattr(module, phase)
 

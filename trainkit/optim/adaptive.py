@@ -138,7 +138,14 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         maximize: bool = False,
     ) -> None:
-        within("Adagrad", 0, lr_decay=lr_decay, weight_decay=weight_decay, initial_accumulator_value=initial_accumulator_value, eps=eps)
+        within(
+            "Adagrad",
+            0,
+            lr_decay=lr_decay,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+        )
         self.lr_decay, self.weight_decay, self.start, self.eps = lr_decay, weight_decay, initial_accumulator_value, eps
         super().__init__(params, lr, maximize)
 

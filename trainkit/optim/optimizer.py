@@ -51,7 +51,9 @@ class Optimizer:
             if not 0 <= r < float("inf"):
                 raise UserError(f"{type(self).__name__}: lr={r}; needs a finite number of at least 0")
         if isinstance(lr, Sequence) and any(p.dim() == 0 or p.shape[0] != len(rates) for p, _ in self.pairs):
-            raise UserError(f"{type(self).__name__}: {len(rates)} values of lr; needs one number, or one for each of trainer.replicas")
+            raise UserError(
+                f"{type(self).__name__}: {len(rates)} values of lr; needs one number, or one for each of trainer.replicas"
+            )
         self.rates = rates
         self.lr = rates[0]
         self._spread()
@@ -116,7 +118,9 @@ class Optimizer:
         """How a state differs in its slots from this optimizer's, a line each."""
         name, has = type(self).__name__, sorted(set(state) - {"t"})
         if has != sorted(self.slots) or type(state.get("t")) is not int:
-            return [f"optimizer: the state has {', '.join(has) or 'no slots'}, {name} needs {', '.join(self.slots) or 'none'}; keep the optimizer it was saved by"]
+            return [
+                f"optimizer: the state has {', '.join(has) or 'no slots'}, {name} needs {', '.join(self.slots) or 'none'}; keep the optimizer it was saved by"
+            ]
         return [
             f"optimizer: {slot} has {state[slot].numel()} numbers, the net {self.p.numel()}"
             for slot in self.slots

@@ -32,7 +32,9 @@ class SGD(Optimizer):
     ) -> None:
         within("SGD", 0, momentum=momentum, weight_decay=weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
-            raise UserError(f"SGD: nesterov with momentum={momentum}, dampening={dampening}; needs a momentum above 0 and dampening 0")
+            raise UserError(
+                f"SGD: nesterov with momentum={momentum}, dampening={dampening}; needs a momentum above 0 and dampening 0"
+            )
         self.momentum, self.dampening, self.weight_decay, self.nesterov = momentum, dampening, weight_decay, nesterov
         self.slots = ("m",) if momentum else ()
         super().__init__(params, lr, maximize)

@@ -1,0 +1,216 @@
+"""From a resolved configuration to the net, the loss, the data, the callbacks: all errors found at once, before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import registry
+from .callback import Callback
+from .data.dataset import Dataset
+from .errors import UserError, UserErrors, near
+from .nn.container import Container, Sequential
+from .nn.loss import Loss
+from .nn.module import Module
+from .optim.optimizer import Optimizer
+from .rng import generator
+from .schema import check_arguments, check_value
+from .trainer import Trainer
+
+KEYS = ("seed", "data", "model", "loss", "optimizer", "trainer", "callbacks")
+REQUIRED = ("data", "model", "loss", "optimizer")
+NOT_CONFIGURED = ("self", "params", "seed", "callbacks", "run_dir", "config", "schema")  # parameters that code fills in
+
+
+@dataclass
+class Parts:
+    """What a configuration describes, made; the data is read when asked for, and the optimizer when the net has its axes."""
+
+    seed: int
+    net: Sequential
+    loss: Loss
+    callbacks: dict[str, Callback]
+    data: Callable[[], Dataset]
+    optimizer: Callable[[Module], Optimizer]
+    trainer: Callable[..., Trainer]
+
+
+def build(config: dict[str, Any]) -> Parts:
+    """Check everything against tables and signatures, then make it. Raises UserErrors with every error found."""
+    errors = [f"{key}: no such key{near(key, KEYS)}" for key in config if key not in KEYS]
+    errors += [f"{key}: is missing; a configuration has {', '.join(REQUIRED)}" for key in REQUIRED if config.get(key) is None]
+    seed = config.get("seed", 0)
+    errors += check_value(seed, int, "seed")
+    given = {key: config[key] for key in REQUIRED if config.get(key) is not None}
+    data = _data(given["data"], errors) if "data" in given else None
+    net = _net(given["model"], errors) if "model" in given else None
+    loss = _one("loss", given["loss"], "loss", errors) if "loss" in given else None
+    optimizer = _optimizer(given["optimizer"], errors) if "optimizer" in given else None
+    settings = config.get("trainer") or {}
+    if isinstance(settings, dict):
+        wrong = check_arguments(Trainer, settings, "trainer", NOT_CONFIGURED)
+        errors += wrong or _attempt(lambda: Trainer(**settings), "", errors=[])[1]
+    else:
+        errors.append(f"trainer: {settings!r}; needs a mapping of settings")
+    callbacks = _callbacks(config.get("callbacks") or {}, errors)
+    if errors:
+        raise UserErrors(errors)
+    assert data is not None
+    assert net is not None
+    assert optimizer is not None
+
+    def trainer(**more: Any) -> Trainer:
+        return Trainer(**settings, seed=seed, callbacks=callbacks, **more)
+
+    replicas = settings.get("replicas", 1)
+    if replicas > 1:
+        net.replicate([seed + r for r in range(replicas)])
+    else:
+        net.draw(generator(seed, "init"))
+    _attempt(lambda: optimizer(net), "optimizer.", errors)
+    if errors:
+        raise UserErrors(errors)
+    return Parts(seed, net, loss, callbacks, data, optimizer, trainer)
+
+
+def _attempt(make: Callable[[], Any], prefix: str, errors: list[str]) -> tuple[Any, list[str]]:
+    """make(), or None with its complaint added to `errors`."""
+    try:
+        return make(), errors
+    except (UserError, ValueError, TypeError) as error:
+        errors.append(f"{prefix}{error}")
+        return None, errors
+
+
+def entry(value: Any, place: str, errors: list[str]) -> tuple[str, Any] | None:
+    """`ReLU` or `{Linear: [2, 25]}` as a name and its arguments."""
+    if isinstance(value, str):
+        return value, None
+    if isinstance(value, dict) and len(value) == 1:
+        return next(iter(value.items()))
+    errors.append(f"{place}: {value!r}; write a name, or one name with its arguments: {{Linear: [2, 25]}}")
+    return None
+
+
+def call(function: Callable[..., Any], arguments: Any, *first: Any) -> Any:
+    """function(*first, arguments), arguments being a mapping, a list, one value, or None."""
+    if isinstance(arguments, dict):
+        return function(*first, **arguments)
+    if isinstance(arguments, list):
+        return function(*first, *arguments)
+    return function(*first) if arguments is None else function(*first, arguments)
+
+
+def _one(kind: str, value: Any, place: str, errors: list[str]) -> Any:
+    """The object that a `name` or `{name: arguments}` describes."""
+    named = entry(value, place, errors)
+    if named is None:
+        return None
+    name, arguments = named
+    try:
+        cls = registry.find(kind, name)
+    except UserError as error:
+        errors.append(f"{place}: {error}")
+        return None
+    wrong = check_arguments(cls, arguments, f"{place}.{name}", NOT_CONFIGURED)
+    errors += wrong
+    return None if wrong else _attempt(lambda: call(cls, arguments), f"{place}.", errors)[0]
+
+
+def _net(value: Any, errors: list[str]) -> Sequential | None:
+    if not isinstance(value, list) or not value:
+        errors.append(f"model: {value!r}; needs a list of layers: [{{Linear: [2, 25]}}, ReLU]")
+        return None
+    layers = [_layer(v, f"model[{i}]", errors) for i, v in enumerate(value)]
+    return None if any(m is None for m in layers) else Sequential(*layers)
+
+
+def _layer(value: Any, place: str, errors: list[str]) -> Any:
+    """A layer; a container's arguments are layers themselves."""
+    named = entry(value, place, errors)
+    if named is None:
+        return None
+    name, arguments = named
+    try:
+        cls = registry.find("layer", name)
+    except UserError as error:
+        errors.append(f"{place}: {error}")
+        return None
+    if not (isinstance(cls, type) and issubclass(cls, Container)):
+        return _one("layer", value, place, errors)
+    if not isinstance(arguments, list) or not arguments:
+        errors.append(f"{place}.{name}: {arguments!r}; needs a list of layers")
+        return None
+    inner = [_layer(v, f"{place}.{name}[{i}]", errors) for i, v in enumerate(arguments)]
+    return None if any(m is None for m in inner) else cls(*inner)
+
+
+def _optimizer(value: Any, errors: list[str]) -> Callable[[Module], Optimizer] | None:
+    named = entry(value, "optimizer", errors)
+    if named is None:
+        return None
+    name, arguments = named
+    try:
+        cls = registry.find("optimizer", name)
+    except UserError as error:
+        errors.append(f"optimizer: {error}")
+        return None
+    errors += check_arguments(cls, arguments, f"optimizer.{name}", NOT_CONFIGURED)
+    return lambda net: call(cls, arguments, net.param())
+
+
+def _data(value: Any, errors: list[str]) -> Callable[[], Dataset] | None:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        errors.append(f"data: {value!r}; needs a name and its arguments: {{name: disk, train: 1000}}")
+        return None
+    arguments = {k: v for k, v in value.items() if k != "name"}
+    try:
+        read = registry.find("data", value["name"])
+    except UserError as error:
+        errors.append(f"data.name: {error}")
+        return None
+    errors += check_arguments(read, arguments, "data", NOT_CONFIGURED)
+    return lambda: read(**arguments)
+
+
+def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
+    """Callbacks by their name in the configuration. A name of its own is given as `name: {Class: {...}}`; null leaves one out."""
+    if not isinstance(value, dict):
+        errors.append(f"callbacks: {value!r}; needs a mapping: {{early_stopping: {{patience: 5}}}}")
+        return {}
+    made: dict[str, Callback] = {}
+    for name, arguments in value.items():
+        place = f"callbacks.{name}"
+        if arguments is None:
+            continue
+        key = name
+        if name not in registry.names("callback") and isinstance(arguments, dict) and len(arguments) == 1:
+            key, arguments = next(iter(arguments.items()))
+        try:
+            cls = registry.find("callback", key)
+        except UserError as error:
+            errors.append(f"{place}: {error}")
+            continue
+        if not isinstance(arguments, dict):
+            errors.append(f"{place}: {arguments!r}; needs its arguments as a mapping, {{}} for none")
+            continue
+        wrong = check_arguments(cls, arguments, place, NOT_CONFIGURED)
+        errors += wrong
+        if not wrong:
+            cb, _ = _attempt(lambda cls=cls, arguments=arguments: cls(**arguments), f"{place}: ", errors)  # type: ignore[misc]
+            if cb is not None:
+                made[name] = cb
+    return made
+
+
+def run_folder(conf: Path, root: Path = Path("logs")) -> Path:
+    """`logs/<conf name>/<time>`, with a number behind it where two runs begin in one second."""
+    import time
+
+    stamp = root / conf.stem / time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder, k = stamp, 2
+    while folder.exists():
+        folder, k = stamp.with_name(f"{stamp.name}_{k}"), k + 1
+    return folder

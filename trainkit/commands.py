@@ -1,0 +1,265 @@
+"""What each command does, with the words already parsed."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import checkpoint, registry, signals, snapshot
+from .build import Parts, build, run_folder
+from .config import compose, diff, override, parse, resolve, to_yaml
+from .data.dataset import Part
+from .errors import UserError
+from .evaluate import answers
+from .evaluate import predict as outputs_of
+from .trainer import Trainer, spread_of
+
+
+def fit(args: argparse.Namespace) -> int:
+    """Train from a configuration, from the beginning or from a checkpoint."""
+    _imports(args)
+    content, folder = _resumed(args) if args.resume is not None else (None, None)
+    confs = args.paths
+    if not confs:
+        if folder is None:
+            raise UserError("fit: no CONF; name a YAML file, fit conf/mlp.yaml")
+        confs = [folder / "config.yaml"]
+    if folder is None:
+        folder = args.run_dir or run_folder(confs[0])
+        if any((folder / "checkpoints").glob("*.pt")) or (folder / "summary.json").exists():
+            raise UserError(
+                f"run folder {folder}: holds a run already; continue it with --resume {folder}, or choose another with --run-dir"
+            )
+    composed = compose(confs, args.overrides)
+    config = resolve(composed)
+    parts = build(config)
+    if content is not None:
+        _tell_differences(content, config)
+    trainer = parts.trainer(run_dir=folder, config=to_yaml(composed))
+    assert trainer.run is not None
+    data = parts.data()
+    optimizer = parts.optimizer(parts.net)
+    trainer.run.open()
+    trainer.run.write_text("config.yaml", trainer.config)
+    summary = trainer.fit(parts.net, parts.loss, optimizer, data, resume=content)
+    if content is not None:
+        for line in snapshot.differences(trainer, content):
+            print(f"resumed under other conditions: {line}; bits may differ", file=sys.stderr)
+    print(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {folder}")
+    _print_metrics(summary["metrics"])
+    return signals.exit_code(trainer.signal) if trainer.signal is not None else 0
+
+
+def _resumed(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    """The checkpoint to continue from and its run's folder."""
+    path = Path(args.resume) if args.resume else args.run_dir or _newest_run(args)
+    if path.is_dir():
+        if not (path / "checkpoints").is_dir():
+            raise UserError(f"resume: {path} has no folder checkpoints; name a run's folder or a checkpoint")
+        file, content, skipped = checkpoint.newest(path / "checkpoints")
+        for line in skipped:
+            print(f"skipped: {line}", file=sys.stderr)
+        folder = path
+    else:
+        file, content = path, checkpoint.load(path)
+        folder = args.run_dir or (path.parent.parent if path.parent.name == "checkpoints" else path.parent)
+    state = content["state"]
+    print(f"resuming {file}: epoch {state['epoch']}, step {state['step']}")
+    return content, folder
+
+
+def _newest_run(args: argparse.Namespace) -> Path:
+    if not args.paths:
+        raise UserError("resume: name a run, --resume logs/mlp/2026-01-31_12-00-00, or a CONF whose newest run to continue")
+    runs = sorted((Path("logs") / args.paths[0].stem).glob("*/checkpoints"), key=lambda p: p.stat().st_mtime)
+    if not runs:
+        raise UserError(f"resume: no run of {args.paths[0]} in logs/{args.paths[0].stem}; name one, --resume RUN")
+    return runs[-1].parent
+
+
+def _tell_differences(content: dict[str, Any], config: dict[str, Any]) -> None:
+    """Print what the configuration says otherwise than the checkpoint's; the configuration wins."""
+    for line in diff(resolve(parse(content["config"], "checkpoint")), config):
+        print(f"changed since the checkpoint: {line}")
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Evaluate on the validation part."""
+    return _measure(args, "val")
+
+
+def test(args: argparse.Namespace) -> int:
+    """Evaluate on the test part."""
+    return _measure(args, "test")
+
+
+def _measure(args: argparse.Namespace, name: str) -> int:
+    trainer, file, _ = _loaded(args)
+    part: Part | None = getattr(trainer.data, name)
+    if part is None:
+        cure = "callbacks: {validation_split: {}}" if name == "val" else "data with a test part"
+        raise UserError(f"{file}: its data has no {name} part; train with {cure}")
+    trainer.measure(name, part)
+    print(f"{file}, {len(part)} samples")
+    _print_metrics({n: spread_of(v) for n, v in trainer.metrics.items()})
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Write the outputs and answers for the test part, or for the rows of a CSV file, as CSV."""
+    tables = [p for p in args.paths if p.suffix == ".csv"]
+    args.paths = [p for p in args.paths if p.suffix != ".csv"]
+    trainer, file, content = _loaded(args)
+    part = _rows(tables[0], trainer, content) if tables else trainer.data.test
+    if part is None:
+        raise UserError(f"{file}: its data has no test part; name a CSV file to predict")
+    y = outputs_of(trainer.net, part.x, 1024, trainer.replicas)
+    classes = trainer.data.classes
+    answer = answers(y, trainer.loss, trainer.data, trainer.net.lead) if classes is not None else None
+    out = args.out or _run_of(file) / "predictions.csv"
+    rows = y.reshape(trainer.replicas, len(part), -1).tolist()
+    named = None if answer is None else answer.reshape(trainer.replicas, -1).tolist()
+    try:
+        with open(out, "w", newline="", encoding="utf-8") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            head = ["replica"] if trainer.replicas > 1 else []
+            writer.writerow([*head, "sample", *(f"y{i}" for i in range(len(rows[0][0]))), *(["answer"] if named else [])])
+            for r in range(trainer.replicas):
+                for i, values in enumerate(rows[r]):
+                    said = [classes[named[r][i]]] if named is not None and classes is not None else []
+                    writer.writerow([*([r] if head else []), i, *values, *said])
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written, {error.strerror}; choose another with --out") from error
+    print(f"{len(part)} samples by {file} -> {out}")
+    return 0
+
+
+def _rows(table: Path, trainer: Trainer, content: dict[str, Any]) -> Part:
+    from .data.table import read_rows
+
+    schema = content["data"]["schema"]
+    if not schema:
+        raise UserError(f"{table}: the run was not trained on a CSV file; predict its own test part, without a file")
+    rows = read_rows(str(table), schema)
+    part = Part(rows.x, torch.zeros(len(rows.x), 1))  # the targets, if the file has them, are not asked for
+    return trainer.normalizer.apply(part).to(trainer.device, trainer.dtype)
+
+
+def _loaded(args: argparse.Namespace) -> tuple[Trainer, Path, dict[str, Any]]:
+    """A prepared trainer with a checkpoint's parameters and statistics, and the file."""
+    _imports(args)
+    file = _checkpoint_file(args)
+    content = checkpoint.load(file)
+    composed = parse(content["config"], str(file))
+    for text in args.overrides:
+        override(composed, text)
+    config = resolve(composed)
+    config["callbacks"] = {k: v for k, v in (config.get("callbacks") or {}).items() if _splits(k, v)}
+    parts = build(config)
+    trainer = parts.trainer()
+    trainer.prepare_to_evaluate(parts.net, parts.loss, parts.optimizer(parts.net), parts.data(), content)
+    return trainer, file, content
+
+
+def _splits(name: str, arguments: Any) -> bool:
+    """Whether a callback of the configuration makes validation data; the others have no part in an evaluation."""
+    key = name if name in registry.CALLBACKS else next(iter(arguments or {}), "")
+    return key in ("validation_split", "ValidationSplit")
+
+
+def _checkpoint_file(args: argparse.Namespace) -> Path:
+    """The file that RUN (or --run-dir) and --checkpoint mean."""
+    given = [p for p in args.paths if p.suffix not in (".yaml", ".yml")]
+    run = given[0] if given else args.run_dir
+    if run is None:
+        raise UserError("no RUN; name a run's folder or a checkpoint, logs/mlp/2026-01-31_12-00-00")
+    if run.suffix == ".pt":
+        return Path(run)
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run; name a run's folder or a checkpoint")
+    name = args.checkpoint if args.checkpoint.endswith(".pt") else f"{args.checkpoint}.pt"
+    file = run / "checkpoints" / name
+    if not file.exists():
+        there = ", ".join(sorted(p.name for p in (run / "checkpoints").glob("*.pt"))) or "none"
+        raise UserError(f"{file}: no such checkpoint; there are {there}")
+    return Path(file)
+
+
+def _run_of(file: Path) -> Path:
+    return file.parent.parent if file.parent.name == "checkpoints" else file.parent
+
+
+def check(args: argparse.Namespace) -> int:
+    """All errors of a configuration; shapes; each derivative against central differences. 1 if a derivative is wrong."""
+    from .gradcheck import TOLERANCE, gradcheck, gradcheck_loss
+    from .nn.container import Container
+    from .nn.watch import trace
+
+    _imports(args)
+    parts, trainer = _prepared(args)
+    x, t = _sample(trainer, 4)
+    net = parts.net.to("cpu", torch.float64)
+    rows = []
+    calls = trace(net, x)
+    for call in calls:
+        if isinstance(call.module, Container):
+            continue
+        verdicts = gradcheck(call.module, call.given, elements=64)
+        worst = max(verdicts, key=lambda v: v.error)
+        rows.append((call.place, worst.name, worst.error))
+    y = calls[-1].gave
+    rows.append((f"loss.{type(parts.loss).__name__}", "y", gradcheck_loss(parts.loss, y, t).error))
+    width = max(len(r[0]) for r in rows)
+    for place, name, error in rows:
+        print(f"{place:<{width}}  d{name:<8} {error:.1e}  {'ok' if error <= TOLERANCE else 'WRONG'}")
+    wrong = [r[0] for r in rows if not r[2] <= TOLERANCE]
+    print(f"{len(rows) - len(wrong)} of {len(rows)} derivatives agree with central differences to {TOLERANCE:g}")
+    return 1 if wrong else 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """What a configuration amounts to."""
+    from . import report
+
+    _imports(args)
+    parts, trainer = _prepared(args)
+    print(report.net(parts.net, _sample(trainer, 1)[0], trainer))
+    print(report.run(parts, trainer))
+    return 0
+
+
+def _prepared(args: argparse.Namespace) -> tuple[Parts, Trainer]:
+    """Everything built and shapes checked on the first batch; nothing written."""
+    if not args.paths:
+        raise UserError("no CONF; name a YAML file, conf/mlp.yaml")
+    parts = build(resolve(compose(args.paths, args.overrides)))
+    trainer = parts.trainer()
+    writes = ("TensorBoard", "CSVLog", "Checkpoint")
+    trainer.prepare_to_evaluate(parts.net, parts.loss, parts.optimizer(parts.net), parts.data(), None, leave_out=writes)
+    return parts, trainer
+
+
+def _sample(trainer: Trainer, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first n training samples on the CPU in float64, with the replica axis where there is one."""
+    part = trainer.data.train.to(torch.device("cpu"), torch.float64)
+    x, t = part.x[:n], part.t[:n]
+    return (x.expand(trainer.replicas, *x.shape), t.expand(trainer.replicas, *t.shape)) if trainer.net.lead else (x, t)
+
+
+def _imports(args: argparse.Namespace) -> None:
+    for path in args.imports:
+        registry.import_file(path)
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    for name, value in sorted(metrics.items()):
+        if isinstance(value, dict):
+            mean, std = (("nan" if v is None else f"{v:.4g}") for v in (value["mean"], value["std"]))
+            print(f"  {name:<12} {mean} ± {std} over {len(value['values'])}")
+        else:
+            print(f"  {name:<12} {'nan' if value is None else f'{value:.4g}'}")
