@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
+
 from trainkit.flat import flatten, is_flat, norms, spread
 
 SHAPES = st.lists(st.lists(st.integers(0, 4), max_size=3).map(tuple), max_size=7)
@@ -49,7 +50,9 @@ def test_buffer_and_tensors_are_one_memory_both_ways(shapes: list[tuple[int, ...
 
 @settings(deadline=None, max_examples=200)
 @given(SHAPES, st.data())
-def test_flattening_again_moves_nothing_and_a_part_is_a_stretch_of_the_same_memory(shapes: list[tuple[int, ...]], data: st.DataObject) -> None:
+def test_flattening_again_moves_nothing_and_a_part_is_a_stretch_of_the_same_memory(
+    shapes: list[tuple[int, ...]], data: st.DataObject
+) -> None:
     given_ = tensors(shapes)
     flat = flatten(given_)
     places = [t.data_ptr() for t in given_]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+
 from trainkit.gradcheck import TOLERANCE, Verdict, gradcheck, gradcheck_loss
 from trainkit.nn.activation import ELU, LeakyReLU, ReLU, Tanh
 from trainkit.nn.container import Add, Parallel, Sequential
@@ -81,7 +82,7 @@ def test_a_right_module_passes_with_room_to_spare() -> None:
         (lambda: Planted(in_x=lambda d: torch.cat([d, d])), ["x"]),
         (lambda: Planted(in_x=lambda d: d.T), ["x"]),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_derivative_is_refused_by_the_name_of_its_tensor(build: Callable[[], Any], names: list[str]) -> None:
     assert refused(seeded(build)) == names
 
@@ -158,7 +159,7 @@ class Wrong(MSELoss):
         (one_element(torch.inf), False),
         (lambda d: d[:1], False),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_derivative_of_a_loss_is_refused(change: Callable[[Tensor], Tensor], ok: bool) -> None:
     assert gradcheck_loss(Wrong(change), X, X.flip(0)).ok == ok
 
@@ -167,6 +168,8 @@ def test_a_loss_is_not_asked_at_its_kink() -> None:
     assert gradcheck_loss(L1Loss(), X, X).ok
 
 
-@pytest.mark.parametrize(("error", "ok"), [(0.0, True), (TOLERANCE, True), (1.01e-6, False), (float("inf"), False), (float("nan"), False)])
+@pytest.mark.parametrize(
+    ("error", "ok"), [(0.0, True), (TOLERANCE, True), (1.01e-6, False), (float("inf"), False), (float("nan"), False)]
+)
 def test_a_verdict_is_yes_up_to_the_tolerance(error: float, ok: bool) -> None:
     assert Verdict("x", error).ok == ok

@@ -1,6 +1,6 @@
 """The second judge of a derivative: torch.nn under autograd, on torch's own test inputs and on ours where torch has none.
 
-Every module and loss that trainkit ships is driven here; what torch's table (`module_db`) does not hold has its reference below.
+Every module and loss that trainkit ships is driven here; what torch's table (`module_db`) lacks has its reference below.
 A skip is a lack (an argument we do not take), never a difference, and is counted.
 """
 
@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-import trainkit.nn
 from torch import Tensor
 from torch.testing import assert_close
 from torch.testing._internal.common_modules import module_db
+
+import trainkit.nn
 from trainkit.nn.loss import Loss
 from trainkit.nn.module import Module
 
@@ -193,13 +194,25 @@ MORE: list[tuple[str, dict[str, Any], Callable[[Callable[..., Tensor]], tuple[Te
             ("BCEWithLogitsLoss", {}, lambda r: (ENDS.double(), r(13).sigmoid())),
             ("BCEWithLogitsLoss", {"pos_weight": 3.0}, lambda r: (ENDS.double(), r(13).sigmoid())),
             ("BCEWithLogitsLoss", {"pos_weight": [0.1, 2.0, 7.0]}, lambda r: (5 * r(4, 3), r(4, 3).sigmoid())),
-            ("BCEWithLogitsLoss", {"weight": [0.1, 2.0, 0.0], "pos_weight": [0.1, 2.0, 7.0]}, lambda r: (5 * r(4, 3), r(4, 3).gt(0).double())),
+            (
+                "BCEWithLogitsLoss",
+                {"weight": [0.1, 2.0, 0.0], "pos_weight": [0.1, 2.0, 7.0]},
+                lambda r: (5 * r(4, 3), r(4, 3).gt(0).double()),
+            ),
             ("NLLLoss", {"weight": WEIGHT}, lambda r: (r(6, 3).log_softmax(1), torch.tensor([0, 1, 2, 2, 0, 0]))),
-            ("NLLLoss", {"weight": WEIGHT, "ignore_index": 0}, lambda r: (r(6, 3).log_softmax(1), torch.tensor([0, 1, 2, 2, 0, 0]))),
+            (
+                "NLLLoss",
+                {"weight": WEIGHT, "ignore_index": 0},
+                lambda r: (r(6, 3).log_softmax(1), torch.tensor([0, 1, 2, 2, 0, 0])),
+            ),
             ("NLLLoss", {"ignore_index": -100}, lambda r: (r(3, 3), torch.tensor([-100, -100, -100]))),
             ("CrossEntropyLoss", {}, lambda r: (200 * r(6, 3), torch.tensor([0, 1, 2, 2, 0, 0]))),
             ("CrossEntropyLoss", {"ignore_index": 1}, lambda r: (r(3, 3), torch.tensor([1, 1, 1]))),
-            ("CrossEntropyLoss", {"weight": WEIGHT, "label_smoothing": 0.2}, lambda r: (r(6, 3), torch.tensor([0, 1, 2, 2, 0, 0]))),
+            (
+                "CrossEntropyLoss",
+                {"weight": WEIGHT, "label_smoothing": 0.2},
+                lambda r: (r(6, 3), torch.tensor([0, 1, 2, 2, 0, 0])),
+            ),
             (
                 "CrossEntropyLoss",
                 {"weight": WEIGHT, "label_smoothing": 0.2, "ignore_index": 2},
@@ -212,15 +225,19 @@ MORE: list[tuple[str, dict[str, Any], Callable[[Callable[..., Tensor]], tuple[Te
             ("CrossEntropyLoss", {}, lambda r: (r(0, 3), torch.zeros(0, dtype=torch.int64))),
         ]
     ],
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
-def test_values_and_gradients_are_torchs_on_arguments_and_extremes_that_torchs_inputs_lack(dtype: torch.dtype, witness: Any) -> None:
+def test_values_and_gradients_are_torchs_on_arguments_and_extremes_that_torchs_inputs_lack(
+    dtype: torch.dtype, witness: Any
+) -> None:
     draw = torch.Generator().manual_seed(2)
     run = Counter[str]()
     for name, keywords, sample in MORE:
-        values = [v.to(dtype) if v.is_floating_point() else v for v in sample(lambda *s: torch.randn(s, generator=draw).double())]
+        values = [
+            v.to(dtype) if v.is_floating_point() else v for v in sample(lambda *s: torch.randn(s, generator=draw).double())
+        ]
         tensors = {k: torch.tensor(v, dtype=dtype) if k in ("weight", "pos_weight") else v for k, v in keywords.items()}
         compare(name, OURS[name](**keywords), getattr(torch.nn, name)(**tensors).to(dtype), values, dtype)
         run[name] += 1
@@ -302,7 +319,9 @@ OWN_REFERENCES: dict[str, list[tuple[Callable[[], Module], Callable[[], torch.nn
         (_three(MODULES["Sequential"]), lambda: _Chain(_run, *_torch_three()), [(5, 3)]),
         (lambda: MODULES["Sequential"](), lambda: _Chain(_run), [(5, 3)]),
     ],
-    "Residual": [(_three(MODULES["Residual"]), lambda: _Chain(lambda layers, x: x + _run(layers, x), *_torch_three()), [(5, 3)])],
+    "Residual": [
+        (_three(MODULES["Residual"]), lambda: _Chain(lambda layers, x: x + _run(layers, x), *_torch_three()), [(5, 3)])
+    ],
     "Parallel": [
         (
             lambda: MODULES["Parallel"](MODULES["Linear"](3, 2), MODULES["Tanh"](), MODULES["Linear"](4, 2, bias=False)),
@@ -322,7 +341,7 @@ OWN_REFERENCES: dict[str, list[tuple[Callable[[], Module], Callable[[], torch.nn
         (lambda: MODULES["Concat"](1), lambda: _Chain(lambda layers, *x: torch.cat(x, 1)), [(5, 3, 2), (5, 1, 2)]),
         (lambda: MODULES["Concat"](0), lambda: _Chain(lambda layers, *x: torch.cat(x, 0)), [(5, 3), (2, 3)]),
     ],
-}  # fmt: skip
+}
 
 
 class _Stacked(Module):
@@ -468,7 +487,9 @@ def test_three_replicas_are_three_losses_with_their_own_norms() -> None:
     for name, keywords, sample in MORE:
         if name in LOSSES:
             samples = [list(sample(lambda *s: torch.randn(s, generator=draw).double())) for _ in range(R)]
-            if not samples[0][1].is_floating_point() and samples[0][1].numel():  # other classes, so other norms, in each replica
+            if (
+                not samples[0][1].is_floating_point() and samples[0][1].numel()
+            ):  # other classes, so other norms, in each replica
                 samples[1][1], samples[2][1] = samples[1][1].flip(0), torch.full_like(samples[2][1], 2)
             compare_replicas_loss(lambda name=name, keywords=keywords: OURS[name](**keywords), samples)
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-import trainkit.optim
 from torch import Tensor
 from torch.testing import assert_close
 from torch.testing._internal.common_optimizers import optim_db
+
+import trainkit.optim
 from trainkit.errors import UserError
 from trainkit.nn.container import Sequential
 from trainkit.nn.linear import Linear
@@ -58,7 +59,12 @@ MORE: dict[str, list[dict[str, Any]]] = {
     ],
     "RMSprop": [{"lr": 0.1, "alpha": 0.5, "eps": 0.1, "momentum": 0.9}, {"lr": 0.1, "alpha": 0.0}],
     "Adagrad": [{"lr": 0.1, "eps": 0.1, "lr_decay": 0.5, "initial_accumulator_value": 2.0}],
-    "SignSGD": [{"lr": 0.1}, {"lr": 0.1, "momentum": 0.9}, {"lr": 0.1, "weight_decay": 0.3}, {"lr": 0.1, "momentum": 0.5, "maximize": True}],
+    "SignSGD": [
+        {"lr": 0.1},
+        {"lr": 0.1, "momentum": 0.9},
+        {"lr": 0.1, "weight_decay": 0.3},
+        {"lr": 0.1, "momentum": 0.5, "maximize": True},
+    ],
 }
 
 
@@ -142,7 +148,7 @@ def test_defaults_are_torchs(name: str) -> None:
     theirs = inspect.signature(getattr(torch.optim, name)).parameters
     for key, parameter in inspect.signature(OURS[name]).parameters.items():
         if key != "params":
-            assert tuple([parameter.default]) == (theirs[key].default,), key
+            assert parameter.default == theirs[key].default, key
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -163,7 +169,11 @@ def test_signsgd_is_algorithms_1_and_2_of_bernstein_et_al(momentum: float, weigh
 # -- replicas ----------------------------------------------------------------------------------------------------------------
 
 EACH = [(name, keywords) for name in sorted(OURS) for keywords in ({"lr": 0.05}, *MORE[name])]
-SOME = [*EACH, *((n, {"lr": 0.05, "weight_decay": 0.1}) for n in sorted(OURS)), ("RMSprop", {"lr": 0.05, "centered": True, "momentum": 0.5})]
+SOME = [
+    *EACH,
+    *((n, {"lr": 0.05, "weight_decay": 0.1}) for n in sorted(OURS)),
+    ("RMSprop", {"lr": 0.05, "centered": True, "momentum": 0.5}),
+]
 
 
 def of_net(net: Any, i: int) -> None:
@@ -216,7 +226,12 @@ def test_a_rate_can_be_changed_between_updates_by_replica_and_back() -> None:
     net = replicated()
     p = net.param()[0][0]
     optimizer = OURS["SGD"](net.param(), lr=0.5)
-    for lr, moved in [(0.5, [0.5, 0.5, 0.5]), ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]), ([0.2, 0.2, 0.2], [0.2] * 3), (0.0, [0.0] * 3)]:
+    for lr, moved in [
+        (0.5, [0.5, 0.5, 0.5]),
+        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]),
+        ([0.2, 0.2, 0.2], [0.2] * 3),
+        (0.0, [0.0] * 3),
+    ]:
         optimizer.set_lr(lr)
         before = p.clone()
         optimizer.g.fill_(1)
@@ -324,7 +339,9 @@ def test_two_optimizers_over_overlapping_parts_of_a_net_take_turns_as_torchs_do(
 
 
 @pytest.mark.parametrize(("name", "keywords"), SOME, ids=str)
-def test_a_net_moved_to_another_dtype_after_its_optimizer_was_made_trains_on_from_its_slots(name: str, keywords: dict[str, Any]) -> None:
+def test_a_net_moved_to_another_dtype_after_its_optimizer_was_made_trains_on_from_its_slots(
+    name: str, keywords: dict[str, Any]
+) -> None:
     """float32 for two updates of gradient ±1, then float64: the slots' values come along, and the rates lose no digit."""
     net = Sequential(Linear(3, 4)).replicate([0, 1, 2])
     rates = [0.1, 0.2, 0.3]
@@ -396,7 +413,7 @@ def test_adagrads_accumulator_starts_at_its_value_and_not_again() -> None:
         ("Adagrad", {"lr_decay": -0.5}, "Adagrad: lr_decay"),
         ("Adagrad", {"initial_accumulator_value": -0.5}, "Adagrad: initial_accumulator_value"),
     ],
-)  # fmt: skip
+)
 def test_a_value_out_of_range_is_refused_by_name_and_bounds(name: str, keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         OURS[name](replicated().param(), **keywords)
