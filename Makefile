@@ -1,14 +1,29 @@
-# `make fashion-mnist`, `make breast-cancer`: the data of the examples, into .data/. Both do nothing when it is there.
+# make fit | test | bench: train conf/mlp.yaml, run all checks, measure the speed. make fashion-mnist | breast-cancer: data of the examples, into .data/.
 
 PYTHON ?= .venv/bin/python
 FASHION := .data/fashion_mnist
 # The last of the four files to be moved: when it is there, all are.
 FASHION_LAST := $(FASHION)/train-labels-idx1-ubyte.gz
 
-.PHONY: help fashion-mnist breast-cancer
+.PHONY: help fit test bench fashion-mnist breast-cancer
 
 help:
 	@sed -n 1p Makefile
+
+# The environment of the other targets: everything that the tests need.
+.venv/bin/python: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	.venv/bin/pip install -q -c constraints.txt -e '.[test]'
+	@touch $@
+
+fit: .venv/bin/python
+	.venv/bin/python -m trainkit fit conf/mlp.yaml
+
+test: .venv/bin/python
+	.venv/bin/python tests
+
+bench: .venv/bin/python
+	$(PYTHON) benchmarks/step.py --write
 
 fashion-mnist: $(FASHION_LAST)
 

@@ -52,7 +52,7 @@ def training_step(
     clip = clipping(optimizer, net.lead, clip_norm, clip_value)
 
     def step(x: Tensor, t: Tensor) -> Tensor:
-        optimizer.zero_grad()
+        optimizer.g.zero_()
         value = gradient(x, t)
         if clip is not None:
             clip()
