@@ -22,11 +22,12 @@ _SPEC = re.compile(r"0?\d{0,2}(\.\d{1,2})?[deEfFgG]?")
 class Checkpoint(Callback):
     """Writes `checkpoints/last.pt`, the last completed step, every n epochs, n steps or n seconds, and at the end of the run.
 
-    With none of the three said it saves at an epoch's end, the first one and then as often as saving takes at most 5 % of the time: nets whose
-    epoch lasts 2 ms would otherwise spend their life in fsync. With `monitor`, `best.pt` is the state at its best value (of the
-    mean over replicas), and with save_top_k > 1 the k best are kept as `filename`, whose fields are epoch, step and any
-    metric: "{epoch}-{val/loss:.3f}". A state that ranks is kept in memory until the next save, and every file of one save is
-    written together, so a run that is killed and resumed ends with the same files. Values that are not finite never rank.
+    With none of the three said it saves at an epoch's end, the first one and then as often as saving takes at most 5 % of the
+    time: nets whose epoch lasts 2 ms would otherwise spend their life in fsync. With `monitor`, `best.pt` is the state at its
+    best value (of the mean over replicas), and with save_top_k > 1 the k best are kept as `filename`, whose fields are epoch,
+    step and any metric: "{epoch}-{val/loss:.3f}"; a name that is taken gets the step behind it. A state that ranks is kept in
+    memory until the next save, and every file of one save is written together, last.pt at last, so a run that is killed and
+    resumed ends with the same files. Values that are not finite never rank.
     All of it happens after the metric is known and the schedules have moved, so a file never holds a stale value.
     Errors: UserError naming path and cause where a file cannot be written; the file before it is kept.
     """
@@ -57,9 +58,11 @@ class Checkpoint(Callback):
         )
         for field, spec in self._fields():
             if not re.fullmatch(r"[\w/.-]+", field) or not _SPEC.fullmatch(spec):
-                raise UserError(
-                    f"Checkpoint: filename={filename!r}, field {{{field}:{spec}}}; needs names like {{epoch}} or {{val/loss:.3f}}"
-                )
+                wanted = "needs names like {epoch} or {val/loss:.3f}"
+                raise UserError(f"Checkpoint: filename={filename!r}, field {{{field}:{spec}}}; {wanted}")
+        plain_name("".join(literal + ("" if field is None else "0") for literal, field, _, _ in _parsed(filename)) + ".pt")
+        if filename in ("best", "last"):
+            raise UserError(f"Checkpoint: filename={filename!r}; best.pt and last.pt are written anyway, choose another")
 
     def setup(self, trainer: Trainer) -> None:
         self.kept: list[list[Any]] = []  # [score, file name], best first; the score is the smaller the better
@@ -69,6 +72,9 @@ class Checkpoint(Callback):
         self.took, self.ended = 0.0, time.monotonic()  # the last save: how long, and when
         if trainer.run is None:
             raise UserError("needs a run folder to save in; give the trainer a run_dir")
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._delete_gone(trainer)  # what a run that was killed between saving and deleting has left
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         if self.monitor is not None and trainer.fresh:
@@ -95,16 +101,22 @@ class Checkpoint(Callback):
         began, folder, before = time.monotonic(), trainer.run.checkpoints, self.saved
         self.saved = (trainer.state.step, trainer.state.batch)
         try:
-            for name, content in {**self.waiting, "last.pt": trainer.snapshot()}.items():
+            named = sorted(self.waiting.items(), key=lambda item: item[0] == "best.pt")  # what a file lists is there before it
+            for name, content in [*named, ("last.pt", trainer.snapshot())]:
                 save(content, folder / name)
         except BaseException:
             self.saved = before
             raise
-        for name in self.gone:
-            (folder / name).unlink(missing_ok=True)
-        self.waiting, self.gone = {}, set()
+        self.waiting = {}
+        self._delete_gone(trainer)
         self.ended = time.monotonic()
         self.took = self.ended - began
+
+    def _delete_gone(self, trainer: Trainer) -> None:
+        assert trainer.run is not None
+        for name in self.gone:
+            (trainer.run.checkpoints / name).unlink(missing_ok=True)
+        self.gone = set()
 
     def _rank(self, trainer: Trainer) -> None:
         """Put this state among the best, if it is one of them; its bytes wait for the next save."""
@@ -116,36 +128,49 @@ class Checkpoint(Callback):
             return
         best = not self.kept or score < self.kept[0][0]
         own = self._name(trainer) if self.save_top_k > 1 else "best.pt"
-        ranked = sorted([*(k for k in self.kept if k[1] != own), [score, own]], key=lambda k: k[0])
+        others = [k for k in self.kept if not (best and k[1] == "best.pt")]
+        ranked = sorted([*others, [score, own]], key=lambda k: k[0])
         self.kept = ranked[: self.save_top_k]
         for _, name in ranked[self.save_top_k :]:
             self.waiting.pop(name, None)
             self.gone.add(name)
+        self.gone.discard(own)
         content = plain(trainer.snapshot())
         self.waiting.update({own: content, "best.pt": content} if best else {own: content})
 
     def _name(self, trainer: Trainer) -> str:
         values: dict[str, Any] = {"epoch": trainer.state.epoch, "step": trainer.state.step}
         text = ""
-        for literal, field, spec, _ in string.Formatter().parse(self.filename):
+        for literal, field, spec, _ in _parsed(self.filename):
             text += literal
             if field is not None:
-                text += format(values[field] if field in values else trainer.metric(field), spec or "")
-        return plain_name(f"{text}.pt")
+                value = values[field] if field in values else trainer.metric(field)
+                try:
+                    text += format(value, spec or "")
+                except ValueError as error:
+                    raise UserError(f"filename={self.filename!r}: {error}") from None
+        taken = any(name == f"{text}.pt" for _, name in self.kept)
+        return plain_name(f"{text}-step{trainer.state.step}.pt" if taken else f"{text}.pt")
 
     def _fields(self) -> list[tuple[str, str]]:
-        try:
-            return [(field, spec or "") for _, field, spec, _ in string.Formatter().parse(self.filename) if field is not None]
-        except ValueError as error:
-            raise UserError(f"Checkpoint: filename={self.filename!r}: {error}") from None
+        return [(field, spec or "") for _, field, spec, _ in _parsed(self.filename) if field is not None]
 
     def best_path(self, trainer: Trainer) -> Path | None:
         """The file of the best state so far."""
         return trainer.run.checkpoints / "best.pt" if trainer.run is not None and self.kept else None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"kept": self.kept, "monitor": self.monitor}
+        return {"kept": self.kept, "gone": sorted(self.gone), "monitor": self.monitor, "sign": self.sign}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["monitor"] == self.monitor:  # scores of another metric say nothing
-            self.kept = [list(k) for k in state["kept"]][: self.save_top_k]
+        kept = [[score, plain_name(name)] for score, name in state["kept"]]  # files that will be deleted: never outside
+        if (state["monitor"], state["sign"]) == (self.monitor, self.sign):  # scores of another metric say nothing
+            self.kept = kept[: self.save_top_k]
+            self.gone = {plain_name(n) for n in [*state["gone"], *(n for _, n in kept[self.save_top_k :])]} - {"best.pt"}
+
+
+def _parsed(filename: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    try:
+        return list(string.Formatter().parse(filename))
+    except ValueError as error:
+        raise UserError(f"Checkpoint: filename={filename!r}: {error}") from None

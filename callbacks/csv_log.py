@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import math
 from pathlib import Path
 from typing import Any, TextIO
 
 from trainkit.callback import Callback
 from trainkit.errors import UserError
-from trainkit.trainer import Trainer
+from trainkit.trainer import Trainer, deviation
 
 
 class CSVLog(Callback):
@@ -81,9 +80,3 @@ class CSVLog(Callback):
     def _path(trainer: Trainer) -> Path:
         assert trainer.run is not None
         return trainer.run.file("metrics.csv")
-
-
-def deviation(values: list[float]) -> float:
-    """Standard deviation with n - 1 in the divisor."""
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))

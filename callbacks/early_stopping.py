@@ -39,9 +39,8 @@ class EarlyStopping(Callback):
         if mode not in ("min", "max") or threshold_mode not in ("abs", "rel"):
             raise UserError(f"EarlyStopping: mode={mode!r}, threshold_mode={threshold_mode!r}; need min or max, abs or rel")
         if patience < 0 or min_delta < 0 or start_from_epoch < 0:
-            raise UserError(
-                f"EarlyStopping: patience={patience}, min_delta={min_delta}, start_from_epoch={start_from_epoch}; need 0 or more"
-            )
+            given = f"patience={patience}, min_delta={min_delta}, start_from_epoch={start_from_epoch}"
+            raise UserError(f"EarlyStopping: {given}; need 0 or more")
         self.monitor, self.sign, self.patience = monitor, 1.0 if mode == "min" else -1.0, max(patience, 1)
         self.min_delta, self.relative, self.check_finite = min_delta, threshold_mode == "rel", check_finite
         self.stopping_threshold, self.divergence_threshold = stopping_threshold, divergence_threshold
@@ -54,8 +53,12 @@ class EarlyStopping(Callback):
         self.best_params: dict[str, Tensor] = {}
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        for r, why in enumerate(self.stopped):
-            if why == "patience" and self.waited[r] < self.patience:  # the configuration has more of it now
+        for r, why in enumerate(self.stopped):  # a resumed run is judged by the configuration of now
+            if why == "patience":
+                stays = self.waited[r] >= self.patience
+            else:
+                stays = bool(why) and self.judge(trainer.metrics[self.monitor][r], r)[0] == why
+            if not stays or not trainer.may_stop:
                 self.stopped[r] = ""
         trainer.activate([not why for why in self.stopped])
         if all(self.stopped):
@@ -111,18 +114,32 @@ class EarlyStopping(Callback):
     def _keep(self, trainer: Trainer, replicas: list[int]) -> None:
         for name, p, _ in trainer.net.named_param():
             if trainer.net.lead:
-                kept = self.best_params.setdefault(name, p.clone())
+                kept = self.best_params[name] = self.best_params[name].to(p) if name in self.best_params else p.clone()
                 kept[replicas] = p[replicas]
             else:
                 self.best_params[name] = p.clone()
 
     def on_train_end(self, trainer: Trainer) -> None:
-        if self.best_params:
-            trainer.net.load_state_dict(self.best_params)
+        improved = [r for r, best in enumerate(self.best) if best != self.sign * math.inf]  # the others have no best to take
+        if self.restore_best and self.best_params:
+            for name, p, _ in trainer.net.named_param():
+                if trainer.net.lead:
+                    p[improved] = self.best_params[name].to(p)[improved]
+                else:
+                    p.copy_(self.best_params[name])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited, "stopped": self.stopped, "best_params": self.best_params}
+        return {
+            "monitor": self.monitor,
+            "sign": self.sign,
+            "best": self.best,
+            "waited": self.waited,
+            "stopped": self.stopped,
+            "best_params": self.best_params,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if (state["monitor"], state["sign"]) != (self.monitor, self.sign):
+            return  # the best of another metric says nothing
         self.best, self.waited, self.stopped = list(state["best"]), list(state["waited"]), list(state["stopped"])
         self.best_params = dict(state["best_params"])

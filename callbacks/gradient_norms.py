@@ -10,7 +10,8 @@ from trainkit.trainer import Trainer
 class GradientNorms(Callback):
     """Logs `grad_norm/0.weight` and `weight_norm/0.weight` for each parameter at an epoch's end, a replica each.
 
-    Euclidean norms, of the last step's gradient as the update used it (clipped, without weight decay). Waits for the device once an epoch.
+    Euclidean norms, of the last step's gradient as the update used it (clipped, without weight decay). Waits for the device
+    once an epoch.
     """
 
     def on_train_epoch_end(self, trainer: Trainer) -> None:

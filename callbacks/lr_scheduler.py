@@ -31,14 +31,16 @@ SCHEDULERS = (
     "MultiplicativeLR",
 )
 CALLABLE_ARGUMENTS = {"lr_lambda", "scale_fn"}
+WRONG = (TypeError, ValueError, ArithmeticError)  # what torch raises at arguments it cannot use, some of it at the first step
 
 
 class LRScheduler(Callback):
-    """`LRScheduler(CosineAnnealingLR={"T_max": 100})`: torch's scheduler of that name, with its arguments, stepped after each epoch or step.
+    """`LRScheduler(CosineAnnealingLR={"T_max": 100})`: torch's scheduler of that name, with its arguments.
 
-    interval: epoch or step. warmup_steps: the rate grows in equal parts up to the schedule's over so many steps. monitor: what ReduceLROnPlateau reads;
-    with replicas each has a plateau of its own. SequentialLR takes {schedulers: [{LinearLR: {...}}, ...], milestones: [...]},
-    ChainedScheduler {schedulers: [...]}. CyclicLR and OneCycleLR move the momentum too, where the optimizer has one.
+    interval: step it after each epoch, or after each step. warmup_steps: the rate grows in equal parts up to the schedule's
+    over so many steps. monitor: what ReduceLROnPlateau reads; with replicas each has a plateau of its own. SequentialLR takes
+    {schedulers: [{LinearLR: {...}}, ...], milestones: [...]}, ChainedScheduler {schedulers: [...]}. CyclicLR and OneCycleLR
+    move the momentum too, where the optimizer has one.
     The schedule's arguments are the configuration's, also after a resume; its progress is the checkpoint's.
     """
 
@@ -58,7 +60,7 @@ class LRScheduler(Callback):
         for name, arguments in scheduler.items():
             check(name, arguments)
         self.interval, self.monitor, self.warmup_steps = interval, monitor, warmup_steps
-        self.chosen = next(iter(scheduler.items()), ("ConstantLR", {"factor": 1.0}))
+        self.chosen: tuple[str, Mapping[str, Any]] = next(iter(scheduler.items()), ("ConstantLR", {"factor": 1.0}))
         self.plateau = self.chosen[0] == "ReduceLROnPlateau"
         if interval == "epoch" and not warmup_steps:
             self.on_train_batch_end = super().on_train_batch_end  # type: ignore[method-assign]
@@ -84,10 +86,12 @@ class LRScheduler(Callback):
         groups = [[r] for r in each] if self.plateau else [each]
         self.carriers = [Carrier(g, momentum) for g in groups]
         try:
-            self.schedulers = [build(*self.chosen, carrier) for carrier in self.carriers]
+            self.schedulers = [build(carrier, *self.chosen) for carrier in self.carriers]
             self.advanced = 0
-        except (TypeError, ValueError) as error:
+        except WRONG as error:
             raise UserError(f"{self.chosen[0]}: {error}") from error
+        for group in (g for c in self.carriers for g in c.param_groups):
+            group.setdefault("initial_lr", group["lr"])  # ReduceLROnPlateau alone has not noted it
 
     def on_train_batch_end(self, trainer: Trainer) -> None:
         if self.interval == "step" and not self.plateau:
@@ -109,9 +113,12 @@ class LRScheduler(Callback):
     def advance(self) -> None:
         """One epoch or step on."""
         self.advanced += 1
-        for carrier, scheduler in zip(self.carriers, self.schedulers, strict=True):
-            carrier.step()
-            scheduler.step()
+        try:
+            for carrier, scheduler in zip(self.carriers, self.schedulers, strict=True):
+                carrier.step()
+                scheduler.step()
+        except WRONG as error:
+            raise UserError(f"{self.chosen[0]}: {error}") from error
 
     def rates(self, step: int) -> list[float]:
         """The rate of each replica for step number `step` (from 0), warm-up included."""
@@ -120,7 +127,7 @@ class LRScheduler(Callback):
 
     def curve(self, lr: float, epochs: int, steps_per_epoch: int) -> list[float]:
         """The rate of every step of a run, before training; ReduceLROnPlateau shows as constant."""
-        self.start([lr], {}, 1)
+        self.start([lr], {"momentum": 0.9}, 1)  # any momentum: CyclicLR and OneCycleLR ask whether there is one
         rates = []
         for step in range(epochs * steps_per_epoch):
             rates += self.rates(step)
@@ -178,11 +185,11 @@ class Carrier(torch.optim.Optimizer):
     """What a torch scheduler needs of an optimizer: groups with rates. It updates nothing."""
 
     def __init__(self, rates: Sequence[float], momentum: dict[str, Any]) -> None:
-        groups = [{"params": [torch.zeros(1)], "lr": r, "initial_lr": r} for r in rates]
+        groups = [{"params": [torch.zeros(1)], "lr": r} for r in rates]
         super().__init__(groups, {"lr": rates[0], **momentum})
 
-    def step(self, closure: Any = None) -> None:
-        pass
+    def step(self, closure: Any = None) -> Any:
+        """Only torch's own count of updates goes on: a scheduler warns where there was none."""
 
 
 def momentum_of(optimizer: Any) -> dict[str, Any]:
@@ -215,7 +222,7 @@ def check(name: str, arguments: Mapping[str, Any]) -> None:
         check(*next(iter(inner.items())))
 
 
-def build(name: str, arguments: Mapping[str, Any], carrier: Carrier) -> Any:
+def build(carrier: Carrier, name: str, arguments: Mapping[str, Any]) -> Any:
     """torch's scheduler over the carrier's groups."""
     kwargs = dict(arguments)
     if name in ("CyclicLR", "OneCycleLR") and not ({"momentum", "betas"} & set(carrier.defaults)):
@@ -225,7 +232,7 @@ def build(name: str, arguments: Mapping[str, Any], carrier: Carrier) -> Any:
             )
         kwargs["cycle_momentum"] = False
     if "schedulers" in kwargs:
-        kwargs["schedulers"] = [build(*next(iter(inner.items())), carrier) for inner in kwargs["schedulers"]]
+        kwargs["schedulers"] = [build(carrier, *next(iter(inner.items()))) for inner in kwargs["schedulers"]]
     if name == "ChainedScheduler":
         return torch_schedulers.ChainedScheduler(kwargs["schedulers"], carrier)
     return getattr(torch_schedulers, name)(carrier, **kwargs)
@@ -234,7 +241,8 @@ def build(name: str, arguments: Mapping[str, Any], carrier: Carrier) -> Any:
 def progress(scheduler: Any) -> dict[str, Any]:
     """What a scheduler has moved: its plain attributes that are no arguments of its own."""
     given = set(inspect.signature(type(scheduler)).parameters) - {"last_epoch"}
-    moved = {k: v for k, v in vars(scheduler).items() if k not in given and isinstance(v, (int, float, str, bool, type(None)))}
+    plain = (int, float, str, bool, type(None))
+    moved: dict[str, Any] = {k: v for k, v in vars(scheduler).items() if k not in given and isinstance(v, plain)}
     if hasattr(scheduler, "_schedulers"):
         moved["inner"] = [progress(s) for s in scheduler._schedulers]
     return moved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
@@ -16,17 +17,15 @@ class ProgressBar(Callback):
 
     def __init__(self, every_seconds: float = 1.0) -> None:
         self.every_seconds = every_seconds
-        self.bar: tqdm[None] | None = None
+        self.bar: tqdm[Any] | None = None
 
     def on_fit_start(self, trainer: Trainer) -> None:
         total = trainer.max_epochs * trainer.steps_per_epoch
         if trainer.max_steps is not None:
             total = min(total, trainer.max_steps)
-        self.shown, self.printed = "", -float("inf")
+        self.shown, self.printed, self.printed_step = "", -float("inf"), -1
         if sys.stderr.isatty():
-            self.bar = tqdm(
-                total=total, initial=trainer.state.step, unit="step", dynamic_ncols=True, mininterval=0.1, leave=True
-            )
+            self.bar = tqdm(total=total, initial=trainer.state.step, unit="step", dynamic_ncols=True, mininterval=0.1)
 
     def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
         if self.bar is not None:
@@ -48,8 +47,6 @@ class ProgressBar(Callback):
             self.bar = None
         elif getattr(self, "shown", "") and self.printed_step != trainer.state.step:
             self._line(trainer)
-
-    printed_step = -1
 
     def _line(self, trainer: Trainer) -> None:
         self.printed, self.printed_step = time.monotonic(), trainer.state.step

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
+from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from trainkit.callback import Callback
 from trainkit.errors import UserError
-from trainkit.trainer import Trainer
+from trainkit.events import EventFile
+from trainkit.trainer import Trainer, deviation
 
 
 class TensorBoard(Callback):
     """Writes event files into the run's folder. The x axis is the step; the epoch is a scalar of its own.
 
-    train/loss at the first step, every log_every_n_steps, and the last of each epoch; other metrics when they are new; with replicas their
-    mean, and their deviation as `val/loss_std`. The configuration as text; hyper-parameters with the final metrics, once, at the end.
+    train/loss at the first step, every log_every_n_steps, and the last of each epoch; other metrics when they are new; with
+    replicas their mean, and their deviation as `val/loss_std`. The configuration as text; hyper-parameters with the final
+    metrics, once, at the end.
     histograms_every_n_epochs: weights and gradients of each parameter, off by default.
     A resumed run continues the same curves: what was written after its checkpoint is marked as purged.
     """
@@ -28,7 +29,7 @@ class TensorBoard(Callback):
         if histograms_every_n_epochs is not None and histograms_every_n_epochs < 1:
             raise UserError(f"TensorBoard: histograms_every_n_epochs={histograms_every_n_epochs}; needs at least 1")
         self.histograms_every_n_epochs = histograms_every_n_epochs
-        self.writer: EventFileWriter | None = None
+        self.writer: EventFile | None = None
 
     def setup(self, trainer: Trainer) -> None:
         if trainer.run is None:
@@ -36,7 +37,9 @@ class TensorBoard(Callback):
 
     def on_fit_start(self, trainer: Trainer) -> None:
         assert trainer.run is not None
-        self.writer = EventFileWriter(str(trainer.run.path), flush_secs=5)
+        self.there = scalars_at(trainer.state.step, trainer.run.path) if trainer.state.step else set()
+        self.there_at = trainer.state.step
+        self.writer = EventFile(trainer.run.path)
         if trainer.state.step:
             purge = Event(wall_time=time.time(), step=trainer.state.step + 1, session_log=SessionLog(status=SessionLog.START))
             self.writer.add_event(purge)
@@ -57,9 +60,10 @@ class TensorBoard(Callback):
             self._histograms(trainer)
 
     def on_test_end(self, trainer: Trainer) -> None:
-        new = {name: trainer.metrics[name] for name in sorted(trainer.fresh)}
-        self._scalars(trainer.state.step, new)
-        self._hparams(trainer)
+        there = self.there if self.there_at == trainer.state.step else set()  # the run had ended before it was resumed
+        self._scalars(trainer.state.step, {name: trainer.metrics[name] for name in sorted(trainer.fresh - there)})
+        if not any(tag.startswith("hparam/") for tag in there):
+            self._hparams(trainer)
 
     def on_fit_end(self, trainer: Trainer) -> None:
         if self.writer is not None:
@@ -74,11 +78,9 @@ class TensorBoard(Callback):
     def _scalars(self, step: int, metrics: dict[str, list[float]]) -> None:
         values = []
         for name, of_replicas in metrics.items():
-            mean = sum(of_replicas) / len(of_replicas)
-            values.append(Summary.Value(tag=name, simple_value=mean))
+            values.append(Summary.Value(tag=name, simple_value=sum(of_replicas) / len(of_replicas)))
             if len(of_replicas) > 1:
-                deviation = math.sqrt(sum((v - mean) ** 2 for v in of_replicas) / (len(of_replicas) - 1))
-                values.append(Summary.Value(tag=f"{name}_std", simple_value=deviation))
+                values.append(Summary.Value(tag=f"{name}_std", simple_value=deviation(of_replicas)))
         self._add(Summary(value=values), step)
 
     def _add(self, summary: Summary, step: int) -> None:
@@ -107,3 +109,12 @@ class TensorBoard(Callback):
         for part in hparams(chosen, {f"hparam/{k}": v for k, v in finals.items()}):
             self._add(part, trainer.state.step)
         self._scalars(trainer.state.step, {f"hparam/{k}": [v] for k, v in finals.items()})
+
+
+def scalars_at(step: int, folder: Path) -> set[str]:
+    """The tags that the event files of `folder` hold a scalar of at `step`."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    files = [str(path) for path in folder.glob("events.out.tfevents.*")]
+    events = (event for file in files for event in LegacyEventFileLoader(file).Load() if event.step == step)
+    return {value.tag for event in events for value in event.summary.value if value.HasField("simple_value")}

@@ -11,7 +11,7 @@ from trainkit.trainer import Trainer
 
 
 class Timer(Callback):
-    """Ends the run after `max_time` of training: seconds, or "HH:MM:SS". Looked at when losses are fetched and when an epoch ends.
+    """Ends the run after `max_time` of training: seconds, or "HH:MM:SS". Looked at where losses are fetched.
 
     The time of the runs that a resumed one continues counts; that between them does not. The clock is monotonic.
     """

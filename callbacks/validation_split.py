@@ -17,7 +17,8 @@ from trainkit.trainer import Trainer
 class ValidationSplit(Callback):
     """Takes `fraction` of the training samples away for validation, shuffled by `seed`, a pure function of (seed, n).
 
-    stratify: the same fraction of each class. every_n_epochs, every_n_steps: when to validate; at an epoch's end, inside it, or both.
+    stratify: the same fraction of each class. every_n_epochs, every_n_steps: when to validate; at an epoch's end, inside it,
+    or both.
     The seed is the split's own, so that runs with other seeds, and all replicas, have one validation set.
     Errors: UserError where the fraction leaves no sample on either side, or the resumed run was split otherwise.
     """

@@ -50,7 +50,8 @@ class Callback:
         """After each step. The loss is still on the device."""
 
     def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
-        """The losses were fetched: at the first step, every log_every_n_steps, and an epoch's last. `losses`: this step's, a replica each."""
+        """The losses were fetched: at the first step, every log_every_n_steps, the last of an epoch, and the last of all.
+        `losses`: this step's, a replica each."""
 
     def on_validation_end(self, trainer: Trainer) -> None:
         """Validation metrics are there; add your own with `trainer.log`."""

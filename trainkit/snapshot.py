@@ -62,15 +62,15 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
         raise UserErrors(wrong)
     from .trainer import State
 
+    for name, cb in trainer.callbacks.items():  # first, since they may refuse too
+        if name in content["callbacks"]:
+            cb.load_state_dict(content["callbacks"][name])
     trainer.state = State(**state)
     trainer.net.load_state_dict(content["model"])
     trainer.optimizer.load_state_dict(content["optimizer"])
     trainer.metrics = {name: list(values) for name, values in content["metrics"].items()}
     trainer.fresh = set()
     trainer.set_lr(trainer.lr)
-    for name, cb in trainer.callbacks.items():
-        if name in content["callbacks"]:
-            cb.load_state_dict(content["callbacks"][name])
     set_rng(trainer, content["rng"])
 
 

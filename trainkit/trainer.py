@@ -154,6 +154,7 @@ class Trainer:
         if name in self.fresh:
             return self.metrics[name]
         awaited = name.startswith("val/") and self.data.val is not None and not any(m.startswith("val/") for m in self.metrics)
+        awaited = awaited or "train/loss" not in self.metrics  # no epoch is done yet
         if strict and name not in self.metrics and not awaited:
             why = "" if self.data.val is not None or not name.startswith("val/") else "; add the callback validation_split"
             raise UserError(f"no metric {name!r}{near(name, sorted(self.metrics))}{why}")
@@ -269,6 +270,7 @@ class Trainer:
         if resume is None:
             self.state = State(loss_sum=[0.0] * self.replicas, active=[True] * self.replicas)
             self.metrics, self.fresh = {}, set()
+            self.set_lr(self._rates)
         else:
             snapshot.restore(self, resume)
 
@@ -319,6 +321,7 @@ class Trainer:
         self._counts: list[int] = []
         if state.pending:
             self._validate_inside()
+            self.call("on_checkpoint")
             self.fresh.clear()
         while not self._ended():
             if state.batch == 0:
@@ -336,6 +339,8 @@ class Trainer:
                     self._fetch_losses()
                 if inside and state.step % inside == 0 and not (state.batch == last and self._validates()):
                     self._validate_inside()
+                if self.stopping or state.step == self.max_steps:
+                    self._fetch_losses()  # the last step's, for the records
                 for cb, hook in save:
                     self._ring(cb, "on_checkpoint", hook)
                 if self.fresh:
@@ -510,8 +515,13 @@ def spread_of(values: list[float]) -> Any:
     if len(values) == 1:
         return finite(values[0])
     mean = sum(values) / len(values)
-    std = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if math.isfinite(mean) else math.nan
-    return {"mean": finite(mean), "std": finite(std), "values": [finite(v) for v in values]}
+    return {"mean": finite(mean), "std": finite(deviation(values)), "values": [finite(v) for v in values]}
+
+
+def deviation(values: list[float]) -> float:
+    """The standard deviation with n - 1 in the divisor; infinite or NaN where the values or their squares are."""
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((v - mean) * (v - mean) for v in values) / (len(values) - 1))
 
 
 def finite(value: float) -> float | None:

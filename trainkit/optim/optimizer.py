@@ -63,6 +63,7 @@ class Optimizer:
         if len(set(self.rates)) > 1:
             rates = torch.tensor(self.rates, dtype=self.p.dtype, device=self.p.device)
             self.by_element = spread(rates, [p for p, _ in self.pairs])
+            self.still = self.by_element == 0 if 0 in self.rates else None
 
     def zero_grad(self) -> None:
         """Clear the gradients of a net built by hand. (The trainer owns its buffers and clears `g`.)"""
@@ -88,14 +89,18 @@ class Optimizer:
         if self.by_element is None:
             self.p.add_(d, alpha=-self.lr * scale)
         else:
-            self.p.addcmul_(d, self.by_element, value=-scale)
+            self.p.addcmul_(self._moving(d), self.by_element, value=-scale)
 
     def descend_ratio(self, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
         """p -= lr scale a / b."""
         if self.by_element is None:
             self.p.addcdiv_(a, b, value=-self.lr * scale)
         else:
-            self.p.addcmul_(a / b, self.by_element, value=-scale)
+            self.p.addcmul_(self._moving(a / b), self.by_element, value=-scale)
+
+    def _moving(self, d: Tensor) -> Tensor:
+        """d, but 0 where the rate is 0: infinity times 0 would be NaN."""
+        return d if self.still is None else d.masked_fill(self.still, 0)
 
     def gradient(self, weight_decay: float) -> Tensor:
         """g, turned round to maximize, plus weight_decay p: decay as a penalty in the loss. Leaves the buffer as it is."""

@@ -1,0 +1,395 @@
+"""LRScheduler against torch: the rate of every step is the one torch's scheduler gives a torch optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler as judge
+from trainkit.callbacks.lr_scheduler import SCHEDULERS
+
+from trainkit import (
+    SGD,
+    Adam,
+    Callback,
+    Dataset,
+    Linear,
+    LRScheduler,
+    MSELoss,
+    RMSprop,
+    Sequential,
+    Trainer,
+    UserError,
+    tensors,
+)
+from trainkit.checkpoint import plain
+from trainkit.optim.optimizer import Optimizer
+
+LR, EPOCHS, A_EPOCH = 0.1, 12, 3
+STEPS = EPOCHS * A_EPOCH  # 36
+
+# every name of torch.optim.lr_scheduler; the plateau, which reads a metric, stands below
+CASES: list[tuple[str, Mapping[str, Any]]] = [
+    ("StepLR", {"step_size": 4, "gamma": 0.5}),
+    ("MultiStepLR", {"milestones": [2, 7, 7, 11], "gamma": 0.3}),
+    ("ConstantLR", {"factor": 0.25, "total_iters": 5}),
+    ("LinearLR", {"start_factor": 0.2, "end_factor": 0.9, "total_iters": 9}),
+    ("ExponentialLR", {"gamma": 0.93}),
+    ("PolynomialLR", {"total_iters": 10, "power": 2.0}),
+    ("CosineAnnealingLR", {"T_max": 8, "eta_min": 0.001}),
+    ("CosineAnnealingWarmRestarts", {"T_0": 3, "T_mult": 2, "eta_min": 0.01}),
+    ("CyclicLR", {"base_lr": 0.01, "max_lr": 0.2, "step_size_up": 3, "step_size_down": 4, "mode": "triangular2"}),
+    (
+        "CyclicLR",
+        {"base_lr": 0.01, "max_lr": 0.2, "step_size_up": 2, "cycle_momentum": False, "mode": "exp_range", "gamma": 0.9},
+    ),
+    ("OneCycleLR", {"max_lr": 0.3, "total_steps": 40}),
+    ("OneCycleLR", {"max_lr": 0.3, "epochs": 10, "steps_per_epoch": 4, "anneal_strategy": "linear", "three_phase": True}),
+    (
+        "SequentialLR",
+        {
+            "schedulers": [{"LinearLR": {"start_factor": 0.1, "total_iters": 4}}, {"ExponentialLR": {"gamma": 0.8}}],
+            "milestones": [5],
+        },
+    ),
+    (
+        "SequentialLR",
+        {
+            "schedulers": [{"ConstantLR": {}}, {"CosineAnnealingWarmRestarts": {"T_0": 2}}, {"StepLR": {"step_size": 2}}],
+            "milestones": [2, 7],
+        },
+    ),
+    (
+        "ChainedScheduler",
+        {"schedulers": [{"ExponentialLR": {"gamma": 0.9}}, {"ConstantLR": {"factor": 0.1, "total_iters": 4}}]},
+    ),
+    ("LambdaLR", {"lr_lambda": lambda k: 1 / (1 + k)}),
+    ("MultiplicativeLR", {"lr_lambda": lambda k: 0.9 if k % 2 else 1.05}),
+]
+IDS = [f"{name}{i}" for i, (name, _) in enumerate(CASES)]
+OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], Callable[..., torch.optim.Optimizer]]] = {
+    "SGD with momentum": (lambda p: SGD(p, LR, momentum=0.9), lambda p: torch.optim.SGD(p, LR, momentum=0.9)),
+    "SGD": (lambda p: SGD(p, LR), lambda p: torch.optim.SGD(p, LR)),
+    "Adam": (lambda p: Adam(p, LR, betas=(0.8, 0.99)), lambda p: torch.optim.Adam(p, LR, betas=(0.8, 0.99))),
+    "RMSprop": (lambda p: RMSprop(p, LR, momentum=0.5), lambda p: torch.optim.RMSprop(p, LR, momentum=0.5)),
+}
+
+
+class Watch(Callback):
+    """What each step used; listed before the scheduler, it looks before the next rate is set. Snapshots of every step."""
+
+    def __init__(self, snapshots: bool = False) -> None:
+        self.rates: list[list[float]] = []
+        self.momentum: list[Any] = []
+        self.kept: dict[int, dict[str, Any]] = {}
+        if not snapshots:
+            self.on_checkpoint = super().on_checkpoint  # type: ignore[method-assign]
+
+    def on_train_batch_end(self, trainer: Trainer) -> None:
+        self.rates.append(list(trainer.optimizer.rates))
+        self.momentum.append(getattr(trainer.optimizer, "betas", getattr(trainer.optimizer, "momentum", None)))
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        if trainer.state.batch:
+            self.kept[trainer.state.step] = plain(trainer.snapshot())
+
+
+class Script(Callback):
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def on_train_epoch_end(self, trainer: Trainer) -> None:
+        trainer.log("score", self.values[trainer.state.epoch])
+
+
+def points() -> Dataset:
+    x = torch.linspace(-1, 1, 2 * A_EPOCH).unsqueeze(1)
+    return tensors(x, 3 * x + 1)
+
+
+def run(
+    scheduler: LRScheduler | None,
+    *more: Callback,
+    optimizer: str = "SGD with momentum",
+    lr: float | None = None,
+    epochs: int = EPOCHS,
+    resume: dict[str, Any] | None = None,
+    snapshots: bool = False,
+    replicas: int = 1,
+) -> tuple[Watch, Trainer]:
+    watch = Watch(snapshots)
+    net = Sequential(Linear(1, 1)).draw(torch.Generator().manual_seed(0))
+    callbacks = [watch, *([scheduler] if scheduler else []), *more]
+    trainer = Trainer(
+        max_epochs=epochs,
+        batch_size=2,
+        device="cpu",
+        dtype="float64",
+        callbacks=callbacks,
+        replicas=replicas,
+        log_every_n_steps=1,
+    )
+    chosen = OPTIMIZERS[optimizer][0](net.param())
+    if lr is not None:
+        chosen = SGD(net.param(), lr, momentum=0.9)
+    trainer.fit(net, MSELoss(), chosen, points(), resume=resume)
+    return watch, trainer
+
+
+def torchs(name: str, arguments: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> Any:
+    kwargs = dict(arguments)
+    if "schedulers" in kwargs:
+        kwargs["schedulers"] = [torchs(*next(iter(s.items())), optimizer) for s in kwargs["schedulers"]]
+    if name == "ChainedScheduler":
+        return judge.ChainedScheduler(kwargs["schedulers"])
+    return getattr(judge, name)(optimizer, **kwargs)
+
+
+def wanted(name: str, arguments: Mapping[str, Any], interval: str, optimizer: str) -> tuple[list[float], list[Any]]:
+    """Rates and momenta that torch's own loop uses."""
+    p = nn.Parameter(torch.zeros(1))
+    theirs = OPTIMIZERS[optimizer][1]([p])
+    scheduler = torchs(name, arguments, theirs)
+    rates, momenta = [], []
+    for step in range(STEPS):
+        group = theirs.param_groups[0]
+        rates.append(group["lr"])
+        momenta.append(group.get("betas", group.get("momentum")))
+        p.grad = torch.ones(1)
+        theirs.step()
+        if interval == "step" or step % A_EPOCH == A_EPOCH - 1:
+            scheduler.step()
+    return rates, momenta
+
+
+def test_no_scheduler_of_torch_is_left_out() -> None:
+    theirs = {n for n in dir(judge) if isinstance(getattr(judge, n), type) and issubclass(getattr(judge, n), judge.LRScheduler)}
+    assert set(SCHEDULERS) == theirs - {"LRScheduler", "_LRScheduler"}
+    assert {name for name, _ in CASES} | {"ReduceLROnPlateau"} == set(SCHEDULERS)
+    assert len(SCHEDULERS) == 15
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
+def test_every_rate_is_torchs(name: str, arguments: Mapping[str, Any], interval: Any) -> None:
+    watch, _ = run(LRScheduler(interval, **{name: arguments}))
+    rates, momenta = wanted(name, arguments, interval, "SGD with momentum")
+    assert [r for (r,) in watch.rates] == rates
+    assert watch.momentum == momenta
+    assert len(set(rates)) > 1
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "RMSprop"])
+@pytest.mark.parametrize("name", ["CyclicLR", "OneCycleLR"])
+def test_cycled_momentum_reaches_the_optimizer(name: str, optimizer: str) -> None:
+    arguments = next(a for n, a in CASES if n == name)
+    watch, _ = run(LRScheduler("step", **{name: arguments}), optimizer=optimizer)
+    rates, momenta = wanted(name, arguments, "step", optimizer)
+    assert [r for (r,) in watch.rates] == rates
+    assert watch.momentum == momenta
+    assert len(set(momenta)) > 2
+
+
+@pytest.mark.parametrize("optimizer", ["SGD with momentum", "Adam", "RMSprop"])
+def test_the_weights_under_a_cycled_momentum_are_torchs(optimizer: str) -> None:
+    arguments = {"max_lr": 0.05, "total_steps": STEPS + 1}
+    data = points()
+    net = Sequential(Linear(1, 1)).draw(torch.Generator().manual_seed(0)).to(dtype=torch.float64)
+    rival = nn.Sequential(nn.Linear(1, 1, dtype=torch.float64))
+    rival.load_state_dict(net.state_dict())
+    trainer = Trainer(
+        max_epochs=STEPS, batch_size=None, device="cpu", dtype="float64", callbacks=[LRScheduler("step", OneCycleLR=arguments)]
+    )
+    trainer.fit(net, MSELoss(), OPTIMIZERS[optimizer][0](net.param()), data)
+    theirs = OPTIMIZERS[optimizer][1](rival.parameters())
+    scheduler = judge.OneCycleLR(theirs, **arguments)
+    for _ in range(STEPS):
+        theirs.zero_grad()
+        nn.functional.mse_loss(rival(data.train.x.double()), data.train.t.double()).backward()
+        theirs.step()
+        scheduler.step()
+    for (p, _), q in zip(net.param(), rival.parameters(), strict=True):
+        torch.testing.assert_close(p, q.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_an_optimizer_without_momentum_cycles_its_rate_alone() -> None:
+    for name in ("CyclicLR", "OneCycleLR"):
+        arguments = next(a for n, a in CASES if n == name)
+        watch, _ = run(LRScheduler("step", **{name: arguments}), optimizer="SGD")
+        rates, _ = wanted(name, {**arguments, "cycle_momentum": False}, "step", "SGD")
+        assert [r for (r,) in watch.rates] == rates
+        assert set(watch.momentum) == {0.0}
+        with pytest.raises(UserError, match="cycle_momentum needs an optimizer with momentum"):
+            run(LRScheduler("step", **{name: {**arguments, "cycle_momentum": True}}), optimizer="SGD")
+
+
+# -- the plateau ---------------------------------------------------------------------------------------------------------
+
+PLATEAUS: list[tuple[dict[str, Any], list[float]]] = [
+    # torch counts bad epochs beyond patience: with patience 1 the second bad one lowers the rate
+    ({"patience": 1, "factor": 0.5}, [9, 9, 9, 9, 9, 8, 9, 9, 9, 9, 9, 9]),
+    ({"patience": 0, "factor": 0.1, "cooldown": 2, "min_lr": 0.005}, [9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]),
+    ({"patience": 1, "mode": "max", "threshold": 0.5, "threshold_mode": "abs"}, [1, 1.4, 1.6, 2, 2.2, 2.4, 2.6, 3, 3, 3, 3, 3]),
+    ({"patience": 2}, [5, math.nan, 4, math.nan, math.nan, math.nan, 3, 3, 3, 3, 3, 3]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "values"), PLATEAUS)
+def test_a_plateau_counts_as_torch_does(arguments: dict[str, Any], values: list[float]) -> None:
+    watch, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script(values))
+    theirs = torch.optim.SGD([nn.Parameter(torch.zeros(1))], LR)
+    scheduler = judge.ReduceLROnPlateau(theirs, **arguments)
+    rates = []
+    for value in values:
+        rates += [theirs.param_groups[0]["lr"]] * A_EPOCH
+        theirs.step()
+        scheduler.step(value)
+    assert [r for (r,) in watch.rates] == rates
+    assert len(set(rates)) > 1
+
+
+def test_patience_1_lowers_the_rate_at_the_second_bad_epoch() -> None:
+    watch, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 1, "factor": 0.5}), Script([9] * 6), epochs=6)
+    assert [r for (r,) in watch.rates[::A_EPOCH]] == [0.1, 0.1, 0.1, 0.05, 0.05, 0.025]
+
+
+def test_each_replica_has_a_plateau_of_its_own() -> None:
+    script = Script([(9, 9), (9, 8), (9, 7), (9, 6)])
+    watch, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 0, "factor": 0.5}), script, epochs=4, replicas=2)
+    assert watch.rates[::A_EPOCH] == [[0.1], [0.1], [0.05, 0.1], [0.025, 0.1]]
+
+
+def test_a_plateau_reads_its_metric_wherever_it_is_listed() -> None:
+    """The scheduler stands before the callback that logs, and still sees this epoch's value."""
+    watch, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 0, "factor": 0.5}), Script([1, 2, 3]), epochs=3)
+    assert [r for (r,) in watch.rates[::A_EPOCH]] == [0.1, 0.1, 0.05]
+    with pytest.raises(UserError, match="no metric 'scor'"):
+        run(LRScheduler(monitor="scor", ReduceLROnPlateau={}), Script([1]), epochs=1)
+
+
+# -- warm-up -------------------------------------------------------------------------------------------------------------
+
+
+def test_warm_up_grows_in_equal_parts() -> None:
+    watch, _ = run(LRScheduler(warmup_steps=4), epochs=2)
+    assert [r for (r,) in watch.rates] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+def test_warm_up_scales_the_schedule(interval: Any) -> None:
+    plain_watch, _ = run(LRScheduler(interval, ExponentialLR={"gamma": 0.9}))
+    warm_watch, _ = run(LRScheduler(interval, warmup_steps=7, ExponentialLR={"gamma": 0.9}))
+    grown = [min(1, (k + 1) / 7) for k in range(STEPS)]
+    assert [r for (r,) in warm_watch.rates] == [r * g for (r,), g in zip(plain_watch.rates, grown, strict=True)]
+
+
+# -- resuming ------------------------------------------------------------------------------------------------------------
+
+RESUMED = [*CASES, ("ReduceLROnPlateau", {"patience": 1, "factor": 0.7, "cooldown": 1})]
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize(("name", "arguments"), RESUMED, ids=[*IDS, "ReduceLROnPlateau"])
+def test_a_resumed_run_is_the_uninterrupted_one(name: str, arguments: Mapping[str, Any], interval: Any) -> None:
+    def parts() -> tuple[LRScheduler, Script]:
+        return LRScheduler(interval, "score", 5, **{name: arguments}), Script([9, 8, 8, 8, 8, 7, 7, 7, 7, 7, 7, 7])
+
+    whole, trainer = run(*parts(), snapshots=True)
+    for k in (2, 10, 25):  # inside an epoch each; the first inside the warm-up
+        rest, resumed = run(*parts(), resume=whole.kept[k])
+        assert rest.rates == whole.rates[k:]
+        assert rest.momentum == whole.momentum[k:]
+        assert resumed.summary["params_sha256"] == trainer.summary["params_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (("CosineAnnealingLR", {"T_max": 12}), ("CosineAnnealingLR", {"T_max": 20})),
+        (("CosineAnnealingLR", {"T_max": 12}), ("StepLR", {"step_size": 3})),
+        (("StepLR", {"step_size": 3}), ("StepLR", {"step_size": 3, "gamma": 0.5})),
+    ],
+)
+def test_a_schedule_changed_on_resume_is_the_new_one_from_there(before: Any, after: Any) -> None:
+    old, _ = run(LRScheduler(**dict([before])), snapshots=True)
+    new, _ = run(LRScheduler(**dict([after])))
+    rest, _ = run(LRScheduler(**dict([after])), resume=old.kept[17])
+    assert rest.rates == new.rates[17:]
+
+
+def test_a_rate_changed_on_resume_is_the_new_one_from_there() -> None:
+    schedule: dict[str, Any] = {"CosineAnnealingLR": {"T_max": 12}}
+    old, _ = run(LRScheduler(**schedule), snapshots=True)
+    new, _ = run(LRScheduler(**schedule), lr=0.02)
+    rest, _ = run(LRScheduler(**schedule), lr=0.02, resume=old.kept[17])
+    assert rest.rates == new.rates[17:]
+    bare, _ = run(None, lr=0.02, resume=old.kept[17])  # without a schedule: the configured rate
+    assert bare.rates == [[0.02]] * (STEPS - 17)
+
+
+def test_a_plateau_keeps_its_share_of_a_rate_changed_on_resume() -> None:
+    arguments: dict[str, Any] = {"patience": 0, "factor": 0.5}
+    old, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script([9] * 12), snapshots=True)
+    assert old.rates[8] == [0.05]
+    rest, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script([1] * 12), lr=0.02, resume=old.kept[8])
+    assert rest.rates[0] == [0.01]
+
+
+# -- the curve before training, and mistakes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
+def test_the_curve_is_what_the_run_uses(name: str, arguments: Mapping[str, Any], interval: Any) -> None:
+    scheduler = LRScheduler(interval, warmup_steps=4, **{name: arguments})
+    curve = scheduler.curve(LR, EPOCHS, A_EPOCH)
+    watch, _ = run(scheduler)
+    assert curve == [r for (r,) in watch.rates]
+
+
+def test_a_curve_may_cycle_the_momentum() -> None:
+    arguments = {"base_lr": 0.01, "max_lr": 0.2, "step_size_up": 3, "cycle_momentum": True}
+    assert max(LRScheduler("step", CyclicLR=arguments).curve(LR, 2, 3)) == 0.2
+
+
+def test_the_rate_is_a_metric() -> None:
+    _, trainer = run(LRScheduler(StepLR={"step_size": 1, "gamma": 0.5}), epochs=3)
+    assert trainer.summary["metrics"]["lr"] == 0.025  # the last epoch's
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({}, "no scheduler; name one of StepLR"),
+    ({"StepLR": {"step_size": 1}, "ExponentialLR": {"gamma": 0.9}}, "StepLR, ExponentialLR; name one of"),
+    ({"CosineLR": {}}, "no scheduler 'CosineLR'"),
+    ({"CosineAnnealing": {}}, "did you mean 'CosineAnnealingLR'"),
+    ({"StepLR": 3}, "needs its arguments as a mapping"),
+    ({"StepLR": {}}, r"StepLR: needs step_size \(step_size, gamma\)"),
+    ({"StepLR": {"stepsize": 3}}, "no argument 'stepsize'; did you mean 'step_size'"),
+    ({"StepLR": {"step_size": 3, "last_epoch": 2}}, "no argument 'last_epoch'"),
+    ({"LambdaLR": {"lr_lambda": "os.system"}}, "lr_lambda is a function, which only Python can give"),
+    ({"SequentialLR": {"schedulers": ["StepLR"], "milestones": []}}, "each is one scheduler with its arguments"),
+    ({"SequentialLR": {"schedulers": [{"StepLr": {}}], "milestones": []}}, "did you mean 'StepLR'"),
+    ({"interval": "batch", "StepLR": {"step_size": 3}}, "interval='batch'; needs epoch or step"),
+    ({"warmup_steps": -1}, "warmup_steps=-1"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_mistakes_are_told_at_once(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LRScheduler(**arguments)
+
+
+def test_what_torch_refuses_is_told_in_its_words() -> None:
+    with pytest.raises(UserError, match=r"callbacks\.lr_scheduler on_fit_start.*OneCycleLR.*total_steps"):
+        run(LRScheduler(OneCycleLR={"max_lr": 0.1}))
+    with pytest.raises(UserError, match=r"callbacks\.lr_scheduler on_train_epoch_end, epoch 1, step 3: StepLR: .*str"):
+        run(LRScheduler(StepLR={"step_size": "three"}))
+    with pytest.raises(
+        UserError, match=r"callbacks\.lr_scheduler on_train_batch_end, epoch 3, step 7: OneCycleLR: .*total steps"
+    ):
+        run(LRScheduler("step", OneCycleLR={"max_lr": 0.1, "total_steps": 6}))
