@@ -97,6 +97,14 @@ def test_strided_tensors_become_contiguous_views_with_their_values() -> None:
     assert flat.tolist() == [0, 3, 1, 4, 2, 5, 0, 2, 4, 6]
     assert given_[0].tolist() == [[0, 3], [1, 4], [2, 5]]
     assert is_flat(flat, given_)
+    alone = torch.arange(6.0).view(2, 3).T
+    assert flatten([alone]).tolist() == [0, 3, 1, 4, 2, 5]  # though it fills a stretch of memory
+
+
+def test_tensors_that_read_one_memory_in_two_types_are_not_flat() -> None:
+    block = torch.arange(4.0)
+    assert is_flat(block, [block[:2], block[2:]])
+    assert not is_flat(block, [block[:2], block.view(torch.int32)[2:]])
 
 
 def test_a_holder_of_the_tensor_sees_it_moved_and_a_view_taken_before_does_not() -> None:

@@ -269,6 +269,16 @@ def test_the_cross_entropy_of_certainty_is_cut_off_as_torch_cuts_it() -> None:
     assert leaf.grad.tolist()[:2] == [0, 0]
 
 
+@pytest.mark.parametrize("name", ["CrossEntropyLoss", "NLLLoss"])
+def test_an_ignored_sample_counts_nothing_even_where_a_class_of_it_is_ruled_out(name: str) -> None:
+    y = torch.tensor([[-torch.inf, 2.0, 1.0], [0.5, -torch.inf, 0.1], [0.3, 0.2, 0.1]]).double()
+    y = y if name == "CrossEntropyLoss" else y.log_softmax(1)
+    for keywords in ({"ignore_index": 1}, {"ignore_index": -100}):
+        t = torch.tensor([keywords["ignore_index"]] * 2 + [2])
+        compare_loss(OURS[name](**keywords), getattr(torch.nn, name)(**keywords), y, t, torch.float64)
+        assert OURS[name](**keywords)(y, t).isfinite()
+
+
 # -- what torch's table does not hold ----------------------------------------------------------------------------------------
 
 

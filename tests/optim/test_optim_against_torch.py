@@ -215,11 +215,25 @@ def test_a_rate_of_0_leaves_a_replica_bit_for_bit_while_the_others_move(name: st
     optimizer = OURS[name](net.param(), **{**keywords, "lr": [0.05, 0.0, 0.05]})
     for i in range(10):
         of_net(net, i)
+        for _, g in net.param() if i > 6 else ():  # a replica that was stopped because it diverged
+            g[1] = [torch.inf, torch.nan, -torch.inf][i - 7]
         optimizer.step()
     for key, p in net.state_dict().items():
         assert torch.equal(p[1].view(torch.int64), before[key][1].view(torch.int64))
         assert not torch.equal(p[0], before[key][0])
         assert not torch.equal(p[2], before[key][2])
+
+
+@pytest.mark.parametrize(("name", "keywords"), SOME, ids=str)
+def test_an_update_leaves_the_gradient_as_it_was(name: str, keywords: dict[str, Any]) -> None:
+    for lr in (0.05, [0.05, 0.1, 0.2]):
+        net = replicated()
+        optimizer = OURS[name](net.param(), **{**keywords, "lr": lr})
+        for i in range(2):
+            of_net(net, i)
+            before = optimizer.g.clone()
+            optimizer.step()
+            assert torch.equal(optimizer.g, before)
 
 
 def test_a_rate_can_be_changed_between_updates_by_replica_and_back() -> None:
