@@ -12,6 +12,7 @@ from typing import Any, Literal
 from trainkit.callback import Callback
 from trainkit.checkpoint import plain, save
 from trainkit.errors import UserError
+from trainkit.pattern import Either, accept
 from trainkit.run import plain_name
 from trainkit.trainer import Trainer
 
@@ -163,6 +164,7 @@ class Checkpoint(Callback):
         return {"kept": self.kept, "gone": sorted(self.gone), "monitor": self.monitor, "sign": self.sign}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        accept(state, {"kept": [(float, str)], "gone": [str], "monitor": Either(None, str), "sign": float}, "state")
         kept = [[score, plain_name(name)] for score, name in state["kept"]]  # files that will be deleted: never outside
         if (state["monitor"], state["sign"]) == (self.monitor, self.sign):  # scores of another metric say nothing
             self.kept = kept[: self.save_top_k]

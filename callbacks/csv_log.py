@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from trainkit.callback import Callback
 from trainkit.errors import UserError
+from trainkit.pattern import COUNT, accept
 from trainkit.trainer import Trainer, deviation
 
 
@@ -56,6 +57,7 @@ class CSVLog(Callback):
         return {"columns": self.columns, "rows": self.rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        accept(state, {"columns": [str], "rows": COUNT}, "state")
         self.columns, self.rows = list(state["columns"]), state["rows"]
 
     def _rewrite(self, path: Path, rows: list[dict[str, str]]) -> None:

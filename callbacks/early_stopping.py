@@ -8,7 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from trainkit.callback import Callback
-from trainkit.errors import UserError
+from trainkit.errors import UserError, UserErrors
+from trainkit.pattern import COUNT, Either, accept
 from trainkit.trainer import Trainer
 
 
@@ -53,6 +54,8 @@ class EarlyStopping(Callback):
         self.best_params: dict[str, Tensor] = {}
 
     def on_fit_start(self, trainer: Trainer) -> None:
+        if self.best_params and (wrong := trainer.net.mismatches(self.best_params)):
+            raise UserErrors(wrong)
         for r, why in enumerate(self.stopped):  # a resumed run is judged by the configuration of now
             if why == "patience":
                 stays = self.waited[r] >= self.patience
@@ -139,6 +142,9 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        each, whys = len(self.best), Either("", "patience", "threshold", "divergence", "not finite")
+        lists = {"best": (float,) * each, "waited": (COUNT,) * each, "stopped": (whys,) * each}
+        accept(state, {"monitor": str, "sign": float, **lists, "best_params": {str: Tensor}}, "state")
         if (state["monitor"], state["sign"]) != (self.monitor, self.sign):
             return  # the best of another metric says nothing
         self.best, self.waited, self.stopped = list(state["best"]), list(state["waited"]), list(state["stopped"])

@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 
 from trainkit.callback import Callback
 from trainkit.errors import UserError, near
+from trainkit.pattern import COUNT, Either, accept
 from trainkit.trainer import Trainer
 
 SCHEDULERS = (
@@ -77,7 +78,7 @@ class LRScheduler(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         self.start(trainer.optimizer.configured, momentum_of(trainer.optimizer), trainer.replicas)
         if self.restored is not None:
-            self._restore(self.restored)
+            self._restore(self.restored, trainer.state.step)
         self._apply(trainer)
 
     def start(self, rates: Sequence[float], momentum: dict[str, Any], replicas: int) -> None:
@@ -154,16 +155,20 @@ class LRScheduler(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        group: dict[str, Any] = {"lr": float, "initial_lr": float}
+        moving = Either(group, {**group, "momentum": float}, {**group, "betas": (float, float)})
+        accept(state, {"schedule": str, "advanced": COUNT, "progress": [{str: Any}], "groups": [[moving]]}, "state")
         self.restored = state  # the schedule is built when the fit starts
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any], steps: int) -> None:
         """Go on where the checkpoint stood; a schedule that is configured otherwise now is run anew up to there."""
         configured = [[g["initial_lr"] for g in c.param_groups] for c in self.carriers]
         same = state["schedule"] == repr((self.chosen, self.interval)) and configured == [
             [g["initial_lr"] for g in c] for c in state["groups"]
         ]
-        if not same and not self.plateau:
-            for _ in range(state["advanced"]):
+        sizes = [len(c) for c in state["groups"]] == [len(c) for c in configured] and len(state["progress"]) == len(configured)
+        if not sizes or (not same and not self.plateau):
+            for _ in range(0 if self.plateau else min(state["advanced"], steps)):
                 self.advance()
             return
         self.advanced = state["advanced"]
@@ -250,8 +255,11 @@ def progress(scheduler: Any) -> dict[str, Any]:
 
 def set_progress(scheduler: Any, saved: Mapping[str, Any]) -> None:
     own = progress(scheduler)
+    kinds = {k: {bool: bool, str: str}.get(type(v), Either(None, float)) for k, v in own.items() if k != "inner"}
+    accept({k: v for k, v in saved.items() if k in kinds}, {k: p for k, p in kinds.items() if k in saved}, "state.progress")
     for key, value in saved.items():
         if key == "inner":
+            accept(value, [{str: Any}] if "inner" in own and len(value) == len(own["inner"]) else (), "state.progress.inner")
             for inner, inner_saved in zip(scheduler._schedulers, value, strict=True):
                 set_progress(inner, inner_saved)
         elif key in own:

@@ -7,6 +7,7 @@ from typing import Any
 
 from trainkit.callback import Callback
 from trainkit.errors import UserError
+from trainkit.pattern import accept
 from trainkit.trainer import Trainer
 
 
@@ -35,6 +36,7 @@ class Timer(Callback):
         return {"elapsed": self.elapsed()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        accept(state, {"elapsed": float}, "state")
         self.before = state["elapsed"]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trainkit.callback import Callback
 from trainkit.errors import UserError
+from trainkit.pattern import accept
 from trainkit.rng import generator
 from trainkit.trainer import Trainer
 
@@ -70,8 +71,9 @@ class ValidationSplit(Callback):
         return {"sha256": self.sha256}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        accept(state, {"sha256": str}, "state")
         if state["sha256"] != self.sha256:
             raise UserError(
-                f"callbacks.{self.name}: the resumed run was split otherwise (other fraction, seed or data);"
-                " keep them, or validation would see trained samples"
+                "the resumed run was split otherwise (other fraction, seed or data); keep them, or validation would see"
+                " trained samples"
             )

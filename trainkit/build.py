@@ -1,4 +1,4 @@
-"""From a resolved configuration to the net, the loss, the data, the callbacks: all errors found at once, before anything is made."""
+"""From a resolved configuration to net, loss, data and callbacks: all errors are found at once, before anything is made."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from . import registry
 from .callback import Callback
 from .data.dataset import Dataset
-from .errors import UserError, UserErrors, near
+from .errors import UserError, UserErrors, near, shortage
 from .nn.container import Container, Sequential
 from .nn.loss import Loss
 from .nn.module import Module
 from .optim.optimizer import Optimizer
 from .rng import generator
-from .schema import check_arguments, check_value
+from .schema import check_arguments, check_value, written
 from .trainer import Trainer
 
 KEYS = ("seed", "data", "model", "loss", "optimizer", "trainer", "callbacks")
 REQUIRED = ("data", "model", "loss", "optimizer")
-NOT_CONFIGURED = ("self", "params", "seed", "callbacks", "run_dir", "config", "schema")  # parameters that code fills in
+NOT_CONFIGURED = ("self", "params", "schema")  # parameters that code fills in
 
 
 @dataclass
@@ -40,7 +40,8 @@ class Parts:
 def build(config: dict[str, Any]) -> Parts:
     """Check everything against tables and signatures, then make it. Raises UserErrors with every error found."""
     errors = [f"{key}: no such key{near(key, KEYS)}" for key in config if key not in KEYS]
-    errors += [f"{key}: is missing; a configuration has {', '.join(REQUIRED)}" for key in REQUIRED if config.get(key) is None]
+    if missing := [key for key in REQUIRED if config.get(key) is None]:
+        errors.append(f"{', '.join(missing)}: missing; a configuration has {', '.join(REQUIRED)}")
     seed = config.get("seed", 0)
     errors += check_value(seed, int, "seed")
     given = {key: config[key] for key in REQUIRED if config.get(key) is not None}
@@ -48,17 +49,18 @@ def build(config: dict[str, Any]) -> Parts:
     net = _net(given["model"], errors) if "model" in given else None
     loss = _one("loss", given["loss"], "loss", errors) if "loss" in given else None
     optimizer = _optimizer(given["optimizer"], errors) if "optimizer" in given else None
-    settings = config.get("trainer") or {}
+    settings = {} if config.get("trainer") is None else config["trainer"]
     if isinstance(settings, dict):
-        wrong = check_arguments(Trainer, settings, "trainer", NOT_CONFIGURED)
+        wrong = check_arguments(Trainer, settings, "trainer", (*NOT_CONFIGURED, "seed", "callbacks", "run_dir", "config"))
         errors += wrong or _attempt(lambda: Trainer(**settings), "", errors=[])[1]
     else:
-        errors.append(f"trainer: {settings!r}; needs a mapping of settings")
-    callbacks = _callbacks(config.get("callbacks") or {}, errors)
+        errors.append(f"trainer: {written(settings)}; needs a mapping, {{max_epochs: 5}}")
+    callbacks = _callbacks({} if config.get("callbacks") is None else config["callbacks"], errors)
     if errors:
         raise UserErrors(errors)
     assert data is not None
     assert net is not None
+    assert loss is not None
     assert optimizer is not None
 
     def trainer(**more: Any) -> Trainer:
@@ -66,9 +68,9 @@ def build(config: dict[str, Any]) -> Parts:
 
     replicas = settings.get("replicas", 1)
     if replicas > 1:
-        net.replicate([seed + r for r in range(replicas)])
+        _attempt(lambda: net.replicate([seed + r for r in range(replicas)]), "", errors)
     else:
-        net.draw(generator(seed, "init"))
+        _attempt(lambda: net.draw(generator(seed, "init")), "", errors)
     _attempt(lambda: optimizer(net), "optimizer.", errors)
     if errors:
         raise UserErrors(errors)
@@ -79,18 +81,23 @@ def _attempt(make: Callable[[], Any], prefix: str, errors: list[str]) -> tuple[A
     """make(), or None with its complaint added to `errors`."""
     try:
         return make(), errors
-    except (UserError, ValueError, TypeError) as error:
-        errors.append(f"{prefix}{error}")
-        return None, errors
+    except UserError as error:
+        errors += [f"{prefix}{line}" for line in str(error).split("\n")]
+    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:  # too large
+        errors.append(f"{prefix.rstrip('.: ') or 'model'}: {shortage(error) or str(error).splitlines()[0]}")
+    return None, errors
 
 
-def entry(value: Any, place: str, errors: list[str]) -> tuple[str, Any] | None:
+EXAMPLES = {"layer": "{Linear: [2, 25]}", "loss": "{HuberLoss: {delta: 2}}", "optimizer": "{SGD: {lr: 0.1}}"}
+
+
+def entry(kind: str, value: Any, place: str, errors: list[str]) -> tuple[str, Any] | None:
     """`ReLU` or `{Linear: [2, 25]}` as a name and its arguments."""
     if isinstance(value, str):
         return value, None
     if isinstance(value, dict) and len(value) == 1:
         return next(iter(value.items()))
-    errors.append(f"{place}: {value!r}; write a name, or one name with its arguments: {{Linear: [2, 25]}}")
+    errors.append(f"{place}: {written(value)}; write a name, or one name with its arguments, {EXAMPLES[kind]}")
     return None
 
 
@@ -105,7 +112,7 @@ def call(function: Callable[..., Any], arguments: Any, *first: Any) -> Any:
 
 def _one(kind: str, value: Any, place: str, errors: list[str]) -> Any:
     """The object that a `name` or `{name: arguments}` describes."""
-    named = entry(value, place, errors)
+    named = entry(kind, value, place, errors)
     if named is None:
         return None
     name, arguments = named
@@ -121,7 +128,7 @@ def _one(kind: str, value: Any, place: str, errors: list[str]) -> Any:
 
 def _net(value: Any, errors: list[str]) -> Sequential | None:
     if not isinstance(value, list) or not value:
-        errors.append(f"model: {value!r}; needs a list of layers: [{{Linear: [2, 25]}}, ReLU]")
+        errors.append(f"model: {written(value)}; needs a list of layers: [{{Linear: [2, 25]}}, ReLU]")
         return None
     layers = [_layer(v, f"model[{i}]", errors) for i, v in enumerate(value)]
     return None if any(m is None for m in layers) else Sequential(*layers)
@@ -129,7 +136,7 @@ def _net(value: Any, errors: list[str]) -> Sequential | None:
 
 def _layer(value: Any, place: str, errors: list[str]) -> Any:
     """A layer; a container's arguments are layers themselves."""
-    named = entry(value, place, errors)
+    named = entry("layer", value, place, errors)
     if named is None:
         return None
     name, arguments = named
@@ -141,14 +148,14 @@ def _layer(value: Any, place: str, errors: list[str]) -> Any:
     if not (isinstance(cls, type) and issubclass(cls, Container)):
         return _one("layer", value, place, errors)
     if not isinstance(arguments, list) or not arguments:
-        errors.append(f"{place}.{name}: {arguments!r}; needs a list of layers")
+        errors.append(f"{place}.{name}: {written(arguments)}; needs a list of layers, [{{Linear: [2, 25]}}, ReLU]")
         return None
     inner = [_layer(v, f"{place}.{name}[{i}]", errors) for i, v in enumerate(arguments)]
     return None if any(m is None for m in inner) else cls(*inner)
 
 
 def _optimizer(value: Any, errors: list[str]) -> Callable[[Module], Optimizer] | None:
-    named = entry(value, "optimizer", errors)
+    named = entry("optimizer", value, "optimizer", errors)
     if named is None:
         return None
     name, arguments = named
@@ -163,7 +170,7 @@ def _optimizer(value: Any, errors: list[str]) -> Callable[[Module], Optimizer] |
 
 def _data(value: Any, errors: list[str]) -> Callable[[], Dataset] | None:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        errors.append(f"data: {value!r}; needs a name and its arguments: {{name: disk, train: 1000}}")
+        errors.append(f"data: {written(value)}; needs a name and its arguments: {{name: disk, train: 1000}}")
         return None
     arguments = {k: v for k, v in value.items() if k != "name"}
     try:
@@ -176,9 +183,9 @@ def _data(value: Any, errors: list[str]) -> Callable[[], Dataset] | None:
 
 
 def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
-    """Callbacks by their name in the configuration. A name of its own is given as `name: {Class: {...}}`; null leaves one out."""
+    """Callbacks by their name in the configuration. `name: {Class: {...}}` gives one a name of its own; null leaves one out."""
     if not isinstance(value, dict):
-        errors.append(f"callbacks: {value!r}; needs a mapping: {{early_stopping: {{patience: 5}}}}")
+        errors.append(f"callbacks: {written(value)}; needs a mapping: {{early_stopping: {{patience: 5}}}}")
         return {}
     made: dict[str, Callback] = {}
     for name, arguments in value.items():
@@ -194,7 +201,7 @@ def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
             errors.append(f"{place}: {error}")
             continue
         if not isinstance(arguments, dict):
-            errors.append(f"{place}: {arguments!r}; needs its arguments as a mapping, {{}} for none")
+            errors.append(f"{place}: {written(arguments)}; needs its arguments as a mapping, {{}} for none")
             continue
         wrong = check_arguments(cls, arguments, place, NOT_CONFIGURED)
         errors += wrong

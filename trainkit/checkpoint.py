@@ -5,12 +5,12 @@ A file is what `torch.save` makes of plain values, with the SHA-256 of everythin
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import struct
 import zipfile
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from .errors import UserError, UserErrors
+from .pattern import COUNT, Either, shown, unlike
 
 FORMAT = 1
 MARK = b"trainkit sha256 "
@@ -39,7 +40,10 @@ def dump(content: dict[str, Any]) -> bytes:
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Write `content` to `path`: the old file stays until the new one is on the disk whole. Raises UserError naming path and cause."""
+    """Write `content` to `path`: the old file stays until the new one is on the disk whole.
+
+    Raises UserError naming path and cause.
+    """
     write(dump(content), path)
 
 
@@ -58,11 +62,12 @@ def write(data: bytes, path: Path) -> None:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
+    except OSError as error:
+        raise UserError(f"{path}: not saved, {_cause(error)}; what was there before is kept") from error
+    try:
         sync_folder(path.parent)
     except OSError as error:
-        raise UserError(
-            f"checkpoint {path}: not saved, {error.strerror or error} ({_errno(error)}); the file before it is kept"
-        ) from error
+        raise UserError(f"{path}: not surely saved, its folder cannot be synced, {_cause(error)}") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -119,56 +124,106 @@ def load(path: Path) -> dict[str, Any]:
         content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as error:
         raise UserError(f"checkpoint {path}: holds something else than plain values and tensors; refused unread") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    found = content.get("format") if type(content) is dict else content
+    if type(found) is not int or found != FORMAT:
         raise UserError(
-            f"checkpoint {path}: format {found!r}, this trainkit reads format {FORMAT}; use the trainkit that wrote it"
+            f"checkpoint {path}: format {shown(found)}, this trainkit reads format {FORMAT}; use the trainkit that wrote it"
         )
-    for place, tensor in tensors(content):
-        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise UserError(f"checkpoint {path}: {place} claims {tensor.numel()} numbers that the file does not hold; refused")
-    check_types(content, path)
+    try:
+        check_plain(content, "", set())
+        check_types(content)
+    except RecursionError:
+        raise UserError(f"checkpoint {path}: nested too deep; {cure}") from None
+    except UserError as error:
+        lines = [*str(error).split("\n")[:MOST], f"refused; {cure}"]
+        raise UserErrors(f"checkpoint {path}: {line}" for line in lines) from None
     return content
 
 
-REQUIRED: dict[str, type | tuple[type, ...]] = {
+MOST = 10  # complaints about one file
+
+
+def check_plain(value: Any, place: str, seen: set[int]) -> None:
+    """Refuse what `plain` would not have let through: other types, tensors that claim more than they hold, shared lists.
+
+    A few hundred bytes of lists that share lists are a walk of hours, or of forever where one holds itself.
+    """
+    kind = type(value)
+    if kind is Tensor:
+        claimed = value.numel() * value.element_size()
+        held = value.untyped_storage().nbytes() if value.layout == torch.strided and value.device.type == "cpu" else -1
+        if claimed > held or value.requires_grad or not value.is_contiguous():
+            raise UserError(f"{place}: {shown(value)} that the file does not hold as such")
+    elif kind in (dict, list, tuple):
+        if id(value) in seen and value:
+            raise UserError(f"{place}: stands at several places")
+        seen.add(id(value))
+        for k, v in value.items() if kind is dict else enumerate(value):
+            if type(k) not in (str, int):
+                raise UserError(f"{place}: key {shown(k)}; needs text or a whole number")
+            check_plain(v, f"{place}.{shown(k, '')}" if place else shown(k, ""), seen)
+    elif kind not in _PLAIN or (kind is int and value.bit_length() > 63):
+        raise UserError(f"{place}: {shown(value)} is no plain value")
+
+
+CONTENT: dict[str, Any] = {
+    "format": FORMAT,
     "config": str,
-    "state": dict,
-    "model": dict,
-    "optimizer": dict,
-    "normalizer": dict,
-    "data": dict,
-    "callbacks": dict,
-    "rng": dict,
-    "metrics": dict,
-    "environment": dict,
+    "state": {
+        "epoch": COUNT,
+        "batch": COUNT,
+        "step": COUNT,
+        "samples": COUNT,
+        "loss_sum": [float],
+        "pending": bool,
+        "active": [bool],
+    },
+    "model": {str: Tensor},
+    "optimizer": {str: Any},  # the optimizer itself says what it needs
+    "normalizer": {"mean": torch.float64, "std": torch.float64, "fill": Either(None, torch.float64)},
+    "data": {"train": COUNT, "batch": COUNT, "classes": Either(None, [str]), "schema": {str: Any}},
+    "callbacks": {str: {str: Any}},
+    "rng": {"python": (int, torch.int64, Either(None, float)), "torch": torch.uint8, "passes": [torch.uint8]},
+    "metrics": {str: [float]},
+    "environment": {"versions": {str: str}, "threads": COUNT, "device": str, "dtype": str},
 }
 
 
-def check_types(content: dict[str, Any], path: Path) -> None:
-    """Each part is there and of its type."""
-    for key, kind in REQUIRED.items():
-        if not isinstance(content.get(key), kind):
-            raise UserError(
-                f"checkpoint {path}: {key} is {type(content.get(key)).__name__}, needs {getattr(kind, '__name__', kind)}; refused"
+def check_types(content: dict[str, Any]) -> None:
+    """Each part is there, of its type, and agrees with the others. Raises UserErrors."""
+    pattern = dict(CONTENT)
+    if isinstance(content.get("rng"), dict) and "cuda" in content["rng"]:
+        pattern["rng"] = {**pattern["rng"], "cuda": [torch.uint8]}
+    wrong = unlike(content, pattern, "content")
+    if not wrong:
+        state, data = content["state"], content["data"]
+        replicas = len(state["active"])
+        each = {"state.loss_sum": state["loss_sum"], "rng.passes": content["rng"]["passes"]}
+        each |= {f"metrics.{shown(k, '')}": v for k, v in content["metrics"].items()}
+        wrong += [f"{k}: {len(v)} values, state.active has {replicas}" for k, v in each.items() if len(v) != replicas]
+        wrong += [
+            f"model.{shown(k, '')}: {shown(v)}; needs floating numbers"
+            for k, v in content["model"].items()
+            if not v.is_floating_point()
+        ]
+        if not (replicas and data["train"] and data["batch"]):
+            wrong.append(f"{replicas} replicas, data.train={data['train']}, data.batch={data['batch']}; each needs at least 1")
+        mean, std = content["normalizer"]["mean"], content["normalizer"]["std"]
+        if mean.shape != std.shape or not (mean.isfinite().all() and (std > 0).all() and std.isfinite().all()):
+            wrong.append(f"normalizer: mean {shown(mean)}, std {shown(std)}; needs one shape, finite means, deviations above 0")
+        if (
+            state["batch"]
+            and data["train"]
+            and data["batch"]
+            and state["samples"] != min(state["batch"] * data["batch"], data["train"])
+        ):
+            wrong.append(
+                f"state: {state['batch']} batches of {data['batch']} out of {data['train']} samples are not {state['samples']}"
             )
-    for name, value in content["model"].items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise UserError(
-                f"checkpoint {path}: model {name} is {getattr(value, 'dtype', type(value).__name__)}, needs floating numbers; refused"
-            )
-
-
-def tensors(value: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in `value`, with its place."""
-    if isinstance(value, Tensor):
-        yield place, value
-    elif isinstance(value, dict):
-        for k, v in value.items():
-            yield from tensors(v, f"{place}.{k}" if place else str(k))
-    elif isinstance(value, (list, tuple)):
-        for i, v in enumerate(value):
-            yield from tensors(v, f"{place}[{i}]")
+        elif state["batch"] > -(-data["train"] // data["batch"]):
+            wrong.append(f"state.batch: {state['batch']}; an epoch has {-(-data['train'] // data['batch'])}")
+    if wrong:
+        raise UserErrors(line.removeprefix("content.").removeprefix("content: ") for line in wrong)
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
@@ -176,19 +231,23 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
 
     None valid is an error: never a silent fresh start.
     """
-    found: list[tuple[int, float, Path, dict[str, Any]]] = []
+    best: tuple[tuple[int, bool], Path, dict[str, Any]] | None = None
     skipped: list[str] = []
     for path in sorted(folder.glob("*.pt")):
         try:
+            if path.is_symlink():
+                raise UserError(f"checkpoint {path}: is a link and could lead elsewhere; name its target")
             content = load(path)
-            found.append((int(content["state"]["step"]), path.name == "last.pt", path, content))
-        except (UserError, KeyError, TypeError, ValueError) as error:
+        except UserError as error:
             skipped.append(str(error))
-    if not found:
+            continue
+        rank = (content["state"]["step"], path.name == "last.pt")
+        if best is None or rank > best[0]:
+            best = (rank, path, content)
+    if best is None:
         why = "\n".join(skipped) or f"{folder} has no .pt file"
         raise UserError(f"resume: no valid checkpoint in {folder}; start a new run, or name another folder\n{why}")
-    _, _, path, content = max(found, key=lambda f: f[:2])
-    return path, content, skipped
+    return best[1], best[2], skipped
 
 
 def plain(value: Any, place: str = "") -> Any:
@@ -202,9 +261,8 @@ def plain(value: Any, place: str = "") -> Any:
         return tuple(items) if isinstance(value, tuple) else items
     if type(value) in _PLAIN:
         return value
-    raise UserError(
-        f"checkpoint{place}: {type(value).__name__} cannot be stored; give str, int, float, bool, None, tensors, lists and dicts"
-    )
+    stored = "str, int, float, bool, None, tensors, lists and dicts"
+    raise UserError(f"checkpoint{place}: {type(value).__name__} cannot be stored; give {stored}")
 
 
 def _key(key: Any, place: str) -> Any:
@@ -213,7 +271,6 @@ def _key(key: Any, place: str) -> Any:
     return key
 
 
-def _errno(error: OSError) -> str:
-    import errno
-
-    return errno.errorcode.get(error.errno or 0, "?")
+def _cause(error: OSError) -> str:
+    """`No space left on device (ENOSPC)`."""
+    return f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})"

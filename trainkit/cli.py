@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
-from .errors import UserError, near
+from .errors import UserError, escaped, near, shortage
 
 COMMANDS = {
     "fit": "train: fit CONF [CONF ...] [key=value ...]",
@@ -20,17 +24,37 @@ COMMANDS = {
     "show": "print layers, shapes, costs, hooks and the learning rate over time: show CONF",
 }
 
+RUNS = ("validate", "test", "predict")
+OPTIONS: dict[str, tuple[tuple[str, ...], object]] = {  # by option: who takes it, and its value where it is not given
+    "run_dir": (("fit", *RUNS), None),
+    "resume": (("fit",), None),
+    "checkpoint": (RUNS, "last"),
+    "out": (("predict",), None),
+}
+
 DESCRIPTION = """trainkit trains small and medium nets over hand-differentiated modules: fast, exactly, in plain view.
 
 commands:
 """ + "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
 
-EPILOG = """CONF is a YAML file; several are merged left to right, then key=value: trainer.max_epochs=5 callbacks.tensorboard=null
-RUN is a run's folder or one of its checkpoints. Exit codes: 0 done, 1 failed, 2 a mistake in what was given, 130 and 143 stopped by a signal."""
+EPILOG = """CONF is a YAML file; several are merged left to right, then key=value:
+trainer.max_epochs=5 callbacks.tensorboard=null
+RUN is a run's folder or one of its checkpoints.
+Exit codes: 0 done, 1 failed, 2 a mistake in what was given, 130 and 143 stopped by a signal."""
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        options = [o for action in self._actions for o in action.option_strings]
+        unknown = message.removeprefix("unrecognized arguments: ").split()
+        known = message.startswith("unrecognized") and unknown[0].startswith("-")
+        raise UserError(f"no option {unknown[0]!r}{near(unknown[0], options)}" if known else message)
+
+
+def parser() -> Parser:
+    p = Parser(
         prog="trainkit",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -70,33 +94,40 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
     try:
-        return run(words)
-    except UserError as error:
-        if debug:
-            raise
-        print("\n".join(f"error: {line}" for line in str(error).split("\n")), file=sys.stderr)
-        return error.code
+        code = run(words)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush is quiet
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush is quiet
         return 1
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if debug:
-            raise
-        print(
-            f"error: {error if type(error).__name__ == 'CallbackError' else f'{type(error).__name__}: {error}'}",
-            file=sys.stderr,
-        )
-        print("this is a fault in the code, not in what you gave; --debug shows the traceback", file=sys.stderr)
-        return 1
+        if "--debug" in words:
+            traceback.print_exc()
+        return told(error)
+
+
+def told(error: Exception) -> int:
+    """Say an error on stderr, a line or a few, and return the exit code."""
+    if isinstance(error, UserError):
+        lines, code = [f"error: {line}" for line in str(error).split("\n")], error.code
+    elif (short := shortage(error)) is not None:
+        lines, code = [f"error: {short}: the net, the data, the batch or the replicas"], UserError.code
+    else:
+        kind = "" if type(error).__name__ == "CallbackError" else f"{type(error).__name__}: "
+        lines = [f"error: {kind}{str(error).split(chr(10))[0]}"]
+        lines += ["this is a fault in the code, not in what you gave; --debug shows the traceback"]
+        code = 1
+    print(*map(escaped, lines), sep="\n", file=sys.stderr)
+    return code
 
 
 def run(words: list[str]) -> int:
     p = parser()
-    args = p.parse_intermixed_args(words)
+    args = p.parse_intermixed_args(bare_resume(words))
     if args.version:
         from . import __version__
 
@@ -108,11 +139,31 @@ def run(words: list[str]) -> int:
     command, *rest = args.words
     if command not in COMMANDS:
         raise UserError(f"no command {command!r}{near(command, COMMANDS)}")
-    if args.resume and not Path(args.resume).exists() and ("=" in args.resume or args.resume.endswith((".yaml", ".yml"))):
-        rest, args.resume = [*rest, args.resume], ""  # it was no path but the next word
-    args.overrides = [w for w in rest if "=" in w and not Path(w).exists()]
+    for option, (users, unused) in OPTIONS.items():
+        if command not in users and getattr(args, option) != unused:
+            name = "--" + {"imports": "import"}.get(option, option.replace("_", "-"))
+            raise UserError(f"{command}: takes no {name}; {', '.join(users)} {'does' if len(users) == 1 else 'do'}")
+    args.overrides = [w for w in rest if "=" in w and not exists(w)]
     args.paths = [Path(w) for w in rest if w not in args.overrides]
     if "" not in sys.path and str(Path.cwd()) not in sys.path and args.imports:
         sys.path.insert(0, str(Path.cwd()))
     commands = import_module(".commands", __package__)
     return int(getattr(commands, command)(args))
+
+
+def exists(word: str) -> bool:
+    """Whether a word is a path that is there; no word is too long or too odd to ask."""
+    try:
+        return Path(word).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def bare_resume(words: Sequence[str]) -> list[str]:
+    """`--resume` as `--resume=` where the word behind it is no run but a command, a CONF or a key=value."""
+    words = list(words)
+    for i, (word, after) in enumerate(pairwise(words)):
+        conf = after.endswith((".yaml", ".yml")) or ("=" in after and not exists(after))
+        if word == "--resume" and (conf or (after in COMMANDS and not any(w in COMMANDS for w in words[:i]))):
+            words[i] = "--resume="
+    return words

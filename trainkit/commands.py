@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 
 from . import checkpoint, registry, signals, snapshot
 from .build import Parts, build, run_folder
 from .config import compose, diff, override, parse, resolve, to_yaml
 from .data.dataset import Part
-from .errors import UserError
+from .errors import UserError, escaped
 from .evaluate import answers
 from .evaluate import predict as outputs_of
+from .run import plain_name
 from .trainer import Trainer, spread_of
 
 
@@ -24,18 +27,18 @@ def fit(args: argparse.Namespace) -> int:
     """Train from a configuration, from the beginning or from a checkpoint."""
     _imports(args)
     content, folder = _resumed(args) if args.resume is not None else (None, None)
-    confs = args.paths
-    if not confs:
-        if folder is None:
-            raise UserError("fit: no CONF; name a YAML file, fit conf/mlp.yaml")
-        confs = [folder / "config.yaml"]
     if folder is None:
-        folder = args.run_dir or run_folder(confs[0])
+        if not args.paths:
+            raise UserError("fit: no CONF; name a YAML file, fit conf/mlp.yaml")
+        folder = args.run_dir or run_folder(args.paths[0])
         if any((folder / "checkpoints").glob("*.pt")) or (folder / "summary.json").exists():
-            raise UserError(
-                f"run folder {folder}: holds a run already; continue it with --resume {folder}, or choose another with --run-dir"
-            )
-    composed = compose(confs, args.overrides)
+            raise UserError(f"run folder {folder}: holds a run already; continue it, --resume {folder}, or choose another")
+    if args.paths:
+        composed = compose(args.paths, args.overrides)
+    elif (folder / "config.yaml").is_file() or content is None:
+        composed = compose([folder / "config.yaml"], args.overrides)
+    else:
+        composed = _own_config(content, folder, args.overrides)
     config = resolve(composed)
     parts = build(config)
     if content is not None:
@@ -44,9 +47,15 @@ def fit(args: argparse.Namespace) -> int:
     assert trainer.run is not None
     data = parts.data()
     optimizer = parts.optimizer(parts.net)
+    new = not folder.exists()
     trainer.run.open()
-    trainer.run.write_text("config.yaml", trainer.config)
-    summary = trainer.fit(parts.net, parts.loss, optimizer, data, resume=content)
+    try:
+        trainer.run.write_text("config.yaml", trainer.config)
+        summary = trainer.fit(parts.net, parts.loss, optimizer, data, resume=content)
+    except BaseException:
+        if new and trainer.state.step == 0:
+            trainer.run.discard()
+        raise
     if content is not None:
         for line in snapshot.differences(trainer, content):
             print(f"resumed under other conditions: {line}; bits may differ", file=sys.stderr)
@@ -58,12 +67,14 @@ def fit(args: argparse.Namespace) -> int:
 def _resumed(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """The checkpoint to continue from and its run's folder."""
     path = Path(args.resume) if args.resume else args.run_dir or _newest_run(args)
+    if not path.exists():
+        raise UserError(f"resume: no {path}; name a run's folder or a checkpoint")
     if path.is_dir():
         if not (path / "checkpoints").is_dir():
             raise UserError(f"resume: {path} has no folder checkpoints; name a run's folder or a checkpoint")
         file, content, skipped = checkpoint.newest(path / "checkpoints")
         for line in skipped:
-            print(f"skipped: {line}", file=sys.stderr)
+            print(*(f"skipped: {escaped(part)}" for part in line.split("\n")), sep="\n", file=sys.stderr)
         folder = path
     else:
         file, content = path, checkpoint.load(path)
@@ -76,16 +87,19 @@ def _resumed(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
 def _newest_run(args: argparse.Namespace) -> Path:
     if not args.paths:
         raise UserError("resume: name a run, --resume logs/mlp/2026-01-31_12-00-00, or a CONF whose newest run to continue")
-    runs = sorted((Path("logs") / args.paths[0].stem).glob("*/checkpoints"), key=lambda p: p.stat().st_mtime)
-    if not runs:
-        raise UserError(f"resume: no run of {args.paths[0]} in logs/{args.paths[0].stem}; name one, --resume RUN")
-    return runs[-1].parent
+    folder = Path("logs") / args.paths[0].stem
+    saved = {file.parent: file.stat().st_mtime_ns for file in folder.glob("*/checkpoints/*.pt")}
+    if not saved:
+        raise UserError(f"resume: no run of {args.paths[0]} with a checkpoint in {folder}; name one, --resume RUN")
+    return max(saved, key=lambda p: saved[p]).parent
 
 
 def _tell_differences(content: dict[str, Any], config: dict[str, Any]) -> None:
     """Print what the configuration says otherwise than the checkpoint's; the configuration wins."""
-    for line in diff(resolve(parse(content["config"], "checkpoint")), config):
-        print(f"changed since the checkpoint: {line}")
+    if not content["config"]:
+        return  # it was trained from Python
+    for line in diff(resolve(parse(content["config"], "the checkpoint's configuration")), config):
+        print(escaped(f"changed since the checkpoint: {line}"))
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -124,19 +138,25 @@ def predict(args: argparse.Namespace) -> int:
     out = args.out or _run_of(file) / "predictions.csv"
     rows = y.reshape(trainer.replicas, len(part), -1).tolist()
     named = None if answer is None else answer.reshape(trainer.replicas, -1).tolist()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = ["replica"] if trainer.replicas > 1 else []
+    writer.writerow([*head, "sample", *(f"y{i}" for i in range(len(rows[0][0]))), *(["answer"] if named else [])])
+    for r in range(trainer.replicas):
+        for i, values in enumerate(rows[r]):
+            said = [_class(classes, named[r][i])] if named is not None and classes is not None else []
+            writer.writerow([*([r] if head else []), i, *values, *said])
     try:
-        with open(out, "w", newline="", encoding="utf-8") as handle:
-            writer = csv.writer(handle, lineterminator="\n")
-            head = ["replica"] if trainer.replicas > 1 else []
-            writer.writerow([*head, "sample", *(f"y{i}" for i in range(len(rows[0][0]))), *(["answer"] if named else [])])
-            for r in range(trainer.replicas):
-                for i, values in enumerate(rows[r]):
-                    said = [classes[named[r][i]]] if named is not None and classes is not None else []
-                    writer.writerow([*([r] if head else []), i, *values, *said])
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written, {error.strerror}; choose another with --out") from error
+        checkpoint.write(text.getvalue().encode(), out)
+    except UserError as error:
+        raise UserError(f"{error}; choose another with --out") from error
     print(f"{len(part)} samples by {file} -> {out}")
     return 0
+
+
+def _class(classes: tuple[str, ...], k: int) -> str:
+    """The name of class k; a net may have more outputs than there are names."""
+    return classes[k] if k < len(classes) else str(k)
 
 
 def _rows(table: Path, trainer: Trainer, content: dict[str, Any]) -> Part:
@@ -155,39 +175,53 @@ def _loaded(args: argparse.Namespace) -> tuple[Trainer, Path, dict[str, Any]]:
     _imports(args)
     file = _checkpoint_file(args)
     content = checkpoint.load(file)
-    composed = parse(content["config"], str(file))
-    for text in args.overrides:
-        override(composed, text)
-    config = resolve(composed)
-    config["callbacks"] = {k: v for k, v in (config.get("callbacks") or {}).items() if _splits(k, v)}
+    config = resolve(_own_config(content, file, args.overrides))
+    if isinstance(config.get("callbacks"), dict):
+        config["callbacks"] = {k: v for k, v in config["callbacks"].items() if _splits(k, v)}
     parts = build(config)
     trainer = parts.trainer()
     trainer.prepare_to_evaluate(parts.net, parts.loss, parts.optimizer(parts.net), parts.data(), content)
     return trainer, file, content
 
 
+def _own_config(content: dict[str, Any], origin: Path, overrides: list[str]) -> DictConfig:
+    """The configuration that a checkpoint carries."""
+    if not content["config"]:
+        raise UserError(f"{origin}: carries no configuration, it was trained from Python; load it from there")
+    composed = parse(content["config"], f"{origin}, its configuration")
+    for text in overrides:
+        override(composed, text)
+    return composed
+
+
 def _splits(name: str, arguments: Any) -> bool:
     """Whether a callback of the configuration makes validation data; the others have no part in an evaluation."""
-    key = name if name in registry.CALLBACKS else next(iter(arguments or {}), "")
+    key = name if name in registry.TABLE or not isinstance(arguments, dict) else next(iter(arguments), "")
     return key in ("validation_split", "ValidationSplit")
 
 
 def _checkpoint_file(args: argparse.Namespace) -> Path:
     """The file that RUN (or --run-dir) and --checkpoint mean."""
-    given = [p for p in args.paths if p.suffix not in (".yaml", ".yml")]
-    run = given[0] if given else args.run_dir
+    example = "name a run's folder or a checkpoint, logs/mlp/2026-01-31_12-00-00"
+    given: list[Path] = [p for p in args.paths if p != args.run_dir]
+    if len(given) > 1:
+        raise UserError(f"{', '.join(map(str, given))}: one RUN at a time")
+    run: Path | None = given[0] if given else args.run_dir
     if run is None:
-        raise UserError("no RUN; name a run's folder or a checkpoint, logs/mlp/2026-01-31_12-00-00")
+        raise UserError(f"no RUN; {example}")
     if run.suffix == ".pt":
-        return Path(run)
+        return run
     if not run.is_dir():
-        raise UserError(f"{run}: no such run; name a run's folder or a checkpoint")
+        what = "a file, and no .pt" if run.is_file() else "no such run"
+        raise UserError(f"{run}: {what}; {example}")
     name = args.checkpoint if args.checkpoint.endswith(".pt") else f"{args.checkpoint}.pt"
-    file = run / "checkpoints" / name
+    file = run / "checkpoints" / plain_name(name)
+    if file.is_symlink():
+        raise UserError(f"{file}: is a link and could lead elsewhere; name its target")
     if not file.exists():
         there = ", ".join(sorted(p.name for p in (run / "checkpoints").glob("*.pt"))) or "none"
         raise UserError(f"{file}: no such checkpoint; there are {there}")
-    return Path(file)
+    return file
 
 
 def _run_of(file: Path) -> Path:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import ScalarToken, YAMLError, scan
 
 from .errors import UserError
+from .pattern import shown
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
 MAX_NODES = 20_000
 
-DEFAULT_CALLBACKS = {"checkpoint": {}, "csv_log": {}, "tensorboard": {}, "progress_bar": {}}
+DEFAULT_CALLBACKS: dict[str, dict[str, Any]] = {"checkpoint": {}, "csv_log": {}, "tensorboard": {}, "progress_bar": {}}
 
 
 def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> DictConfig:
@@ -35,13 +35,22 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> DictConfig:
 def override(config: DictConfig, text: str) -> None:
     """Set what `key=value` says: `trainer.max_epochs=5`, `model[1].Dropout.p=0.2`. Raises UserError."""
     key, equals, value = text.partition("=")
-    if not equals or not re.fullmatch(r"[\w.\[\]/-]+", key):
-        raise UserError(f"{text!r}: no override; write key=value, trainer.max_epochs=5")
+    if not equals or not re.fullmatch(r"[\w.\[\]/-]+", key) or not all(re.split(r"[.\[\]]+", key.rstrip("]"))):
+        raise UserError(f"{shown(text)}: no override; write key=value, trainer.max_epochs=5 or model[1].Dropout.p=0.2")
+    if len(text) > MAX_BYTES:
+        raise UserError(f"{shown(text)}: over {MAX_BYTES >> 20} MiB; write long values into a file")
     try:
+        _refuse_base_60(value, shown(text))
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)
         OmegaConf.update(config, key, parsed["value"], merge=False, force_add=True)  # type: ignore[index, call-overload]
-    except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(f"{text!r}: {_line(error)}") from error
+    except UserError:
+        raise
+    except RecursionError:
+        raise UserError(f"{shown(text)}: nested too deep; at most {MAX_DEPTH} levels") from None
+    except IndexError:
+        raise UserError(f"{shown(text)}: the list has no such entry; the first is [0]") from None
+    except Exception as error:
+        raise UserError(f"{shown(text)}: {_words(error)}") from error
 
 
 def parse(text: str, origin: str) -> DictConfig:
@@ -49,20 +58,36 @@ def parse(text: str, origin: str) -> DictConfig:
     if len(text.encode()) > MAX_BYTES:
         raise UserError(f"{origin}: over {MAX_BYTES >> 20} MiB; a configuration is small")
     try:
+        _refuse_base_60(text, origin)
         config = OmegaConf.create(text)
+    except UserError:
+        raise
     except RecursionError:
         raise UserError(f"{origin}: nested too deep; at most {MAX_DEPTH} levels") from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+    except AssertionError:
+        raise UserError(f"{origin}: one value; {NEEDED}") from None
+    except Exception as error:  # of the YAML reader, of OmegaConf, and of what they call
+        mark = getattr(error, "problem_mark", None) if isinstance(error, YAMLError) else None
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise UserError(f"{origin}{where}: no valid YAML, {getattr(error, 'problem', None) or _line(error)}") from error
-    except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{origin}: no valid configuration, {_line(error)}") from error
+        raise UserError(f"{origin}{where}: {_words(error)}") from error
     if not isinstance(config, DictConfig):
-        raise UserError(
-            f"{origin}: a {type(config).__name__.removesuffix('Config').lower()}; needs keys like data, model, loss, optimizer"
-        )
+        raise UserError(f"{origin}: a list; {NEEDED}")
+    if set(config) == {text.strip()}:
+        raise UserError(f"{origin}: one value; {NEEDED}")
     return config
+
+
+NEEDED = "needs keys: data, model, loss, optimizer, and trainer, callbacks, seed if wanted"
+
+
+def _refuse_base_60(text: str, origin: str) -> None:
+    """Refuse an unquoted 12:30, which YAML reads as 750."""
+    if not re.search(r"\d:[0-5]?\d", text):
+        return
+    for token in scan(text):
+        if isinstance(token, ScalarToken) and token.plain and re.fullmatch(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?", token.value):
+            where = f"{origin}, line {token.start_mark.line + 1}" if "\n" in text else origin
+            raise UserError(f"{where}: {token.value} is a number to the base 60 in YAML; put it in quotes")
 
 
 def _read(path: Path) -> DictConfig:
@@ -71,44 +96,48 @@ def _read(path: Path) -> DictConfig:
             raise UserError(f"{path}: over {MAX_BYTES >> 20} MiB; a configuration is small")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; name a YAML file, conf/mlp.yaml") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read, {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    return parse(text, str(path))
+    config = parse(text, str(path))
+    if not config:
+        raise UserError(f"{path}: empty; {NEEDED}")
+    return config
 
 
+REFERENCE = "a reference is a whole value and names a key, ${trainer.max_epochs}; resolvers are off"
 _REFERENCE = re.compile(r"\$\{([\w.\[\]-]+)\}")
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
     """Plain values, with each `${a.b}` replaced by what stands at a.b.
 
-    A reference is a whole value and names a key: no resolvers (`${oc.env:HOME}` would carry secrets into logs), no text around it,
-    at most 50 deep and 20,000 values. Raises UserError.
+    A reference is a whole value and names a key: no resolvers (`${oc.env:HOME}` would carry secrets into logs), no text around
+    it, at most 50 deep and 20,000 values. Raises UserError.
     """
     root = OmegaConf.to_container(config, resolve=False)
     nodes = 0
 
-    def plain(value: Any, place: str, depth: int) -> Any:
+    def plain(value: Any, place: str, depth: int, through: tuple[str, ...] = ()) -> Any:
         nonlocal nodes
         nodes += 1
         if depth > MAX_DEPTH:
-            raise UserError(f"{place}: nested or referring to itself more than {MAX_DEPTH} levels deep")
+            raise UserError(f"{shown(place, '')}: nested more than {MAX_DEPTH} levels deep, references followed; flatten it")
         if nodes > MAX_NODES:
-            raise UserError(f"{place}: the configuration has over {MAX_NODES} values")
+            raise UserError(f"{shown(place, '')}: over {MAX_NODES:,} values, references followed; a configuration is small")
         if isinstance(value, dict):
-            return {str(k): plain(v, f"{place}.{k}" if place else str(k), depth + 1) for k, v in value.items()}
+            return {str(k): plain(v, f"{place}.{k}" if place else str(k), depth + 1, through) for k, v in value.items()}
         if isinstance(value, list):
-            return [plain(v, f"{place}[{i}]", depth + 1) for i, v in enumerate(value)]
+            return [plain(v, f"{place}[{i}]", depth + 1, through) for i, v in enumerate(value)]
         if isinstance(value, str) and "${" in value:
             match = _REFERENCE.fullmatch(value)
             if match is None:
-                raise UserError(
-                    f"{place}: {value[:60]!r}; a reference is a whole value and names a key, ${{trainer.max_epochs}}; resolvers are off"
-                )
-            return plain(look_up(match[1], place), place, depth + 1)
+                raise UserError(f"{place}: {shown(value)}; {REFERENCE}")
+            if match[1] in through:
+                raise UserError(f"{place}: ${{{' -> '.join((*through, match[1]))}}} refers to itself")
+            return plain(look_up(match[1], place), place, depth + 1, (*through, match[1]))
         if value == "???":
             raise UserError(f"{place}: has no value yet; give it on the command line, {place}=...")
         return value
@@ -119,7 +148,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
             try:
                 here = here[int(part)] if isinstance(here, list) else here[part]
             except (KeyError, IndexError, ValueError, TypeError):
-                raise UserError(f"{place}: ${{{key}}} names no key of the configuration") from None
+                raise UserError(f"{place}: ${{{shown(key, '')}}} names no key of the configuration") from None
         return here
 
     result = plain(root, "", 0)
@@ -140,5 +169,18 @@ def diff(then: Any, now: Any, place: str = "") -> list[str]:
     return [] if then == now else [f"{place}: {then} -> {now}"]
 
 
-def _line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+def _words(error: Exception) -> str:
+    """An error of the YAML reader or of OmegaConf in a user's words."""
+    text = str(getattr(error, "problem", None) or error).strip().split("\n", 1)[0] or type(error).__name__
+    if "node expansion exceeds" in text:
+        return "its aliases (&, *) unfold to over 10,000 values; write out what is meant"
+    if "for the tag" in text:
+        tag = text.split("'")[1].replace("tag:yaml.org,2002:", "!!")
+        return f"{shown(tag, '')} is not allowed; a configuration has plain values only"
+    if "cannot start any token" in text:
+        return "a tab, or a character that must be quoted; indent by spaces"
+    if "another document" in text:
+        return "a second document begins here; one file is one configuration"
+    if type(error).__name__ == "GrammarParseError":
+        return f"{text}; {REFERENCE}"
+    return f"no valid YAML, {text}" if isinstance(error, YAMLError) else f"no valid configuration, {text}"

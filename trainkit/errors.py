@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
-
 
 MOST = 40  # names listed in a message
 
@@ -21,6 +21,20 @@ class UserErrors(UserError):
     def __init__(self, messages: Iterable[str]) -> None:
         self.messages = list(messages)
         super().__init__("\n".join(self.messages))
+
+
+def escaped(text: str) -> str:
+    """`text` without what a terminal would obey: a stranger's file may have brought it in."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shortage(error: BaseException) -> str | None:
+    """What to say of an error that means too little memory, else None."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not re.search("allocate|out of memory|Storage size calculation overflow", text):
+        return None
+    asked = re.search(r"allocate (\d+) bytes", text)
+    return f"not enough memory{f' for {int(asked[1]) / 1e9:.3g} GB' if asked else ''}; make it smaller"
 
 
 def near(name: str, allowed: Iterable[str]) -> str:

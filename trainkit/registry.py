@@ -1,7 +1,8 @@
-"""The names a configuration may use: a closed table. A name leads to a class of trainkit, or to one the user's own files brought.
+"""The names a configuration may use: a closed table. A name leads to a class of trainkit, or of the user's own files.
 
-A configuration can therefore train, but never import or run anything. Own files come in two ways only, both the user's doing: the
-folder `callbacks/` where the command is run, one callback a file, named by its file; and `--import FILE` on the command line.
+A configuration can therefore train, but never import or run anything. Own files come in two ways only, both the user's
+doing: the folder `callbacks/` where the command is run, one callback a file, named by its file; and `--import FILE` on the
+command line.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import trainkit
 
 from .callback import Callback
-from .callbacks import TABLE as CALLBACKS
+from .callbacks import TABLE as TABLE
 from .errors import UserError, near
 from .nn.loss import Loss
 from .nn.module import Module
@@ -37,7 +38,7 @@ def names(kind: str) -> list[str]:
     """The names allowed for a layer, loss, optimizer, data or callback."""
     own = [n for n, cls in _imported.items() if issubclass(cls, _BASES.get(kind, ()))]
     if kind == "callback":
-        return [*CALLBACKS, *own, *_own_callback_files()]
+        return [*TABLE, *own, *_own_callback_files()]
     return [*{"layer": LAYERS, "loss": LOSSES, "optimizer": OPTIMIZERS, "data": DATA}[kind], *own]
 
 
@@ -49,14 +50,14 @@ def find(kind: str, name: str) -> Callable[..., Any]:
     if name in _imported and issubclass(_imported[name], _BASES.get(kind, ())):
         return _imported[name]
     if kind == "callback":
-        if name in CALLBACKS:
-            return getattr(trainkit, CALLBACKS[name])  # type: ignore[no-any-return]
-        if name in CALLBACKS.values():
-            return getattr(trainkit, name)  # type: ignore[no-any-return]
+        if name in TABLE:
+            return getattr(trainkit, TABLE[name])
+        if name in TABLE.values():
+            return getattr(trainkit, name)
         if name in _own_callback_files():
             return own_callback(Path("callbacks") / f"{name}.py")
     elif name in names(kind):
-        return getattr(trainkit, name)  # type: ignore[no-any-return]
+        return getattr(trainkit, name)
     raise UserError(f"no {kind} {name!r}{near(name, names(kind))}")
 
 
@@ -65,7 +66,7 @@ def _own_callback_files() -> list[str]:
     folder = Path("callbacks")
     if not folder.is_dir():
         return []
-    return sorted(p.stem for p in folder.glob("*.py") if re.fullmatch(r"[a-z]\w*", p.stem) and p.stem not in CALLBACKS)
+    return sorted(p.stem for p in folder.glob("*.py") if re.fullmatch(r"[a-z]\w*", p.stem) and p.stem not in TABLE)
 
 
 def own_callback(path: Path) -> type[Callback]:

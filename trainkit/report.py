@@ -13,7 +13,7 @@ from .trainer import Trainer
 
 
 def net(net: Module, x: Tensor, trainer: Trainer) -> str:
-    """Layers in the order they are passed: shape of one sample's output, parameters, floating-point operations of a forward pass."""
+    """Layers in the order they are passed: a sample's output, parameters, floating-point operations of a forward pass."""
     rows = [("layer", "output", "parameters", "FLOPs a sample")]
     total = flops = 0
     seen: set[int] = set()
@@ -31,14 +31,13 @@ def net(net: Module, x: Tensor, trainer: Trainer) -> str:
     slots = len(trainer.optimizer.slots)
     memory = total * size * (2 + slots)
     of = f" in {trainer.replicas} replicas" if trainer.replicas > 1 else ""
-    lines.append(
-        f"{total:,} parameters{of}, {flops:,} FLOPs a forward pass; {memory / 1e6:.3g} MB of parameters, gradients and {slots} optimizer slots"
-    )
+    held = f"{memory / 1e6:.3g} MB of parameters, gradients and {slots} optimizer slots"
+    lines.append(f"{total:,} parameters{of}, {flops:,} FLOPs a forward pass; {held}")
     return "\n".join(lines)
 
 
 def operations(module: Module, x: Tensor) -> int:
-    """Multiplications and additions of one forward pass: 2 in out a row for Linear, 1 an element for anything else that computes."""
+    """Multiplications and additions of one forward pass: 2 in out a row for Linear, 1 an element for what else computes."""
     if isinstance(module, Linear):
         return 2 * module.out_features * x.numel()
     return x.numel() if isinstance(x, Tensor) else sum(xi.numel() for xi in x)
@@ -50,9 +49,10 @@ def run(parts: Parts, trainer: Trainer) -> str:
     sizes = ", ".join(
         f"{n} {len(p)}" for n, p in (("train", data.train), ("val", data.val), ("test", data.test)) if p is not None
     )
+    length = f"{trainer.steps_per_epoch} steps an epoch, {trainer.max_epochs} epochs"
     lines = [
         "",
-        f"data: {sizes}; {trainer.steps_per_epoch} steps an epoch, {trainer.max_epochs} epochs on {trainer.device.type} in {str(trainer.dtype)[6:]}",
+        f"data: {sizes}; {length} on {trainer.device.type} in {str(trainer.dtype).removeprefix('torch.')}",
         f"loss: {parts.loss}; optimizer: {trainer.optimizer}",
         "",
         "hooks, in the order of a run:",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
-from .checkpoint import sweep, sync_folder
+from .checkpoint import sweep, write
 from .errors import UserError
 
 
@@ -24,8 +26,14 @@ class Run:
             return
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if self.checkpoints.is_symlink():
+                raise UserError(f"run folder {self.path}: checkpoints is a link and could lead elsewhere; make it a folder")
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+            self._lock = os.open(self.path / ".lock", flags, 0o644)
+            if not os.access(self.checkpoints, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "Permission denied", str(self.checkpoints))
         except OSError as error:
+            self.close()
             raise UserError(
                 f"run folder {self.path}: cannot be made or written ({error.strerror}); choose another with --run-dir"
             ) from error
@@ -46,18 +54,13 @@ class Run:
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the file `name` by `text`, whole or not at all."""
-        target = self.file(name)
-        temporary = target.with_name(f".tmp-{os.getpid()}-{name}")
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-            sync_folder(target.parent)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise UserError(f"{target}: not written ({error.strerror})") from error
+        write(text.encode(), self.file(name))
+
+    def discard(self) -> None:
+        """Delete the folder, which was made for this run, where nothing was saved in it."""
+        if not any(self.checkpoints.glob("*.pt")):
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.close()
 
     def file(self, name: str) -> Path:
         """The path of a plain file name in this folder. Raises UserError for a name that could lead elsewhere."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import near
+from .pattern import COUNT, shown
 
 
 def check_arguments(function: Callable[..., Any], given: Any, place: str, hidden: Sequence[str] = ()) -> list[str]:
@@ -39,7 +40,7 @@ def check_arguments(function: Callable[..., Any], given: Any, place: str, hidden
 
 def signature(function: Callable[..., Any], hidden: Sequence[str] = ()) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     """Parameters by name without self and the hidden ones, and their resolved types."""
-    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    target = function.__init__ if inspect.isclass(function) else function
     parameters = {n: p for n, p in inspect.signature(function).parameters.items() if n not in hidden}
     try:
         hints = get_type_hints(target)
@@ -50,12 +51,29 @@ def signature(function: Callable[..., Any], hidden: Sequence[str] = ()) -> tuple
 
 def check_value(value: Any, hint: Any, place: str) -> list[str]:
     """[] if `value` is of the type `hint`, else one line."""
+    if odd := [n for n in numbers(value) if n != n or (isinstance(n, int) and abs(n) >= COUNT.stop)]:
+        return [f"{place}: {shown(odd[0])}; needs a number{'' if odd[0] != odd[0] else f' nearer to 0 than {COUNT.stop}'}"]
     if fits(value, hint):
         return []
     choices = get_args(hint) if get_origin(hint) is Literal else ()
     if choices and isinstance(value, str):
-        return [f"{place}: {value!r}{near(value, map(str, choices))}"]
-    return [f"{place}: {value!r} is {kind(value)}, needs {describe(hint)}{hint_of_yaml(value, hint)}"]
+        return [f"{place}: {shown(value)}{near(value, map(str, choices))}"]
+    found = "" if isinstance(value, float) or value is None else f", not {kind(value)}"
+    return [f"{place}: {written(value)}; needs {describe(hint)}{found}{hint_of_yaml(value, hint)}"]
+
+
+def numbers(value: Any) -> list[float]:
+    """The numbers in a value and its lists."""
+    if isinstance(value, list):
+        return [n for v in value for n in numbers(v)]
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+
+
+def written(value: Any) -> str:
+    """A value as YAML has it."""
+    if isinstance(value, (list, dict)) and len(repr(value)) <= 60:
+        return repr(value)
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else shown(value)
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -92,7 +110,8 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
     if origin in (list, tuple, Sequence):
-        return f"a list of {describe(args[0])}" if args else "a list"
+        several = {int: " of whole numbers", float: " of numbers", str: " of texts"}
+        return f"a list{several.get(args[0], '')}" if args else "a list"
     if origin in (dict, Mapping) or hint is dict:
         return "a mapping"
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
@@ -111,6 +130,8 @@ def hint_of_yaml(value: Any, hint: Any) -> str:
     """A word about YAML's traps, where one was probably stepped into."""
     if isinstance(value, bool) and not fits(True, hint):
         return " (YAML reads yes, no, on and off as true and false: put words in quotes)"
+    if isinstance(value, float) and value.is_integer() and fits(1, hint):
+        return f" (write {int(value)})"
     if isinstance(value, str) and fits(1.0, hint):
         try:
             float(value)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import platform
 import random
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import __version__
-from .checkpoint import FORMAT
-from .errors import UserError, UserErrors
+from .callback import Callback
+from .checkpoint import FORMAT, check_types
+from .data.dataset import Dataset
+from .data.normalize import Normalizer
+from .errors import MOST, UserError, UserErrors
 from .nn.module import Module
+from .pattern import shown
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -43,6 +48,7 @@ def take(trainer: Trainer) -> dict[str, Any]:
 
 def restore(trainer: Trainer, content: dict[str, Any]) -> None:
     """Put a checkpoint's state into a prepared trainer, after everything has been found to fit. Random state comes last."""
+    check_types(content)
     state = content["state"]
     replicas = len(state["active"])
     wrong = []
@@ -55,16 +61,19 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
         then = content["data"][key]
         if state["batch"] and now != then:
             what = {"train": "training samples", "batch": "samples a step"}[key]
-            wrong.append(
-                f"resume: the checkpoint stands inside an epoch of {then} {what}, now there are {now}; keep them, or resume from an epoch's end"
-            )
+            stands = f"the checkpoint stands inside an epoch of {then} {what}, now there are {now}"
+            wrong.append(f"resume: {stands}; keep them, or resume from an epoch's end")
+    had, has = content["data"]["classes"], trainer.data.classes
+    if had != (None if has is None else list(has)):
+        wrong.append(f"resume: the checkpoint's classes are {listed(had)}, the data's {listed(has)}; keep the data")
     if wrong:
         raise UserErrors(wrong)
+    check_rng(trainer, content["rng"])
     from .trainer import State
 
     for name, cb in trainer.callbacks.items():  # first, since they may refuse too
         if name in content["callbacks"]:
-            cb.load_state_dict(content["callbacks"][name])
+            _load(cb, content["callbacks"][name])
     trainer.state = State(**state)
     trainer.net.load_state_dict(content["model"])
     trainer.optimizer.load_state_dict(content["optimizer"])
@@ -92,14 +101,56 @@ def set_rng(trainer: Trainer, state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal.tolist()), gauss))
     torch.set_rng_state(state["torch"])
     for g, saved in zip(trainer.generators, state["passes"], strict=True):
-        try:
-            g.set_state(saved)
-        except RuntimeError:
-            raise UserError(
-                f"resume: the checkpoint's random state is of another kind of device than {trainer.device}; resume on that kind"
-            ) from None
+        g.set_state(saved)
     if "cuda" in state and trainer.device.type == "cuda":
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def check_rng(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Refuse random states that nothing here could have made, before one is set."""
+    version, internal, gauss = state["python"]
+    try:
+        random.Random().setstate((version, tuple(internal.tolist()), gauss))
+        torch.Generator().set_state(state["torch"])
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise UserError("resume: the checkpoint's random state is none; take another checkpoint of the run") from error
+    cuda = state.get("cuda", []) if trainer.device.type == "cuda" else []
+    if len(cuda) > torch.cuda.device_count():
+        raise UserError(f"resume: the checkpoint has {len(cuda)} CUDA devices, here are {torch.cuda.device_count()}")
+    try:
+        for saved in [*state["passes"], *cuda]:
+            torch.Generator(trainer.device).set_state(saved)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(
+            f"resume: the checkpoint's random state is of another kind of device than {trainer.device}; resume on that kind"
+        ) from error
+
+
+def _load(cb: Callback, state: dict[str, Any]) -> None:
+    try:
+        cb.load_state_dict(state)
+    except UserError as error:
+        raise UserErrors(f"resume: callbacks.{cb.name}: {line}" for line in str(error).split("\n")) from error
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"resume: callbacks.{cb.name} cannot take its state from the checkpoint ({what}); rename it") from error
+
+
+def normalizer(content: dict[str, Any], data: Dataset) -> Normalizer:
+    """The checkpoint's normaliser. Raises UserError where the data has other features."""
+    check_types(content)
+    found, features = Normalizer.from_state(content["normalizer"]), tuple(data.train.x.shape[1:])
+    for name in ("mean", "std", "fill"):
+        value = getattr(found, name)
+        if value is not None and value.dim() and tuple(value.shape) != features:
+            shape = tuple(value.shape)
+            raise UserError(f"data: a sample is {features}, the checkpoint's normalizer.{name} {shape}; keep the data")
+    return found
+
+
+def listed(classes: Sequence[str] | None) -> str:
+    names = [shown(c, "") for c in classes or ()]
+    return ", ".join(names[:MOST]) + (f", and {len(names) - MOST} more" if len(names) > MOST else "") or "none"
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:

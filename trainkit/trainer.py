@@ -250,7 +250,7 @@ class Trainer:
         if len(self.data.train) == 0:
             raise UserError("data: the training part has 0 samples; give it more, or validation_split a smaller fraction")
         if resume is not None:
-            normalizer = Normalizer.from_state(resume["normalizer"])
+            normalizer = snapshot.normalizer(resume, self.data)
         self.normalizer = normalizer or Normalizer.fit(self.data)
         parts = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
         scaled = {k: None if p is None else self.normalizer.apply(p).to(self.device, self.dtype) for k, p in parts.items()}
@@ -265,7 +265,8 @@ class Trainer:
         for _, module in self.net.modules():
             if hasattr(module, "generators"):
                 module.generators = self.generators
-        self._step_size = len(self.data.train) if self.batch_size is None else self.batch_size * self.accumulate
+        samples = len(self.data.train)
+        self._step_size = samples if self.batch_size is None else min(samples, self.batch_size * self.accumulate)
         self._first_batch_check()
         if resume is None:
             self.state = State(loss_sum=[0.0] * self.replicas, active=[True] * self.replicas)
@@ -291,7 +292,7 @@ class Trainer:
         self.hooks = {h: [(cb, getattr(cb, h)) for cb in listening if overrides(cb, h)] for h in HOOKS}
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
         self._halt = False
-        self._prepare(None, None if content is None else Normalizer.from_state(content["normalizer"]))
+        self._prepare(None, None if content is None else snapshot.normalizer(content, data))
         if content is not None:
             net.load_state_dict(content["model"])
 

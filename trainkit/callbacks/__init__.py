@@ -25,7 +25,7 @@ TABLE = {
     "validation_split": "ValidationSplit",
 }
 _FILES = {cls: name for name, cls in TABLE.items()}
-__all__ = sorted(_FILES)  # noqa: PLE0605
+__all__ = sorted(_FILES)
 
 _here = Path(__file__).parent
 if not (_here / "early_stopping.py").exists():
@@ -37,7 +37,7 @@ def __getattr__(name: str) -> type[Callback]:
         raise AttributeError(f"module 'trainkit.callbacks' has no attribute {name!r}")
     value: Any = getattr(import_module(f".{_FILES[name]}", __name__), name)
     globals()[name] = value
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def __dir__() -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import UserError, UserErrors
 from ..flat import flatten, is_flat, spread
+from ..pattern import shown
 
 Rate = float | Sequence[float]
 
@@ -122,14 +123,14 @@ class Optimizer:
     def mismatches(self, state: dict[str, Any]) -> list[str]:
         """How a state differs in its slots from this optimizer's, a line each."""
         name, has = type(self).__name__, sorted(set(state) - {"t"})
-        if has != sorted(self.slots) or type(state.get("t")) is not int:
+        if has != sorted(self.slots) or type(state.get("t")) is not int or state["t"] < 0:
             return [
                 f"optimizer: the state has {', '.join(has) or 'no slots'}, {name} needs {', '.join(self.slots) or 'none'}; keep the optimizer it was saved by"
             ]
         return [
-            f"optimizer: {slot} has {state[slot].numel()} numbers, the net {self.p.numel()}"
-            for slot in self.slots
-            if not isinstance(state[slot], Tensor) or state[slot].shape != self.p.shape
+            f"optimizer: {slot} has {s.numel() if isinstance(s, Tensor) else shown(s)} numbers, the net {self.p.numel()}"
+            for slot, s in state.items()
+            if slot != "t" and (not isinstance(s, Tensor) or s.shape != self.p.shape or not s.is_floating_point())
         ]
 
     def __repr__(self) -> str:

@@ -1,0 +1,98 @@
+"""Plain values against a pattern: what a checkpoint must hold, each difference a line with its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import UserErrors
+
+COUNT = range(1 << 53)  # whole numbers that a float holds exactly: no counter of a run is larger
+LONGEST = 60  # characters of a value in a message
+
+
+class Either:
+    """Any of several patterns."""
+
+    def __init__(self, *patterns: Any) -> None:
+        self.patterns = patterns
+
+
+def accept(value: Any, pattern: Any, place: str) -> None:
+    """Raise UserErrors unless `value` is like `pattern`: the first line of a callback's `load_state_dict`."""
+    if wrong := unlike(value, pattern, place):
+        raise UserErrors(wrong)
+
+
+def unlike(value: Any, pattern: Any, place: str) -> list[str]:
+    """How `value` differs from `pattern`, a line each; [] if it does not.
+
+    A pattern is Any; str, bool, int, float (an int is one too), Tensor, or a dtype: a value of that type; a range: an int in
+    it; another constant: that value; [P]: a list of P; (P, Q): a list or tuple of just these; {str: P}: a mapping with any
+    such keys; {"a": P, "b": Q}: one with just these; Either(P, Q).
+    """
+    if pattern is Any:
+        return []
+    if isinstance(pattern, Either):
+        return [] if any(not unlike(value, p, place) for p in pattern.patterns) else [_line(value, pattern, place)]
+    if isinstance(pattern, dict) and isinstance(value, dict):
+        if pattern and isinstance(next(iter(pattern)), type):
+            ((kind, each),) = pattern.items()
+            lines = [f"{place}: key {shown(k)}; needs {words(kind)}" for k in value if type(k) is not kind]
+            return lines + [line for k, v in value.items() for line in unlike(v, each, f"{place}.{shown(k, '')}")]
+        lines = [f"{place}: has no {k}" for k in pattern if k not in value]
+        lines += [f"{place}: {shown(k, '')} is not known" for k in value if k not in pattern]
+        return lines + [line for k, p in pattern.items() if k in value for line in unlike(value[k], p, f"{place}.{k}")]
+    if isinstance(pattern, list) and isinstance(value, list):
+        return [line for i, v in enumerate(value) for line in unlike(v, pattern[0], f"{place}[{i}]")]
+    if isinstance(pattern, tuple) and isinstance(value, (list, tuple)) and len(value) == len(pattern):
+        return [line for i, (v, p) in enumerate(zip(value, pattern, strict=True)) for line in unlike(v, p, f"{place}[{i}]")]
+    return [] if _one(value, pattern) else [_line(value, pattern, place)]
+
+
+def _one(value: Any, pattern: Any) -> bool:
+    if isinstance(pattern, range):
+        return type(value) is int and value in pattern
+    if isinstance(pattern, torch.dtype):
+        return isinstance(value, Tensor) and value.dtype == pattern
+    if pattern is float:
+        return type(value) in (int, float)
+    if isinstance(pattern, type):
+        return type(value) is pattern
+    return type(value) is type(pattern) and not isinstance(value, (dict, list, tuple)) and bool(value == pattern)
+
+
+def _line(value: Any, pattern: Any, place: str) -> str:
+    return f"{place}: {shown(value)}; needs {words(pattern)}"
+
+
+def words(pattern: Any) -> str:
+    """A pattern in words."""
+    if isinstance(pattern, Either):
+        return " or ".join(map(words, pattern.patterns))
+    if isinstance(pattern, range):
+        return f"a whole number from {pattern.start} to {pattern.stop - 1}"
+    if isinstance(pattern, dict):
+        return "a mapping"
+    if isinstance(pattern, list):
+        return "a list"
+    if isinstance(pattern, tuple):
+        return f"a list of {len(pattern)}"
+    if isinstance(pattern, torch.dtype):
+        return f"a tensor of {str(pattern).removeprefix('torch.')}"
+    named = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Tensor: "a tensor"}
+    return named.get(pattern, repr(pattern)) if isinstance(pattern, type) else repr(pattern)
+
+
+def shown(value: Any, quote: str = "'") -> str:
+    """A value for a message: short, and with nothing in it that a terminal would obey."""
+    if isinstance(value, Tensor):
+        return f"a tensor of {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, (dict, list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value) if not isinstance(value, str) or quote else repr(value)[1:-1]
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
