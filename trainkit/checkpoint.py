@@ -180,6 +180,7 @@ CONTENT: dict[str, Any] = {
     },
     "model": {str: Tensor},
     "optimizer": {str: Any},  # the optimizer itself says what it needs
+    "gradient": Either(None, Tensor),
     "normalizer": {"mean": torch.float64, "std": torch.float64, "fill": Either(None, torch.float64)},
     "data": {"train": COUNT, "batch": COUNT, "classes": Either(None, [str]), "schema": {str: Any}},
     "callbacks": {str: {str: Any}},

@@ -32,6 +32,8 @@ def take(trainer: Trainer) -> dict[str, Any]:
         "state": asdict(trainer.state),
         "model": trainer.net.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
+        # who looks at an epoch's end may look at its last gradient
+        "gradient": trainer.optimizer.g.clone() if trainer.state.batch == trainer.steps_per_epoch else None,
         "normalizer": trainer.normalizer.state_dict(),
         "data": {
             "train": len(trainer.data.train),
@@ -57,6 +59,9 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
     else:
         wrong += [f"resume: {m}" for m in trainer.net.mismatches(content["model"])]
         wrong += [f"resume: {m}" for m in trainer.optimizer.mismatches(content["optimizer"])]
+    gradient = content["gradient"]
+    if not wrong and gradient is not None and gradient.shape != trainer.optimizer.g.shape:
+        wrong.append(f"resume: the checkpoint's gradient is none of {trainer.optimizer.g.numel()} numbers")
     for key, now in (("train", len(trainer.data.train)), ("batch", trainer._step_size)):
         then = content["data"][key]
         if state["batch"] and now != then:
@@ -77,6 +82,8 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
     trainer.state = State(**state)
     trainer.net.load_state_dict(content["model"])
     trainer.optimizer.load_state_dict(content["optimizer"])
+    if gradient is not None:
+        trainer.optimizer.g.copy_(gradient)
     trainer.metrics = {name: list(values) for name, values in content["metrics"].items()}
     trainer.fresh = set()
     trainer.set_lr(trainer.lr)

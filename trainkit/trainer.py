@@ -324,12 +324,14 @@ class Trainer:
             self._validate_inside()
             self.call("on_checkpoint")
             self.fresh.clear()
+        if state.batch == self.steps_per_epoch and not self._halt:
+            self._end_epoch()
         while not self._ended():
             if state.batch == 0:
                 state.loss_sum, state.samples = [0.0] * self.replicas, 0
                 self.call("on_train_epoch_start")
             last = self.steps_per_epoch
-            for x, t in batches(self.data.train, self._order(state.epoch), size, state.batch) if state.batch < last else ():
+            for x, t in batches(self.data.train, self._order(state.epoch), size, state.batch):
                 self._losses.append(step(x, t))
                 self._counts.append(x.shape[axis])
                 state.step += 1
