@@ -106,7 +106,7 @@ def lightning_full(epochs: int) -> float:
 
     x, t = points()
     train, val = TensorDataset(x, t), TensorDataset(x[:100], t[:100])
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), open(os.devnull, "w") as null, redirect_stderr(null):
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), open(os.devnull, "w") as n, redirect_stderr(n):
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(
             max_epochs=epochs,
@@ -163,8 +163,8 @@ def main() -> None:
         "",
         f"Net 2-25-25-25-2 with ReLU, cross entropy, SGD with momentum, batch {BATCH}, 900 samples, float32, CPU, one thread;"
         f" {args.rounds} rounds of {args.epochs} epochs in turn. torch {torch.__version__}, Python {platform.python_version()},"
-        f" {os.cpu_count()} cores, {platform.machine()}. A step of trainkit is a whole `fit`: preparation, validation, files and"
-        " final evaluation divided by the steps.",
+        f" {os.cpu_count()} cores, {platform.machine()}. A step of trainkit is a whole `fit`: preparation, validation, files"
+        " and final evaluation divided by the steps.",
     ]
     text = "\n".join(lines)
     print(text)

@@ -1,4 +1,7 @@
-"""`python tests`: format, lint, types, tests, in this order; the first failure ends it. Options go to pytest: `python tests -k resume`."""
+"""`python tests`: format, lint, types, tests, in this order; the first failure ends it.
+
+Options go to pytest: `python tests -k resume`.
+"""
 
 import subprocess
 import sys

@@ -54,11 +54,11 @@ _PUBLIC = {
         "Timer",
         "ValidationSplit",
     ],
-    "gradcheck": ["gradcheck"],
+    "differences": ["gradcheck"],
     "errors": ["UserError"],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
-__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

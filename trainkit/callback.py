@@ -66,8 +66,8 @@ class Callback:
         """Write the new metrics (`trainer.fresh`) down."""
 
     def on_checkpoint(self, trainer: Trainer) -> None:
-        """Save, if it is time: after each step, after each epoch (then `trainer.state.batch` is 0), and once after the last step,
-        whatever ended the loop but an exception (then `trainer.loop_ended`)."""
+        """Save, if it is time: after each step, after each epoch (then `trainer.state.batch` is 0), and once after the last
+        step, whatever ended the loop but an exception (then `trainer.loop_ended`)."""
 
     def on_train_end(self, trainer: Trainer) -> None:
         """No step follows, and no signal ended the run: the parameters may take their final form."""

@@ -1,7 +1,7 @@
 """A TensorBoard event file, written in blocks by the thread that trains.
 
-tensorboard's own EventFileWriter hands each event to a second thread; on steps of 80 microseconds that hand-over cost a tenth of
-the run (docs/decisions.md).
+tensorboard's own EventFileWriter hands each event to a second thread; on steps of 80 microseconds that hand-over cost a tenth
+of the run (docs/decisions.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One buffer for many tensors: each becomes a view of its stretch, so that zero, clip, update, norm and hash are one call each."""
+"""One buffer for many tensors: each becomes a view of its stretch, so that zero, clip, update and hash are one call each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_flat(flat: Tensor, tensors: Sequence[Tensor]) -> bool:
 
 def _start(t: Tensor) -> tuple[int, int]:
     """Where `t` begins. (`data_ptr` is 0 for a tensor of no elements, wherever it stands.)"""
-    return t.untyped_storage().data_ptr(), t.storage_offset()
+    return t.untyped_storage().data_ptr(), int(t.storage_offset())
 
 
 def _tile(tensors: Sequence[Tensor]) -> bool:

@@ -15,7 +15,7 @@ class Interrupted(Exception):
 
 @contextmanager
 def noting(note: Callable[[int], None]) -> Iterator[None]:
-    """Call `note` with the first signal's number; the second one has its usual effect. Outside the main thread nothing is changed."""
+    """Call `note` with the first signal's number; a second one has its usual effect. Off the main thread nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -344,7 +344,7 @@ OWN_REFERENCES: dict[str, list[tuple[Callable[[], Module], Callable[[], torch.nn
             [(5, 3), (5, 2), (5, 4)],
         )
     ],
-    "FanOut": [(lambda k=k: MODULES["FanOut"](k), lambda k=k: _fan_out(k), [(5, 3)]) for k in (1, 2, 4)],
+    "FanOut": [(lambda k=k: MODULES["FanOut"](k), lambda k=k: _fan_out(k), [(5, 3)]) for k in (2, 3, 4)],
     "Add": [(lambda: MODULES["Add"](), lambda: _Chain(lambda layers, *x: sum(x)), [(5, 3)] * k) for k in (2, 3)],
     "Concat": [
         (lambda: MODULES["Concat"](), lambda: _Chain(lambda layers, *x: torch.cat(x, -1)), [(5, 3), (5, 1), (5, 4)]),

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 import trainkit.nn
 from trainkit.errors import UserError
-from trainkit.gradcheck import gradcheck, gradcheck_loss
+from trainkit.differences import gradcheck, gradcheck_loss
 from trainkit.nn import activation, container, dropout, linear, loss
 from trainkit.nn.loss import Loss
 from trainkit.nn.module import Module, bwd_value, fwd_value

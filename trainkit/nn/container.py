@@ -109,8 +109,8 @@ class FanOut(Module):
     """(y₁, ..., yₖ) = (x, ..., x); dx = dy₁ + ... + dyₖ. Saves nothing."""
 
     def __init__(self, copies: int = 2) -> None:
-        if copies < 1:
-            raise UserError(f"FanOut: copies={copies}; needs at least 1")
+        if copies < 2:
+            raise UserError(f"FanOut: copies={copies}; needs at least 2")
         self.copies = copies
 
     def fwd(self, x: Tensor) -> tuple[tuple[Tensor, ...], None]:

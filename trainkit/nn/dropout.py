@@ -13,8 +13,9 @@ class Dropout(Module):
     """In training y = x m / (1 - p), each m 1 with probability 1 - p, else 0; in evaluation y = x. Saves the scaled mask:
     dx = dy m / (1 - p).
 
-    The mask comes from `generators`: one, or one for each replica, which then draws what it would draw alone. None is torch's global
-    generator; one alone draws for all replicas. The trainer sets them and saves their state. Errors: UserError for p outside [0, 1].
+    The mask comes from `generators`: one, or one for each replica, which then draws what it would draw alone. None is torch's
+    global generator; one alone draws for all replicas. The trainer sets them and saves their state.
+    Errors: UserError for p outside [0, 1].
     Source: Srivastava et al. 2014, in the inverted form of torch.nn.Dropout.
     """
 

@@ -1,4 +1,4 @@
-"""Torch's own kernels that have no public Python name. They are arithmetic only: which one applies where is said in each module.
+"""Torch's own kernels that have no public Python name: arithmetic only. Each module says which one applies, and why.
 
 Called through the overload (`.default`), a kernel costs 1 to 3 microseconds on 50 x 25 numbers; the same formula in plain
 tensor operations costs 7 to 10 (docs/decisions.md).
@@ -17,3 +17,14 @@ sigmoid_backward = _aten.sigmoid_backward.default  # (dy, y): dy y (1 - y)
 def softplus(x: Tensor) -> Tensor:
     """log(1 + eˣ) without overflow, in all digits: log(1 + e^-|x|) + max(0, x)."""
     return torch.log1p(torch.exp(-x.abs())).add_(torch.relu(x))
+
+
+_ones: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+
+def ones(rows: Tensor) -> Tensor:
+    """A vector of ones, one a row, kept for the next step: dyᵀ 1 sums the rows in half the time of a sum and an addition."""
+    key = (rows.shape[0], rows.dtype, rows.device)
+    if key not in _ones:
+        _ones[key] = torch.ones(key[0], dtype=key[1], device=key[2])
+    return _ones[key]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, near
+from . import kernels
 from .init import NAMES, Init, fill
 from .module import Module
 
@@ -71,7 +72,7 @@ class Linear(Module):
         else:
             self.dw.addmm_(dy.t(), x)
             if self.bias:
-                self.db.add_(dy.sum(0))
+                self.db.addmv_(dy.t(), kernels.ones(dy))  # db += dyᵀ 1
         return dy
 
     def _rows(self, x: Tensor) -> Tensor:

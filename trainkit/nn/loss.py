@@ -1,6 +1,7 @@
 """Losses: a pure pair too, `value, saved = fwd(y, t)` and `dy = bwd(saved)`; y what the net says, t the target.
 
-`reduction` is mean or sum over everything but the replica axis; value is a scalar, or (r,) with replicas. Names and conventions are torch's.
+`reduction` is mean or sum over everything but the replica axis; value is a scalar, or (r,) with replicas.
+Names and conventions are torch's.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class HuberLoss(Loss):
 
 
 class NLLLoss(Loss):
-    """value = -Σ q y / norm, y log-probabilities (n, c, ...), q the wanted weight of each class. Saves q and norm: dy = -q / norm.
+    """value = -Σ q y / norm, y log-probabilities (n, c, ...), q the wanted weight of each class. Saves q, norm: dy = -q / norm.
 
     t holds class indices (n, ...), and q = weight[t] at the class t; an index equal to `ignore_index` counts nothing.
     norm is 1 for reduction sum, and for mean Σ weight[t], torch's convention.
@@ -193,10 +194,9 @@ class NLLLoss(Loss):
         if t.dtype != torch.int64:
             raise UserError(f"{name}: t is {t.dtype}; needs class indices of type int64 (data.targets: index)")
         seen = t if self.ignore_index is None else t[t != self.ignore_index]
-        if seen.numel() and not (0 <= int(seen.min()) and int(seen.max()) < classes):
-            raise UserError(
-                f"{name}: class index {int(seen.max() if seen.max() >= classes else seen.min())}; y has classes 0 to {classes - 1}"
-            )
+        if seen.numel() and (int(seen.min()) < 0 or int(seen.max()) >= classes):
+            worst = int(seen.max() if seen.max() >= classes else seen.min())
+            raise UserError(f"{name}: class index {worst}; y has classes 0 to {classes - 1}")
         self._check_weight(name, classes)
 
     def _check_weight(self, name: str, classes: int) -> None:
@@ -231,7 +231,7 @@ class NLLLoss(Loss):
 
 
 class CrossEntropyLoss(NLLLoss):
-    """value = -Σ q log softmax(y) / norm: NLLLoss over a LogSoftmax. Saves log-probabilities, q, norm: dy = (p Σq - q) / norm, p = softmax y.
+    """value = -Σ q log p / norm, p = softmax y: NLLLoss over a LogSoftmax. Saves log p, q, norm: dy = (p Σq - q) / norm.
 
     t holds class indices (n, ...), or probabilities of y's shape (one-hot among them); then norm is n.
     `label_smoothing` ε takes q to (1 - ε) q + ε/c. Source: torch.nn.CrossEntropyLoss; smoothing from Szegedy et al. 2016.
@@ -274,7 +274,9 @@ class CrossEntropyLoss(NLLLoss):
 
 
 class BCELoss(Loss):
-    """value = -Σ weight (t log y + (1 - t) log(1 - y)) / elements, y and t in [0, 1]. Saves y, t: dy = weight (y - t) / (y (1 - y)) / elements.
+    """value = -Σ weight (t log y + (1 - t) log(1 - y)) / elements, y and t in [0, 1].
+
+    Saves y, t: dy = weight (y - t) / (y (1 - y)) / elements.
 
     As in torch, log is cut off at -100 and y (1 - y) at 1e-12, so that y = 0 and y = 1 stay finite.
     """
@@ -293,7 +295,7 @@ class BCELoss(Loss):
 
     def check(self, y: Tensor, t: Tensor) -> None:
         super().check(y, t)
-        if y.numel() and not (0 <= float(y.min()) and float(y.max()) <= 1):
+        if y.numel() and not (float(y.min()) >= 0 and float(y.max()) <= 1):
             raise UserError("BCELoss: y leaves [0, 1]; end the net in a Sigmoid, or use BCEWithLogitsLoss")
 
     def _weigh(self, e: Tensor) -> Tensor:
@@ -301,7 +303,9 @@ class BCELoss(Loss):
 
 
 class BCEWithLogitsLoss(BCELoss):
-    """BCELoss of σ(y), in the form that does not overflow: value = Σ weight ((1 - t) y + l log(1 + e⁻ʸ)) / elements, l = 1 + (pos_weight - 1) t.
+    """BCELoss of σ(y), in the form that does not overflow.
+
+    value = Σ weight ((1 - t) y + l log(1 + e⁻ʸ)) / elements, l = 1 + (pos_weight - 1) t.
 
     Saves y, t: dy = weight ((1 - t) - l σ(-y)) / elements; without pos_weight that is σ(y) - t.
     """

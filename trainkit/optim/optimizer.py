@@ -29,6 +29,8 @@ class Optimizer:
         self.pairs = list(params)
         if not self.pairs:
             raise UserError(f"{type(self).__name__}: no parameters; give net.param() of a net that has some")
+        if len({id(p) for p, _ in self.pairs}) < len(self.pairs):
+            raise UserError(f"{type(self).__name__}: a parameter is listed twice; net.param() lists each once")
         self.maximize = maximize
         self.t = 0  # updates done
         self.bind()
@@ -36,12 +38,12 @@ class Optimizer:
         self.configured = self.rates  # what a schedule starts from
 
     def bind(self) -> None:
-        """Take the pairs into flat buffers (again, after a net was moved or replicated); slots keep values where sizes agree."""
+        """Take the pairs into flat buffers, again after a net was moved or replicated; slots keep values where sizes agree."""
         self.p, self.g = flatten([p for p, _ in self.pairs]), flatten([g for _, g in self.pairs])
         for slot in self.slots:
-            old = self.__dict__.get(slot)
-            fits = old is not None and old.shape == self.p.shape
-            setattr(self, slot, old.to(self.p) if fits else torch.zeros_like(self.p))
+            old: Tensor | None = self.__dict__.get(slot)
+            kept = old.to(self.p) if old is not None and old.shape == self.p.shape else torch.zeros_like(self.p)
+            setattr(self, slot, kept)
         if "rates" in self.__dict__:
             self._spread()
 
@@ -124,9 +126,8 @@ class Optimizer:
         """How a state differs in its slots from this optimizer's, a line each."""
         name, has = type(self).__name__, sorted(set(state) - {"t"})
         if has != sorted(self.slots) or type(state.get("t")) is not int or state["t"] < 0:
-            return [
-                f"optimizer: the state has {', '.join(has) or 'no slots'}, {name} needs {', '.join(self.slots) or 'none'}; keep the optimizer it was saved by"
-            ]
+            wanted, saved = ", ".join(self.slots) or "none", ", ".join(has) or "no slots"
+            return [f"optimizer: the state has {saved}, {name} needs {wanted}; keep the optimizer it was saved by"]
         return [
             f"optimizer: {slot} has {s.numel() if isinstance(s, Tensor) else shown(s)} numbers, the net {self.p.numel()}"
             for slot, s in state.items()

@@ -18,7 +18,7 @@ class SGD(Optimizer):
     Torch's variant: the rate stands outside m. Nesterov's form from Sutskever et al. 2013.
     """
 
-    slots = ("m",)
+    m: Tensor
 
     def __init__(
         self,
@@ -38,8 +38,6 @@ class SGD(Optimizer):
         self.momentum, self.dampening, self.weight_decay, self.nesterov = momentum, dampening, weight_decay, nesterov
         self.slots = ("m",) if momentum else ()
         super().__init__(params, lr, maximize)
-
-    m: Tensor
 
     def update(self) -> None:
         g = self.gradient(self.weight_decay)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainkit.gradcheck import TOLERANCE, Verdict, gradcheck, gradcheck_loss
+from trainkit.differences import TOLERANCE, Verdict, gradcheck, gradcheck_loss
 from trainkit.nn.activation import ELU, LeakyReLU, ReLU, Tanh
 from trainkit.nn.container import Add, Parallel, Sequential
 from trainkit.nn.dropout import Dropout

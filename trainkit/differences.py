@@ -32,8 +32,8 @@ class Verdict:
 def gradcheck(module: Module, x: Value, seed: int = 0, elements: int | None = None) -> list[Verdict]:
     """Each input's and parameter's hand-written gradient of Σ v·y against (f(p + eps) - f(p - eps)) / 2 eps, v random.
 
-    Works on a copy in float64; random modules are reseeded before each forward. Cost: two passes an element; `elements` looks at
-    so many of each tensor, drawn at random.
+    Works on a copy in float64; random modules are reseeded before each forward. Cost: two passes an element; `elements` looks
+    at so many of each tensor, drawn at random.
     """
     module = copy.deepcopy(module).to(dtype=torch.float64)
     inputs = _off_kinks(tuple(v.double() for v in (x if type(x) is tuple else (x,))), module)
