@@ -16,6 +16,7 @@ from trainkit.pattern import Either, accept
 from trainkit.run import plain_name
 from trainkit.trainer import Trainer
 
+GUESS = 0.02  # seconds of a save before the first one is measured
 SPACING = 20  # saves are at least this many times as far apart as the last one took: 5 % of the time
 _SPEC = re.compile(r"0?\d{0,2}(\.\d{1,2})?[deEfFgG]?")
 
@@ -23,8 +24,7 @@ _SPEC = re.compile(r"0?\d{0,2}(\.\d{1,2})?[deEfFgG]?")
 class Checkpoint(Callback):
     """Writes `checkpoints/last.pt`, the last completed step, every n epochs, n steps or n seconds, and at the end of the run.
 
-    With none of the three said it saves at an epoch's end, the first one and then as often as saving takes at most 5 % of the
-    time: nets whose epoch lasts 2 ms would otherwise spend their life in fsync. With `monitor`, `best.pt` is the state at its
+    With none of the three said it saves at an epoch's end, as often as saving takes at most 5 % of the time: nets whose epoch lasts 2 ms would otherwise spend their life in fsync. With `monitor`, `best.pt` is the state at its
     best value (of the mean over replicas), and with save_top_k > 1 the k best are kept as `filename`, whose fields are epoch,
     step and any metric: "{epoch}-{val/loss:.3f}"; a name that is taken gets the step behind it. A state that ranks is kept in
     memory until the next save, and every file of one save is written together, last.pt at last, so a run that is killed and
@@ -70,7 +70,7 @@ class Checkpoint(Callback):
         self.waiting: dict[str, dict[str, Any]] = {}  # states that rank, by file name, not written yet
         self.gone: set[str] = set()  # files that no longer rank, not deleted yet
         self.saved: tuple[int, int] | None = None  # (step, batch) of last.pt
-        self.took, self.ended = 0.0, time.monotonic()  # the last save: how long, and when
+        self.took, self.ended = GUESS, time.monotonic()  # the last save: how long, and when
         if trainer.run is None:
             raise UserError("needs a run folder to save in; give the trainer a run_dir")
 
@@ -94,7 +94,7 @@ class Checkpoint(Callback):
         if self.every_n_epochs is not None:
             return state.epoch % self.every_n_epochs == 0
         automatic = self.every_n_steps is None and self.every_seconds is None
-        return automatic and (self.saved is None or time.monotonic() - self.ended >= SPACING * self.took)
+        return automatic and time.monotonic() - self.ended >= SPACING * self.took
 
     def save(self, trainer: Trainer) -> None:
         """Write the files that rank, then last.pt; then delete what is no longer among the best."""

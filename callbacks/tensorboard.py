@@ -62,7 +62,7 @@ class TensorBoard(Callback):
     def on_test_end(self, trainer: Trainer) -> None:
         there = self.there if self.there_at == trainer.state.step else set()  # the run had ended before it was resumed
         self._scalars(trainer.state.step, {name: trainer.metrics[name] for name in sorted(trainer.fresh - there)})
-        if not any(tag.startswith("hparam/") for tag in there):
+        if not there:
             self._hparams(trainer)
 
     def on_fit_end(self, trainer: Trainer) -> None:
@@ -106,9 +106,8 @@ class TensorBoard(Callback):
             "batch_size": trainer.batch_size or len(trainer.data.train),
             "seed": trainer.seed,
         }
-        for part in hparams(chosen, {f"hparam/{k}": v for k, v in finals.items()}):
+        for part in hparams(chosen, finals):  # the metrics are named only: their values are the curves' last points
             self._add(part, trainer.state.step)
-        self._scalars(trainer.state.step, {f"hparam/{k}": [v] for k, v in finals.items()})
 
 
 def scalars_at(step: int, folder: Path) -> set[str]:

@@ -414,7 +414,7 @@ def test_a_clash_of_dtypes_names_the_place() -> None:
         (lambda: Linear(3, 3, init="xaver"), "Linear: no init 'xaver'; did you mean 'xavier'?"),  # type: ignore[arg-type]
         (lambda: Linear(3, 3, std=-1), "Linear: std=-1; needs 0 or more"),
         (lambda: Dropout(1.5), "Dropout: p=1.5; needs a probability from 0 to 1"),
-        (lambda: FanOut(0), "FanOut: copies=0; needs at least 1"),
+        (lambda: FanOut(0), "FanOut: copies=0; needs at least 2"),
         (lambda: CrossEntropyLoss(label_smoothing=2), "CrossEntropyLoss: label_smoothing=2; needs 0 to 1"),
         (lambda: trainkit.HuberLoss(delta=0), "HuberLoss: delta=0; needs a number above 0"),
         (lambda: trainkit.GELU("tan"), "GELU: approximate='tan'; choose none or tanh"),

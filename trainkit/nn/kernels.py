@@ -12,6 +12,9 @@ _aten = torch.ops.aten
 threshold_backward = _aten.threshold_backward.default  # (dy, y, 0): dy where y > 0, else 0
 tanh_backward = _aten.tanh_backward.default  # (dy, y): dy (1 - y²)
 sigmoid_backward = _aten.sigmoid_backward.default  # (dy, y): dy y (1 - y)
+log_softmax_backward = _aten._log_softmax_backward_data.default  # (dy, y, axis, dtype): dy - eʸ Σ dy
+nll = _aten.nll_loss_forward.default  # (y, t, weight, 1 mean | 2 sum, ignored): -Σ weight[t] y[t] / norm, and norm
+nll_backward = _aten.nll_loss_backward.default  # (1, y, t, weight, 1 | 2, ignored, norm): -weight[t] / norm at t, else 0
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -19,12 +22,12 @@ def softplus(x: Tensor) -> Tensor:
     return torch.log1p(torch.exp(-x.abs())).add_(torch.relu(x))
 
 
-_ones: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+_ones: dict[tuple[int | None, torch.dtype, torch.device], Tensor] = {}
 
 
-def ones(rows: Tensor) -> Tensor:
-    """A vector of ones, one a row, kept for the next step: dyᵀ 1 sums the rows in half the time of a sum and an addition."""
-    key = (rows.shape[0], rows.dtype, rows.device)
+def ones(like: Tensor, n: int | None) -> Tensor:
+    """A vector of n ones, or for None the scalar 1, kept for the next step. dyᵀ 1 costs half of a sum and an addition."""
+    key = (n, like.dtype, like.device)
     if key not in _ones:
-        _ones[key] = torch.ones(key[0], dtype=key[1], device=key[2])
+        _ones[key] = torch.ones(() if n is None else n, dtype=like.dtype, device=like.device)
     return _ones[key]

@@ -72,7 +72,7 @@ class Linear(Module):
         else:
             self.dw.addmm_(dy.t(), x)
             if self.bias:
-                self.db.addmv_(dy.t(), kernels.ones(dy))  # db += dyᵀ 1
+                self.db.addmv_(dy.t(), kernels.ones(dy, dy.shape[0]))  # db += dyᵀ 1
         return dy
 
     def _rows(self, x: Tensor) -> Tensor:

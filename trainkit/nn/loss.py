@@ -145,12 +145,29 @@ class NLLLoss(Loss):
         self.ignore_index = ignore_index
 
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+        if self._plain(y, t):
+            value, saved = self._fwd_indexed(y, t)
+            return value, (saved, None)
         q, norm, index = self.wanted(y, t, 0.0)
         return self._total(q, y, norm, index), (q, norm)
 
     def bwd(self, saved: Any) -> Tensor:
         q, norm = saved
-        return -self._divide(q, norm)
+        return -self._divide(q, norm) if norm is not None else self._bwd_indexed(q)
+
+    def _plain(self, y: Tensor, t: Tensor) -> bool:
+        """Whether torch's kernel does it: indices for rows of classes. The formulas below do all else, and are its witness."""
+        return y.dim() == 2 and not self.lead and not t.is_floating_point()
+
+    def _fwd_indexed(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+        weight = None if self.class_weight is None else self.cast("class_weight", y)
+        rule = (weight, 1 if self.reduction == "mean" else 2, -100 if self.ignore_index is None else self.ignore_index)
+        value, norm = kernels.nll(y, t, *rule)
+        return value, (y, t, rule, norm)
+
+    def _bwd_indexed(self, saved: Any) -> Tensor:
+        y, t, rule, norm = saved
+        return kernels.nll_backward(kernels.ones(norm, None), y, t, *rule, norm)
 
     def wanted(self, y: Tensor, t: Tensor, smoothing: float) -> tuple[Tensor, float | Tensor, Tensor | None]:
         """q like y; norm: a number, or one a replica; and where q is 0 but at one class, that class's index."""
@@ -253,11 +270,16 @@ class CrossEntropyLoss(NLLLoss):
 
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
         logp = torch.log_softmax(y, self.axis(y))
+        if self.label_smoothing == 0 and self._plain(y, t):
+            value, saved = self._fwd_indexed(logp, t)
+            return value, (logp, saved, None, False)
         q, norm, index = self.wanted(logp, t, self.label_smoothing)
         return self._total(q, logp, norm, index), (logp, q, norm, t.is_floating_point())
 
     def bwd(self, saved: Any) -> Tensor:
         logp, q, norm, soft = saved
+        if norm is None:  # through NLLLoss, then LogSoftmax
+            return kernels.log_softmax_backward(self._bwd_indexed(q), logp, 1, logp.dtype)
         p = torch.exp(logp)
         if soft or self.class_weight is not None or self.ignore_index is not None:  # else Σq = 1
             p.mul_(q.sum(self.axis(q), keepdim=True))
