@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import struct
+import sys
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -124,7 +125,7 @@ def load(path: Path) -> dict[str, Any]:
         content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as error:
         raise UserError(f"checkpoint {path}: holds something else than plain values and tensors; refused unread") from error
-    found = content.get("format") if type(content) is dict else content
+    found = content.get("format", "missing") if type(content) is dict else content
     if type(found) is not int or found != FORMAT:
         raise UserError(
             f"checkpoint {path}: format {shown(found)}, this trainkit reads format {FORMAT}; use the trainkit that wrote it"
@@ -260,6 +261,8 @@ def plain(value: Any, place: str = "") -> Any:
     if isinstance(value, (list, tuple)):
         items = [plain(v, f"{place}[{i}]") for i, v in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
+    if type(value) is str:
+        return sys.intern(value)  # pickle writes equal texts once if they are one object: equal contents, equal bytes
     if type(value) in _PLAIN:
         return value
     stored = "str, int, float, bool, None, tensors, lists and dicts"
@@ -269,7 +272,7 @@ def plain(value: Any, place: str = "") -> Any:
 def _key(key: Any, place: str) -> Any:
     if type(key) not in (str, int):
         raise UserError(f"checkpoint{place}: key {key!r}; needs a str or an int")
-    return key
+    return sys.intern(key) if isinstance(key, str) else key
 
 
 def _cause(error: OSError) -> str:
