@@ -255,7 +255,8 @@ def progress(scheduler: Any) -> dict[str, Any]:
 
 def set_progress(scheduler: Any, saved: Mapping[str, Any]) -> None:
     own = progress(scheduler)
-    kinds = {k: {bool: bool, str: str}.get(type(v), Either(None, float)) for k, v in own.items() if k != "inner"}
+    number: dict[type, Any] = {bool: bool, str: str, type(None): Either(None, float)}
+    kinds = {k: number.get(type(v), float) for k, v in own.items() if k != "inner"}
     accept({k: v for k, v in saved.items() if k in kinds}, {k: p for k, p in kinds.items() if k in saved}, "state.progress")
     for key, value in saved.items():
         if key == "inner":

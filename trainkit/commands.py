@@ -230,7 +230,7 @@ def _run_of(file: Path) -> Path:
 
 def check(args: argparse.Namespace) -> int:
     """All errors of a configuration; shapes; each derivative against central differences. 1 if a derivative is wrong."""
-    from .gradcheck import TOLERANCE, gradcheck, gradcheck_loss
+    from .differences import TOLERANCE, gradcheck, gradcheck_loss
     from .nn.container import Container
     from .nn.watch import trace
 

@@ -51,7 +51,7 @@ class Optimizer:
         """The rate for the next updates: a number, or one for each replica. A rate of 0 leaves a replica as it is."""
         rates = [float(r) for r in lr] if isinstance(lr, Sequence) else [float(lr)]
         for r in rates:
-            if not 0 <= r < float("inf"):
+            if not 0 <= r < 1e38:  # what a float32 holds
                 raise UserError(f"{type(self).__name__}: lr={r}; needs a finite number of at least 0")
         if isinstance(lr, Sequence) and any(p.dim() == 0 or p.shape[0] != len(rates) for p, _ in self.pairs):
             raise UserError(
