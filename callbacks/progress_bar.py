@@ -42,6 +42,7 @@ class ProgressBar(Callback):
 
     def on_fit_end(self, trainer: Trainer) -> None:
         if self.bar is not None:
+            self.bar.update(trainer.state.step - self.bar.n)
             self.bar.refresh()
             self.bar.close()
             self.bar = None

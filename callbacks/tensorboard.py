@@ -62,7 +62,7 @@ class TensorBoard(Callback):
     def on_test_end(self, trainer: Trainer) -> None:
         there = self.there if self.there_at == trainer.state.step else set()  # the run had ended before it was resumed
         self._scalars(trainer.state.step, {name: trainer.metrics[name] for name in sorted(trainer.fresh - there)})
-        if not there:
+        if not trainer.fresh & there:
             self._hparams(trainer)
 
     def on_fit_end(self, trainer: Trainer) -> None:
@@ -92,9 +92,9 @@ class TensorBoard(Callback):
 
         for name, p, g in trainer.net.named_param():
             for group, tensor in (("weights", p), ("gradients", g)):
-                self._add(
-                    histogram(f"{group}/{name}", tensor.detach().cpu().double().numpy(), bins="tensorflow"), trainer.state.step
-                )
+                finite = tensor[tensor.isfinite()].cpu().double().numpy()
+                if finite.size:
+                    self._add(histogram(f"{group}/{name}", finite, bins=30), trainer.state.step)  # as many as are shown
 
     def _hparams(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard.summary import hparams
@@ -102,7 +102,7 @@ class TensorBoard(Callback):
         finals = {name: trainer.metric(name) for name in trainer.metrics if name.startswith(("test/", "val/"))}
         chosen: dict[str, bool | str | float | int] = {
             "optimizer": type(trainer.optimizer).__name__,
-            "lr": trainer.optimizer.rates[0],
+            "lr": trainer.optimizer.configured[0],
             "batch_size": trainer.batch_size or len(trainer.data.train),
             "seed": trainer.seed,
         }

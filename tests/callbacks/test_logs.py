@@ -1,0 +1,442 @@
+"""CSVLog, TensorBoard, ProgressBar, GradientNorms, Timer: what they write, read back by other tools."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from trainkit.callbacks.timer import seconds
+
+from trainkit import (
+    SGD,
+    Callback,
+    Checkpoint,
+    CrossEntropyLoss,
+    CSVLog,
+    EarlyStopping,
+    GradientNorms,
+    Linear,
+    LRScheduler,
+    ProgressBar,
+    Sequential,
+    Tanh,
+    TensorBoard,
+    Timer,
+    Trainer,
+    UserError,
+    ValidationSplit,
+    checkpoint,
+    disk,
+)
+
+EPOCHS, A_EPOCH = 4, 5  # 25 training samples in batches of 5
+
+
+class Stop(Callback):
+    """A signal, or with `kill` an exception as hard as a kill can be within the process, after a step."""
+
+    def __init__(self, step: int = 0, kill: bool = False) -> None:
+        self.step, self.kill = step, kill
+
+    def on_train_batch_end(self, trainer: Trainer) -> None:
+        if trainer.state.step == self.step:
+            if self.kill:
+                raise Killed
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Killed(BaseException):
+    pass
+
+
+def run(
+    folder: Path | None, *callbacks: Callback, resume: bool = False, stop: int = 0, kill: bool = False, **how: Any
+) -> Trainer:
+    net = Sequential(Linear(2, 4), Tanh(), Linear(4, 2)).draw(torch.Generator().manual_seed(0))
+    saver = [Checkpoint(every_n_steps=3, every_n_epochs=1)] if folder else []
+    settings = {"max_epochs": EPOCHS, "batch_size": 5, "device": "cpu", "run_dir": folder, "log_every_n_steps": 4}
+    trainer = Trainer(
+        **settings | how, callbacks=[ValidationSplit(1 / 6), GradientNorms(), *callbacks, *saver, Stop(stop, kill)]
+    )
+    content = checkpoint.load(folder / "checkpoints" / "last.pt") if resume and folder else None
+    trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), disk(30, 10), resume=content)
+    return trainer
+
+
+Curves = dict[str, list[tuple[int, float]]]
+
+
+def curves(folder: Path) -> Curves:
+    """Every scalar as TensorBoard shows it."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# -- TensorBoard ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder, TensorBoard(), CSVLog())
+    return folder
+
+
+def test_one_curve_a_tag_at_the_steps_one_expects(whole: Path) -> None:
+    found = curves(whole)
+    steps = {tag: [step for step, _ in points] for tag, points in found.items()}
+    assert steps["train/loss"] == [1, 4, 5, 8, 10, 12, 15, 16, 20]  # the first, every fourth, the last of an epoch
+    ends = [5, 10, 15, 20]
+    for tag in ("val/loss", "val/error", "lr", "epoch", "grad_norm/0.weight", "weight_norm/2.bias"):
+        assert steps[tag] == ends, tag
+    assert found["epoch"] == [(5, 1), (10, 2), (15, 3), (20, 4)]
+    for tag in ("test/loss", "test/error", "train/error"):
+        assert steps[tag] == [20], tag
+    assert all(a < b for points in steps.values() for a, b in pairwise(points))
+
+
+def test_the_values_are_the_runs(whole: Path, tmp_path: Path) -> None:
+    class Losses(Callback):
+        def __init__(self) -> None:
+            self.seen: dict[int, float] = {}
+
+        def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
+            self.seen[trainer.state.step] = losses[0]
+
+    losses = Losses()
+    trainer = run(tmp_path, losses)
+    found = curves(whole)
+    assert found["train/loss"] == [(step, pytest.approx(value, rel=1e-6)) for step, value in losses.seen.items()]
+    for name, value in trainer.summary["metrics"].items():
+        if name != "train/loss":
+            assert found[name][-1][1] == pytest.approx(value, rel=1e-6), name
+
+
+@pytest.mark.parametrize(
+    "how", [{"max_steps": 1}, {"max_steps": 3}, {"max_epochs": 1, "log_every_n_steps": 1000}, {"max_steps": 7}]
+)
+def test_no_run_is_too_short_to_be_seen(how: dict[str, Any], tmp_path: Path) -> None:
+    trainer = run(tmp_path, TensorBoard(), **how)
+    steps = [step for step, _ in curves(tmp_path)["train/loss"]]
+    assert steps[0] == 1
+    assert steps[-1] == trainer.state.step
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize("step", [1, 4, 5, 7, 10, 11, 14, 20])
+def test_a_resumed_run_continues_the_curves(step: int, kill: bool, whole: Path, tmp_path: Path) -> None:
+    """No point doubled, none lost, none left from after the checkpoint; killed runs have written more than they saved."""
+    if kill:
+        with pytest.raises(Killed):
+            run(tmp_path, TensorBoard(), CSVLog(), stop=step, kill=True)
+    else:
+        run(tmp_path, TensorBoard(), CSVLog(), stop=step)
+    if not (tmp_path / "checkpoints" / "last.pt").exists():
+        assert kill
+        assert step < 3  # nothing was saved before step 3
+        return
+    run(tmp_path, TensorBoard(), CSVLog(), resume=True)
+    assert curves(tmp_path) == curves(whole)
+    assert (tmp_path / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
+def test_resuming_twice_and_resuming_a_finished_run_change_no_curve(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path, TensorBoard(), CSVLog(), stop=7)
+    run(tmp_path, TensorBoard(), CSVLog(), resume=True, stop=13)
+    run(tmp_path, TensorBoard(), CSVLog(), resume=True)
+    assert curves(tmp_path) == curves(whole)
+    run(tmp_path, TensorBoard(), CSVLog(), resume=True)  # there is nothing left to do
+    assert curves(tmp_path) == curves(whole)
+    assert (tmp_path / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
+def test_more_epochs_continue_the_curves(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path, TensorBoard(), max_epochs=2)
+    run(tmp_path, TensorBoard(), resume=True)
+    found, wanted = curves(tmp_path), curves(whole)
+    for tag in ("train/loss", "val/loss", "lr", "epoch"):
+        assert found[tag] == wanted[tag]
+    assert [step for step, _ in found["test/loss"]] == [10, 20]
+
+
+def test_replicas_show_their_mean_and_deviation(tmp_path: Path) -> None:
+    trainer = run(tmp_path, TensorBoard(), CSVLog(), replicas=3)
+    found, row = curves(tmp_path), rows(tmp_path)[-1]
+    for name in ("val/loss", "train/loss", "grad_norm/0.weight"):
+        values = trainer.metrics[name]
+        mean = sum(values) / 3
+        std = math.sqrt(sum((v - mean) ** 2 for v in values) / 2)
+        assert float(row[name]) == pytest.approx(mean, rel=1e-12)
+        assert float(row[f"{name}.std"]) == pytest.approx(std, rel=1e-12)
+        assert [float(row[f"{name}.{r}"]) for r in range(3)] == values
+        if name != "train/loss":
+            assert found[name][-1][1] == pytest.approx(mean, rel=1e-6)
+            assert found[f"{name}_std"][-1][1] == pytest.approx(std, rel=1e-5)
+
+
+def test_huge_numbers_and_nan_are_written_too(tmp_path: Path) -> None:
+    class Odd(Callback):
+        def on_train_epoch_end(self, trainer: Trainer) -> None:
+            trainer.log("odd", [1e200, -1e200])
+            trainer.log("nan", [math.nan, 1.0])
+
+    run(tmp_path, Odd(), TensorBoard(), CSVLog(), replicas=2, max_epochs=1)
+    row = rows(tmp_path)[-1]
+    assert (row["odd"], row["odd.std"], row["odd.0"], row["nan"]) == ("0.0", "inf", "1e+200", "nan")
+    assert curves(tmp_path)["odd_std"] == [(5, math.inf)]
+
+
+def test_the_configuration_stands_as_text_and_the_hyper_parameters_once(tmp_path: Path) -> None:
+    run(tmp_path, TensorBoard(histograms_every_n_epochs=2), config="seed: 0\nloss: CrossEntropyLoss\n")
+    events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0})
+    events.Reload()
+    assert b"loss: CrossEntropyLoss" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+    assert [e.step for e in events.Histograms("weights/0.weight")] == [10, 20]
+    assert [e.step for e in events.Histograms("gradients/2.bias")] == [10, 20]
+    plugins = events.PluginTagToContent("hparams")
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(plugins)
+
+
+def test_histograms_every_0_epochs_are_refused() -> None:
+    with pytest.raises(UserError, match="histograms_every_n_epochs=0"):
+        TensorBoard(0)
+
+
+# -- metrics.csv ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_a_moment_with_numbers_in_full(whole: Path) -> None:
+    found = rows(whole)
+    assert [(r["epoch"], r["step"]) for r in found] == [("1", "5"), ("2", "10"), ("3", "15"), ("4", "20")]
+    assert list(found[0])[:2] == ["epoch", "step"]
+    assert {"train/loss", "val/loss", "val/error", "lr", "grad_norm/0.weight"} < set(found[0])
+    for row in found:
+        assert all(repr(float(v)) == v for k, v in row.items() if k not in ("epoch", "step"))
+
+
+def test_the_last_row_is_the_summarys(tmp_path: Path) -> None:
+    trainer = run(tmp_path, CSVLog())
+    row = rows(tmp_path)[-1]
+    assert {k: float(v) for k, v in row.items() if k not in ("epoch", "step")} == {
+        k: v for k, v in trainer.summary["metrics"].items() if k in row
+    }
+
+
+def test_a_metric_that_turns_up_later_gets_a_column_behind_the_others(tmp_path: Path) -> None:
+    class Late(Callback):
+        def on_train_epoch_end(self, trainer: Trainer) -> None:
+            if trainer.state.epoch == 2:
+                trainer.log('a,late "one"', 0.5)
+
+    run(tmp_path, Late(), CSVLog())
+    found = rows(tmp_path)
+    assert list(found[0])[-1] == 'a,late "one"'
+    assert [r['a,late "one"'] for r in found] == ["", "", "0.5", ""]
+    assert [r["epoch"] for r in found] == ["1", "2", "3", "4"]
+
+
+def test_validation_inside_an_epoch_has_a_row_of_its_own(tmp_path: Path) -> None:
+    run(tmp_path, CSVLog(), ValidationSplit(0.2, every_n_steps=2), max_epochs=1)
+    found = rows(tmp_path)
+    assert [r["step"] for r in found] == ["2", "4"]
+    assert [bool(r["train/loss"]) for r in found] == [False, True]
+
+
+def test_a_fresh_fit_begins_the_file_anew(tmp_path: Path) -> None:
+    for _ in range(2):
+        run(tmp_path, CSVLog(), max_epochs=1)
+    assert len(rows(tmp_path)) == 1
+
+
+# -- GradientNorms -------------------------------------------------------------------------------------------------------
+
+
+def test_the_norms_are_those_of_each_tensor(tmp_path: Path) -> None:
+    trainer = run(tmp_path, clip_norm=0.01)
+    squares = 0.0
+    for name, p, g in trainer.net.named_param():
+        assert trainer.metrics[f"weight_norm/{name}"] == [pytest.approx(p.norm().item())]
+        assert trainer.metrics[f"grad_norm/{name}"] == [pytest.approx(g.norm().item())]
+        squares += trainer.metrics[f"grad_norm/{name}"][0] ** 2
+    assert math.sqrt(squares) == pytest.approx(0.01, rel=1e-3)  # as the update used it
+
+
+def test_each_replica_has_norms_of_its_own() -> None:
+    trainer = run(None, replicas=3)
+    for name, p, g in trainer.net.named_param():
+        assert trainer.metrics[f"weight_norm/{name}"] == pytest.approx([p[r].norm().item() for r in range(3)])
+        assert trainer.metrics[f"grad_norm/{name}"] == pytest.approx([g[r].norm().item() for r in range(3)])
+
+
+# -- ProgressBar ---------------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_where_there_is_no_terminal_a_few_plain_lines_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    run(None, ProgressBar(), max_epochs=40)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert 2 <= len(lines) <= 8  # the first epoch, the last, and one a second between
+    assert lines[0].startswith("epoch 1/40, step 5: train/loss 0.")
+    assert lines[-1].startswith("epoch 40/40, step 200: train/loss 0.")
+    assert "val/loss" in lines[0]
+    assert "\r" not in err
+
+
+def test_a_line_an_epoch_where_one_asks_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    run(None, ProgressBar(every_seconds=0))
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [f"epoch {k}/4" for k in range(1, 5)]
+
+
+def test_a_second_fit_prints_its_lines_too(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = ProgressBar(every_seconds=1e9)
+    run(None, bar)
+    run(None, bar)
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == ["epoch 1/4", "epoch 4/4"] * 2
+
+
+def test_on_a_terminal_it_is_a_bar_that_ends_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    run(None, ProgressBar())
+    last = screen.getvalue().rstrip().split("\r")[-1]
+    assert "20/20" in last
+    assert "epoch 4/4" in last
+    assert "val/loss" in last
+
+
+def test_the_bar_of_a_run_that_ends_early_stands_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    run(None, ProgressBar(), stop=7)
+    assert "7/20" in screen.getvalue().rstrip().split("\r")[-1]
+
+
+def test_nothing_else_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, CSVLog(), TensorBoard(), LRScheduler(StepLR={"step_size": 1}), Timer(100))
+    assert capsys.readouterr() == ("", "")
+
+
+# -- Timer ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A clock that goes on by hand."""
+    now = [100.0]
+    monkeypatch.setattr("trainkit.callbacks.timer.time.monotonic", lambda: now[0])
+
+    def wait(s: float) -> None:
+        now[0] += s
+
+    return wait
+
+
+class Slow(Callback):
+    def __init__(self, wait: Callable[[float], None]) -> None:
+        self.wait = wait
+
+    def on_train_batch_end(self, trainer: Trainer) -> None:
+        self.wait(1.0)
+
+
+@pytest.mark.parametrize(("limit", "every", "step"), [(8, 1, 8), (6.5, 1, 7), (6, 4, 8), ("0:00:09", 1, 9), (100, 1, 20)])
+def test_it_stops_when_the_time_is_over(limit: Any, every: int, step: int, clock: Callable[[float], None]) -> None:
+    trainer = run(None, Slow(clock), Timer(limit), log_every_n_steps=every)
+    assert trainer.state.step == step
+    assert trainer.summary["stop_reason"] == ("max_time" if step < 20 else "max_epochs")
+
+
+def test_the_time_before_a_resume_counts_and_the_time_between_does_not(clock: Callable[[float], None], tmp_path: Path) -> None:
+    run(tmp_path, Slow(clock), Timer(12), log_every_n_steps=1, stop=7)
+    clock(1000)
+    trainer = run(tmp_path, Slow(clock), Timer(12), log_every_n_steps=1, resume=True)
+    assert (trainer.state.step, trainer.summary["stop_reason"]) == (12, "max_time")
+    longer = run(tmp_path, Slow(clock), Timer(14), log_every_n_steps=1, resume=True)
+    assert longer.state.step == 14
+
+
+def test_a_second_fit_has_its_own_time(clock: Callable[[float], None]) -> None:
+    timer = Timer(7)
+    for _ in range(2):
+        assert run(None, Slow(clock), timer, log_every_n_steps=1).state.step == 7
+
+
+TIMES = [(90, 90.0), ("90", 90.0), ("1:30", 90.0), ("00:01:30", 90.0), ("1:00:00", 3600.0), (0.5, 0.5)]
+
+
+@pytest.mark.parametrize(("text", "wanted"), TIMES)
+def test_times_are_read(text: Any, wanted: float) -> None:
+    assert seconds(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5", 0, "1:xx", float("nan"), "inf"])
+def test_what_is_no_time_is_refused(text: Any) -> None:
+    with pytest.raises(UserError, match="needs seconds above 0, or 'HH:MM:SS' in quotes"):
+        Timer(text)
+
+
+def test_a_run_folder_can_be_moved_and_continued(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "a", TensorBoard(), CSVLog(), stop=7)
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    run(tmp_path / "b", TensorBoard(), CSVLog(), resume=True)
+    assert curves(tmp_path / "b") == curves(whole)
+
+
+@pytest.mark.parametrize("stop", [0, 7, 20])
+def test_the_hyper_parameters_are_written_once_with_what_was_configured(stop: int, tmp_path: Path) -> None:
+    """Schedules and early stopping move the rate; a run stopped before its last evaluation writes them when it is resumed."""
+
+    def callbacks() -> list[Callback]:
+        return [TensorBoard(), LRScheduler(StepLR={"step_size": 1}), EarlyStopping("train/loss", patience=3, min_delta=9)]
+
+    run(tmp_path, *callbacks(), stop=stop)
+    if stop:
+        assert infos(tmp_path) == []
+        run(tmp_path, *callbacks(), resume=True)
+    run(tmp_path, *callbacks(), resume=True)
+    (info,) = infos(tmp_path)
+    assert {key: info.hparams[key].number_value for key in ("lr", "batch_size", "seed")} == {
+        "lr": 0.1,
+        "batch_size": 5,
+        "seed": 0,
+    }
+    assert info.hparams["optimizer"].string_value == "SGD"
+
+
+def infos(folder: Path) -> list[Any]:
+    """What the files say of hyper-parameters, an entry for each time."""
+    found = []
+    for file in folder.glob("events.out.tfevents.*"):
+        for event in LegacyEventFileLoader(str(file)).Load():
+            for value in event.summary.value:
+                if value.tag == "_hparams_/session_start_info":
+                    data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                    found.append(data.session_start_info)
+    return found
