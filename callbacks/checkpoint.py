@@ -24,11 +24,12 @@ _SPEC = re.compile(r"0?\d{0,2}(\.\d{1,2})?[deEfFgG]?")
 class Checkpoint(Callback):
     """Writes `checkpoints/last.pt`, the last completed step, every n epochs, n steps or n seconds, and at the end of the run.
 
-    With none of the three said it saves at an epoch's end, as often as saving takes at most 5 % of the time: nets whose epoch lasts 2 ms would otherwise spend their life in fsync. With `monitor`, `best.pt` is the state at its
-    best value (of the mean over replicas), and with save_top_k > 1 the k best are kept as `filename`, whose fields are epoch,
-    step and any metric: "{epoch}-{val/loss:.3f}"; a name that is taken gets the step behind it. A state that ranks is kept in
-    memory until the next save, and every file of one save is written together, last.pt at last, so a run that is killed and
-    resumed ends with the same files. Values that are not finite never rank.
+    With none of the three said it saves at an epoch's end, as often as saving takes at most 5 % of the time: nets whose epoch
+    lasts 2 ms would otherwise spend their life in fsync. With `monitor`, `best.pt` is the state at its best value (of the mean
+    over replicas), and with save_top_k > 1 the k best are kept as `filename`, whose fields are epoch, step and any metric:
+    "{epoch}-{val/loss:.3f}"; a name that is taken gets the step behind it. A state that ranks is kept in memory until the
+    next save, and every file of one save is written together, last.pt at last, so a run that is killed and resumed ends with
+    the same files. Values that are not finite never rank.
     All of it happens after the metric is known and the schedules have moved, so a file never holds a stale value.
     Errors: UserError naming path and cause where a file cannot be written; the file before it is kept.
     """

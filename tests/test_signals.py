@@ -82,7 +82,7 @@ def handlers() -> Iterator[None]:
 
 def run(folder: Path | None, *callbacks: Callback, resume: bool = False, wire: Wire | None = None, **how: Any) -> Trainer:
     net = Sequential(wire or Wire(signal.SIGINT, 0), Linear(1, 1)).draw(torch.Generator().manual_seed(0))
-    standard = [ValidationSplit(0.2), EarlyStopping(patience=9), GradientNorms(), CSVLog(), Checkpoint("val/loss")]
+    standard = [ValidationSplit(0.2), EarlyStopping(patience=9), GradientNorms(), CSVLog(), Checkpoint("val/loss", every_n_epochs=1)]
     settings = {"max_epochs": 3, "batch_size": 4, "device": "cpu", "run_dir": folder}
     trainer = Trainer(**settings | how, callbacks=[*(standard if folder else []), *callbacks])
     assert folder is not None or not resume
