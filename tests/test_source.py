@@ -1,0 +1,157 @@
+"""What the source may not contain, and where the exceptions are: read from the syntax tree, not from habit."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import trainkit
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*(ROOT / "trainkit").rglob("*.py"), *(ROOT / "callbacks").glob("*.py")])
+NAMES = [str(p.relative_to(ROOT)) for p in SOURCES]
+
+# what may be called where: everything else is closed to what a stranger's file could name
+ONLY_IN = {
+    "torch.load": {"trainkit/checkpoint.py"},
+    "torch.save": {"trainkit/checkpoint.py"},
+    "exec_module": {"trainkit/registry.py"},  # the user's own file, by path
+    "import_module": {  # names that stand in the code, and no others
+        "trainkit/__init__.py",
+        "trainkit/callbacks/__init__.py",
+        "trainkit/cli.py",
+        "trainkit/data/fetch.py",
+    },
+    "__import__": set(),
+    "eval": set(),
+    "exec": set(),
+    "compile": set(),
+    "yaml.load": set(),
+    "pickle.load": set(),
+    "pickle.loads": set(),
+    "os.system": set(),
+    "subprocess.run": set(),
+    "subprocess.Popen": set(),
+    "input": set(),
+}
+
+
+def tree(name: str) -> ast.Module:
+    return ast.parse((ROOT / name).read_text(encoding="utf-8"))
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` of a name or an attribute; `.c` of an attribute of something else."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def calls(name: str) -> set[str]:
+    return {dotted(node.func) for node in ast.walk(tree(name)) if isinstance(node, ast.Call)}
+
+
+def imports(name: str) -> set[str]:
+    """Full names of what is imported: `torch.optim.lr_scheduler`."""
+    found = set()
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("call", ONLY_IN)
+def test_a_dangerous_call_stands_in_its_one_place(call: str) -> None:
+    def made_in(name: str) -> bool:
+        bare = "." not in call and call not in ("exec_module", "import_module")
+        return any(c == call or (not bare and c.endswith(f".{call}")) for c in calls(name))
+
+    assert {name for name in NAMES if made_in(name)} == ONLY_IN[call]
+
+
+def test_pickle_is_not_imported() -> None:
+    forbidden = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "ctypes"}
+    assert {n: i for n in NAMES for i in imports(n) if i.split(".")[0] in forbidden} == {}
+
+
+def test_every_torch_load_says_weights_only() -> None:
+    for node in ast.walk(tree("trainkit/checkpoint.py")):
+        if isinstance(node, ast.Call) and dotted(node.func) == "torch.load":
+            said = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+            assert (said["weights_only"], said["map_location"]) == (True, "cpu")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_differentiated_by_torch(name: str) -> None:
+    for node in ast.walk(tree(name)):
+        said = dotted(node) if isinstance(node, ast.Attribute) else ""
+        assert not said.startswith(("torch.autograd", "torch.func", "torch.enable_grad")), f"line {node.lineno}: {said}"  # type: ignore[attr-defined]
+        if isinstance(node, ast.Call):
+            last = dotted(node.func).rsplit(".", 1)[-1]
+            assert last not in ("requires_grad_", "retain_grad", "register_hook"), f"line {node.lineno}"
+            assert not any(k.arg == "requires_grad" for k in node.keywords), f"line {node.lineno}"
+            if last == "backward":  # the textbooks' own pair, on modules and losses
+                assert not dotted(node.func).startswith("torch."), f"line {node.lineno}"
+                assert name.startswith("trainkit/nn/"), f"line {node.lineno}"
+
+
+ALLOWED = {"callbacks/lr_scheduler.py": {"torch.optim", "torch.optim.lr_scheduler", "torch.optim.Optimizer"}}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_module_and_no_optimizer_is_torch_s(name: str) -> None:
+    used = {i for i in imports(name) if i.startswith("torch.")}
+    used |= {dotted(n) for n in ast.walk(tree(name)) if isinstance(n, ast.Attribute) and dotted(n).startswith("torch.")}
+    wrong = {u for u in used if u.startswith(("torch.nn", "torch.optim", "torch.autograd"))}
+    assert wrong - ALLOWED.get(name, set()) == set()
+
+
+@pytest.mark.parametrize("name", [n for n in trainkit.__all__ if n != "__version__"])
+def test_a_public_name_is_there_and_has_a_docstring(name: str) -> None:
+    value = getattr(trainkit, name)
+    assert not inspect.ismodule(value)
+    assert inspect.getdoc(value), f"{name} has no docstring"
+    if inspect.isclass(value):
+        assert "__doc__" in vars(value), f"{name}'s docstring is its base's"
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'trainkit' has no attribute 'Lineer'"):
+        _ = trainkit.Lineer
+    assert set(dir(trainkit)) >= set(trainkit.__all__)
+
+
+def test_every_submodule_is_imported_without_hiding_a_public_name() -> None:
+    for name in NAMES:
+        if name.startswith("trainkit/") and "__main__" not in name and "trainkit/callbacks" not in name:
+            importlib.import_module(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    assert [n for n in trainkit.__all__ if inspect.ismodule(getattr(trainkit, n))] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_says_what_it_is_for(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)), "no docstring"
+    if name.startswith("callbacks/"):
+        classes = [n for n in ast.parse(text).body if isinstance(n, ast.ClassDef)]
+        assert all(ast.get_docstring(c) for c in classes)
+
+
+CONFS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "conf").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", CONFS)
+def test_every_key_of_a_configuration_has_its_reason(name: str) -> None:
+    """A value stands with a comment behind it, or under a comment or a key that has one."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("#"), "the first line says what it is for"
+    keys = [i for i, line in enumerate(lines) if re.match(r"\s*-?\s*\w+:\s*[^\s#{]", line)]
+    explained = [i for i in keys if "#" in lines[i] or lines[i - 1].lstrip().startswith("#")]
+    assert len(explained) * 3 >= len(keys), f"{len(explained)} of {len(keys)} keys have a reason"
