@@ -82,7 +82,13 @@ def handlers() -> Iterator[None]:
 
 def run(folder: Path | None, *callbacks: Callback, resume: bool = False, wire: Wire | None = None, **how: Any) -> Trainer:
     net = Sequential(wire or Wire(signal.SIGINT, 0), Linear(1, 1)).draw(torch.Generator().manual_seed(0))
-    standard = [ValidationSplit(0.2), EarlyStopping(patience=9), GradientNorms(), CSVLog(), Checkpoint("val/loss", every_n_epochs=1)]
+    standard = [
+        ValidationSplit(0.2),
+        EarlyStopping(patience=9),
+        GradientNorms(),
+        CSVLog(),
+        Checkpoint("val/loss", "max", every_n_epochs=1),
+    ]
     settings = {"max_epochs": 3, "batch_size": 4, "device": "cpu", "run_dir": folder}
     trainer = Trainer(**settings | how, callbacks=[*(standard if folder else []), *callbacks])
     assert folder is not None or not resume
@@ -94,7 +100,8 @@ def run(folder: Path | None, *callbacks: Callback, resume: bool = False, wire: W
 def outcome(trainer: Trainer, folder: Path) -> tuple[Any, ...]:
     kept = {k: v for k, v in trainer.summary.items() if k not in ("wall_s", "params_sha256")}
     w = trainer.net.param()[0][0].item()
-    return kept, w, trainer.state, (folder / "metrics.csv").read_text()
+    best = checkpoint.load(folder / "checkpoints" / "best.pt")["state"]  # of the first validation, as the loss falls
+    return kept, w, trainer.state, best, (folder / "metrics.csv").read_text()
 
 
 # 12 training samples in steps of 4: epochs end at steps 3, 6, 9

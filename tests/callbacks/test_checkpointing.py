@@ -34,8 +34,8 @@ from trainkit import (
     disk,
     tensors,
 )
+from trainkit.callback import CallbackError
 from trainkit.evaluate import evaluate
-from trainkit.trainer import CallbackError
 
 NAN, INF = math.nan, math.inf
 
@@ -197,8 +197,9 @@ def test_names_come_from_the_template(template: str, names: list[str] | None, tm
         assert found == names
 
 
-def test_a_name_that_all_states_share_loses_none_of_them(tmp_path: Path) -> None:
-    _, weights = run(tmp_path, [3, 1, 2, 0.5, 4], Checkpoint("score", save_top_k=2, filename="net", every_n_epochs=1))
+@pytest.mark.parametrize("every", [1, 2, 99])
+def test_a_name_that_all_states_share_loses_none_of_them(every: int, tmp_path: Path) -> None:
+    _, weights = run(tmp_path, [3, 1, 2, 0.5, 4], Checkpoint("score", save_top_k=2, filename="net", every_n_epochs=every))
     assert weight(tmp_path, "best.pt") == weights[3]
     kept = [f for f in files(tmp_path) if f.startswith("net")]
     assert sorted(weight(tmp_path, f) for f in kept) == sorted([weights[1], weights[3]])
@@ -404,6 +405,32 @@ def test_files_displaced_before_a_kill_are_deleted_by_the_resumed_run(tmp_path: 
     assert files(tmp_path) == ["best.pt", "epoch1-step3.pt", "epoch2-step6.pt", "epoch3-step9.pt", "last.pt"]
     run(tmp_path, [3, 2, 1, 0], Checkpoint("score", save_top_k=2, every_n_epochs=1), resume=True)
     assert files(tmp_path) == ["best.pt", "epoch3-step9.pt", "epoch4-step12.pt", "last.pt"]
+    assert checkpoint.load(tmp_path / "checkpoints" / "last.pt")["callbacks"]["checkpoint"]["gone"] == ["epoch2-step6.pt"]
+
+
+@pytest.mark.parametrize("writes", range(1, 5))
+def test_a_kill_between_two_files_leaves_none_that_lists_a_file_not_there(
+    writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs wait for one save of four files: epoch 1, epoch 2, best, last."""
+    done: list[str] = []
+
+    class Killed(BaseException):
+        pass
+
+    def save(content: dict[str, Any], path: Path) -> None:
+        if len(done) == writes:
+            raise Killed
+        checkpoint.save(content, path)
+        done.append(path.name)
+
+    monkeypatch.setattr("trainkit.callbacks.checkpoint.save", save)
+    with pytest.raises(Killed):
+        run(tmp_path, [3, 2, 1, 0], Checkpoint("score", save_top_k=2, every_n_epochs=2))
+    assert done == ["epoch1-step3.pt", "epoch2-step6.pt", "best.pt", "last.pt"][:writes]
+    for name in files(tmp_path):
+        kept = checkpoint.load(tmp_path / "checkpoints" / name)["callbacks"]["checkpoint"]["kept"]
+        assert {file for _, file in kept} <= set(files(tmp_path))
 
 
 def test_fewer_are_kept_when_fewer_are_asked_for_on_resume(tmp_path: Path) -> None:
