@@ -9,7 +9,8 @@ from typing import Any, TextIO
 from trainkit.callback import Callback
 from trainkit.errors import UserError
 from trainkit.pattern import COUNT, accept
-from trainkit.trainer import Trainer, deviation
+from trainkit.summary import deviation
+from trainkit.trainer import Trainer
 
 
 class CSVLog(Callback):

@@ -12,7 +12,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from trainkit.callback import Callback
 from trainkit.errors import UserError
 from trainkit.events import EventFile
-from trainkit.trainer import Trainer, deviation
+from trainkit.summary import deviation
+from trainkit.trainer import Trainer
 
 
 class TensorBoard(Callback):

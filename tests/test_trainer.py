@@ -31,8 +31,7 @@ from trainkit import (
     ValidationSplit,
     tensors,
 )
-from trainkit.callback import HOOKS
-from trainkit.trainer import CallbackError
+from trainkit.callback import HOOKS, CallbackError
 
 
 def line(n: int = 10) -> Dataset:

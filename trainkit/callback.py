@@ -6,7 +6,11 @@ Monitors read at `on_metrics`, when every metric of the moment is there; writers
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -93,3 +97,56 @@ def overrides(callback: Callback, hook: str) -> bool:
     """Whether `callback` does anything at `hook`. An instance opts out by `self.hook = super().hook`."""
     method = getattr(callback, hook)
     return getattr(method, "__func__", method) is not getattr(Callback, hook)
+
+
+class CallbackError(RuntimeError):
+    """A callback failed; the message says which, at which hook, epoch and step. The cause is its `__cause__`."""
+
+
+def listeners(trainer: Trainer, callbacks: Iterable[Callback]) -> dict[str, list[Callable[..., None]]]:
+    """What to call at each hook: only callbacks that override it. Built once a fit."""
+    return {hook: [_listener(trainer, cb, hook) for cb in callbacks if overrides(cb, hook)] for hook in HOOKS}
+
+
+def _listener(trainer: Trainer, callback: Callback, hook: str) -> Callable[..., None]:
+    """The callback's method at `hook`; an error leaves it with the callback's name, the hook, the epoch and the step."""
+    method = getattr(callback, hook)
+
+    def hear(*args: Any) -> None:
+        try:
+            method(trainer, *args)
+        except CallbackError:
+            raise
+        except Exception as error:
+            place = f"callbacks.{callback.name} {hook}, epoch {trainer.state.epoch + 1}, step {trainer.state.step}"
+            if isinstance(error, UserError):
+                raise UserError(f"{place}: {error}") from error
+            raise CallbackError(f"{place}: {type(error).__name__}: {error}") from error
+
+    return hear
+
+
+def named(callbacks: Mapping[str, Callback] | Iterable[Callback]) -> dict[str, Callback]:
+    """Callbacks by name; those of a list are named by their class, `EarlyStopping` becoming early_stopping."""
+    if isinstance(callbacks, Mapping):
+        made = dict(callbacks)
+    else:
+        made = {}
+        for cb in callbacks:
+            name = base = snake(type(cb).__name__)
+            k = 2
+            while name in made:
+                name, k = f"{base}_{k}", k + 1
+            made[name] = cb
+    for name, cb in made.items():
+        if not isinstance(cb, Callback):
+            raise UserError(f"callbacks: {cb!r} is no Callback")
+        cb.name = name
+    return made
+
+
+def snake(name: str) -> str:
+    """CSVLog -> csv_log, LRScheduler -> lr_scheduler, TensorBoard -> tensorboard."""
+    if name == "TensorBoard":
+        return "tensorboard"  # one word, as its own command spells it
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

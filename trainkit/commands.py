@@ -20,7 +20,8 @@ from .errors import UserError, escaped
 from .evaluate import answers
 from .evaluate import predict as outputs_of
 from .run import plain_name
-from .trainer import Trainer, spread_of
+from .summary import spread_of
+from .trainer import Trainer
 
 
 def fit(args: argparse.Namespace) -> int:

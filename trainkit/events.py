@@ -7,6 +7,7 @@ of the run (docs/decisions.md).
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from itertools import count
@@ -22,7 +23,10 @@ class EventFile:
     """A new event file in `folder`. Events reach the disk when `every_seconds` have passed, at `flush` and at `close`."""
 
     def __init__(self, folder: Path, every_seconds: float = 2.0) -> None:
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_number)}"
+        found = (re.match(r"events\.out\.tfevents\.(\d+)\.", path.name) for path in folder.iterdir())
+        # files are read in the order of their names: this one after all that are there, be they made in the same second
+        stamp = max([int(time.time()), *(int(match[1]) + 1 for match in found if match)])
+        name = f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.{next(_number)}"
         self._file = open(folder / name, "xb")  # noqa: SIM115 (open for the run's length)
         self._records = RecordWriter(self._file)
         self._waiting: list[bytes] = []

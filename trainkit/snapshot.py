@@ -19,6 +19,7 @@ from .data.normalize import Normalizer
 from .errors import MOST, UserError, UserErrors
 from .nn.module import Module
 from .pattern import shown
+from .state import State
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -74,8 +75,6 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
     if wrong:
         raise UserErrors(wrong)
     check_rng(trainer, content["rng"])
-    from .trainer import State
-
     for name, cb in trainer.callbacks.items():  # first, since they may refuse too
         if name in content["callbacks"]:
             _load(cb, content["callbacks"][name])

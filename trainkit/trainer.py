@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor
 
 from . import signals, snapshot
-from .callback import HOOKS, Callback, overrides
+from .callback import HOOKS, Callback, listeners, named, overrides
 from .data.dataset import Dataset, Part
 from .data.normalize import Normalizer
+from .device import find_device
 from .errors import UserError, near
 from .evaluate import Metrics, evaluate
 from .nn.loss import Loss
@@ -24,28 +24,9 @@ from .nn.module import Module
 from .optim.optimizer import Optimizer
 from .rng import generator, order
 from .run import Run
+from .state import State, Stop
 from .step import batches, training_step
-
-
-@dataclass
-class State:
-    """Where a run stands: what a checkpoint continues."""
-
-    epoch: int = 0  # epochs done
-    batch: int = 0  # steps done in this epoch
-    step: int = 0  # steps done
-    samples: int = 0  # samples of this epoch in loss_sum
-    loss_sum: list[float] = field(default_factory=list)  # of this epoch, a replica each
-    pending: bool = False  # a validation inside the epoch is due and not done
-    active: list[bool] = field(default_factory=list)  # replicas that still train
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Why a run ended: `reason` for programs (max_epochs, early_stopping, SIGTERM, ...), `words` for people."""
-
-    reason: str
-    words: str
+from .summary import summarize
 
 
 class Trainer:
@@ -54,7 +35,8 @@ class Trainer:
     max_epochs, max_steps: where to end; min_epochs: no callback stops before it.
     batch_size: samples of one pass, or None for all of them (gradient descent). accumulate: passes of one step, whose batch is
     then batch_size * accumulate samples. clip_norm, clip_value: limits of the gradient (see `step.py`).
-    replicas: models trained at once, replica r being the run of seed + r. seed: of the data's order, Dropout, and replicas' weights.
+    replicas: models trained at once, replica r being the run of seed + r. seed: of the data's order, of Dropout, and of
+    the replicas' weights.
     device: auto (cuda where there is one), cpu, cuda, cuda:1. dtype: of parameters and data.
     log_every_n_steps: how often losses are fetched from the device. callbacks: a mapping by name, or a list.
     run_dir: the run's folder; None leaves no files. config: the text that is saved with every checkpoint.
@@ -197,24 +179,25 @@ class Trainer:
     def fit(
         self, net: Module, loss: Loss, optimizer: Optimizer, data: Dataset, resume: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Train `net` in place and return the summary (see `summarize`).
+        """Train `net` in place and return the summary (see `summary.py`).
 
-            prepare the data, the net and the optimizer; restore `resume`     setup
-                                                                             on_fit_start
-            for each epoch:                                                   on_train_epoch_start
+            prepare data, net and optimizer; restore `resume`        setup
+                                                                     on_fit_start
+            for each epoch:                                          on_train_epoch_start
                 for each batch:
-                    step: zero, forward, loss, backward, clip, update         on_train_batch_end, on_step_log
-                    validate, if it is due inside the epoch                   on_validation_end, on_metrics, on_log
-                                                                             on_checkpoint
-                validate, if it is due                                        on_validation_end
-                                                                             on_train_epoch_end, on_metrics, on_log, on_checkpoint
-                                                                             on_checkpoint, on_train_end
-            evaluate the training and test parts                              on_test_end, on_fit_end
+                    step: zero, forward, loss, backward, clip, update
+                                                                     on_train_batch_end, on_step_log
+                    validate, if it is due inside the epoch          on_validation_end, on_metrics, on_log
+                                                                     on_checkpoint
+                validate, if it is due                               on_validation_end, on_train_epoch_end
+                                                                     on_metrics, on_log, on_checkpoint
+                                                                     on_checkpoint, on_train_end
+            evaluate the training and test parts                     on_test_end, on_fit_end
 
         `resume`: the content of a checkpoint; the run goes on from there to the same bits.
         SIGINT and SIGTERM end it after the current step with everything saved; `fit` then returns as usual.
         """
-        self.hooks = {h: [(cb, getattr(cb, h)) for cb in self.callbacks.values() if overrides(cb, h)] for h in HOOKS}
+        self.hooks = listeners(self, self.callbacks.values())
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
         self.stopping, self.signal, self._halt, self.loop_ended = None, None, False, False
         began = time.perf_counter()
@@ -236,7 +219,7 @@ class Trainer:
                 finally:
                     self.call("on_fit_end")
             assert self.stopping is not None
-            self.summary = self.summarize(time.perf_counter() - began)
+            self.summary = summarize(self, time.perf_counter() - began)
             if self.run is not None:
                 self.run.write_text("summary.json", json.dumps(self.summary, indent=2) + "\n")
         finally:
@@ -284,12 +267,11 @@ class Trainer:
         content: dict[str, Any] | None,
         leave_out: Sequence[str] = (),
     ) -> None:
-        """Like the beginning of `fit`, for an evaluation: split, scale, move, check shapes; with a checkpoint's parameters, if one is given.
+        """The beginning of `fit`, for an evaluation: split, scale, move, check shapes, take `content`'s parameters.
 
         leave_out: classes of callbacks that are not to be set up, since nothing is written.
         """
-        listening = [cb for cb in self.callbacks.values() if type(cb).__name__ not in leave_out]
-        self.hooks = {h: [(cb, getattr(cb, h)) for cb in listening if overrides(cb, h)] for h in HOOKS}
+        self.hooks = listeners(self, [cb for cb in self.callbacks.values() if type(cb).__name__ not in leave_out])
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
         self._halt = False
         self._prepare(None, None if content is None else snapshot.normalizer(content, data))
@@ -297,26 +279,28 @@ class Trainer:
             net.load_state_dict(content["model"])
 
     def _first_batch_check(self) -> None:
-        """Shapes and types of one batch of two, in evaluation mode, with errors that name the place."""
-        x, t = self.data.train.x[:2], self.data.train.t[:2]
-        if self.net.lead:
-            x, t = x.expand(self.replicas, *x.shape), t.expand(self.replicas, *t.shape)
+        """Shapes and types of a batch, and every target, in evaluation mode, with errors that name the place."""
+        axis, over = self.net.lead, (self.replicas,) if self.net.lead else ()
+        x = self.data.train.x[:2]
         self.net.eval()
-        y = self.net(x)
+        y = self.net(x.expand(*over, *x.shape))
         self.net.train()
         if not isinstance(y, Tensor):
             raise UserError(f"model: the net ends in a tuple of {len(y)} tensors; end it in one, with Add or Concat")
-        try:
-            self.loss.check(y, t)
-        except UserError as error:
-            raise UserError(f"loss {error}") from None
+        for name in ("train", "val", "test"):
+            part: Part | None = getattr(self.data, name)
+            if part is not None and len(part):
+                answer = y.narrow(axis, 0, 1).expand(*over, len(part), *y.shape[axis + 1 :])
+                try:
+                    self.loss.check(answer, part.t.expand(*over, *part.t.shape))
+                except UserError as error:
+                    raise UserError(f"loss, on the {name} part: {error}") from None
 
     def _loop(self) -> None:
         """The epochs and steps of `fit`, from where `self.state` stands."""
         state = self.state
         step = training_step(self.net, self.loss, self.optimizer, self.accumulate, self.clip_norm, self.clip_value)
-        after_step = [(cb, hook) for cb, hook in self.hooks["on_train_batch_end"]]
-        save = [(cb, hook) for cb, hook in self.hooks["on_checkpoint"]]
+        after_step, save = self.hooks["on_train_batch_end"], self.hooks["on_checkpoint"]
         size, axis, every, inside = self._step_size, self.net.lead, self.log_every_n_steps, self.validate_every_n_steps
         self._losses: list[Tensor] = []
         self._counts: list[int] = []
@@ -336,16 +320,16 @@ class Trainer:
                 self._counts.append(x.shape[axis])
                 state.step += 1
                 state.batch += 1
-                for cb, hook in after_step:
-                    self._ring(cb, "on_train_batch_end", hook)
+                for hear in after_step:
+                    hear()
                 if state.step % every == 0 or state.step == 1 or state.batch == last:
                     self._fetch_losses()
                 if inside and state.step % inside == 0 and not (state.batch == last and self._validates()):
                     self._validate_inside()
                 if self.stopping or state.step == self.max_steps:
                     self._fetch_losses()  # the last step's, for the records
-                for cb, hook in save:
-                    self._ring(cb, "on_checkpoint", hook)
+                for hear in save:
+                    hear()
                 if self.fresh:
                     self.fresh.clear()
                 if self._halt or self.stopping or state.step == self.max_steps:
@@ -447,11 +431,17 @@ class Trainer:
             if self.data.test is not None:
                 self.measure("test", self.data.test)
         except signals.Interrupted:
-            return self._finish()
+            self._finish()
+            return
         self.call("on_test_end")
         self.fresh.clear()
 
     # -- signals and hooks -----------------------------------------------------------------------------------------------
+
+    def call(self, hook: str, *args: Any) -> None:
+        """Every callback that overrides `hook`, in the order of the configuration."""
+        for hear in self.hooks[hook]:
+            hear(*args)
 
     def _note(self, number: int) -> None:
         self.signal, self._halt = number, True
@@ -460,42 +450,7 @@ class Trainer:
         if self._halt:
             raise signals.Interrupted
 
-    def call(self, hook: str, *args: Any) -> None:
-        """Every callback that overrides `hook`, in the order of the configuration."""
-        for cb, method in self.hooks[hook]:
-            self._ring(cb, hook, method, *args)
-
-    def _ring(self, cb: Callback, hook: str, method: Callable[..., None], *args: Any) -> None:
-        try:
-            method(self, *args)
-        except Exception as error:
-            if not isinstance(error, CallbackError):
-                place = f"callbacks.{cb.name} {hook}, epoch {self.state.epoch + 1}, step {self.state.step}"
-                if isinstance(error, UserError):
-                    raise UserError(f"{place}: {error}") from error
-                raise CallbackError(f"{place}: {type(error).__name__}: {error}") from error
-            raise
-
     # -- the end ---------------------------------------------------------------------------------------------------------
-
-    def summarize(self, seconds: float) -> dict[str, Any]:
-        """What summary.json says: where the run stands, why it stopped, a digest of the parameters, the metrics.
-
-        With replicas a metric is {mean, std (n - 1 in the divisor), values}.
-        """
-        assert self.stopping is not None
-        return {
-            "epoch": self.state.epoch,
-            "step": self.state.step,
-            "stop_reason": self.stopping.reason,
-            "stop_words": self.stopping.words,
-            "seed": self.seed,
-            "replicas": self.replicas,
-            "params_sha256": snapshot.digest(self.net),
-            "metrics": {name: spread_of(values) for name, values in sorted(self.metrics.items())},
-            "wall_s": round(seconds, 3),
-            "versions": snapshot.environment(self)["versions"],
-        }
 
     def show_loop(self) -> str:
         """Who does what when: the hooks in the order of a run, with the callbacks that override each."""
@@ -507,67 +462,3 @@ class Trainer:
         """Everything a resumed run needs, as a checkpoint holds it."""
         self._fetch_losses(log=False)
         return snapshot.take(self)
-
-
-class CallbackError(RuntimeError):
-    """A callback failed; the message says which, at which hook, epoch and step. The cause is its `__cause__`."""
-
-
-def spread_of(values: list[float]) -> Any:
-    """A metric for the summary: the number, or over replicas {mean, std, values}. What is not finite is None in JSON."""
-    if len(values) == 1:
-        return finite(values[0])
-    mean = sum(values) / len(values)
-    return {"mean": finite(mean), "std": finite(deviation(values)), "values": [finite(v) for v in values]}
-
-
-def deviation(values: list[float]) -> float:
-    """The standard deviation with n - 1 in the divisor; infinite or NaN where the values or their squares are."""
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((v - mean) * (v - mean) for v in values) / (len(values) - 1))
-
-
-def finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def named(callbacks: Mapping[str, Callback] | Iterable[Callback]) -> dict[str, Callback]:
-    """Callbacks by name; those of a list are named by their class, `EarlyStopping` becoming early_stopping."""
-    if not isinstance(callbacks, Mapping):
-        listed = list(callbacks)
-        callbacks = {}
-        for cb in listed:
-            if not isinstance(cb, Callback):
-                raise UserError(f"callbacks: {cb!r} is no Callback")
-            name = base = snake(type(cb).__name__)
-            k = 2
-            while name in callbacks:
-                name, k = f"{base}_{k}", k + 1
-            callbacks[name] = cb
-    for name, cb in callbacks.items():
-        cb.name = name
-    return dict(callbacks)
-
-
-def snake(name: str) -> str:
-    """CSVLog -> csv_log, LRScheduler -> lr_scheduler, TensorBoard -> tensorboard."""
-    import re
-
-    if name == "TensorBoard":
-        return "tensorboard"  # one word, as its own command spells it
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
-def find_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one. Raises UserError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"trainer.device: {name!r}; choose auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"trainer.device: {name!r}; choose auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        raise UserError(f"trainer.device: {name!r} is not there ({torch.cuda.device_count()} CUDA devices); choose auto or cpu")
-    return device

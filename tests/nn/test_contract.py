@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import trainkit.nn
-from trainkit.errors import UserError
 from trainkit.differences import gradcheck, gradcheck_loss
+from trainkit.errors import UserError
 from trainkit.nn import activation, container, dropout, linear, loss
 from trainkit.nn.loss import Loss
 from trainkit.nn.module import Module, bwd_value, fwd_value

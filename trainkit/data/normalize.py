@@ -17,8 +17,8 @@ class Normalizer:
     """x -> (x - mean) / std, a missing number first filled.
 
     `feature`: mean and std (population, /n) of each input feature over the n samples, shape of one sample; a constant
-    feature has std 1. `global`: one mean and std over all. `none`: mean 0, std 1. `fill`: the value for NaN, a feature each, or None.
-    Statistics are float64.
+    feature has std 1. `global`: one mean and std over all. `none`: mean 0, std 1. `fill`: the value for NaN, a feature each,
+    or None. Statistics are float64.
     """
 
     def __init__(self, mean: Tensor, std: Tensor, fill: Tensor | None) -> None:
@@ -62,5 +62,6 @@ class Normalizer:
     @classmethod
     def from_state(cls, state: dict[str, Tensor | None]) -> Normalizer:
         mean, std = state["mean"], state["std"]
-        assert mean is not None and std is not None
+        assert mean is not None
+        assert std is not None
         return cls(mean, std, state["fill"])
