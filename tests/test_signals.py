@@ -133,7 +133,7 @@ def test_a_signal_stops_the_run_so_that_it_can_go_on_exactly(number: int, hook: 
 
 
 @pytest.mark.parametrize("every", [{}, {"every_n_steps": 2}], ids=["at_an_epochs_end", "inside_an_epoch"])
-@pytest.mark.parametrize("passes", range(2, 7))
+@pytest.mark.parametrize("passes", range(1, 7))
 def test_a_signal_during_a_validation_leaves_it_and_the_resumed_run_makes_it_again(
     passes: int, every: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
