@@ -87,7 +87,7 @@ def run(folder: Path | None, *callbacks: Callback, resume: bool = False, wire: W
         EarlyStopping(patience=9),
         GradientNorms(),
         CSVLog(),
-        Checkpoint("val/loss", "max", every_n_epochs=1),
+        Checkpoint("val/loss", save_top_k=99, every_n_epochs=1),
     ]
     settings = {"max_epochs": 3, "batch_size": 4, "device": "cpu", "run_dir": folder}
     trainer = Trainer(**settings | how, callbacks=[*(standard if folder else []), *callbacks])
@@ -100,8 +100,8 @@ def run(folder: Path | None, *callbacks: Callback, resume: bool = False, wire: W
 def outcome(trainer: Trainer, folder: Path) -> tuple[Any, ...]:
     kept = {k: v for k, v in trainer.summary.items() if k not in ("wall_s", "params_sha256")}
     w = trainer.net.param()[0][0].item()
-    best = checkpoint.load(folder / "checkpoints" / "best.pt")["state"]  # of the first validation, as the loss falls
-    return kept, w, trainer.state, best, (folder / "metrics.csv").read_text()
+    files = sorted(path.name for path in (folder / "checkpoints").iterdir())  # one for each validation
+    return kept, w, trainer.state, files, (folder / "metrics.csv").read_text()
 
 
 # 12 training samples in steps of 4: epochs end at steps 3, 6, 9
