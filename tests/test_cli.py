@@ -246,6 +246,7 @@ def test_predict_answers_for_the_rows_of_a_file(capsys: pytest.CaptureFixture[st
         )
     )
     assert main(["fit", "conf/c.yaml", "--run-dir", "run"]) == 0
+    Path("train.csv").unlink()  # the run's folder is all that is needed
     assert main(["predict", "run", "new.csv", "--out", "out.csv"]) == 0
     assert [r["answer"] for r in csv.DictReader(Path("out.csv").read_text().splitlines())] == ["high", "low"]
     assert main(["fit", "conf/a.yaml", "--run-dir", "other"]) == 0

@@ -183,7 +183,13 @@ CONTENT: dict[str, Any] = {
     "optimizer": {str: Any},  # the optimizer itself says what it needs
     "gradient": Either(None, Tensor),
     "normalizer": {"mean": torch.float64, "std": torch.float64, "fill": Either(None, torch.float64)},
-    "data": {"train": COUNT, "batch": COUNT, "classes": Either(None, [str]), "schema": {str: Any}},
+    "data": {
+        "train": COUNT,
+        "batch": COUNT,
+        "classes": Either(None, [str]),
+        "threshold": Either(None, float),
+        "schema": {str: Any},
+    },
     "callbacks": {str: {str: Any}},
     "rng": {"python": (int, torch.int64, Either(None, float)), "torch": torch.uint8, "passes": [torch.uint8]},
     "metrics": {str: [float]},

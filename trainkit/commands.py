@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from . import checkpoint, registry, signals, snapshot
 from .build import Parts, build, run_folder
 from .config import compose, diff, override, parse, resolve, to_yaml
-from .data.dataset import Part
+from .data.dataset import Dataset, Part
 from .errors import UserError, escaped
 from .evaluate import answers
 from .evaluate import predict as outputs_of
@@ -114,7 +114,7 @@ def test(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace, name: str) -> int:
-    trainer, file, _ = _loaded(args)
+    trainer, file = _loaded(args)
     part: Part | None = getattr(trainer.data, name)
     if part is None:
         cure = "callbacks: {validation_split: {}}" if name == "val" else "data with a test part"
@@ -129,21 +129,20 @@ def predict(args: argparse.Namespace) -> int:
     """Write the outputs and answers for the test part, or for the rows of a CSV file, as CSV."""
     tables = [p for p in args.paths if p.suffix == ".csv"]
     args.paths = [p for p in args.paths if p.suffix != ".csv"]
-    trainer, file, content = _loaded(args)
-    part = _rows(tables[0], trainer, content) if tables else trainer.data.test
+    trainer, file = _loaded_for_table(args, tables[0]) if tables else _loaded(args)
+    part, classes, replicas = trainer.data.test, trainer.data.classes, trainer.replicas
     if part is None:
         raise UserError(f"{file}: its data has no test part; name a CSV file to predict")
-    y = outputs_of(trainer.net, part.x, 1024, trainer.replicas)
-    classes = trainer.data.classes
+    y = outputs_of(trainer.net, part.x, 1024, replicas)
     answer = answers(y, trainer.loss, trainer.data, trainer.net.lead) if classes is not None else None
     out = args.out or _run_of(file) / "predictions.csv"
-    rows = y.reshape(trainer.replicas, len(part), -1).tolist()
-    named = None if answer is None else answer.reshape(trainer.replicas, -1).tolist()
+    rows = y.reshape(replicas, len(part), -1).tolist()
+    named = None if answer is None else answer.reshape(replicas, -1).tolist()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    head = ["replica"] if trainer.replicas > 1 else []
+    head = ["replica"] if replicas > 1 else []
     writer.writerow([*head, "sample", *(f"y{i}" for i in range(len(rows[0][0]))), *(["answer"] if named else [])])
-    for r in range(trainer.replicas):
+    for r in range(replicas):
         for i, values in enumerate(rows[r]):
             said = [_class(classes, named[r][i])] if named is not None and classes is not None else []
             writer.writerow([*([r] if head else []), i, *values, *said])
@@ -160,29 +159,46 @@ def _class(classes: tuple[str, ...], k: int) -> str:
     return classes[k] if k < len(classes) else str(k)
 
 
-def _rows(table: Path, trainer: Trainer, content: dict[str, Any]) -> Part:
-    from .data.table import read_rows
-
-    schema = content["data"]["schema"]
-    if not schema:
-        raise UserError(f"{table}: the run was not trained on a CSV file; predict its own test part, without a file")
-    rows = read_rows(str(table), schema)
-    part = Part(rows.x, torch.zeros(len(rows.x), 1))  # the targets, if the file has them, are not asked for
-    return trainer.normalizer.apply(part).to(trainer.device, trainer.dtype)
-
-
-def _loaded(args: argparse.Namespace) -> tuple[Trainer, Path, dict[str, Any]]:
-    """A prepared trainer with a checkpoint's parameters and statistics, and the file."""
-    _imports(args)
-    file = _checkpoint_file(args)
-    content = checkpoint.load(file)
-    config = resolve(_own_config(content, file, args.overrides))
+def _loaded(args: argparse.Namespace) -> tuple[Trainer, Path]:
+    """A trainer with its data, and a checkpoint's parameters and statistics; and the file."""
+    file, content, config = _opened(args)
     if isinstance(config.get("callbacks"), dict):
         config["callbacks"] = {k: v for k, v in config["callbacks"].items() if _splits(k, v)}
     parts = build(config)
     trainer = parts.trainer()
     trainer.prepare_to_evaluate(parts.net, parts.loss, parts.optimizer(parts.net), parts.data(), content)
-    return trainer, file, content
+    return trainer, file
+
+
+def _loaded_for_table(args: argparse.Namespace, table: Path) -> tuple[Trainer, Path]:
+    """The same with the rows of a CSV file as its test part. The data it was trained on need not be there."""
+    from .data.table import read_rows
+
+    file, content, config = _opened(args)
+    known = content["data"]
+    if not known["schema"]:
+        raise UserError(f"{table}: the run was not trained on a CSV file; predict its own test part, without a file")
+    parts = build({**config, "callbacks": {}})
+    trainer = parts.trainer()
+    trainer.net = parts.net.to(trainer.device, trainer.dtype)
+    trainer.net.load_state_dict(content["model"])
+    trainer.loss = parts.loss
+    x = read_rows(str(table), known["schema"]).x  # the targets, if the file has them, are not asked for
+    raw = Dataset(
+        train=Part(x, torch.zeros(len(x))), classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"]
+    )
+    rows = snapshot.normalizer(content, raw).apply(raw.train).to(trainer.device, trainer.dtype)
+    trainer.data = raw.with_parts(train=rows, test=rows)
+    return trainer, file
+
+
+def _opened(args: argparse.Namespace) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The checkpoint file that is meant, its content, and its configuration with the overrides."""
+    for path in args.imports:
+        registry.import_file(path)
+    file = _checkpoint_file(args)
+    content = checkpoint.load(file)
+    return file, content, resolve(_own_config(content, file, args.overrides))
 
 
 def _own_config(content: dict[str, Any], origin: Path, overrides: list[str]) -> DictConfig:

@@ -40,6 +40,7 @@ def take(trainer: Trainer) -> dict[str, Any]:
             "train": len(trainer.data.train),
             "batch": trainer._step_size,
             "classes": None if trainer.data.classes is None else list(trainer.data.classes),
+            "threshold": trainer.data.threshold,
             "schema": trainer.data.schema,
         },
         "callbacks": {name: cb.state_dict() for name, cb in trainer.callbacks.items()},
