@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -187,11 +188,15 @@ MOVING = ("lr", "initial_lr", "momentum", "betas")
 
 
 class Carrier(torch.optim.Optimizer):
-    """What a torch scheduler needs of an optimizer: groups with rates. It updates nothing."""
+    """What a torch scheduler needs of an optimizer: groups with rates. It updates nothing.
+
+    Optimizer.__init__ is left out: it would load torch._dynamo, which takes longer than training conf/mlp.yaml.
+    """
 
     def __init__(self, rates: Sequence[float], momentum: dict[str, Any]) -> None:
-        groups = [{"params": [torch.zeros(1)], "lr": r} for r in rates]
-        super().__init__(groups, {"lr": rates[0], **momentum})
+        self.defaults = {"lr": rates[0], **momentum}
+        self.state = defaultdict(dict)
+        self.param_groups = [{"params": [torch.zeros(1)], "lr": r, **momentum} for r in rates]
 
     def step(self, closure: Any = None) -> Any:
         """Only torch's own count of updates goes on: a scheduler warns where there was none."""
