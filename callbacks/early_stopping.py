@@ -130,6 +130,8 @@ class EarlyStopping(Callback):
                     p[improved] = self.best_params[name].to(p)[improved]
                 else:
                     p.copy_(self.best_params[name])
+            if trainer.data.val is not None:  # the summary's val/... are those of the parameters that it ends with
+                trainer.metrics.update({f"val/{name}": values for name, values in trainer.evaluate(trainer.data.val).items()})
 
     def state_dict(self) -> dict[str, Any]:
         return {

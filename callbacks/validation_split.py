@@ -40,6 +40,8 @@ class ValidationSplit(Callback):
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
 
     def setup(self, trainer: Trainer) -> None:
+        if trainer.data.val is not None:
+            raise UserError("the data has a validation part already; leave this callback out")
         part = trainer.data.train
         val = self.indices(len(part), part.label if self.stratify else None)
         if self.stratify and part.label is None:

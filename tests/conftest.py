@@ -6,6 +6,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # nets this small only lose by more, and the workers of xdist share the cores
 
 
 @pytest.fixture

@@ -176,6 +176,7 @@ CONTENT: dict[str, Any] = {
         "step": COUNT,
         "samples": COUNT,
         "loss_sum": [float],
+        "lr": [float],
         "pending": bool,
         "active": [bool],
     },
@@ -206,7 +207,7 @@ def check_types(content: dict[str, Any]) -> None:
     if not wrong:
         state, data = content["state"], content["data"]
         replicas = len(state["active"])
-        each = {"state.loss_sum": state["loss_sum"], "rng.passes": content["rng"]["passes"]}
+        each = {"state.loss_sum": state["loss_sum"], "state.lr": state["lr"], "rng.passes": content["rng"]["passes"]}
         each |= {f"metrics.{shown(k, '')}": v for k, v in content["metrics"].items()}
         wrong += [f"{k}: {len(v)} values, state.active has {replicas}" for k, v in each.items() if len(v) != replicas]
         wrong += [

@@ -33,11 +33,13 @@ def evaluate(
 ) -> Metrics:
     """`loss` (the mean a sample; for reduction sum, the sum divided by n) and `error` of `part`, in evaluation mode.
 
-    Batches weigh by their samples. Nothing that training sees is changed. `pause` is called before each batch and may raise.
+    Batches weigh by their samples (by their classes' weights, where the loss has some). Nothing that training sees is
+    changed. `pause` is called before each batch and may raise.
     """
     lead = net.lead
     device = part.x.device
     total = torch.zeros(replicas, dtype=torch.float64, device=device)
+    counted = torch.zeros(replicas, dtype=torch.float64, device=device)
     wrong = torch.zeros(replicas, dtype=torch.float64, device=device)
     net.eval()
     try:
@@ -49,13 +51,17 @@ def evaluate(
                 if lead:
                     x, t = x.expand(replicas, *x.shape), t.expand(replicas, *t.shape)
                 y = net.fwd(x)[0]
-                total += loss.fwd(y, t)[0] * (n if loss.reduction == "mean" else 1)
+                value, count = loss.fwd(y, t)[0], loss.count(t)
+                if isinstance(count, Tensor):
+                    value = torch.where(count == 0, 0, value)  # all is ignored: 0 / 0
+                total += value * count if loss.reduction == "mean" else value
+                counted += count if loss.reduction == "mean" else n
                 if data.classes is not None and part.label is not None:
                     miss = answers(y, loss, data, lead) != part.label[i : i + batch_size]
                     wrong += miss.sum(-1)
     finally:
         net.train()
-    metrics = {"loss": (total / len(part)).tolist()}
+    metrics = {"loss": (total / counted).tolist()}
     if data.classes is not None and part.label is not None:
         metrics["error"] = (wrong / len(part)).tolist()
     return metrics

@@ -14,6 +14,7 @@ class State:
     step: int = 0  # steps done
     samples: int = 0  # samples of this epoch in loss_sum
     loss_sum: list[float] = field(default_factory=list)  # of this epoch, a replica each
+    lr: list[float] = field(default_factory=list)  # the rates of the last step, a replica each
     pending: bool = False  # a validation inside the epoch is due and not done
     active: list[bool] = field(default_factory=list)  # replicas that still train
 

@@ -36,16 +36,22 @@ def training_step(
         return value
 
     def differentiate_in_parts(x: Tensor, t: Tensor) -> Tensor:
-        n, axis = x.shape[net.lead], net.lead
-        size = -(-n // accumulate)
-        total: Tensor | None = None
-        for xi, ti in zip(x.split(size, axis), t.split(size, axis), strict=True):
-            share = xi.shape[axis] / n if loss.reduction == "mean" else 1.0
+        size = -(-x.shape[net.lead] // accumulate)
+        whole, total = loss.count(t), torch.zeros((), dtype=x.dtype, device=x.device)
+        for xi, ti in zip(x.split(size, net.lead), t.split(size, net.lead), strict=True):
+            share = (
+                loss.count(ti) / whole if loss.reduction == "mean" else 1.0
+            )  # of the batch's mean: a number, or one a replica
             y, saved = net.fwd(xi)
             value, s = loss.fwd(y, ti)
-            net.grad(saved, loss.bwd(s).mul_(share))
-            total = value * share if total is None else total + value * share
-        assert total is not None
+            dy = loss.bwd(s)
+            if isinstance(share, Tensor):
+                share = share.to(dy.dtype)
+                dy.mul_(share.view(*share.shape, *[1] * (dy.dim() - share.dim())))
+            else:
+                dy.mul_(share)
+            net.grad(saved, dy)
+            total = total + value * share
         return total
 
     gradient = differentiate if accumulate == 1 else differentiate_in_parts

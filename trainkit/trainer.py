@@ -252,7 +252,7 @@ class Trainer:
         self._step_size = samples if self.batch_size is None else min(samples, self.batch_size * self.accumulate)
         self._first_batch_check()
         if resume is None:
-            self.state = State(loss_sum=[0.0] * self.replicas, active=[True] * self.replicas)
+            self.state = State(loss_sum=[0.0] * self.replicas, lr=list(self._rates), active=[True] * self.replicas)
             self.metrics, self.fresh = {}, set()
             self.set_lr(self._rates)
         else:
@@ -316,6 +316,7 @@ class Trainer:
                 self.call("on_train_epoch_start")
             last = self.steps_per_epoch
             for x, t in batches(self.data.train, self._order(state.epoch), size, state.batch):
+                state.lr = self._rates
                 self._losses.append(step(x, t))
                 self._counts.append(x.shape[axis])
                 state.step += 1
@@ -360,13 +361,17 @@ class Trainer:
         self._fetch_losses()
         if self.data.val is not None and self._validates() and not self._validated(self.data.val):
             return  # interrupted: the resumed run begins here again
-        self.log("train/loss", [s / state.samples for s in state.loss_sum])
-        self.log("lr", self._rates)
+        self.log("train/loss", self._mean_loss())
+        self.log("lr", state.lr)
         self.call("on_train_epoch_end")
         self._publish()
         state.epoch, state.batch = state.epoch + 1, 0
         self.call("on_checkpoint")
         self.fresh.clear()
+
+    def _mean_loss(self) -> list[float]:
+        """The loss of this epoch's steps, a mean over their samples."""
+        return [s / self.state.samples for s in self.state.loss_sum]
 
     def _publish(self) -> None:
         """New metrics to those who decide, then to those who write."""
@@ -394,10 +399,11 @@ class Trainer:
 
     def measure(self, name: str, part: Part) -> None:
         """Evaluate the net on `part` and log `name/loss` and `name/error`."""
-        for metric, values in self._evaluate(part).items():
+        for metric, values in self.evaluate(part).items():
             self.log(f"{name}/{metric}", values)
 
-    def _evaluate(self, part: Part) -> Metrics:
+    def evaluate(self, part: Part) -> Metrics:
+        """Loss and error of the net as it is, on `part`."""
         size = max(self.batch_size or len(part), 1024)
         return evaluate(self.net, self.loss, self.data, part, size, self.replicas, self._pause)
 
@@ -424,8 +430,10 @@ class Trainer:
             self.stopping = Stop(signals.name(self.signal), f"{signals.name(self.signal)} came; --resume continues")
             return
         self.call("on_train_end")
+        if self.state.samples and "train/loss" not in self.metrics:
+            self.metrics["train/loss"] = self._mean_loss()  # the run ended inside its first epoch
         try:
-            final = self._evaluate(self.data.train)
+            final = self.evaluate(self.data.train)
             if "error" in final:
                 self.log("train/error", final["error"])
             if self.data.test is not None:

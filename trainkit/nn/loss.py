@@ -46,6 +46,10 @@ class Loss:
                 f"{type(self).__name__}: t is {t.dtype}; needs floating numbers like y's (data.targets: onehot, binary or real)"
             )
 
+    def count(self, t: Tensor) -> int | Tensor:
+        """What a mean divides by, up to a factor of all batches: their means are put together in these shares."""
+        return t.shape[self.lead]
+
     def forward(self, y: Tensor, t: Tensor) -> Tensor:
         self.check(y, t)
         value, self._saved = self.fwd(y, t)
@@ -193,6 +197,16 @@ class NLLLoss(Loss):
                 q.mul_(counted.unsqueeze(axis))
         return (q if self.class_weight is None else q * self._column(y)), norm, (None if smoothing else index)
 
+    def count(self, t: Tensor) -> int | Tensor:
+        """Σ weight[t] over what is not ignored."""
+        if t.is_floating_point() or (self.class_weight is None and self.ignore_index is None):
+            return super().count(t)
+        counted = torch.ones_like(t, dtype=torch.bool) if self.ignore_index is None else t != self.ignore_index
+        weight = counted.double()
+        if self.class_weight is not None:
+            weight *= self.cast("class_weight", weight)[t * counted]
+        return weight.flatten(self.lead).sum(-1)
+
     def axis(self, y: Tensor) -> int:
         """The classes stand on axis 1, or 0 where there is no batch; the replica axis is not counted."""
         return self.lead + (1 if y.dim() > 1 + self.lead else 0)
@@ -291,6 +305,8 @@ class CrossEntropyLoss(NLLLoss):
             self._check_indices(name, y, t, axis)
         elif t.shape != y.shape:
             raise UserError(f"{name}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; probabilities need y's shape")
+        elif y.shape[axis] == 1:
+            raise UserError(f"{name}: y has one class, whose probability is always 1; use BCEWithLogitsLoss")
         else:
             self._check_weight(name, y.shape[axis])
 
