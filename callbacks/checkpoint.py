@@ -6,11 +6,10 @@ import math
 import re
 import string
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 from trainkit.callback import Callback
-from trainkit.checkpoint import plain, save
+from trainkit.checkpoint import load, plain, save
 from trainkit.errors import UserError
 from trainkit.pattern import Either, accept
 from trainkit.run import plain_name
@@ -30,9 +29,12 @@ class Checkpoint(Callback):
     "{epoch}-{val/loss:.3f}"; a name that is taken gets the step behind it. A state that ranks is kept in memory until the
     next save, and every file of one save is written together, last.pt at last, so a run that is killed and resumed ends with
     the same files. Values that are not finite never rank.
+    Where a callback changes the parameters after the last step (early stopping's restore_best), `final.pt` holds them.
     All of it happens after the metric is known and the schedules have moved, so a file never holds a stale value.
     Errors: UserError naming path and cause where a file cannot be written; the file before it is kept.
     """
+
+    writes = True
 
     def __init__(
         self,
@@ -63,8 +65,10 @@ class Checkpoint(Callback):
                 wanted = "needs names like {epoch} or {val/loss:.3f}"
                 raise UserError(f"Checkpoint: filename={filename!r}, field {{{field}:{spec}}}; {wanted}")
         plain_name("".join(literal + ("" if field is None else "0") for literal, field, _, _ in _parsed(filename)) + ".pt")
-        if filename in ("best", "last"):
-            raise UserError(f"Checkpoint: filename={filename!r}; best.pt and last.pt are written anyway, choose another")
+        if filename in ("best", "last", "final"):
+            raise UserError(
+                f"Checkpoint: filename={filename!r}; best.pt, last.pt and final.pt are written anyway, choose another"
+            )
 
     def setup(self, trainer: Trainer) -> None:
         self.kept: list[list[Any]] = []  # [score, file name], best first; the score is the smaller the better
@@ -72,11 +76,13 @@ class Checkpoint(Callback):
         self.gone: set[str] = set()  # files that no longer rank, not deleted yet
         self.saved: tuple[int, int] | None = None  # (step, batch) of last.pt
         self.took, self.ended = GUESS, time.monotonic()  # the last save: how long, and when
-        if trainer.run is None:
-            raise UserError("needs a run folder to save in; give the trainer a run_dir")
 
     def on_fit_start(self, trainer: Trainer) -> None:
+        assert trainer.run is not None
         self._delete_gone(trainer)  # what a run that was killed between saving and deleting has left
+        (trainer.run.checkpoints / "final.pt").unlink(missing_ok=True)
+        if self.kept and any(self._step_of(trainer, name) > trainer.state.step for _, name in [*self.kept, [0.0, "best.pt"]]):
+            self.kept = []  # another folder, or a future that this run gave up: its files are no longer the best of this one
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         if self.monitor is not None and trainer.fresh:
@@ -96,6 +102,20 @@ class Checkpoint(Callback):
             return state.epoch % self.every_n_epochs == 0
         automatic = self.every_n_steps is None and self.every_seconds is None
         return automatic and time.monotonic() - self.ended >= SPACING * self.took
+
+    def on_test_end(self, trainer: Trainer) -> None:
+        if trainer.restored:
+            assert trainer.run is not None
+            save(trainer.snapshot(), trainer.run.checkpoints / "final.pt")
+
+    @staticmethod
+    def _step_of(trainer: Trainer, name: str) -> float:
+        """The step a file was saved at; infinite for none that can be read."""
+        assert trainer.run is not None
+        try:
+            return float(load(trainer.run.checkpoints / name)["state"]["step"])
+        except UserError:
+            return math.inf
 
     def save(self, trainer: Trainer) -> None:
         """Write the files that rank, then last.pt; then delete what is no longer among the best."""
@@ -156,10 +176,6 @@ class Checkpoint(Callback):
 
     def _fields(self) -> list[tuple[str, str]]:
         return [(field, spec or "") for _, field, spec, _ in _parsed(self.filename) if field is not None]
-
-    def best_path(self, trainer: Trainer) -> Path | None:
-        """The file of the best state so far."""
-        return trainer.run.checkpoints / "best.pt" if trainer.run is not None and self.kept else None
 
     def state_dict(self) -> dict[str, Any]:
         return {"kept": self.kept, "gone": sorted(self.gone), "monitor": self.monitor, "sign": self.sign}

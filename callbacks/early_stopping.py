@@ -125,13 +125,12 @@ class EarlyStopping(Callback):
     def on_train_end(self, trainer: Trainer) -> None:
         improved = [r for r, best in enumerate(self.best) if best != self.sign * math.inf]  # the others have no best to take
         if self.restore_best and self.best_params:
+            trainer.restored = True
             for name, p, _ in trainer.net.named_param():
                 if trainer.net.lead:
                     p[improved] = self.best_params[name].to(p)[improved]
                 else:
                     p.copy_(self.best_params[name])
-            if trainer.data.val is not None:  # the summary's val/... are those of the parameters that it ends with
-                trainer.metrics.update({f"val/{name}": values for name, values in trainer.evaluate(trainer.data.val).items()})
 
     def state_dict(self) -> dict[str, Any]:
         return {

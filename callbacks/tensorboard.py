@@ -26,15 +26,13 @@ class TensorBoard(Callback):
     A resumed run continues the same curves: what was written after its checkpoint is marked as purged.
     """
 
+    writes = True
+
     def __init__(self, histograms_every_n_epochs: int | None = None) -> None:
         if histograms_every_n_epochs is not None and histograms_every_n_epochs < 1:
             raise UserError(f"TensorBoard: histograms_every_n_epochs={histograms_every_n_epochs}; needs at least 1")
         self.histograms_every_n_epochs = histograms_every_n_epochs
         self.writer: EventFile | None = None
-
-    def setup(self, trainer: Trainer) -> None:
-        if trainer.run is None:
-            raise UserError("needs a run folder to write in; give the trainer a run_dir")
 
     def on_fit_start(self, trainer: Trainer) -> None:
         assert trainer.run is not None

@@ -16,7 +16,8 @@ from trainkit.trainer import Trainer
 
 
 class ValidationSplit(Callback):
-    """Takes `fraction` of the training samples away for validation, shuffled by `seed`, a pure function of (seed, n).
+    """Takes `fraction` of the training samples away for validation, shuffled by `seed`: a pure function of (seed, n), and of
+    the classes where it is stratified.
 
     stratify: the same fraction of each class. every_n_epochs, every_n_steps: when to validate; at an epoch's end, inside it,
     or both.

@@ -567,7 +567,7 @@ CONTENTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 def test_a_checkpoint_of_plain_but_wrong_values_is_refused(name: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change, expected = CONTENTS[name]
     LAST.write_bytes(changed(LAST.read_bytes(), change))
-    said = refused(capsys, "test", run)
+    said = refused(capsys, "test", run, "--checkpoint", "last")
     assert "last.pt" in said or "normalizer" in said or "model" in said
     assert expected in said
 
@@ -634,7 +634,7 @@ def test_a_resume_with_what_does_not_fit_names_it(name: str, run: Path, capsys: 
 def test_a_link_among_the_checkpoints_is_not_followed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LAST.rename("outside.pt")
     LAST.symlink_to(Path("outside.pt").resolve())
-    assert "last.pt: is a link" in refused(capsys, "test", run)
+    assert "last.pt: is a link" in refused(capsys, "test", run, "--checkpoint", "last")
     assert main(["fit", "--resume", str(run), "trainer.max_epochs=3"]) == 0
     assert "skipped: checkpoint run/checkpoints/last.pt: is a link" in capsys.readouterr().err
 

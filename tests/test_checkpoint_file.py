@@ -156,7 +156,7 @@ def test_an_opened_run_sweeps_what_a_killed_one_left_and_nothing_else(tmp_path: 
         (tmp_path / "checkpoints" / name).write_text("x")
     (tmp_path / ".tmp-99-config.yaml").write_text("x")
     run = Run(tmp_path)
-    run.open()
+    run.open(new=False)
     run.close()
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [".lock", "last.pt", "my.tmp-file"]
 

@@ -31,6 +31,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.nn.module import Module
+from trainkit.run import Run
 
 
 def line() -> Dataset:
@@ -199,6 +200,7 @@ def test_after_a_fit_the_old_handlers_are_back_and_another_fit_runs_whole(tmp_pa
     trainer = run(tmp_path, Send(signal.SIGINT, "on_train_batch_end", 2))
     assert signal.getsignal(signal.SIGINT) is before
     assert trainer.state.step == 2
+    trainer.run = Run(tmp_path / "another")  # its own folder holds a run now
     trainer.fit(trainer.net, MSELoss(), SGD(trainer.net.param(), 0.1), line())
     assert (trainer.summary["stop_reason"], trainer.signal) == ("max_epochs", None)
 

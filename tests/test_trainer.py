@@ -288,5 +288,5 @@ def test_one_trainer_to_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("callback", [Checkpoint, CSVLog, TensorBoard])
 def test_who_writes_needs_a_folder(callback: Any) -> None:
-    with pytest.raises(UserError, match=r"callbacks\.\w+ setup.*needs a run folder.*give the trainer a run_dir"):
+    with pytest.raises(UserError, match=r"callbacks\.\w+: needs a run folder.*give the trainer a run_dir"):
         run(callback())

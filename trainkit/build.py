@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from . import registry
 from .callback import Callback
@@ -32,7 +35,7 @@ class Parts:
     net: Sequential
     loss: Loss
     callbacks: dict[str, Callback]
-    data: Callable[[], Dataset]
+    data: Callable[..., Dataset]
     optimizer: Callable[[Module], Optimizer]
     trainer: Callable[..., Trainer]
 
@@ -164,11 +167,18 @@ def _optimizer(value: Any, errors: list[str]) -> Callable[[Module], Optimizer] |
     except UserError as error:
         errors.append(f"optimizer: {error}")
         return None
-    errors += check_arguments(cls, arguments, f"optimizer.{name}", NOT_CONFIGURED)
+    wrong = check_arguments(cls, arguments, f"optimizer.{name}", NOT_CONFIGURED)
+    errors += wrong
+    if not wrong:
+        rates = arguments.get("lr") if isinstance(arguments, dict) else None
+        stand_in = torch.zeros(
+            len(rates) or 1 if isinstance(rates, list) else 1, 1
+        )  # its values are judged before there is a net
+        _attempt(lambda: call(cls, arguments, [(stand_in, stand_in.clone())]), "optimizer.", errors)
     return lambda net: call(cls, arguments, net.param())
 
 
-def _data(value: Any, errors: list[str]) -> Callable[[], Dataset] | None:
+def _data(value: Any, errors: list[str]) -> Callable[..., Dataset] | None:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         errors.append(f"data: {written(value)}; needs a name and its arguments: {{name: disk, train: 1000}}")
         return None
@@ -179,7 +189,7 @@ def _data(value: Any, errors: list[str]) -> Callable[[], Dataset] | None:
         errors.append(f"data.name: {error}")
         return None
     errors += check_arguments(read, arguments, "data", NOT_CONFIGURED)
-    return lambda: read(**arguments)
+    return lambda **code: read(**arguments, **code)
 
 
 def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
@@ -214,9 +224,7 @@ def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
 
 def run_folder(conf: Path, root: Path = Path("logs")) -> Path:
     """`logs/<conf name>/<time>`, with a number behind it where two runs begin in one second."""
-    import time
-
-    stamp = root / conf.stem / time.strftime("%Y-%m-%d_%H-%M-%S")
+    stamp = root / (conf.stem.strip("-. ") or "run") / time.strftime("%Y-%m-%d_%H-%M-%S")
     folder, k = stamp, 2
     while folder.exists():
         folder, k = stamp.with_name(f"{stamp.name}_{k}"), k + 1

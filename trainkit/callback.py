@@ -40,6 +40,7 @@ class Callback:
     """
 
     name = ""
+    writes = False  # True for one that writes into the run's folder: it needs one, and has no part in an evaluation
 
     def setup(self, trainer: Trainer) -> None:
         """The data is there (`trainer.data`), not yet scaled or moved: split it here."""

@@ -28,7 +28,7 @@ RUNS = ("validate", "test", "predict")
 OPTIONS: dict[str, tuple[tuple[str, ...], object]] = {  # by option: who takes it, and its value where it is not given
     "run_dir": (("fit", *RUNS), None),
     "resume": (("fit",), None),
-    "checkpoint": (RUNS, "last"),
+    "checkpoint": (RUNS, None),
     "out": (("predict",), None),
 }
 
@@ -72,9 +72,8 @@ def parser() -> Parser:
     )
     p.add_argument(
         "--checkpoint",
-        default="last",
         metavar="NAME",
-        help="last, best, or another file in checkpoints/ (validate, test, predict)",
+        help="best, last, or another file in checkpoints/ (validate, test, predict); default: the run's final parameters",
     )
     p.add_argument(
         "--import",
@@ -141,7 +140,7 @@ def run(words: list[str]) -> int:
         raise UserError(f"no command {command!r}{near(command, COMMANDS)}")
     for option, (users, unused) in OPTIONS.items():
         if command not in users and getattr(args, option) != unused:
-            name = "--" + {"imports": "import"}.get(option, option.replace("_", "-"))
+            name = "--" + option.replace("_", "-")
             raise UserError(f"{command}: takes no {name}; {', '.join(users)} {'does' if len(users) == 1 else 'do'}")
     args.overrides = [w for w in rest if "=" in w and not exists(w)]
     args.paths = [Path(w) for w in rest if w not in args.overrides]

@@ -19,7 +19,7 @@ from .data.dataset import Dataset, Part
 from .errors import UserError, escaped
 from .evaluate import answers
 from .evaluate import predict as outputs_of
-from .run import plain_name
+from .run import Run, plain_name
 from .summary import spread_of
 from .trainer import Trainer
 
@@ -32,7 +32,7 @@ def fit(args: argparse.Namespace) -> int:
         if not args.paths:
             raise UserError("fit: no CONF; name a YAML file, fit conf/mlp.yaml")
         folder = args.run_dir or run_folder(args.paths[0])
-        if any((folder / "checkpoints").glob("*.pt")) or (folder / "summary.json").exists():
+        if Run(folder).taken():
             raise UserError(f"run folder {folder}: holds a run already; continue it, --resume {folder}, or choose another")
     if args.paths:
         composed = compose(args.paths, args.overrides)
@@ -42,27 +42,31 @@ def fit(args: argparse.Namespace) -> int:
         composed = _own_config(content, folder, args.overrides)
     config = resolve(composed)
     parts = build(config)
+    trainer = parts.trainer(run_dir=folder, config=to_yaml(composed))
     if content is not None:
         _tell_differences(content, config)
-    trainer = parts.trainer(run_dir=folder, config=to_yaml(composed))
+        for line in snapshot.differences(trainer, content):
+            print(f"resumed under other conditions: {line}; bits may differ", file=sys.stderr)
     assert trainer.run is not None
-    data = parts.data()
+    data = _data(parts, content)
     optimizer = parts.optimizer(parts.net)
     new = not folder.exists()
-    trainer.run.open()
+    trainer.run.open(new=content is None)
     try:
-        trainer.run.write_text("config.yaml", trainer.config)
         summary = trainer.fit(parts.net, parts.loss, optimizer, data, resume=content)
     except BaseException:
         if new and trainer.state.step == 0:
             trainer.run.discard()
         raise
-    if content is not None:
-        for line in snapshot.differences(trainer, content):
-            print(f"resumed under other conditions: {line}; bits may differ", file=sys.stderr)
     print(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {folder}")
     _print_metrics(summary["metrics"])
     return signals.exit_code(trainer.signal) if trainer.signal is not None else 0
+
+
+def _data(parts: Parts, content: dict[str, Any] | None) -> Dataset:
+    """The data, read as the checkpoint's was: the same columns, categories and classes in the same order."""
+    schema = content["data"]["schema"] if content is not None else None
+    return parts.data(schema=schema) if schema else parts.data()
 
 
 def _resumed(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
@@ -76,7 +80,7 @@ def _resumed(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         file, content, skipped = checkpoint.newest(path / "checkpoints")
         for line in skipped:
             print(*(f"skipped: {escaped(part)}" for part in line.split("\n")), sep="\n", file=sys.stderr)
-        folder = path
+        folder = args.run_dir or path
     else:
         file, content = path, checkpoint.load(path)
         folder = args.run_dir or (path.parent.parent if path.parent.name == "checkpoints" else path.parent)
@@ -114,7 +118,7 @@ def test(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace, name: str) -> int:
-    trainer, file = _loaded(args)
+    trainer, file = _loaded(args, split=name == "val")
     part: Part | None = getattr(trainer.data, name)
     if part is None:
         cure = "callbacks: {validation_split: {}}" if name == "val" else "data with a test part"
@@ -127,8 +131,10 @@ def _measure(args: argparse.Namespace, name: str) -> int:
 
 def predict(args: argparse.Namespace) -> int:
     """Write the outputs and answers for the test part, or for the rows of a CSV file, as CSV."""
-    tables = [p for p in args.paths if p.suffix == ".csv"]
-    args.paths = [p for p in args.paths if p.suffix != ".csv"]
+    tables = [p for p in args.paths if p.name.endswith((".csv", ".csv.gz"))]
+    args.paths = [p for p in args.paths if p not in tables]
+    if len(tables) > 1:
+        raise UserError(f"{', '.join(map(str, tables))}: one file to predict at a time")
     trainer, file = _loaded_for_table(args, tables[0]) if tables else _loaded(args)
     part, classes, replicas = trainer.data.test, trainer.data.classes, trainer.replicas
     if part is None:
@@ -159,14 +165,15 @@ def _class(classes: tuple[str, ...], k: int) -> str:
     return classes[k] if k < len(classes) else str(k)
 
 
-def _loaded(args: argparse.Namespace) -> tuple[Trainer, Path]:
-    """A trainer with its data, and a checkpoint's parameters and statistics; and the file."""
+def _loaded(args: argparse.Namespace, split: bool = False) -> tuple[Trainer, Path]:
+    """A trainer with its data, split as it was if that is asked for, and a checkpoint's parameters; and the file."""
     file, content, config = _opened(args)
-    if isinstance(config.get("callbacks"), dict):
-        config["callbacks"] = {k: v for k, v in config["callbacks"].items() if _splits(k, v)}
+    callbacks = config.get("callbacks")
+    if isinstance(callbacks, dict):
+        config["callbacks"] = {k: v for k, v in callbacks.items() if split and _splits(k, v)}
     parts = build(config)
     trainer = parts.trainer()
-    trainer.prepare_to_evaluate(parts.net, parts.loss, parts.optimizer(parts.net), parts.data(), content)
+    trainer.prepare_to_evaluate(parts.net, parts.loss, parts.optimizer(parts.net), _data(parts, content), content)
     return trainer, file
 
 
@@ -231,7 +238,8 @@ def _checkpoint_file(args: argparse.Namespace) -> Path:
     if not run.is_dir():
         what = "a file, and no .pt" if run.is_file() else "no such run"
         raise UserError(f"{run}: {what}; {example}")
-    name = args.checkpoint if args.checkpoint.endswith(".pt") else f"{args.checkpoint}.pt"
+    wanted = args.checkpoint or ("final" if (run / "checkpoints" / "final.pt").exists() else "last")
+    name = wanted if wanted.endswith(".pt") else f"{wanted}.pt"
     file = run / "checkpoints" / plain_name(name)
     if file.is_symlink():
         raise UserError(f"{file}: is a link and could lead elsewhere; name its target")
@@ -258,8 +266,8 @@ def check(args: argparse.Namespace) -> int:
     rows = []
     calls = trace(net, x)
     for call in calls:
-        if isinstance(call.module, Container):
-            continue
+        if isinstance(call.module, Container) and type(call.module).__module__.startswith("trainkit."):
+            continue  # ours are checked by their parts, and as wholes in the tests
         verdicts = gradcheck(call.module, call.given, elements=64)
         worst = max(verdicts, key=lambda v: v.error)
         rows.append((call.place, worst.name, worst.error))
@@ -279,8 +287,8 @@ def show(args: argparse.Namespace) -> int:
 
     _imports(args)
     parts, trainer = _prepared(args)
-    print(report.net(parts.net, _sample(trainer, 1)[0], trainer))
-    print(report.run(parts, trainer))
+    print(report.layers(parts.net, _sample(trainer, 1)[0], trainer))
+    print(report.outline(parts, trainer))
     return 0
 
 
@@ -290,8 +298,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Parts, Trainer]:
         raise UserError("no CONF; name a YAML file, conf/mlp.yaml")
     parts = build(resolve(compose(args.paths, args.overrides)))
     trainer = parts.trainer()
-    writes = ("TensorBoard", "CSVLog", "Checkpoint")
-    trainer.prepare_to_evaluate(parts.net, parts.loss, parts.optimizer(parts.net), parts.data(), None, leave_out=writes)
+    trainer.prepare_to_evaluate(parts.net, parts.loss, parts.optimizer(parts.net), parts.data(), None)
     return parts, trainer
 
 

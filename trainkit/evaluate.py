@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .data.dataset import Dataset, Part
 from .nn.loss import Loss
-from .nn.module import Module
+from .nn.module import Module, evaluating
 
 Metrics = dict[str, list[float]]  # a value a replica
 
@@ -41,26 +41,22 @@ def evaluate(
     total = torch.zeros(replicas, dtype=torch.float64, device=device)
     counted = torch.zeros(replicas, dtype=torch.float64, device=device)
     wrong = torch.zeros(replicas, dtype=torch.float64, device=device)
-    net.eval()
-    try:
-        with torch.inference_mode():
-            for i in range(0, len(part), batch_size):
-                pause()
-                x, t = part.x[i : i + batch_size], part.t[i : i + batch_size]
-                n = len(x)
-                if lead:
-                    x, t = x.expand(replicas, *x.shape), t.expand(replicas, *t.shape)
-                y = net.fwd(x)[0]
-                value, count = loss.fwd(y, t)[0], loss.count(t)
-                if isinstance(count, Tensor):
-                    value = torch.where(count == 0, 0, value)  # all is ignored: 0 / 0
-                total += value * count if loss.reduction == "mean" else value
-                counted += count if loss.reduction == "mean" else n
-                if data.classes is not None and part.label is not None:
-                    miss = answers(y, loss, data, lead) != part.label[i : i + batch_size]
-                    wrong += miss.sum(-1)
-    finally:
-        net.train()
+    with evaluating(net), torch.inference_mode():
+        for i in range(0, len(part), batch_size):
+            pause()
+            x, t = part.x[i : i + batch_size], part.t[i : i + batch_size]
+            n = len(x)
+            if lead:
+                x, t = x.expand(replicas, *x.shape), t.expand(replicas, *t.shape)
+            y = net.fwd(x)[0]
+            value, count = loss.fwd(y, t)[0], loss.count(t)
+            if isinstance(count, Tensor):
+                value = torch.where(count == 0, 0, value)  # all is ignored: 0 / 0
+            total += value * count if loss.reduction == "mean" else value
+            counted += count if loss.reduction == "mean" else n
+            if data.classes is not None and part.label is not None:
+                miss = answers(y, loss, data, lead) != part.label[i : i + batch_size]
+                wrong += miss.sum(-1)
     metrics = {"loss": (total / counted).tolist()}
     if data.classes is not None and part.label is not None:
         metrics["error"] = (wrong / len(part)).tolist()
@@ -69,10 +65,6 @@ def evaluate(
 
 def predict(net: Module, x: Tensor, batch_size: int, replicas: int = 1) -> Tensor:
     """y of every sample in evaluation mode: (n, ...), or (r, n, ...) with replicas."""
-    net.eval()
-    try:
-        with torch.inference_mode():
-            inputs = (b.expand(replicas, *b.shape) if net.lead else b for b in x.split(batch_size))
-            return torch.cat([net.fwd(b)[0] for b in inputs], net.lead).clone()
-    finally:
-        net.train()
+    with evaluating(net), torch.inference_mode():
+        inputs = (b.expand(replicas, *b.shape) if net.lead else b for b in x.split(batch_size))
+        return torch.cat([net.fwd(b)[0] for b in inputs], net.lead)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from .build import Parts
-from .nn.container import Container
+from .nn.activation import Identity
+from .nn.container import Concat, Container, FanOut, Flatten
 from .nn.linear import Linear
 from .nn.module import Module
 from .nn.watch import shape, trace
 from .trainer import Trainer
 
 
-def net(net: Module, x: Tensor, trainer: Trainer) -> str:
+def layers(net: Module, x: Tensor, trainer: Trainer) -> str:
     """Layers in the order they are passed: a sample's output, parameters, floating-point operations of a forward pass."""
     rows = [("layer", "output", "parameters", "FLOPs a sample")]
     total = flops = 0
@@ -40,10 +41,12 @@ def operations(module: Module, x: Tensor) -> int:
     """Multiplications and additions of one forward pass: 2 in out a row for Linear, 1 an element for what else computes."""
     if isinstance(module, Linear):
         return 2 * module.out_features * x.numel()
+    if isinstance(module, (Flatten, Identity, FanOut, Concat)):
+        return 0  # no arithmetic
     return x.numel() if isinstance(x, Tensor) else sum(xi.numel() for xi in x)
 
 
-def run(parts: Parts, trainer: Trainer) -> str:
+def outline(parts: Parts, trainer: Trainer) -> str:
     """Data, loss, optimizer, hooks, and the learning rate over the run."""
     data = trainer.data
     sizes = ", ".join(
@@ -58,9 +61,9 @@ def run(parts: Parts, trainer: Trainer) -> str:
         "hooks, in the order of a run:",
         trainer.show_loop(),
     ]
-    scheduler = next((cb for cb in parts.callbacks.values() if type(cb).__name__ == "LRScheduler"), None)
+    scheduler = next((cb for cb in parts.callbacks.values() if hasattr(cb, "curve")), None)
     if scheduler is not None:
-        rates = scheduler.curve(trainer.optimizer.configured[0], trainer.max_epochs, trainer.steps_per_epoch)  # type: ignore[attr-defined]
+        rates = scheduler.curve(trainer.optimizer.configured[0], trainer.max_epochs, trainer.steps_per_epoch)
         lines += ["", "learning rate over the run:", curve(rates)]
     return "\n".join(lines)
 

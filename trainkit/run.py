@@ -20,8 +20,10 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self._lock: int | None = None
 
-    def open(self) -> None:
-        """Make the folder and lock it. Raises UserError where it cannot be made or another trainer holds it."""
+    def open(self, new: bool = True) -> None:
+        """Make the folder and lock it. Raises UserError where it cannot be made, another trainer holds it, or, unless its run
+        is to go on (new is False), where it holds one.
+        """
         if self._lock is not None:
             return
         try:
@@ -44,8 +46,17 @@ class Run:
             raise UserError(
                 f"run folder {self.path}: another trainer is at work in it; wait for it, or choose another with --run-dir"
             ) from None
+        if new and self.taken():
+            self.close()
+            raise UserError(
+                f"run folder {self.path}: holds a run already; continue it, --resume {self.path}, or choose another"
+            )
         sweep(self.path)
         sweep(self.checkpoints)
+
+    def taken(self) -> bool:
+        """Whether a run has left a checkpoint or its summary here."""
+        return any(self.checkpoints.glob("*.pt")) or (self.path / "summary.json").exists()
 
     def close(self) -> None:
         if self._lock is not None:

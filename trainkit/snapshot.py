@@ -70,15 +70,11 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
             what = {"train": "training samples", "batch": "samples a step"}[key]
             stands = f"the checkpoint stands inside an epoch of {then} {what}, now there are {now}"
             wrong.append(f"resume: {stands}; keep them, or resume from an epoch's end")
-    had, has = content["data"]["classes"], trainer.data.classes
-    if had != (None if has is None else list(has)):
-        wrong.append(f"resume: the checkpoint's classes are {listed(had)}, the data's {listed(has)}; keep the data")
     if wrong:
         raise UserErrors(wrong)
+    check_data(content, trainer.data)
     check_rng(trainer, content["rng"])
-    for name, cb in trainer.callbacks.items():  # first, since they may refuse too
-        if name in content["callbacks"]:
-            _load(cb, content["callbacks"][name])
+    load_callbacks(trainer, content)  # first, since they may refuse too
     trainer.state = State(**state)
     trainer.net.load_state_dict(content["model"])
     trainer.optimizer.load_state_dict(content["optimizer"])
@@ -131,6 +127,20 @@ def check_rng(trainer: Trainer, state: dict[str, Any]) -> None:
         raise UserError(
             f"resume: the checkpoint's random state is of another kind of device than {trainer.device}; resume on that kind"
         ) from error
+
+
+def check_data(content: dict[str, Any], data: Dataset) -> None:
+    """Refuse data with other classes than the checkpoint's: its outputs would be read as something else."""
+    had, has = content["data"]["classes"], data.classes
+    if had != (None if has is None else list(has)):
+        raise UserError(f"data: the checkpoint's classes are {listed(had)}, the data's {listed(has)}; keep the data")
+
+
+def load_callbacks(trainer: Trainer, content: dict[str, Any]) -> None:
+    """Each callback's state, by its name in the configuration."""
+    for name, cb in trainer.callbacks.items():
+        if name in content["callbacks"]:
+            _load(cb, content["callbacks"][name])
 
 
 def _load(cb: Callback, state: dict[str, Any]) -> None:

@@ -38,6 +38,8 @@ def training_step(
     def differentiate_in_parts(x: Tensor, t: Tensor) -> Tensor:
         size = -(-x.shape[net.lead] // accumulate)
         whole, total = loss.count(t), torch.zeros((), dtype=x.dtype, device=x.device)
+        if isinstance(whole, Tensor):
+            whole = whole.clamp(min=torch.finfo(whole.dtype).tiny)  # 0 where all is ignored
         for xi, ti in zip(x.split(size, net.lead), t.split(size, net.lead), strict=True):
             share = (
                 loss.count(ti) / whole if loss.reduction == "mean" else 1.0
@@ -51,6 +53,8 @@ def training_step(
             else:
                 dy.mul_(share)
             net.grad(saved, dy)
+            if isinstance(share, Tensor):
+                value = torch.where(share == 0, 0, value)  # all of this part is ignored
             total = total + value * share
         return total
 

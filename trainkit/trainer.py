@@ -20,7 +20,7 @@ from .device import find_device
 from .errors import UserError, near
 from .evaluate import Metrics, evaluate
 from .nn.loss import Loss
-from .nn.module import Module
+from .nn.module import Module, evaluating
 from .optim.optimizer import Optimizer
 from .rng import generator, order
 from .run import Run
@@ -92,6 +92,7 @@ class Trainer:
         self.validate_every_n_steps: int | None = None
         self.stopping: Stop | None = None
         self.loop_ended = False
+        self.restored = False  # set by a callback that changes the parameters after the last step
         self.signal: int | None = None
         self.summary: dict[str, Any] = {}
 
@@ -122,10 +123,10 @@ class Trainer:
         self.fresh.add(name)
 
     def metric(self, name: str) -> float:
-        """The mean over replicas of a metric, NaN replicas left out. Raises UserError listing the metrics there are."""
+        """The mean of a metric over the replicas where it is finite. Raises UserError listing the metrics there are."""
         if name not in self.metrics:
             raise UserError(f"no metric {name!r}{near(name, sorted(self.metrics))}")
-        values = [v for v in self.metrics[name] if not math.isnan(v)]
+        values = [v for v in self.metrics[name] if math.isfinite(v)]
         return sum(values) / len(values) if values else math.nan
 
     def fresh_metric(self, name: str, strict: bool = True) -> list[float] | None:
@@ -197,16 +198,21 @@ class Trainer:
         `resume`: the content of a checkpoint; the run goes on from there to the same bits.
         SIGINT and SIGTERM end it after the current step with everything saved; `fit` then returns as usual.
         """
+        for name, cb in self.callbacks.items():
+            if cb.writes and self.run is None:
+                raise UserError(f"callbacks.{name}: needs a run folder to write in; give the trainer a run_dir")
         self.hooks = listeners(self, self.callbacks.values())
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
-        self.stopping, self.signal, self._halt, self.loop_ended = None, None, False, False
+        self.stopping, self.signal, self.loop_ended, self.restored = None, None, False, False
         began = time.perf_counter()
         if self.run is not None:
-            self.run.open()
+            self.run.open(new=resume is None)
         try:
             with signals.noting(self._note):
                 try:
                     self._prepare(resume)
+                    if self.run is not None and self.config:
+                        self.run.write_text("config.yaml", self.config)
                     self.call("on_fit_start")
                     with torch.inference_mode():
                         self._loop()
@@ -243,6 +249,9 @@ class Trainer:
         self.loss.lead = self.net.lead
         self.net.to(self.device, self.dtype).train()
         self.optimizer.bind()
+        if len(self.optimizer.configured) not in (1, self.replicas):
+            given = len(self.optimizer.configured)
+            raise UserError(f"optimizer: {given} values of lr for {self.replicas} replicas; needs one, or one for each")
         self._rates = self.optimizer.configured * (self.replicas // len(self.optimizer.configured))
         self.generators = tuple(generator(self.seed + r, "pass", device=self.device) for r in range(self.replicas))
         for _, module in self.net.modules():
@@ -265,26 +274,26 @@ class Trainer:
         optimizer: Optimizer,
         data: Dataset,
         content: dict[str, Any] | None,
-        leave_out: Sequence[str] = (),
     ) -> None:
         """The beginning of `fit`, for an evaluation: split, scale, move, check shapes, take `content`'s parameters.
 
-        leave_out: classes of callbacks that are not to be set up, since nothing is written.
+        Callbacks that write into the run's folder are left out.
         """
-        self.hooks = listeners(self, [cb for cb in self.callbacks.values() if type(cb).__name__ not in leave_out])
+        self.hooks = listeners(self, [cb for cb in self.callbacks.values() if not cb.writes])
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
-        self._halt = False
+        self.signal = None
         self._prepare(None, None if content is None else snapshot.normalizer(content, data))
         if content is not None:
+            snapshot.check_data(content, self.data)
+            snapshot.load_callbacks(self, content)
             net.load_state_dict(content["model"])
 
     def _first_batch_check(self) -> None:
         """Shapes and types of a batch, and every target, in evaluation mode, with errors that name the place."""
         axis, over = self.net.lead, (self.replicas,) if self.net.lead else ()
         x = self.data.train.x[:2]
-        self.net.eval()
-        y = self.net(x.expand(*over, *x.shape))
-        self.net.train()
+        with evaluating(self.net):
+            y = self.net(x.expand(*over, *x.shape))
         if not isinstance(y, Tensor):
             raise UserError(f"model: the net ends in a tuple of {len(y)} tensors; end it in one, with Add or Concat")
         for name in ("train", "val", "test"):
@@ -308,7 +317,7 @@ class Trainer:
             self._validate_inside()
             self.call("on_checkpoint")
             self.fresh.clear()
-        if state.batch == self.steps_per_epoch and not self._halt:
+        if state.batch == self.steps_per_epoch and self.signal is None:
             self._end_epoch()
         while not self._ended():
             if state.batch == 0:
@@ -333,9 +342,9 @@ class Trainer:
                     hear()
                 if self.fresh:
                     self.fresh.clear()
-                if self._halt or self.stopping or state.step == self.max_steps:
+                if self.signal is not None or self.stopping or state.step == self.max_steps:
                     break
-            if self._halt:
+            if self.signal is not None:
                 break
             if state.batch == last:
                 self._end_epoch()
@@ -347,7 +356,7 @@ class Trainer:
         return (torch.stack(rows) if self.net.lead else rows[0]).to(self.device)
 
     def _ended(self) -> bool:
-        if self._halt or self.stopping:
+        if self.signal is not None or self.stopping:
             return True
         if self.state.epoch >= self.max_epochs:
             self.stopping = Stop("max_epochs", f"{self.state.epoch} epochs are done")
@@ -438,6 +447,8 @@ class Trainer:
                 self.log("train/error", final["error"])
             if self.data.test is not None:
                 self.measure("test", self.data.test)
+            if self.restored and self.data.val is not None:  # the summary is that of the parameters that the run ends with
+                self.metrics.update({f"val/{name}": values for name, values in self.evaluate(self.data.val).items()})
         except signals.Interrupted:
             self._finish()
             return
@@ -452,10 +463,10 @@ class Trainer:
             hear(*args)
 
     def _note(self, number: int) -> None:
-        self.signal, self._halt = number, True
+        self.signal = number
 
     def _pause(self) -> None:
-        if self._halt:
+        if self.signal is not None:
             raise signals.Interrupted
 
     # -- the end ---------------------------------------------------------------------------------------------------------

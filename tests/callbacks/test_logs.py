@@ -202,7 +202,7 @@ def test_replicas_show_their_mean_and_deviation(tmp_path: Path) -> None:
         mean = sum(values) / 3
         std = math.sqrt(sum((v - mean) ** 2 for v in values) / 2)
         assert float(row[name]) == pytest.approx(mean, rel=1e-12)
-        assert float(row[f"{name}.std"]) == pytest.approx(std, rel=1e-12)
+        assert float(row[f"{name}_std"]) == pytest.approx(std, rel=1e-12)
         assert [float(row[f"{name}.{r}"]) for r in range(3)] == values
         if name != "train/loss":
             assert found[name][-1][1] == pytest.approx(mean, rel=1e-6)
@@ -217,7 +217,7 @@ def test_huge_numbers_and_nan_are_written_too(tmp_path: Path) -> None:
 
     run(tmp_path, Odd(), TensorBoard(), CSVLog(), replicas=2, max_epochs=1)
     row = rows(tmp_path)[-1]
-    assert (row["odd"], row["odd.std"], row["odd.0"], row["nan"]) == ("0.0", "inf", "1e+200", "nan")
+    assert (row["odd"], row["odd_std"], row["odd.0"], row["nan"]) == ("0.0", "inf", "1e+200", "nan")
     assert curves(tmp_path)["odd_std"] == [(5, math.inf)]
 
 
@@ -277,10 +277,12 @@ def test_validation_inside_an_epoch_has_a_row_of_its_own(tmp_path: Path) -> None
     assert [bool(r["train/loss"]) for r in found] == [False, False, True]
 
 
-def test_a_fresh_fit_begins_the_file_anew(tmp_path: Path) -> None:
-    for _ in range(2):
+def test_a_folder_that_holds_a_run_is_not_begun_anew(tmp_path: Path) -> None:
+    run(tmp_path, CSVLog(), max_epochs=2)
+    before = (tmp_path / "metrics.csv").read_bytes()
+    with pytest.raises(UserError, match="holds a run already"):
         run(tmp_path, CSVLog(), max_epochs=1)
-    assert len(rows(tmp_path)) == 1
+    assert (tmp_path / "metrics.csv").read_bytes() == before
 
 
 # -- GradientNorms -------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def disk(
 ) -> Dataset:
     """Uniform points in [0, 1]^2, labelled 1 where (x - 1/2)^2 + (y - 1/2)^2 < radius^2, else 0.
 
-    `seed` is the data's own: the points stay when the run's seed changes. Source: the five reports (docs/decisions.md).
+    `seed` is the data's own: the points stay when the run's seed changes. Source: five course reports that train on it.
     """
     if train < 1 or test < 0:
         raise UserError(f"data: train={train}, test={test}; train needs at least 1 sample, test at least 0")

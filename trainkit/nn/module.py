@@ -10,6 +10,7 @@ The stateful pair of the textbooks, `forward(x)` and `backward(dy)`, is made fro
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -180,6 +181,18 @@ class Module:
     def extra(self) -> str:
         """The arguments, for `repr`."""
         return ""
+
+
+@contextmanager
+def evaluating(net: Module) -> Iterator[None]:
+    """In evaluation mode inside, each module in the mode it had after."""
+    modes = [(m, m.training) for _, m in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
 
 
 class Each(list[Any]):

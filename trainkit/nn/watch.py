@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .module import Module, Value, fwd_value
+from .module import Module, Value, evaluating, fwd_value
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,6 @@ def _tensors(x: Value) -> Iterator[Tensor]:
 def trace(net: Module, x: Value) -> list[Call]:
     """The forward calls of one evaluation of `net` on `x`, in order, containers after their parts."""
     calls: list[Call] = []
-    training = {id(m): m.training for _, m in net.modules()}
-    net.eval()
-    try:
-        with watching(net, calls.append), torch.no_grad():
-            fwd_value(net, x)
-    finally:
-        for _, m in net.modules():
-            m.training = training[id(m)]
+    with evaluating(net), watching(net, calls.append), torch.no_grad():
+        fwd_value(net, x)
     return calls
