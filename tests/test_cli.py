@@ -354,3 +354,66 @@ def test_a_closed_pipe_is_quiet() -> None:
     line = f"{sys.executable} -m trainkit show conf/a.yaml | head -1"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=ENVIRONMENT)
     assert (done.stdout.split()[0], done.stderr) == ("layer", "")
+
+
+# -- a run is one thing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
+    wider = ["model[0].Linear=[2,9]", "model[2].Linear=[9,2]", "trainer.max_epochs=3"]
+    assert main(["fit", "conf/a.yaml", "--resume", "run", *wider]) == 2
+    assert "0.weight: the net has (9, 2), the state (8, 2)" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()} == before
+
+
+def test_restored_parameters_are_in_a_file_and_it_is_what_test_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    best = ["callbacks.early_stopping={monitor: val/loss, restore_best: true, patience: 99}", "optimizer.SGD.lr=20"]
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run", "trainer.max_epochs=9", *best]) == 0
+    after_fit = printed(capsys.readouterr().out)
+    assert main(["test", "run"]) == 0
+    of_final = printed(capsys.readouterr().out)
+    assert main(["test", "run", "--checkpoint", "last"]) == 0
+    of_last = printed(capsys.readouterr().out)
+    assert of_final["test/loss"] == after_fit["test/loss"] != of_last["test/loss"]
+    assert main(["fit", "--resume", "run", "callbacks.early_stopping.restore_best=false", "trainer.max_epochs=10"]) == 0
+    assert not Path("run/checkpoints/final.pt").exists()  # the run has moved on
+
+
+def test_validate_refuses_a_split_that_training_saw(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    assert main(["validate", "run", "callbacks.validation_split.fraction=0.5"]) == 2
+    assert "split otherwise" in capsys.readouterr().err
+    assert main(["test", "run", "callbacks.validation_split.fraction=0.5"]) == 0
+
+
+def test_another_file_is_read_as_the_first_was(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyarrow")
+    table = "colour,kind\n" + "apple,A\nplum,B\n" * 20
+    Path("a.csv").write_text(table)
+    Path("b.csv").write_text(table.replace("plum", "aaa"))  # as wide, in another order
+    Path("c.csv").write_text(table.replace(",A", ",ja").replace(",B", ",zz"))
+    conf = CONF.replace("{name: disk, train: 80, test: 20}", "{name: csv, path: a.csv, target: kind}")
+    Path("conf/c.yaml").write_text(conf)
+    assert main(["fit", "conf/c.yaml", "--run-dir", "run", "trainer.max_epochs=20"]) == 0
+    assert printed(capsys.readouterr().out)["test/error"] == "0"
+    for file, unknown in (("b.csv", "aaa"), ("c.csv", "ja")):
+        for words in (["test", "run"], ["predict", "run"], ["fit", "--resume", "run", "trainer.max_epochs=21"]):
+            assert main([*words, f"data.path={file}"]) == 2
+            assert unknown in capsys.readouterr().err
+
+
+def test_a_resumed_run_may_go_on_in_another_folder() -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    before = Path("run/metrics.csv").read_bytes()
+    assert main(["fit", "conf/a.yaml", "--resume", "run", "--run-dir", "branch", "trainer.max_epochs=4"]) == 0
+    assert Path("run/metrics.csv").read_bytes() == before
+    assert main(["fit", "conf/a.yaml", "--resume", "branch", "trainer.max_epochs=5"]) == 0
+    epochs = [row["epoch"] for row in csv.DictReader(Path("branch/metrics.csv").read_text().splitlines())]
+    assert epochs == ["3", "4", "5"]
+
+
+def test_one_file_to_predict_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "run", "a.csv", "b.csv.gz"]) == 2
+    assert "one file to predict at a time" in capsys.readouterr().err

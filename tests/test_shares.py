@@ -117,3 +117,12 @@ def test_a_validation_part_that_is_there_is_not_replaced() -> None:
 def test_one_class_cannot_be_told_from_others() -> None:
     with pytest.raises(UserError, match="use BCEWithLogitsLoss"):
         CrossEntropyLoss().forward(torch.zeros(3, 1), torch.ones(3, 1))
+
+
+def test_a_batch_in_parts_of_which_one_or_all_are_ignored_has_no_nan() -> None:
+    for t in (torch.tensor([0, 0, 1, 1]), torch.tensor([1, 1, 1, 1])):
+        net = Sequential(Linear(4, 3)).to(dtype=torch.float64).draw(torch.Generator().manual_seed(0))
+        optimizer = SGD(net.param(), lr=0.0)
+        value = training_step(net, CrossEntropyLoss(ignore_index=1), optimizer, accumulate=2)(sample(4)[0], t)
+        assert value.isfinite()
+        assert optimizer.g.isfinite().all()

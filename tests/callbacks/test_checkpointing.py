@@ -475,3 +475,15 @@ def test_saving_waits_for_nothing_it_does_not_need(tmp_path: Path) -> None:
     assert seen == [[], [], []]
     assert files(tmp_path) == ["best.pt", "last.pt"]
     assert time.monotonic() - began < 30
+
+
+def test_a_future_that_was_given_up_ranks_no_more(tmp_path: Path) -> None:
+    saver = {"save_top_k": 4, "every_n_epochs": 1}
+    run(tmp_path, [9, 8, 7, 1], Checkpoint("score", **saver))
+    (early,) = tmp_path.glob("checkpoints/epoch3-*.pt")
+    early.rename(tmp_path / "checkpoints" / "last.pt")  # back to epoch 3
+    for name in ("epoch4-step12.pt", "best.pt"):
+        (tmp_path / "checkpoints" / name).rename(tmp_path / name)
+    (tmp_path / "best.pt").rename(tmp_path / "checkpoints" / "best.pt")
+    run(tmp_path, [9, 8, 7, 20, 6, 20], Checkpoint("score", **saver), resume=True)
+    assert score_of(tmp_path, "best.pt") == 6  # not 1, which this run has never seen
