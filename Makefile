@@ -23,7 +23,8 @@ test: .venv/bin/python
 	.venv/bin/python tests
 
 bench: .venv/bin/python
-	$(PYTHON) benchmarks/step.py --write
+	.venv/bin/pip install -q -c constraints.txt -e '.[bench]'
+	.venv/bin/python benchmarks/step.py --write
 
 fashion-mnist: $(FASHION_LAST)
 
