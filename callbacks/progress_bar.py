@@ -11,6 +11,8 @@ from tqdm import tqdm
 from trainkit.callback import Callback
 from trainkit.trainer import Trainer
 
+FORMAT = "{desc} {percentage:3.0f}%|{bar:8}| {elapsed}<{remaining} {rate_fmt}{postfix}"  # the metrics before tqdm's own counts
+
 
 class ProgressBar(Callback):
     """A bar over the run's steps on stderr, redrawn by time; where stderr is no terminal, a plain line a second at most."""
@@ -25,7 +27,9 @@ class ProgressBar(Callback):
             total = min(total, trainer.max_steps)
         self.shown, self.printed, self.printed_step = "", -float("inf"), -1
         if sys.stderr.isatty():
-            self.bar = tqdm(total=total, initial=trainer.state.step, unit="step", dynamic_ncols=True, mininterval=0.1)
+            self.bar = tqdm(
+                total=total, initial=trainer.state.step, unit="step", dynamic_ncols=True, bar_format=FORMAT, mininterval=0.1
+            )
 
     def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
         if self.bar is not None:
@@ -34,7 +38,7 @@ class ProgressBar(Callback):
 
     def on_log(self, trainer: Trainer) -> None:
         names = [n for n in ("train/loss", "val/loss", "val/error") if n in trainer.metrics]
-        self.shown = ", ".join(f"{n} {trainer.metric(n):.4g}" for n in names)
+        self.shown = ", ".join(f"{n} {trainer.metric(n):.3g}" for n in names)
         if self.bar is not None:
             self.bar.set_postfix_str(self.shown, refresh=False)
         elif time.monotonic() - self.printed >= self.every_seconds:

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 torch.set_num_threads(1)  # nets this small only lose by more, and the workers of xdist share the cores
 
 
