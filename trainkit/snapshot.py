@@ -38,7 +38,7 @@ def take(trainer: Trainer) -> dict[str, Any]:
         "normalizer": trainer.normalizer.state_dict(),
         "data": {
             "train": len(trainer.data.train),
-            "batch": trainer._step_size,
+            "batch": trainer.step_size,
             "classes": None if trainer.data.classes is None else list(trainer.data.classes),
             "threshold": trainer.data.threshold,
             "schema": trainer.data.schema,
@@ -64,7 +64,7 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
     gradient = content["gradient"]
     if not wrong and gradient is not None and gradient.shape != trainer.optimizer.g.shape:
         wrong.append(f"resume: the checkpoint's gradient is none of {trainer.optimizer.g.numel()} numbers")
-    for key, now in (("train", len(trainer.data.train)), ("batch", trainer._step_size)):
+    for key, now in (("train", len(trainer.data.train)), ("batch", trainer.step_size)):
         then = content["data"][key]
         if state["batch"] and now != then:
             what = {"train": "training samples", "batch": "samples a step"}[key]

@@ -173,7 +173,7 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.data.train) // self._step_size)
+        return -(-len(self.data.train) // self.step_size)
 
     # -- fit -------------------------------------------------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class Trainer:
             if hasattr(module, "generators"):
                 module.generators = self.generators
         samples = len(self.data.train)
-        self._step_size = samples if self.batch_size is None else min(samples, self.batch_size * self.accumulate)
+        self.step_size = samples if self.batch_size is None else min(samples, self.batch_size * self.accumulate)
         self._first_batch_check()
         if resume is None:
             self.state = State(loss_sum=[0.0] * self.replicas, lr=list(self._rates), active=[True] * self.replicas)
@@ -310,7 +310,7 @@ class Trainer:
         state = self.state
         step = training_step(self.net, self.loss, self.optimizer, self.accumulate, self.clip_norm, self.clip_value)
         after_step, save = self.hooks["on_train_batch_end"], self.hooks["on_checkpoint"]
-        size, axis, every, inside = self._step_size, self.net.lead, self.log_every_n_steps, self.validate_every_n_steps
+        size, axis, every, inside = self.step_size, self.net.lead, self.log_every_n_steps, self.validate_every_n_steps
         self._losses: list[Tensor] = []
         self._counts: list[int] = []
         if state.pending:
