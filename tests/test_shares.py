@@ -12,6 +12,7 @@ from trainkit import (
     Linear,
     Loss,
     LRScheduler,
+    MSELoss,
     NLLLoss,
     Sequential,
     Tanh,
@@ -106,6 +107,15 @@ def test_lr_is_the_rate_of_the_last_step_not_of_the_next() -> None:
 
 def test_a_run_that_ends_inside_its_first_epoch_has_a_loss() -> None:
     assert "train/loss" in fit(max_epochs=5, max_steps=2).summary["metrics"]
+
+
+def test_a_run_that_diverges_says_since_when() -> None:
+    net = Sequential(Linear(1, 1))
+    x = torch.linspace(-1, 1, 60).unsqueeze(1)
+    trainer = Trainer(batch_size=10, device="cpu", max_epochs=3)
+    trainer.fit(net, MSELoss(), SGD(net.param(), lr=1e20), tensors(x, 2 * x))  # squares its error at each step
+    assert "train/loss is not finite since epoch 1, try a lower lr" in trainer.summary["stop_words"]
+    assert "not finite" not in fit(max_epochs=2).summary["stop_words"]
 
 
 def test_a_validation_part_that_is_there_is_not_replaced() -> None:

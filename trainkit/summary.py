@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 def summarize(trainer: Trainer, seconds: float) -> dict[str, Any]:
     """What summary.json says: where the run stands, why it stopped, a digest of the parameters, the metrics."""
     assert trainer.stopping is not None
+    words = trainer.stopping.words
+    if trainer.diverged is not None:
+        words += f"; train/loss is not finite since epoch {trainer.diverged}, try a lower lr"
     return {
         "epoch": trainer.state.epoch,
         "step": trainer.state.step,
         "stop_reason": trainer.stopping.reason,
-        "stop_words": trainer.stopping.words,
+        "stop_words": words,
         "seed": trainer.seed,
         "replicas": trainer.replicas,
         "params_sha256": snapshot.digest(trainer.net),

@@ -92,6 +92,7 @@ class Trainer:
         self.validate_every_n_steps: int | None = None
         self.stopping: Stop | None = None
         self.loop_ended = False
+        self.diverged: int | None = None  # the first epoch whose train/loss was not finite
         self.restored = False  # set by a callback that changes the parameters after the last step
         self.signal: int | None = None
         self.summary: dict[str, Any] = {}
@@ -203,7 +204,7 @@ class Trainer:
                 raise UserError(f"callbacks.{name}: needs a run folder to write in; give the trainer a run_dir")
         self.hooks = listeners(self, self.callbacks.values())
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
-        self.stopping, self.signal, self.loop_ended, self.restored = None, None, False, False
+        self.stopping, self.signal, self.loop_ended, self.restored, self.diverged = None, None, False, False, None
         began = time.perf_counter()
         if self.run is not None:
             self.run.open(new=resume is None)
@@ -371,6 +372,8 @@ class Trainer:
         if self.data.val is not None and self._validates() and not self._validated(self.data.val):
             return  # interrupted: the resumed run begins here again
         self.log("train/loss", self._mean_loss())
+        if self.diverged is None and not all(map(math.isfinite, self.metrics["train/loss"])):
+            self.diverged = self.epochs_done
         self.log("lr", state.lr)
         self.call("on_train_epoch_end")
         self._publish()
