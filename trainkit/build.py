@@ -113,17 +113,25 @@ def call(function: Callable[..., Any], arguments: Any, *first: Any) -> Any:
     return function(*first) if arguments is None else function(*first, arguments)
 
 
-def _one(kind: str, value: Any, place: str, errors: list[str]) -> Any:
-    """The object that a `name` or `{name: arguments}` describes."""
+def _found(kind: str, value: Any, place: str, errors: list[str]) -> tuple[Any, str, Any] | None:
+    """The class that `name` or `{name: arguments}` means, the name, and the arguments."""
     named = entry(kind, value, place, errors)
     if named is None:
         return None
     name, arguments = named
     try:
-        cls = registry.find(kind, name)
+        return registry.find(kind, name), name, arguments
     except UserError as error:
         errors.append(f"{place}: {error}")
         return None
+
+
+def _one(kind: str, value: Any, place: str, errors: list[str]) -> Any:
+    """The object that a `name` or `{name: arguments}` describes."""
+    found = _found(kind, value, place, errors)
+    if found is None:
+        return None
+    cls, name, arguments = found
     wrong = check_arguments(cls, arguments, f"{place}.{name}", NOT_CONFIGURED)
     errors += wrong
     return None if wrong else _attempt(lambda: call(cls, arguments), f"{place}.", errors)[0]
@@ -139,15 +147,10 @@ def _net(value: Any, errors: list[str]) -> Sequential | None:
 
 def _layer(value: Any, place: str, errors: list[str]) -> Any:
     """A layer; a container's arguments are layers themselves."""
-    named = entry("layer", value, place, errors)
-    if named is None:
+    found = _found("layer", value, place, errors)
+    if found is None:
         return None
-    name, arguments = named
-    try:
-        cls = registry.find("layer", name)
-    except UserError as error:
-        errors.append(f"{place}: {error}")
-        return None
+    cls, name, arguments = found
     if not (isinstance(cls, type) and issubclass(cls, Container)):
         return _one("layer", value, place, errors)
     if not isinstance(arguments, list) or not arguments:
@@ -158,22 +161,16 @@ def _layer(value: Any, place: str, errors: list[str]) -> Any:
 
 
 def _optimizer(value: Any, errors: list[str]) -> Callable[[Module], Optimizer] | None:
-    named = entry("optimizer", value, "optimizer", errors)
-    if named is None:
+    found = _found("optimizer", value, "optimizer", errors)
+    if found is None:
         return None
-    name, arguments = named
-    try:
-        cls = registry.find("optimizer", name)
-    except UserError as error:
-        errors.append(f"optimizer: {error}")
-        return None
+    cls, name, arguments = found
     wrong = check_arguments(cls, arguments, f"optimizer.{name}", NOT_CONFIGURED)
     errors += wrong
     if not wrong:
         rates = arguments.get("lr") if isinstance(arguments, dict) else None
-        stand_in = torch.zeros(
-            len(rates) or 1 if isinstance(rates, list) else 1, 1
-        )  # its values are judged before there is a net
+        replicas = len(rates) if isinstance(rates, list) else 1
+        stand_in = torch.zeros(max(replicas, 1), 1)  # so that the values are judged before there is a net
         _attempt(lambda: call(cls, arguments, [(stand_in, stand_in.clone())]), "optimizer.", errors)
     return lambda net: call(cls, arguments, net.param())
 

@@ -41,20 +41,17 @@ def training_step(
         if isinstance(whole, Tensor):
             whole = whole.clamp(min=torch.finfo(whole.dtype).tiny)  # 0 where all is ignored
         for xi, ti in zip(x.split(size, net.lead), t.split(size, net.lead), strict=True):
-            share = (
-                loss.count(ti) / whole if loss.reduction == "mean" else 1.0
-            )  # of the batch's mean: a number, or one a replica
+            share = loss.count(ti) / whole if loss.reduction == "mean" else 1.0  # a number, or one a replica
             y, saved = net.fwd(xi)
             value, s = loss.fwd(y, ti)
             dy = loss.bwd(s)
             if isinstance(share, Tensor):
+                value = torch.where(share == 0, 0, value)  # all of this part is ignored: 0 / 0
                 share = share.to(dy.dtype)
                 dy.mul_(share.view(*share.shape, *[1] * (dy.dim() - share.dim())))
             else:
                 dy.mul_(share)
             net.grad(saved, dy)
-            if isinstance(share, Tensor):
-                value = torch.where(share == 0, 0, value)  # all of this part is ignored
             total = total + value * share
         return total
 
