@@ -12,6 +12,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 
 from trainkit.callback import Callback
 from trainkit.errors import UserError, near
+from trainkit.optim.optimizer import momentum_of
 from trainkit.pattern import COUNT, Either, accept
 from trainkit.trainer import Trainer
 
@@ -200,13 +201,6 @@ class Carrier(torch.optim.Optimizer):
 
     def step(self, closure: Any = None) -> Any:
         """Only torch's own count of updates goes on: a scheduler warns where there was none."""
-
-
-def momentum_of(optimizer: Any) -> dict[str, Any]:
-    """What CyclicLR and OneCycleLR may move: betas, or a momentum that is not 0."""
-    if hasattr(optimizer, "betas"):
-        return {"betas": optimizer.betas}
-    return {"momentum": optimizer.momentum} if getattr(optimizer, "momentum", 0) else {}
 
 
 def check(name: str, arguments: Mapping[str, Any]) -> None:

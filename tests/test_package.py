@@ -1,4 +1,4 @@
-"""The folder `callbacks/` at the top: found in a checkout, an editable install and a wheel, one identity each."""
+"""`callbacks/` and `benchmarks/rivals/` at the top: found in a checkout, an editable install and a wheel, one identity each."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import pytest
 
 import trainkit
 import trainkit.callbacks
+import trainkit.rivals
 
 ROOT = Path(__file__).parents[1]
 CALLBACKS = sorted(p.stem for p in (ROOT / "callbacks").glob("*.py"))
+RIVALS = sorted(p.stem for p in (ROOT / "benchmarks" / "rivals").glob("*.py"))
 
 CONF = """\
 data: {name: disk, train: 40, test: 10}
@@ -42,13 +44,16 @@ class Mine(Callback):
 TRAP = "raise SystemExit('a file that nobody named was imported')\n"
 
 IDENTITY = """
-import sys, trainkit, trainkit.callbacks
+import sys, trainkit, trainkit.callbacks, trainkit.rivals
 from trainkit.callbacks import EarlyStopping
 assert trainkit.EarlyStopping is EarlyStopping is trainkit.callbacks.EarlyStopping
 assert EarlyStopping.__module__ == "trainkit.callbacks.early_stopping", EarlyStopping.__module__
 assert all(getattr(trainkit, n) is getattr(trainkit.callbacks, n) for n in trainkit.callbacks.__all__)
-assert "callbacks" not in sys.modules
+rival = trainkit.rivals.find("torch")
+assert sys.modules["trainkit.rivals.torch_nn"] is rival
+assert not {"callbacks", "rivals", "benchmarks"} & set(sys.modules)
 print(sys.modules[EarlyStopping.__module__].__file__)
+print(rival.__file__)
 """
 
 
@@ -74,8 +79,8 @@ def python(*words: str, path: Path | None, folder: Path, interpreter: str = sys.
     return done.stdout
 
 
-def works_for(user: Path, path: Path | None, home: Path, interpreter: str = sys.executable) -> None:
-    """`python -m trainkit` trains with the user's own callback; trainkit's are from `home`."""
+def works_for(user: Path, path: Path | None, callbacks: Path, rivals: Path, interpreter: str = sys.executable) -> None:
+    """`python -m trainkit` trains with the user's own callback; trainkit's, and the rival, are from these folders."""
     said = python("-m", "trainkit", "fit", "conf.yaml", "--run-dir", "run", path=path, folder=user, interpreter=interpreter)
     assert "mine says hello after 4 steps" in said
     assert sorted(p.name for p in (user / "run").iterdir() if p.is_file()) == [
@@ -84,12 +89,15 @@ def works_for(user: Path, path: Path | None, home: Path, interpreter: str = sys.
         "metrics.csv",
         "summary.json",
     ]
-    file = python("-c", IDENTITY, path=path, folder=user, interpreter=interpreter).strip()
-    assert Path(file).resolve() == (home / "early_stopping.py").resolve()
+    files = python("-c", IDENTITY, path=path, folder=user, interpreter=interpreter).splitlines()
+    assert [Path(f).resolve() for f in files] == [
+        (callbacks / "early_stopping.py").resolve(),
+        (rivals / "torch_nn.py").resolve(),
+    ]
 
 
 def test_a_checkout_works_from_another_folder(user: Path) -> None:
-    works_for(user, ROOT, ROOT / "callbacks")
+    works_for(user, ROOT, ROOT / "callbacks", ROOT / "benchmarks" / "rivals")
 
 
 def test_a_checkout_has_one_identity_of_each_callback() -> None:
@@ -102,6 +110,7 @@ def test_the_table_lists_the_files_that_are_there() -> None:
     assert trainkit.callbacks.__all__ == sorted(trainkit._PUBLIC["callbacks"])
     for name, cls in trainkit.callbacks.TABLE.items():
         assert getattr(trainkit.callbacks, cls).__module__ == f"trainkit.callbacks.{name}"
+    assert sorted(trainkit.rivals.RIVALS.values()) == RIVALS
 
 
 def test_a_file_that_no_configuration_names_is_not_imported(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +178,7 @@ def test_the_wheel_puts_nothing_but_trainkit_at_the_top(built: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names} == {"trainkit", f"trainkit-{trainkit.__version__}.dist-info"}
     assert sorted(Path(n).stem for n in names if n.startswith("trainkit/callbacks/")) == sorted(["__init__", *CALLBACKS])
+    assert sorted(Path(n).stem for n in names if n.startswith("trainkit/rivals/")) == sorted(["__init__", *RIVALS])
     assert len(names) == len(set(names))
     assert not [n for n in names if "__pycache__" in n or "/tests/" in n]
 
@@ -179,6 +189,7 @@ def test_the_sdist_has_what_the_wheel_and_a_reader_need(built: Path) -> None:
         names = {n.split("/", 1)[1] for n in archive.getnames() if "/" in n}
     assert {
         "callbacks/early_stopping.py",
+        "benchmarks/rivals/torch_nn.py",
         "trainkit/callbacks/__init__.py",
         "conf/mlp.yaml",
         "pyproject.toml",
@@ -188,7 +199,7 @@ def test_the_sdist_has_what_the_wheel_and_a_reader_need(built: Path) -> None:
 
 
 def test_the_wheel_works_from_another_folder(target: Path, user: Path) -> None:
-    works_for(user, target, target / "trainkit" / "callbacks")
+    works_for(user, target, target / "trainkit" / "callbacks", target / "trainkit" / "rivals")
 
 
 def test_an_editable_install_works_from_another_folder(user: Path, tmp_path: Path) -> None:
@@ -200,6 +211,6 @@ def test_an_editable_install_works_from_another_folder(user: Path, tmp_path: Pat
     interpreter = str(tmp_path / "venv" / "bin" / "python")
     words = ["-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "--no-index", "-e", str(ROOT)]
     python(*words, path=None, folder=tmp_path, interpreter=interpreter)
-    works_for(user, None, ROOT / "callbacks", interpreter)
+    works_for(user, None, ROOT / "callbacks", ROOT / "benchmarks" / "rivals", interpreter)
     script = tmp_path / "venv" / "bin" / "trainkit"
     assert subprocess.run([script, "--version"], capture_output=True, text=True).stdout == f"trainkit {trainkit.__version__}\n"

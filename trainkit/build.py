@@ -69,11 +69,11 @@ def build(config: dict[str, Any]) -> Parts:
     def trainer(**more: Any) -> Trainer:
         return Trainer(**settings, seed=seed, callbacks=callbacks, **more)
 
-    replicas = settings.get("replicas", 1)
-    if replicas > 1:
-        _attempt(lambda: net.replicate([seed + r for r in range(replicas)]), "", errors)
+    seeds = trainer().seeds
+    if len(seeds) > 1:
+        _attempt(lambda: net.replicate(seeds), "", errors)
     else:
-        _attempt(lambda: net.draw(generator(seed, "init")), "", errors)
+        _attempt(lambda: net.draw(generator(seeds[0], "init")), "", errors)
     _attempt(lambda: optimizer(net), "optimizer.", errors)
     if errors:
         raise UserErrors(errors)

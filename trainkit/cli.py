@@ -20,6 +20,7 @@ COMMANDS = {
     "validate": "evaluate a run on its validation data: validate RUN [key=value ...]",
     "test": "evaluate a run on its test data: test RUN [key=value ...]",
     "predict": "write a run's answers: predict RUN [FILE.csv] [key=value ...]",
+    "compare": "train several side by side, table and figures: compare CONF [CONF ...] [--against torch] [--grid key=a,b]",
     "check": "find all errors of a configuration, and hold each derivative against differences: check CONF",
     "show": "print layers, shapes, costs, hooks and the learning rate over time: show CONF",
 }
@@ -29,7 +30,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], object]] = {  # by option: who takes i
     "run_dir": (("fit", *RUNS), None),
     "resume": (("fit",), None),
     "checkpoint": (RUNS, None),
-    "out": (("predict",), None),
+    "out": (("predict", "compare"), None),
+    "against": (("compare",), None),
+    "grid": (("compare",), []),
+    "log": (("compare",), False),
 }
 
 DESCRIPTION = """trainkit trains small and medium nets over hand-differentiated modules: fast, exactly, in plain view.
@@ -84,7 +88,23 @@ def parser() -> Parser:
         metavar="FILE",
         help="run FILE and allow its classes by name",
     )
-    p.add_argument("--out", type=Path, metavar="FILE", help="where predict writes; default RUN/predictions.csv")
+    p.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="where predict writes its file, default RUN/predictions.csv, or compare its folder, default logs/compare/<time>",
+    )
+    p.add_argument(
+        "--against", metavar="RIVAL", help="train each replica with this one too, from the same weights: torch (compare)"
+    )
+    p.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="train every combination and rank them by validation (compare): --grid optimizer.SGD.lr=0.1,0.01 --grid seed=0,1",
+    )
+    p.add_argument("--log", action="store_true", help="losses and errors on a logarithmic axis (compare)")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     p.add_argument("--version", action="store_true", help="print the version")
     return p

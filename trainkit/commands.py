@@ -253,6 +253,14 @@ def _run_of(file: Path) -> Path:
     return file.parent.parent if file.parent.name == "checkpoints" else file.parent
 
 
+def compare(args: argparse.Namespace) -> int:
+    """Train several configurations side by side."""
+    from .compare import compare
+
+    _imports(args)
+    return compare(args)
+
+
 def check(args: argparse.Namespace) -> int:
     """All errors of a configuration; shapes; each derivative against central differences. 1 if a derivative is wrong."""
     from .differences import TOLERANCE, gradcheck, gradcheck_loss

@@ -35,8 +35,8 @@ class Trainer:
     max_epochs, max_steps: where to end; min_epochs: no callback stops before it.
     batch_size: samples of one pass, or None for all of them (gradient descent). accumulate: passes of one step, whose batch is
     then batch_size * accumulate samples. clip_norm, clip_value: limits of the gradient (see `step.py`).
-    replicas: models trained at once, replica r being the run of seed + r. seed: of the data's order, of Dropout, and of
-    the replicas' weights.
+    replicas: models trained at once, replica r being the run of seed + r, or of seeds[r]. seed: of the data's order, of
+    Dropout, and of the replicas' weights.
     device: auto (cuda where there is one), cpu, cuda, cuda:1. dtype: of parameters and data.
     log_every_n_steps: how often losses are fetched from the device. callbacks: a mapping by name, or a list.
     run_dir: the run's folder; None leaves no files. config: the text that is saved with every checkpoint.
@@ -53,6 +53,7 @@ class Trainer:
         clip_value: float | None = None,
         replicas: int = 1,
         seed: int = 0,
+        seeds: Sequence[int] | None = None,
         device: str = "auto",
         dtype: Literal["float32", "float64"] = "float32",
         log_every_n_steps: int = 50,
@@ -80,7 +81,10 @@ class Trainer:
             raise UserError(f"trainer.dtype: {dtype}; choose float32 or float64")
         self.max_epochs, self.min_epochs, self.max_steps = max_epochs, min_epochs, max_steps
         self.batch_size, self.accumulate, self.clip_norm, self.clip_value = batch_size, accumulate, clip_norm, clip_value
+        if seeds is not None and len(seeds) != replicas:
+            raise UserError(f"trainer.seeds: {len(seeds)} seeds for {replicas} replicas; needs one for each")
         self.replicas, self.seed, self.log_every_n_steps = replicas, seed, log_every_n_steps
+        self.seeds = [seed + r for r in range(replicas)] if seeds is None else list(seeds)
         self.device, self.dtype = find_device(device), getattr(torch, dtype)
         self.callbacks = named(callbacks)
         self.run = None if run_dir is None else Run(Path(run_dir))
@@ -246,7 +250,7 @@ class Trainer:
         scaled = {k: None if p is None else self.normalizer.apply(p).to(self.device, self.dtype) for k, p in parts.items()}
         self.data = self.data.with_parts(**scaled)
         if self.replicas > 1 and not self.net.lead:
-            self.net.replicate([self.seed + r for r in range(self.replicas)])
+            self.net.replicate(self.seeds)
         self.loss.lead = self.net.lead
         self.net.to(self.device, self.dtype).train()
         self.optimizer.bind()
@@ -254,7 +258,7 @@ class Trainer:
             given = len(self.optimizer.configured)
             raise UserError(f"optimizer: {given} values of lr for {self.replicas} replicas; needs one, or one for each")
         self._rates = self.optimizer.configured * (self.replicas // len(self.optimizer.configured))
-        self.generators = tuple(generator(self.seed + r, "pass", device=self.device) for r in range(self.replicas))
+        self.generators = tuple(generator(seed, "pass", device=self.device) for seed in self.seeds)
         for _, module in self.net.modules():
             if hasattr(module, "generators"):
                 module.generators = self.generators
@@ -353,7 +357,7 @@ class Trainer:
     def _order(self, epoch: int) -> Tensor:
         """The order of the training samples: (n,), or (r, n) with a row a replica."""
         n = len(self.data.train)
-        rows = [order(self.seed + r, epoch, n) for r in range(self.replicas)]
+        rows = [order(seed, epoch, n) for seed in self.seeds]
         return (torch.stack(rows) if self.net.lead else rows[0]).to(self.device)
 
     def _ended(self) -> bool:

@@ -50,6 +50,7 @@ class Dataset:
 
     classes: names of the classes in the order of their index, or None in regression.
     threshold: with one target column, the value above which the answer is class 1.
+    boundary: (k, 2), the closed line between the classes in the plane of two inputs, before scaling, where it is known.
     normalize: how the trainer scales `x` by statistics of the training part (see `normalize.py`).
     fill: what replaces a missing number: the training part's column mean or median, or None to refuse.
     schema: what a later file must have to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
@@ -60,6 +61,7 @@ class Dataset:
     val: Part | None = None
     classes: tuple[str, ...] | None = None
     threshold: float | None = None
+    boundary: Tensor | None = None
     normalize: Literal["none", "feature", "global"] = "none"
     fill: Literal["mean", "median"] | None = None
     schema: dict[str, object] = field(default_factory=dict)

@@ -37,10 +37,12 @@ def disk(
         label = ((x - 0.5).square().sum(1) < radius**2).long()
         return Part(x.to(torch.get_default_dtype()), encode(label, 2, targets, low), label)
 
+    turn = torch.linspace(0, 2 * math.pi, 201, dtype=torch.float64)
     return Dataset(
         train=points(train, "train"),
         test=points(test, "test") if test else None,
         classes=("outside", "inside"),
         threshold=(1.0 + low) / 2 if targets == "binary" else None,
+        boundary=0.5 + radius * torch.stack([turn.cos(), turn.sin()], dim=1),
         normalize=normalize,
     )

@@ -138,6 +138,13 @@ class Optimizer:
         return f"{type(self).__name__}(lr={self.lr if len(self.rates) == 1 else self.rates}, {self.p.numel()} parameters)"
 
 
+def momentum_of(optimizer: Any) -> dict[str, Any]:
+    """What a schedule may move beside the rate (CyclicLR, OneCycleLR): betas, or a momentum that is not 0."""
+    if hasattr(optimizer, "betas"):
+        return {"betas": optimizer.betas}
+    return {"momentum": optimizer.momentum} if getattr(optimizer, "momentum", 0) else {}
+
+
 def within(name: str, low: float, high: float = float("inf"), **values: float) -> None:
     """Refuse a hyper-parameter outside [low, high)."""
     for key, value in values.items():
