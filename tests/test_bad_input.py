@@ -186,7 +186,7 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "a word of 5000 letters": (GOOD, ["x" * 5000 + "=1"], ["xxx: no such key"]),
     "a python object as value": (GOOD, ["seed=!!python/object/apply:os.system ['touch RAN']"], ["is not allowed"]),
     "no such option": (GOOD, ["--run-dri", "x"], ["no option '--run-dri'; did you mean '--run-dir'?"]),
-    "an option of another command": (GOOD, ["--out", "x.csv"], ["fit: takes no --out; predict does"]),
+    "an option of another command": (GOOD, ["--out", "x.csv"], ["fit: takes no --out; predict, compare do"]),
     "resume of nothing": (GOOD, ["--resume", "nowhere"], ["resume: no nowhere; name a run's folder or a checkpoint"]),
     "resume without a run": (GOOD, ["--resume"], ["resume: no run of conf.yaml with a checkpoint in logs/conf"]),
     "resume of a folder that is no run": (GOOD, ["--resume", "."], ["resume: . has no folder checkpoints"]),

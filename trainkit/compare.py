@@ -4,66 +4,132 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import NoReturn
 
-from . import signals, tables
+from . import rivals, signals, tables
 from .build import run_folder
 from .checkpoint import write
 from .errors import UserError
-from .grid import axis, planned
+from .grid import Plan, axes_of, planned
 from .trial import Trial
 
 DRAWN = 12  # trials in one figure, at most
 
 
+class Stopped(BaseException):
+    """A signal came; nothing on its way out takes it for an error."""
+
+
 def compare(args: argparse.Namespace) -> int:
-    """Train each configuration, or each point of a grid over it; print the table; write it and the figures into a folder."""
+    """Train each configuration, or each point of a grid over it; print the table; write it and the figures into a folder.
+
+    Whatever ends it, an error or a signal, the trials that are done are in the table.
+    """
     if not args.paths:
         raise UserError("compare: no CONF; name YAML files, compare conf/reports/cadei_*.yaml")
-    axes = [axis(text) for text in args.grid]
-    if args.against is not None and axes:
-        raise UserError("compare: --grid and --against do not go together; choose a point, then hold it against the rival")
-    plans = [p for path in args.paths for p in planned(path, args.overrides, axes, several=len(args.paths) > 1)]
+    if args.against is not None:
+        rivals.find(args.against)
+        if args.grid:
+            raise UserError("compare: --grid and --against do not go together; choose a point, then hold it against the rival")
+    plans = plans_of(args)
     folder = made(args.out or run_folder(Path("compare")))
     done: list[Trial] = []
     code = 0
     try:
-        for i, plan in enumerate(plans):
-            print(f"{i + 1} of {len(plans)}: {plan.name}", file=sys.stderr)
-            done += plan.run(args.against)
-    except signals.Interrupted as stop:
+        with signals.noting(stopped):
+            trained(plans, args.against, done)
+    except (Stopped, signals.Interrupted) as stop:
         code = signals.exit_code(stop.args[0])
-        print(f"{signals.name(stop.args[0])} came; {len(done)} trials are done", file=sys.stderr)
-    if done:
-        report(done, folder, args.log, bool(axes))
+        print(f"{signals.name(stop.args[0])} came; {len(done)} trial{'s' * (len(done) != 1)} done", file=sys.stderr)
+    finally:
+        if done:
+            report(done, folder, args.log, bool(args.grid))
+        else:
+            with suppress(OSError):  # it holds something else
+                folder.rmdir()
     return code
 
 
+def plans_of(args: argparse.Namespace) -> list[Plan]:
+    """What is to be trained; errors name their file where there are several."""
+    axes = axes_of(args.grid)
+    several = len(args.paths) > 1
+    plans: list[Plan] = []
+    for path, name in zip(args.paths, names(args.paths), strict=True):
+        with naming(str(path) if several else ""):
+            plans += planned(path, args.overrides, axes, several, name)
+    return plans
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """The files' names without ending; where two would have one name, their paths. Raises UserError for a file named twice."""
+    twice = next((p for i, p in enumerate(paths) if p in paths[:i]), None)
+    if twice is not None:
+        raise UserError(f"compare: {twice} stands there twice; name each CONF once")
+    stems = [p.stem for p in paths]
+    return [stem if stems.count(stem) == 1 else str(p) for stem, p in zip(stems, paths, strict=True)]
+
+
+def trained(plans: Sequence[Plan], against: str | None, done: list[Trial]) -> None:
+    """Train each; `done` has every finished trial at any moment, also one whose rival is still at work."""
+    for i, plan in enumerate(plans):
+        print(f"{i + 1} of {len(plans)}: {plan.name}", file=sys.stderr)
+        before = len(done)
+        with naming(plan.name if len(plans) > 1 else ""):
+            done[before:] = plan.run(against, done.append)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Errors begin with the name, if it is one."""
+    try:
+        yield
+    except UserError as error:
+        if not name:
+            raise
+        lines = str(error).split("\n")
+        raise UserError("\n".join(x if x.startswith(name) else f"{name}: {x}" for x in lines)) from error
+
+
+def stopped(number: int) -> NoReturn:
+    raise Stopped(number)
+
+
 def made(folder: Path) -> Path:
-    """The folder, made before anything is trained. Raises UserError where it cannot be."""
+    """The folder, made and found writable before anything is trained. Raises UserError where it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):  # the surest way to know
+            pass
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made, {error.strerror}; choose another with --out") from error
+        raise UserError(f"{folder}: cannot be made or written, {error.strerror}; choose another with --out") from error
+    if (folder / "compare.json").exists():
+        raise UserError(f"{folder}: holds a comparison already; choose another with --out")
     return folder
 
 
 def report(trials: Sequence[Trial], folder: Path, log: bool, grid: bool) -> None:
-    """Print the table; write `compare.md`, `.csv`, `.json`, and the figures as PNG files and for TensorBoard."""
+    """Write `compare.md`, `.csv`, `.json`; print the table; draw the figures as PNG files and for TensorBoard."""
     from . import figures
 
     text = tables.markdown(trials)
+    short = tables.of_grid(trials) if grid else text
     if grid:
-        text = f"{tables.of_grid(trials)}\n\n{text}"
-        print(tables.of_grid(trials))
-    else:
-        print(text)
-    for name, content in (("md", text + "\n"), ("csv", tables.as_csv(trials)), ("json", tables.as_json(trials))):
-        write(content.encode(), folder / f"compare.{name}")
+        text = f"{short}\n\n{text}"
+    try:
+        for name, content in (("md", text + "\n"), ("csv", tables.as_csv(trials)), ("json", tables.as_json(trials))):
+            write(content.encode(), folder / f"compare.{name}")
+    finally:
+        print(short)
     shown = trials if len(trials) <= DRAWN else tables.ranked(trials)[:DRAWN]
+    files = "compare.md, compare.csv, compare.json"
     try:
         figures.write(figures.draw(shown, log), folder)
+        files += ", figures/"
     except UserError as error:
         print(f"no figures: {error}", file=sys.stderr)
-    print(f"\n{folder}: compare.md, compare.csv, compare.json, figures/")
+    print(f"\n{folder}: {files}")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from . import trial
-from .build import entry
+from .build import build, entry
 from .config import compose, override, resolve
 from .errors import UserError
 from .schema import written
@@ -34,8 +34,9 @@ class Plan:
     config: dict[str, Any]
     points: list[str]
 
-    def run(self, against: str | None) -> list[Trial]:
-        whole = trial.run(self.name, self.config, against)
+    def run(self, against: str | None, keep: Callable[[Trial], None] = lambda trial: None) -> list[Trial]:
+        """The trials of its points. `keep`: see `trial.run`."""
+        whole = trial.run(self.name, self.config, against, keep)
         return [whole] if len(self.points) == 1 else parts_of(whole, self.points)
 
 
@@ -56,47 +57,92 @@ def axis(text: str) -> Axis:
     return Axis(key, values)
 
 
-def planned(path: Path, overrides: Sequence[str], axes: Sequence[Axis], several: bool) -> list[Plan]:
-    """The trainings that a configuration and a grid ask for. Learning rates become replicas of one training."""
-    name = path.stem
+def planned(path: Path, overrides: Sequence[str], axes: Sequence[Axis], several: bool, name: str = "") -> list[Plan]:
+    """The trainings that a configuration and a grid ask for, each built once to find its errors before anything is trained.
+
+    Learning rates become replicas of one training, where the net takes replicas. name: in the table, else the file's.
+    """
+    name = name or path.stem
     if not axes:
-        return [Plan(name, resolve(compose([path], overrides)), [name])]
+        return [alone(name, compose([path], overrides))]
+    head = [name] if several else []
+    labels = labelled(axes)
     rates = next((a for a in axes if a.key.startswith("optimizer.") and a.key.endswith(".lr")), None)
     rest = [a for a in axes if a is not rates]
-    plans = []
+    plans: list[Plan] = []
     for values in itertools.product(*(a.values for a in rest)):
         composed = compose([path], overrides)
         for a, value in zip(rest, values, strict=True):
             override(composed, f"{a.key}={value}")
-        words = [f"{a.key.rpartition('.')[2]}={v}" for a, v in zip(rest, values, strict=True)]
-        head = [name] if several else []
+        words = [f"{labels[a.key]}={v}" for a, v in zip(rest, values, strict=True)]
         if rates is None:
-            plans.append(Plan(" ".join([*head, *words]), resolve(composed), [" ".join([*head, *words])]))
+            plans.append(alone(" ".join([*head, *words]), composed))
             continue
-        points = [" ".join([*head, f"lr={v}", *words]) for v in rates.values]
-        plans.append(Plan(" ".join([*head, f"lr={','.join(rates.values)}", *words]), with_rates(composed, rates), points))
+        check_rates(rates, composed)
+        points = [" ".join([*head, f"{labels[rates.key]}={v}", *words]) for v in rates.values]
+        single = []
+        for point, value in zip(points, rates.values, strict=True):
+            override(composed, f"{rates.key}={value}")
+            single.append(alone(point, composed))
+        if len(points) > 1 and replicable(single[0].config):
+            whole = " ".join([*head, f"{labels[rates.key]}={','.join(rates.values)}", *words])
+            plans.append(Plan(whole, with_rates(single[0].config, rates), points))
+        else:
+            plans += single
     return plans
 
 
-def with_rates(composed: DictConfig, rates: Axis) -> dict[str, Any]:
-    """The configuration with every replica once for each rate: one training, the same seeds for each rate."""
-    for value in rates.values:  # each is judged as if it stood alone
-        override(composed, f"{rates.key}={value}")
+def alone(point: str, composed: DictConfig) -> Plan:
+    """The training of one point. Raises UserErrors for what its configuration has wrong."""
     config = resolve(composed)
-    settings = config.get("trainer") or {}
-    if not isinstance(settings, dict) or not isinstance(settings.get("replicas", 1), int):
-        return config  # the trainer's own errors are told when it is built
-    replicas, seed = settings.get("replicas", 1), config.get("seed", 0)
-    seeds = settings.get("seeds") or [seed + r for r in range(replicas)]
-    named = entry("optimizer", config["optimizer"], "optimizer", [])
-    arguments = dict(named[1]) if named is not None and isinstance(named[1], dict) else {}
+    build(config)
+    return Plan(point, config, [point])
+
+
+def labelled(axes: Sequence[Axis]) -> dict[str, str]:
+    """The last word of each key, or the whole key where two end alike."""
+    last = [a.key.rpartition(".")[2] for a in axes]
+    return {a.key: word if last.count(word) == 1 else a.key for a, word in zip(axes, last, strict=True)}
+
+
+def axes_of(texts: Sequence[str]) -> list[Axis]:
+    """Each `--grid` as an axis. Raises UserError where two have one key."""
+    axes = [axis(text) for text in texts]
+    keys = [a.key for a in axes]
+    twice = next((k for k in keys if keys.count(k) > 1), None)
+    if twice is not None:
+        raise UserError(f"--grid {twice}: two axes; write all its values in one, {twice}=value,value")
+    return axes
+
+
+def check_rates(rates: Axis, composed: DictConfig) -> None:
+    """Numbers, for the optimizer that the configuration has."""
+    for value in rates.values:
+        number(value, rates.key)
+    optimizer = OmegaConf.to_container(composed, resolve=False).get("optimizer")  # type: ignore[union-attr]
+    named = entry("optimizer", optimizer, "optimizer", [])
     if named is None or rates.key.split(".")[1] != named[0]:
-        raise UserError(f"--grid {rates.key}: the optimizer is {written(config['optimizer'])}; name its rate")
+        raise UserError(f"--grid {rates.key}: the optimizer is {written(optimizer)}; name its rate")
+    if named[1] is not None and not isinstance(named[1], dict):
+        raise UserError(f"--grid {rates.key}: optimizer.{named[0]} is {written(named[1])}; name its arguments, {{lr: 0.1}}")
+
+
+def replicable(config: dict[str, Any]) -> bool:
+    """Whether every module of the net can be replicated."""
+    return all(m.replicable for _, m in build(config).net.modules())
+
+
+def with_rates(config: dict[str, Any], rates: Axis) -> dict[str, Any]:
+    """The configuration with every replica once for each rate: one training, the same seeds for each rate."""
+    seeds = build(config).trainer().seeds
     values = [number(v, rates.key) for v in rates.values]
-    count = len(values)
-    config["optimizer"] = {named[0]: {**arguments, "lr": [v for v in values for _ in range(replicas)]}}
-    config["trainer"] = {**settings, "replicas": count * replicas, "seeds": list(seeds) * count}
-    return config
+    name, arguments = next(iter(config["optimizer"].items()))
+    settings = {**(config.get("trainer") or {}), "replicas": len(values) * len(seeds), "seeds": seeds * len(values)}
+    return {
+        **config,
+        "optimizer": {name: {**arguments, "lr": [v for v in values for _ in seeds]}},
+        "trainer": settings,
+    }
 
 
 def number(text: str, key: str) -> float:

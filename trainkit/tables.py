@@ -36,7 +36,7 @@ def markdown(trials: Sequence[Trial]) -> str:
                 whole = [failed(o), f"{o.seconds:.2f}", f"{o.us_a_step:.1f}"]
                 row += whole if k == 0 else [""] * 3
                 if compared:
-                    row.append(f"{o.difference:.1e}" if k == 0 and o.difference is not None else "")
+                    row.append(apart(o.difference) if k == 0 and o.difference is not None else "")
                 rows.append(row)
     return table(rows)
 
@@ -147,6 +147,10 @@ def plain(value: float) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.3g}"
 
 
+def apart(difference: float) -> str:
+    return f"{difference:.1e}" if math.isfinite(difference) else "not finite"
+
+
 def failed(o: Outcome) -> str:
     """`2 of 30 (seeds 4, 17)`."""
     if not o.failed:
@@ -157,7 +161,7 @@ def failed(o: Outcome) -> str:
 
 def table(rows: Iterable[Sequence[str]]) -> str:
     """Markdown, its columns aligned to be read as text too."""
-    rows = [list(r) for r in rows]
+    rows = [[cell.replace("|", "\\|") for cell in r] for r in rows]  # a name may hold one
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(r, widths, strict=True)) + " |" for r in rows]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")

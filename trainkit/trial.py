@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,7 +65,7 @@ class Outcome:
 
     by: str
     metrics: Metrics
-    steps: int  # of one model
+    steps: float  # of one model, the mean: early stopping may end one sooner
     seconds: float  # of all models
     seeds: list[int]
     failed: list[int] = field(default_factory=list)
@@ -116,6 +116,8 @@ class Looks(Clock):
     def on_fit_start(self, trainer: Trainer) -> None:
         self.curves = Curves()
         last = trainer.max_epochs
+        if trainer.max_steps is not None:
+            last = min(last, -(-trainer.max_steps // trainer.steps_per_epoch))
         self.due = {round(i * last / LOOKS) for i in range(LOOKS + 1)} if last > LOOKS else set(range(last + 1))
         self._look(trainer, 0)
         super().on_fit_start(trainer)
@@ -133,8 +135,12 @@ class Looks(Clock):
             self._look(trainer, ended)
 
     def _look(self, trainer: Trainer, epoch: float) -> None:
+        try:
+            metrics = measured(trainer)
+        except signals.Interrupted:  # the trainer has noted it, and ends
+            return
         self.curves.epochs.append(epoch)
-        for name, values in measured(trainer).items():
+        for name, values in metrics.items():
             self.curves.values.setdefault(name, []).append(values)
 
 
@@ -149,22 +155,31 @@ def measured(trainer: Trainer) -> Metrics:
     }
 
 
-def run(name: str, config: dict[str, Any], against: str | None = None) -> Trial:
+def run(
+    name: str, config: dict[str, Any], against: str | None = None, keep: Callable[[Trial], None] = lambda trial: None
+) -> Trial:
     """Train a resolved configuration, all replicas at once, without the callbacks that write.
 
-    against: the name of a rival (see `rivals/`); each replica is then trained alone too, and by the rival, in turn.
+    against: the name of a rival (see `rivals/`); each replica is then trained alone too, and by the rival, in turn. `keep` is
+    given the trial before that, so that it is not lost where they break off.
     Raises UserError for what the configuration or its data has wrong, signals.Interrupted where a signal ended the training.
     """
     parts = build(config)
     raw = parts.data()
+    if against is not None:  # a few steps of each, uncounted; and what the rival has not is told before anything is trained
+        few = of_replica(config, 0, parts.trainer().seeds[0])
+        few["trainer"]["max_steps"] = 3
+        pair(against, few, raw)
     looks = Looks()
     trainer = train(parts, raw, looks)
     metrics, by = measured(trainer), "trainkit" if trainer.replicas == 1 else f"trainkit, {trainer.replicas} at once"
     plane = plane_of(trainer, raw, metrics)
-    outcomes = [outcome(by, metrics, trainer.state.step, looks.seconds, trainer)]
-    if against is not None:
-        outcomes = held_against(against, config, trainer, outcomes[0])
-    return Trial(name, repr(parts.loss), outcomes, looks.curves, plane)
+    together = outcome(by, metrics, trainer.state.step, looks.seconds, trainer)
+    whole = Trial(name, repr(parts.loss), [together], looks.curves, plane)
+    if against is None:
+        return whole
+    keep(whole)
+    return replace(whole, outcomes=held_against(against, config, raw, trainer, together))
 
 
 def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Trainer:
@@ -173,7 +188,7 @@ def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Tra
         del parts.callbacks[key]
     others = dict(parts.callbacks)
     parts.callbacks.clear()
-    parts.callbacks.update({"trial": clock, **others})  # first: it sees a step before a schedule moves on
+    parts.callbacks.update({"(clock)": clock, **others})  # first: it sees a step before a schedule moves on
     trainer = parts.trainer()
     trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data)
     if trainer.signal is not None:
@@ -182,7 +197,7 @@ def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Tra
 
 
 def outcome(
-    by: str, metrics: Metrics, steps: int, seconds: float, trainer: Trainer, difference: float | None = None
+    by: str, metrics: Metrics, steps: float, seconds: float, trainer: Trainer, difference: float | None = None
 ) -> Outcome:
     """The outcome of the models of `trainer`'s seeds, with those that failed named."""
     failed = [r for r, bad in enumerate(failures(metrics, trainer.data.train)) if bad]
@@ -199,46 +214,43 @@ def failures(metrics: Metrics, part: Part) -> list[bool]:
     return [not ok or error > constant / 2 for ok, error in zip(finite, metrics["train/error"], strict=True)]
 
 
-def held_against(rival: str, config: dict[str, Any], trainer: Trainer, together: Outcome) -> list[Outcome]:
+def pair(rival: str, config: dict[str, Any], data: Dataset) -> tuple[Trainer, Clock, Any]:
+    """One replica trained alone, its clock, and what the rival made of the same weights over the same batches."""
+    fit = rivals.find(rival).fit
+    parts, clock = build(config), Clock()
+    start = parts.net.state_dict()
+    one = train(parts, data, clock, quiet=True)
+    return one, clock, fit(one, start, [rates[0] for rates in clock.rates], clock.momenta)
+
+
+def held_against(rival: str, config: dict[str, Any], data: Dataset, trainer: Trainer, together: Outcome) -> list[Outcome]:
     """`together`, then each replica trained alone, then by the rival from the same weights over the same batches.
 
-    The two take turns, so that a machine whose speed drifts is fair to both; a few steps of each go before, uncounted.
+    The two take turns, so that a machine whose speed drifts is fair to both.
     """
-    fit = rivals.find(rival).fit
     whole = trainer.net.state_dict()
     ours: list[Metrics] = []
     theirs: list[Metrics] = []
-    seconds, apart_whole, apart_rival = [0.0, 0.0], 0.0, 0.0
-    for r in (-1, *range(trainer.replicas)):
-        alone = of_replica(config, max(r, 0), trainer.seeds[max(r, 0)])
-        if r < 0:
-            alone["trainer"]["max_steps"] = 3
-        parts, clock = build(alone), Clock()
-        start = parts.net.state_dict()
-        one = train(parts, parts.data(), clock, quiet=True)
-        other = fit(one, start, [rates[0] for rates in clock.rates], clock.momenta)
-        if r < 0:
-            continue
+    steps, seconds = 0, [0.0, 0.0]
+    apart_whole: list[float] = []
+    apart_rival: list[float] = []
+    for r in range(trainer.replicas):
+        one, clock, other = pair(rival, of_replica(config, r, trainer.seeds[r]), data)
         ours.append(measured(one))
         theirs.append({name: [value] for name, value in other.metrics.items()})
+        steps += one.state.step
         seconds = [seconds[0] + clock.seconds, seconds[1] + other.seconds]
         state = one.net.state_dict()
-        apart_rival = max(apart_rival, apart(state, other.state))
-        apart_whole = max(apart_whole, apart(state, whole if trainer.replicas == 1 else {n: p[r] for n, p in whole.items()}))
+        apart_rival.append(apart(state, other.state))
+        apart_whole.append(apart(state, whole if trainer.replicas == 1 else {n: p[r] for n, p in whole.items()}))
     draws = any(getattr(m, "p", 0) for _, m in trainer.net.modules() if hasattr(m, "generators"))
     comparable = not trainer.restored and not draws  # the rival draws other masks, and keeps no best weights
-    steps = together.steps
+    each = steps / trainer.replicas
+    by = f"{rivals.TITLES[rival]}, one by one"
     return [
-        replace(together, difference=apart_whole if trainer.replicas > 1 else None),
-        outcome("trainkit, one by one", joined(ours), steps, seconds[0], trainer),
-        outcome(
-            f"{rivals.TITLES[rival]}, one by one",
-            joined(theirs),
-            steps,
-            seconds[1],
-            trainer,
-            apart_rival if comparable else None,
-        ),
+        replace(together, difference=largest(apart_whole) if trainer.replicas > 1 else None),
+        outcome("trainkit, one by one", joined(ours), each, seconds[0], trainer),
+        outcome(by, joined(theirs), each, seconds[1], trainer, largest(apart_rival) if comparable else None),
     ]
 
 
@@ -253,7 +265,12 @@ def of_replica(config: dict[str, Any], r: int, seed: int) -> dict[str, Any]:
 
 def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     """The largest difference of an element; NaN where one is."""
-    return max(float((a[name] - b[name].to(a[name])).abs().max()) for name in a)
+    return largest([float((a[name] - b[name].to(a[name])).abs().max()) for name in a if a[name].numel()])
+
+
+def largest(values: Sequence[float]) -> float:
+    """NaN where one is, which `max` would pass over."""
+    return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
 
 
 def joined(metrics: Sequence[Metrics]) -> Metrics:
@@ -276,6 +293,7 @@ def plane_of(trainer: Trainer, raw: Dataset, metrics: Metrics) -> Plane | None:
         return answers(y, trainer.loss, trainer.data, trainer.net.lead).reshape(trainer.replicas, -1).cpu()
 
     points = torch.cat([raw.train.x, test.x])
+    points = points[points.isfinite().all(1)]  # a missing number is NaN
     low, high = points.amin(0), points.amax(0)
     xs, ys = (torch.linspace(float(low[i]), float(high[i]), GRID, dtype=points.dtype) for i in (0, 1))
     grid = torch.cartesian_prod(ys, xs).flip(1)  # row by row: y in the outer loop
