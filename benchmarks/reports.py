@@ -177,7 +177,7 @@ def cadei() -> Values:
     losses = [trials[k, ""] for k in LOSSES]
     return {
         "cadei_table": tables.table(rows),
-        "cadei_text_failed": tables.failed(trials["mse", "_text"].outcomes[0]),
+        "cadei_text_failed": f"{len(trials['mse', '_text'].outcomes[0].failed)} of 30",
         "cadei_last": cell(last.outcomes[0], "test/error"),
         "cadei_draws_least": f"{min(draws):.4f}",
         "cadei_draws_most": f"{max(draws):.4f}",
@@ -198,14 +198,19 @@ def cadei() -> Values:
 
 
 def lagging(trials: dict[str, Trial]) -> str:
-    """The seeds whose test error is more than twice the median, the worst first."""
-    rows = [["run", "median", "seeds above twice the median, with their test error"]]
+    """The seeds whose test error is more than twice the median, the worst first, and what twice the epochs make of them."""
+    rows = [["run", "median", "seeds above twice the median, with their test error", "the same after 600 epochs"]]
     for name, t in trials.items():
         o = t.outcomes[0]
         errors = o.metrics["test/error"]
         median = tables.spread(errors)["median"]
-        worst = sorted(((e, s) for e, s in zip(errors, o.seeds, strict=True) if e > 2 * median), reverse=True)
-        rows.append([name, tables.plain(median), ", ".join(f"{s} ({e:.3f})" for e, s in worst) or "none"])
+        worst = sorted((r for r, e in enumerate(errors) if e > 2 * median), key=lambda r: -errors[r])
+        seeds, later = [o.seeds[r] for r in worst], ""
+        if worst:
+            again = run(t.name, f"trainer.replicas={len(worst)}", f"trainer.seeds={seeds}", "trainer.max_epochs=600")
+            later = ", ".join(f"{s} ({e:.3f})" for s, e in zip(seeds, again.outcomes[0].metrics["test/error"], strict=True))
+        words = ", ".join(f"{s} ({errors[r]:.3f})" for s, r in zip(seeds, worst, strict=True)) or "none"
+        rows.append([name, tables.plain(median), words, later])
     return tables.table(rows)
 
 

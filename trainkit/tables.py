@@ -125,7 +125,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     inorder = sorted(math.inf if math.isnan(v) else v for v in values)
     return {
         "mean": sum(values) / len(values),
-        "std": deviation(list(values)) if len(values) > 1 else 0.0,
+        "std": deviation(list(values)) if inorder[0] != inorder[-1] else 0.0,
         "median": statistics.median(inorder),
         "min": inorder[0],
         "max": inorder[-1],
