@@ -26,6 +26,7 @@ test: .venv/bin/python
 bench: .venv/bin/python
 	.venv/bin/pip install -q -c constraints.txt -e '.[bench]'
 	.venv/bin/python benchmarks/step.py --write
+	.venv/bin/python benchmarks/start.py --write
 
 reports: .venv/bin/python
 	.venv/bin/python benchmarks/reports.py

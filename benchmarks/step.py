@@ -8,32 +8,31 @@ docs/benchmarks.md and the README.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import platform
 import statistics
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable
 from contextlib import redirect_stderr
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")  # JAX on one thread too
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from trainkit import disk  # noqa: E402
+from peers import BATCH, REPLICAS, Contender, bare_loop, peers  # noqa: E402
+from start import write  # noqa: E402
+
 from trainkit.build import build  # noqa: E402
 from trainkit.config import compose, resolve  # noqa: E402
-from trainkit.data.normalize import Normalizer  # noqa: E402
 
 CONF = ROOT / "conf" / "mlp.yaml"
-BATCH, LR, MOMENTUM = 50, 0.1, 0.9
-Contender = Callable[[int], float]  # epochs -> microseconds a step
+NOT_IN_README = ("skorch", "torch.compile", "jit of a step")  # the page of the benchmarks has them
 
 
 def trainkit(*overrides: str, models: int = 1) -> Contender:
@@ -54,75 +53,6 @@ def trainkit(*overrides: str, models: int = 1) -> Contender:
     return run
 
 
-def torch_net() -> torch.nn.Sequential:
-    n = torch.nn
-    return n.Sequential(n.Linear(2, 25), n.ReLU(), n.Linear(25, 25), n.ReLU(), n.Linear(25, 25), n.ReLU(), n.Linear(25, 2))
-
-
-def points() -> tuple[torch.Tensor, torch.Tensor]:
-    data = disk(train=900)
-    part = Normalizer.fit(data).apply(data.train)
-    return part.x, part.t
-
-
-def bare_loop(epochs: int) -> float:
-    """What one writes by hand with autograd: no validation, no logging, no checkpoints."""
-    net, loss, (x, t) = torch_net(), torch.nn.CrossEntropyLoss(), points()
-    optimizer = torch.optim.SGD(net.parameters(), lr=LR, momentum=MOMENTUM)
-    steps = 0
-    began = time.perf_counter()
-    for _ in range(epochs):
-        order = torch.randperm(len(x))
-        for xi, ti in zip(x[order].split(BATCH), t[order].split(BATCH), strict=True):
-            optimizer.zero_grad()
-            loss(net(xi), ti).backward()
-            optimizer.step()
-            steps += 1
-    return (time.perf_counter() - began) / steps * 1e6
-
-
-def lightning_full(epochs: int) -> float:
-    """Lightning with most of what conf/mlp.yaml asks of trainkit; no schedule, no CSV, no bar."""
-    import lightning
-    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-    from lightning.pytorch.loggers import TensorBoardLogger
-    from torch.utils.data import DataLoader, TensorDataset
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-
-    class Net(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net, self.loss = torch_net(), torch.nn.CrossEntropyLoss()
-
-        def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
-            loss = self.loss(self.net(batch[0]), batch[1])
-            self.log("train/loss", loss)
-            return loss
-
-        def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
-            self.log("val/loss", self.loss(self.net(batch[0]), batch[1]))
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=LR, momentum=MOMENTUM)
-
-    x, t = points()
-    train, val = TensorDataset(x, t), TensorDataset(x[:100], t[:100])
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), open(os.devnull, "w") as n, redirect_stderr(n):
-        warnings.simplefilter("ignore")
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            logger=TensorBoardLogger(folder),
-            callbacks=[EarlyStopping("val/loss", patience=10**6), ModelCheckpoint(folder, monitor="val/loss", save_last=True)],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        began = time.perf_counter()
-        trainer.fit(Net(), DataLoader(train, BATCH, shuffle=True), DataLoader(val, 100))
-        return (time.perf_counter() - began) / trainer.global_step * 1e6
-
-
 def contenders() -> dict[str, tuple[Contender, float]]:
     """Name -> (contender, its share of the epochs: the slow ones run fewer)."""
     bare = ("callbacks={}", "data.train=900")  # as many as a split leaves the others
@@ -130,16 +60,12 @@ def contenders() -> dict[str, tuple[Contender, float]]:
         "bare PyTorch loop (autograd, optim.SGD)": (bare_loop, 1.0),
         "trainkit, no callbacks": (trainkit(*bare), 1.0),
         "trainkit, all callbacks of conf/mlp.yaml": (trainkit(), 1.0),
-        "trainkit, 30 replicas, no callbacks, a model": (trainkit(*bare, "trainer.replicas=30", models=30), 0.3),
+        f"trainkit, {REPLICAS} replicas, no callbacks, a model": (
+            trainkit(*bare, f"trainer.replicas={REPLICAS}", models=REPLICAS),
+            0.3,
+        ),
     }
-    try:
-        chosen[f"Lightning {version('lightning')}: validation, early stopping, checkpoints, TensorBoard"] = (
-            lightning_full,
-            0.1,
-        )
-    except PackageNotFoundError:
-        print("skipped: lightning is not installed (pip install -e '.[bench]')", file=sys.stderr)
-    return chosen
+    return chosen | peers()
 
 
 def main() -> None:
@@ -174,12 +100,9 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if args.write:
-        head = "# Measured speed\n\nWritten by `make bench`. The bare loop neither validates nor logs nor saves.\n\n"
-        (ROOT / "docs" / "benchmarks.md").write_text(f"{head}{text}\n")
-        readme = ROOT / "README.md"
-        before, _, rest = readme.read_text().partition("<!-- speed -->\n")
-        _, _, after = rest.partition("<!-- /speed -->")
-        readme.write_text(f"{before}<!-- speed -->\n{text}\n<!-- /speed -->{after}")
+        write("step", text)
+        ours = [line for line in lines[:-1] if not any(word in line for word in NOT_IN_README)]
+        write("speed", "\n".join([*ours, lines[-1]]), ROOT / "README.md")
 
 
 if __name__ == "__main__":
