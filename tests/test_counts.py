@@ -6,6 +6,8 @@ from collections import Counter
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainkit import SGD, Callback, CrossEntropyLoss, Linear, ReLU, Sequential, Trainer, disk
@@ -15,26 +17,48 @@ VIEWS = {"t", "transpose", "unsqueeze", "view", "expand", "alias", "detach", "_u
 
 
 class Kernels(TorchDispatchMode):
+    """Counts kernels by name, and `made`: tensors whose memory none of their kernel's inputs had."""
+
     def __init__(self) -> None:
         super().__init__()
         self.seen: Counter[str] = Counter()
+        self.made = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name not in VIEWS:
             self.seen[name] += 1
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        known = {memory(v) for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor)}
+        self.made += len({memory(v) for v in pytree.tree_leaves(result) if isinstance(v, Tensor)} - known)
+        return result
 
 
-def test_a_step_of_the_reports_net_calls_no_kernel_more_than_its_formulas() -> None:
+def memory(t: Tensor) -> int:
+    return t.untyped_storage()._cdata
+
+
+def step_on_the_reports_net() -> Kernels:
+    """What one step does, the one after the first, which fills the momentum."""
     layers = [Linear(2, 25), ReLU(), Linear(25, 25), ReLU(), Linear(25, 25), ReLU(), Linear(25, 2)]
     net, loss = Sequential(*layers), CrossEntropyLoss()
     step = training_step(net, loss, SGD(net.param(), lr=0.1, momentum=0.9))
     x, t = torch.randn(50, 2), torch.randint(0, 2, (50,))
-    step(x, t)  # the first update fills the momentum
+    step(x, t)
     with Kernels() as kernels:
         step(x, t)
-    assert kernels.seen == {
+    return kernels
+
+
+def test_a_step_makes_its_activations_and_their_gradients_and_no_other_tensor() -> None:
+    outputs = 4 + 3 + 1  # Linear, ReLU, log-softmax
+    gradients = 1 + 1 + 3 + 3  # of log p, of the net's output, of each ReLU's input and output
+    loss = 2  # the value, and the weight that it was divided by
+    assert step_on_the_reports_net().made == outputs + gradients + loss
+
+
+def test_a_step_of_the_reports_net_calls_no_kernel_more_than_its_formulas() -> None:
+    assert step_on_the_reports_net().seen == {
         "zero_": 1,  # one flat gradient buffer
         "addmm": 4,  # forward
         "relu": 3,
