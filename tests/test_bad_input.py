@@ -246,7 +246,7 @@ SHOTS = {
     "two runs": (["test", "a", "b"], "a, b: one RUN at a time"),
     "a path for a checkpoint": (["test", ".", "--checkpoint", "../../x"], "file name '../../x.pt'"),
     "an option with no use": (["show", "conf.yaml", "--resume"], "show: takes no --resume; fit does"),
-    "an option without its value": (["fit", "conf.yaml", "--run-dir"], "--run-dir: expected one argument"),
+    "an option without its value": (["fit", "conf.yaml", "--run-dir"], "--run-dir: needs a value behind it"),
 }
 
 

@@ -315,6 +315,16 @@ MISTAKES = {
     "a rate that is no number": (["a.yaml", "--grid", "optimizer.SGD.lr=0.1,x"], "lr: x; a learning rate is a number"),
     "a rate below 0": (["a.yaml", "--grid", "optimizer.SGD.lr=0.1,-1"], "lr=-1.0; needs a finite number of at least 0"),
     "another optimizer's rate": (["a.yaml", "--grid", "optimizer.Adam.lr=1,2"], "the optimizer is {'SGD': "),
+    "a schedule with rates of its own": (
+        [
+            "a.yaml",
+            "--grid",
+            "optimizer.SGD.lr=1,2",
+            "callbacks.lr_scheduler={OneCycleLR: {max_lr: 0.1, total_steps: 50}}",
+        ],
+        "OneCycleLR sets the rate itself, all points would be equal; try callbacks.lr_scheduler.OneCycleLR.max_lr",
+    ),
+    "an option without its value": (["a.yaml", "--grid"], "--grid: needs a value behind it"),
     "two axes of one key": (["a.yaml", "--grid", "seed=1", "--grid", "seed=2"], "--grid seed: two axes; write all"),
     "a value twice": (["a.yaml", "--grid", "seed=1,1"], "--grid seed=1,1: a value stands there twice"),
     "an axis without values": (["a.yaml", "--grid", "seed"], "--grid seed: no axis; write key=value,value"),

@@ -53,6 +53,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         options = [o for action in self._actions for o in action.option_strings]
         unknown = message.removeprefix("unrecognized arguments: ").split()
+        if message.endswith("expected one argument"):
+            raise UserError(f"{message.split()[1].rstrip(':')}: needs a value behind it; see trainkit --help")
         known = message.startswith("unrecognized") and unknown[0].startswith("-")
         raise UserError(f"no option {unknown[0]!r}{near(unknown[0], options)}" if known else message)
 

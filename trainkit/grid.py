@@ -17,6 +17,8 @@ from .errors import UserError
 from .schema import written
 from .trial import Curves, Trial
 
+OWN_RATES = {"OneCycleLR", "CyclicLR"}  # schedules that do not start from the optimizer's rate
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -116,10 +118,15 @@ def axes_of(texts: Sequence[str]) -> list[Axis]:
 
 
 def check_rates(rates: Axis, composed: DictConfig) -> None:
-    """Numbers, for the optimizer that the configuration has."""
+    """Numbers, for the optimizer that the configuration has, and no schedule that brings rates of its own."""
     for value in rates.values:
         number(value, rates.key)
-    optimizer = OmegaConf.to_container(composed, resolve=False).get("optimizer")  # type: ignore[union-attr]
+    plain: Any = OmegaConf.to_container(composed, resolve=False)
+    optimizer, callbacks = plain.get("optimizer"), plain.get("callbacks")
+    for name, arguments in callbacks.items() if isinstance(callbacks, dict) else ():
+        for schedule in OWN_RATES & set(arguments if isinstance(arguments, dict) else ()):
+            key = f"callbacks.{name}.{schedule}.max_lr"
+            raise UserError(f"--grid {rates.key}: {schedule} sets the rate itself, all points would be equal; try {key}")
     named = entry("optimizer", optimizer, "optimizer", [])
     if named is None or rates.key.split(".")[1] != named[0]:
         raise UserError(f"--grid {rates.key}: the optimizer is {written(optimizer)}; name its rate")
