@@ -1,4 +1,4 @@
-# make fit | test | bench | reports: train conf/mlp.yaml, run all checks, measure the speed, reproduce the five reports (10 minutes).
+# make fit | test | bench | reports: train conf/mlp.yaml, run all checks, measure the speed, reproduce the five reports (some 7 minutes).
 # make fashion-mnist | breast-cancer | diabetes: data of the examples, into .data/.
 
 PYTHON ?= .venv/bin/python

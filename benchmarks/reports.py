@@ -136,7 +136,7 @@ def beside_torch(t: Trial) -> tuple[str, float, float]:
     """The table of a trial against torch.nn; the ratios to torch.nn of a model alone, and of one of the replicas."""
     rows = [["who", "train error, %", "test error, %", "test loss", "seconds", "µs a step and model", "largest difference"]]
     for o in t.outcomes:
-        apart = "" if o.difference is None else f"{o.difference:.1e}"
+        apart = "" if o.difference is None else tables.apart(o.difference)
         errors = [percent(o, "train/error"), percent(o, "test/error"), cell(o, "test/loss")]
         rows.append([o.by, *errors, f"{o.seconds:.2f}", f"{o.us_a_step:.1f}", apart])
     together, alone, rival = (o.us_a_step for o in t.outcomes)

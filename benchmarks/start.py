@@ -16,6 +16,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from page import write
+
 ROOT = Path(__file__).parents[1]
 FIT = ["-m", "trainkit", "fit", "conf/mlp.yaml", "callbacks.early_stopping=null"]
 LIGHTNING = "import sys; sys.path.insert(0, 'benchmarks'); import peers; peers.lightning_full(100)"
@@ -63,15 +65,6 @@ def main() -> None:
     print(text)
     if args.write:
         write("start", text)
-
-
-def write(section: str, text: str, path: Path = ROOT / "docs" / "benchmarks.md") -> None:
-    """Replace what stands between a page's `<!-- section -->` and `<!-- /section -->`."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(f"<!-- {section} -->\n")
-    _, end, after = rest.partition(f"<!-- /{section} -->")
-    if not begin or not end:
-        raise SystemExit(f"{path}: has no section {section}")
-    path.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

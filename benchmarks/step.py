@@ -25,8 +25,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from page import write  # noqa: E402
 from peers import BATCH, REPLICAS, Contender, bare_loop, peers  # noqa: E402
-from start import write  # noqa: E402
 
 from trainkit.build import build  # noqa: E402
 from trainkit.config import compose, resolve  # noqa: E402

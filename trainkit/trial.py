@@ -14,6 +14,7 @@ from torch import Tensor
 from . import rivals, signals
 from .build import Parts, build
 from .callback import Callback
+from .callbacks import ProgressBar
 from .data.dataset import Dataset, Part
 from .evaluate import Metrics, answers, predict
 from .optim.optimizer import momentum_of
@@ -94,20 +95,27 @@ class Trial:
 
 
 class Clock(Callback):
-    """Seconds of the steps, validations and callbacks of a run; what a schedule gave the optimizer at each step."""
+    """Seconds of the steps, validations and callbacks of a run."""
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        self.rates: list[list[float]] = []  # a replica each
-        self.momenta: list[dict[str, Any]] = []
         self.aside = 0.0  # seconds spent on something else
         self.began = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        self.rates.append(trainer.state.lr)
-        self.momenta.append(momentum_of(trainer.optimizer))
-
     def on_train_end(self, trainer: Trainer) -> None:
         self.seconds = time.perf_counter() - self.began - self.aside
+
+
+class Settings(Clock):
+    """A clock that notes what a schedule gave the optimizer at each step of a single model, for a rival to repeat."""
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self.rates: list[float] = []
+        self.momenta: list[dict[str, Any]] = []
+        super().on_fit_start(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer) -> None:
+        self.rates.append(trainer.state.lr[0])
+        self.momenta.append(momentum_of(trainer.optimizer))
 
 
 class Looks(Clock):
@@ -184,9 +192,7 @@ def run(
 
 def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Trainer:
     """Fit without the callbacks that write into a run's folder; quiet: without the progress bar too."""
-    for key in [k for k, cb in parts.callbacks.items() if cb.writes or (quiet and type(cb).__name__ == "ProgressBar")]:
-        del parts.callbacks[key]
-    others = dict(parts.callbacks)
+    others = {k: cb for k, cb in parts.callbacks.items() if not (cb.writes or (quiet and isinstance(cb, ProgressBar)))}
     parts.callbacks.clear()
     parts.callbacks.update({"(clock)": clock, **others})  # first: it sees a step before a schedule moves on
     trainer = parts.trainer()
@@ -217,10 +223,10 @@ def failures(metrics: Metrics, part: Part) -> list[bool]:
 def pair(rival: str, config: dict[str, Any], data: Dataset) -> tuple[Trainer, Clock, Any]:
     """One replica trained alone, its clock, and what the rival made of the same weights over the same batches."""
     fit = rivals.find(rival).fit
-    parts, clock = build(config), Clock()
+    parts, clock = build(config), Settings()
     start = parts.net.state_dict()
     one = train(parts, data, clock, quiet=True)
-    return one, clock, fit(one, start, [rates[0] for rates in clock.rates], clock.momenta)
+    return one, clock, fit(one, start, clock.rates, clock.momenta)
 
 
 def held_against(rival: str, config: dict[str, Any], data: Dataset, trainer: Trainer, together: Outcome) -> list[Outcome]:
@@ -282,7 +288,7 @@ def plane_of(trainer: Trainer, raw: Dataset, metrics: Metrics) -> Plane | None:
     """What the nets say over the plane of the data, where a sample is two numbers and has a class."""
     if raw.classes is None or raw.train.x.shape[1:] != (2,):
         return None
-    test = raw.test or raw.train
+    test = raw.train if raw.test is None else raw.test
     error = metrics["test/error" if raw.test is not None else "train/error"]
     shown = sorted(range(trainer.replicas), key=lambda r: error[r])[trainer.replicas // 2]
 

@@ -1,0 +1,14 @@
+"""Where the benchmarks write: between the marks of a page, so that each replaces its own table and nothing else."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def write(section: str, text: str, path: Path = ROOT / "docs" / "benchmarks.md") -> None:
+    """Replace what stands between a page's `<!-- section -->` and `<!-- /section -->`."""
+    before, begin, rest = path.read_text(encoding="utf-8").partition(f"<!-- {section} -->\n")
+    _, end, after = rest.partition(f"<!-- /{section} -->")
+    if not begin or not end:
+        raise SystemExit(f"{path}: has no section {section}")
+    path.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
