@@ -140,10 +140,12 @@ class LRScheduler(Callback):
 
     def _apply(self, trainer: Trainer) -> None:
         trainer.set_lr(self.rates(trainer.state.step))
-        group, optimizer = self.carriers[0].param_groups[0], trainer.optimizer
-        for key in ("momentum", "betas"):
-            if key in group and hasattr(optimizer, key):
-                setattr(optimizer, key, group[key])
+        group = self.carriers[0].param_groups[0]
+        optimizer: Any = trainer.optimizer
+        if "momentum" in group:
+            optimizer.set_number("momentum", group["momentum"])
+        if "betas" in group:
+            optimizer.betas = group["betas"]
 
     def state_dict(self) -> dict[str, Any]:
         return {

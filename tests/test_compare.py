@@ -313,7 +313,7 @@ def test_an_error_keeps_the_finished_trials_and_names_its_own(capsys: pytest.Cap
 MISTAKES = {
     "a key that is none": (["a.yaml", "--grid", "foo=1,2"], "foo: no such key; (seed, "),
     "a rate that is no number": (["a.yaml", "--grid", "optimizer.SGD.lr=0.1,x"], "lr: x; a learning rate is a number"),
-    "a rate below 0": (["a.yaml", "--grid", "optimizer.SGD.lr=0.1,-1"], "lr=-1.0; needs a finite number of at least 0"),
+    "a rate below 0": (["a.yaml", "--grid", "optimizer.SGD.lr=0.1,-1"], "lr=-1; needs a finite number of at least 0"),
     "another optimizer's rate": (["a.yaml", "--grid", "optimizer.Adam.lr=1,2"], "the optimizer is {'SGD': "),
     "a schedule with rates of its own": (
         [

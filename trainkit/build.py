@@ -168,8 +168,8 @@ def _optimizer(value: Any, errors: list[str]) -> Callable[[Module], Optimizer] |
     wrong = check_arguments(cls, arguments, f"optimizer.{name}", NOT_CONFIGURED)
     errors += wrong
     if not wrong:
-        rates = arguments.get("lr") if isinstance(arguments, dict) else None
-        replicas = len(rates) if isinstance(rates, list) else 1
+        given = arguments if isinstance(arguments, dict) else {}
+        replicas = max((len(v) for v in map(given.get, ("lr", "momentum", "weight_decay")) if isinstance(v, list)), default=1)
         stand_in = torch.zeros(max(replicas, 1), 1)  # so that the values are judged before there is a net
         _attempt(lambda: call(cls, arguments, [(stand_in, stand_in.clone())]), "optimizer.", errors)
     return lambda net: call(cls, arguments, net.param())

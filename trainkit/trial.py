@@ -264,8 +264,9 @@ def of_replica(config: dict[str, Any], r: int, seed: int) -> dict[str, Any]:
     """The configuration of replica r alone."""
     alone = {**config, "seed": seed, "trainer": {**(config.get("trainer") or {}), "replicas": 1, "seeds": None}}
     name, arguments = next(iter(config["optimizer"].items())) if isinstance(config["optimizer"], dict) else ("", None)
-    if isinstance(arguments, dict) and isinstance(arguments.get("lr"), list):
-        alone["optimizer"] = {name: {**arguments, "lr": arguments["lr"][r]}}
+    if isinstance(arguments, dict):
+        own = {key: arguments[key][r] for key in ("lr", "momentum", "weight_decay") if isinstance(arguments.get(key), list)}
+        alone["optimizer"] = {name: {**arguments, **own}}
     return alone
 
 

@@ -185,17 +185,29 @@ def replicated() -> Sequential:
     return Sequential(Linear(3, 4), Linear(4, 2)).to(dtype=torch.float64).replicate([0, 1, 2])
 
 
-@pytest.mark.parametrize(("name", "keywords"), SOME, ids=str)
-def test_a_rate_for_each_replica_is_that_many_separate_runs(name: str, keywords: dict[str, Any]) -> None:
-    rates = [0.01, 0.1, 0.05]
+OWN: list[tuple[str, dict[str, Any]]] = [
+    *((name, {"weight_decay": [0.0, 0.1, 0.5]}) for name in sorted(OURS)),
+    *((name, {"momentum": [0.9, 0.0, 0.5]}) for name in ("SGD", "SignSGD", "RMSprop")),
+    ("SGD", {"momentum": [0.9, 0.3, 0.5], "weight_decay": [0.1, 0.0, 0.2], "nesterov": True}),
+    ("SGD", {"momentum": [0.9, 0.3, 0.5], "dampening": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("name", "keywords"), [*SOME, *OWN], ids=str)
+def test_numbers_for_each_replica_are_that_many_separate_runs(name: str, keywords: dict[str, Any]) -> None:
+    keywords = {**keywords, "lr": [0.01, 0.1, 0.05]}
+
+    def of(r: int) -> dict[str, Any]:
+        return {key: v[r] if isinstance(v, list) else v for key, v in keywords.items()}
+
     net = replicated()
     alone = []
     for r in range(3):
         one = Sequential(Linear(3, 4), Linear(4, 2)).to(dtype=torch.float64)
         one.load_state_dict({key: p[r] for key, p in net.state_dict().items()})
         alone.append(one)
-    together = OURS[name](net.param(), **{**keywords, "lr": rates})
-    separate = [OURS[name](one.param(), **{**keywords, "lr": lr}) for one, lr in zip(alone, rates, strict=True)]
+    together = OURS[name](net.param(), **keywords)
+    separate = [OURS[name](one.param(), **of(r)) for r, one in enumerate(alone)]
     for i in range(20):
         for (_, g), *others in zip(net.param(), *(one.param() for one in alone), strict=True):
             for r, (p_r, g_r) in enumerate(others):
@@ -413,6 +425,10 @@ def test_adagrads_accumulator_starts_at_its_value_and_not_again() -> None:
         ("SGD", {"lr": float("inf")}, "SGD: lr=inf"),
         ("SGD", {"lr": [0.1, -0.1, 0.1]}, "SGD: lr=-0.1"),
         ("SGD", {"lr": [0.1, 0.1]}, "2 values of lr; needs one number, or one for each of trainer.replicas"),
+        ("SGD", {"momentum": [0.5, 0.5]}, "2 values of momentum; needs one number, or one for each of trainer.replicas"),
+        ("SGD", {"momentum": [0.5, -0.5, 0.5]}, "SGD: momentum=-0.5; needs at least 0"),
+        ("SGD", {"momentum": [0.5, 0.0, 0.5], "dampening": 0.5}, "without momentum there is no dampening"),
+        ("Adam", {"weight_decay": [0.0, -0.1, 0.0]}, "Adam: weight_decay=-0.1; needs at least 0"),
         ("SGD", {"momentum": -0.5}, "SGD: momentum=-0.5; needs at least 0"),
         ("SGD", {"nesterov": True}, "nesterov"),
         ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov"),

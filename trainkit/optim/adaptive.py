@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .optimizer import Optimizer, Rate, within
+from .optimizer import Number, Optimizer, Rate, add_product, most, within
 
 
 class Adam(Optimizer):
@@ -19,9 +19,13 @@ class Adam(Optimizer):
     Source: Kingma, Ba 2015, algorithm 1; eps stands outside the root, as there and in torch.
     """
 
+    numbers = ("lr", "weight_decay", "beta1", "beta2", "correction1", "correction2")
     m: Tensor
     v: Tensor
     v_max: Tensor
+    weight_decay: Number
+    beta1: Number
+    beta2: Number
     decoupled = False
 
     def __init__(
@@ -30,7 +34,7 @@ class Adam(Optimizer):
         lr: Rate = 1e-3,
         betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: Rate = 0.0,
         amsgrad: bool = False,
         maximize: bool = False,
     ) -> None:
@@ -39,21 +43,33 @@ class Adam(Optimizer):
             raise UserError(f"{name}: betas={list(betas)}; needs two numbers")
         within(name, 0, 1, **{"betas[0]": betas[0], "betas[1]": betas[1]})
         within(name, 0, eps=eps, weight_decay=weight_decay)
-        self.betas, self.eps, self.weight_decay, self.amsgrad = (float(betas[0]), float(betas[1])), eps, weight_decay, amsgrad
+        self.betas, self.eps, self.amsgrad, self.decays = (betas[0], betas[1]), eps, amsgrad, most(weight_decay) > 0
         self.slots = ("m", "v", "v_max") if amsgrad else ("m", "v")
-        super().__init__(params, lr, maximize)
+        super().__init__(params, lr, maximize, weight_decay=weight_decay)
 
-    def update(self) -> None:
+    @property
+    def betas(self) -> tuple[float, float]:
+        """(β₁, β₂); a schedule may move them."""
+        return self._betas
+
+    @betas.setter
+    def betas(self, betas: tuple[float, float]) -> None:
+        self._betas = self.beta1, self.beta2 = float(betas[0]), float(betas[1])
+
+    def count(self) -> None:
         self.t += 1
-        beta1, beta2 = self.betas
-        if self.decoupled and self.weight_decay:
+        beta1, beta2 = self._betas
+        self.correction1, self.correction2 = 1 - beta1**self.t, math.sqrt(1 - beta2**self.t)
+
+    def apply(self) -> None:
+        if self.decoupled and self.decays:
             self.descend(self.p, self.weight_decay)  # p -= lr weight_decay p
-        g = self.gradient(0.0 if self.decoupled else self.weight_decay)
-        self.m.lerp_(g, 1 - beta1)
-        self.v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        g = self.gradient(self.weight_decay if self.decays and not self.decoupled else None)
+        self.m.lerp_(g, 1 - self.beta1)
+        add_product(self.v.mul_(self.beta2), g, g, 1 - self.beta2)
         v = torch.maximum(self.v_max, self.v, out=self.v_max) if self.amsgrad else self.v
-        root = v.sqrt().div_(math.sqrt(1 - beta2**self.t)).add_(self.eps)
-        self.descend_ratio(self.m, root, 1 / (1 - beta1**self.t))
+        root = v.sqrt().div_(self.correction2).add_(self.eps)
+        self.descend_ratio(self.m, root, 1 / self.correction1)
 
 
 class AdamW(Adam):
@@ -70,7 +86,7 @@ class AdamW(Adam):
         lr: Rate = 1e-3,
         betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        weight_decay: Rate = 1e-2,
         amsgrad: bool = False,
         maximize: bool = False,
     ) -> None:
@@ -84,9 +100,12 @@ class RMSprop(Optimizer):
     Source: Tieleman, Hinton 2012, lecture 6.5; torch's variant, eps outside the root.
     """
 
+    numbers = ("lr", "weight_decay", "momentum")
     v: Tensor
     a: Tensor
     m: Tensor
+    momentum: Number
+    weight_decay: Number
 
     def __init__(
         self,
@@ -94,29 +113,28 @@ class RMSprop(Optimizer):
         lr: Rate = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        momentum: float = 0.0,
+        weight_decay: Rate = 0.0,
+        momentum: Rate = 0.0,
         centered: bool = False,
         maximize: bool = False,
     ) -> None:
         within("RMSprop", 0, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
-        self.alpha, self.eps, self.weight_decay, self.momentum, self.centered = alpha, eps, weight_decay, momentum, centered
-        self.slots = ("v", *(("a",) if centered else ()), *(("m",) if momentum else ()))
-        super().__init__(params, lr, maximize)
+        self.alpha, self.eps, self.centered, self.decays = alpha, eps, centered, most(weight_decay) > 0
+        self.slots = ("v", *(("a",) if centered else ()), *(("m",) if most(momentum) > 0 else ()))
+        super().__init__(params, lr, maximize, momentum=momentum, weight_decay=weight_decay)
 
-    def update(self) -> None:
-        g = self.gradient(self.weight_decay)
+    def apply(self) -> None:
+        g = self.gradient(self.weight_decay if self.decays else None)
         self.v.mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
         if self.centered:
             self.a.lerp_(g, 1 - self.alpha)
             root = self.v.addcmul(self.a, self.a, value=-1).sqrt_().add_(self.eps)
         else:
             root = self.v.sqrt().add_(self.eps)
-        if self.momentum:
+        if "m" in self.slots:
             self.descend(self.m.mul_(self.momentum).addcdiv_(g, root))
         else:
             self.descend_ratio(g, root)
-        self.t += 1
 
 
 class Adagrad(Optimizer):
@@ -126,14 +144,16 @@ class Adagrad(Optimizer):
     """
 
     slots = ("v",)
+    numbers = ("lr", "weight_decay", "decline")
     v: Tensor
+    weight_decay: Number
 
     def __init__(
         self,
         params: Iterable[tuple[Tensor, Tensor]],
         lr: Rate = 1e-2,
         lr_decay: float = 0.0,
-        weight_decay: float = 0.0,
+        weight_decay: Rate = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
         maximize: bool = False,
@@ -146,16 +166,19 @@ class Adagrad(Optimizer):
             initial_accumulator_value=initial_accumulator_value,
             eps=eps,
         )
-        self.lr_decay, self.weight_decay, self.start, self.eps = lr_decay, weight_decay, initial_accumulator_value, eps
-        super().__init__(params, lr, maximize)
+        self.lr_decay, self.start, self.eps, self.decays = lr_decay, initial_accumulator_value, eps, most(weight_decay) > 0
+        super().__init__(params, lr, maximize, weight_decay=weight_decay)
 
     def bind(self) -> None:
         super().bind()
         if self.t == 0:
             self.v.fill_(self.start)
 
-    def update(self) -> None:
-        g = self.gradient(self.weight_decay)
-        self.v.addcmul_(g, g)
-        self.descend_ratio(g, self.v.sqrt().add_(self.eps), 1 / (1 + self.t * self.lr_decay))
+    def count(self) -> None:
+        self.decline = 1 / (1 + self.t * self.lr_decay)
         self.t += 1
+
+    def apply(self) -> None:
+        g = self.gradient(self.weight_decay if self.decays else None)
+        self.v.addcmul_(g, g)
+        self.descend_ratio(g, self.v.sqrt().add_(self.eps), self.decline)

@@ -13,19 +13,24 @@ from ..flat import flatten, is_flat, spread
 from ..pattern import shown
 
 Rate = float | Sequence[float]
+Number = float | Tensor  # a tensor where replicas differ, an element each of the flat buffers, and while a step is compiled
 
 
 class Optimizer:
-    """Base: an author lists `slots` and writes `update`; the rest is shared.
+    """Base: an author lists `slots` and `numbers`, and writes `apply`; the rest is shared.
 
     params: (parameter, gradient) pairs, as `net.param()` gives them; they become views of two flat buffers.
     lr: the learning rate, one number, or one for each replica (then every parameter has the replica axis in front).
     maximize: ascend instead.
+    `given` are the numbers that replicas may differ in, a value for all or one each; the attribute of the same name is what
+    `apply` computes with.
     """
 
     slots: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ("lr",)  # what `apply` reads that may change between two steps, by attribute
+    lr: Number
 
-    def __init__(self, params: Iterable[tuple[Tensor, Tensor]], lr: Rate, maximize: bool = False) -> None:
+    def __init__(self, params: Iterable[tuple[Tensor, Tensor]], lr: Rate, maximize: bool = False, **given: Rate) -> None:
         self.pairs = list(params)
         if not self.pairs:
             raise UserError(f"{type(self).__name__}: no parameters; give net.param() of a net that has some")
@@ -33,8 +38,12 @@ class Optimizer:
             raise UserError(f"{type(self).__name__}: a parameter is listed twice; net.param() lists each once")
         self.maximize = maximize
         self.t = 0  # updates done
+        self.given: dict[str, list[float]] = {}
+        self.still: Tensor | None = None  # the elements of replicas whose rate is 0
         self.bind()
         self.set_lr(lr)
+        for name, value in given.items():
+            self.set_number(name, value)
         self.configured = self.rates  # what a schedule starts from
 
     def bind(self) -> None:
@@ -44,29 +53,40 @@ class Optimizer:
             old: Tensor | None = self.__dict__.get(slot)
             kept = old.to(self.p) if old is not None and old.shape == self.p.shape else torch.zeros_like(self.p)
             setattr(self, slot, kept)
-        if "rates" in self.__dict__:
-            self._spread()
+        for name in self.given:
+            self._spread(name)
+
+    @property
+    def rates(self) -> list[float]:
+        """The rate in use: one for all, or one a replica."""
+        return self.given["lr"]
 
     def set_lr(self, lr: Rate) -> None:
         """The rate for the next updates: a number, or one for each replica. A rate of 0 leaves a replica as it is."""
-        rates = [float(r) for r in lr] if isinstance(lr, Sequence) else [float(lr)]
-        for r in rates:
+        for r in lr if isinstance(lr, Sequence) else (lr,):
             if not 0 <= r < 1e38:  # what a float32 holds
                 raise UserError(f"{type(self).__name__}: lr={r}; needs a finite number of at least 0")
-        if isinstance(lr, Sequence) and any(p.dim() == 0 or p.shape[0] != len(rates) for p, _ in self.pairs):
-            raise UserError(
-                f"{type(self).__name__}: {len(rates)} values of lr; needs one number, or one for each of trainer.replicas"
-            )
-        self.rates = rates
-        self.lr = rates[0]
-        self._spread()
+        self.set_number("lr", lr)
 
-    def _spread(self) -> None:
-        self.by_element: Tensor | None = None  # the rate of each element of p, where replicas differ
-        if len(set(self.rates)) > 1:
-            rates = torch.tensor(self.rates, dtype=self.p.dtype, device=self.p.device)
-            self.by_element = spread(rates, [p for p, _ in self.pairs])
-            self.still = self.by_element == 0 if 0 in self.rates else None
+    def set_number(self, name: str, value: Rate) -> None:
+        """Set one of `given`: a number, or one for each replica."""
+        values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)]
+        if isinstance(value, Sequence) and any(p.dim() == 0 or p.shape[0] != len(values) for p, _ in self.pairs):
+            raise UserError(
+                f"{type(self).__name__}: {len(values)} values of {name}; needs one number, or one for each of trainer.replicas"
+            )
+        self.given[name] = values
+        self._spread(name)
+
+    def _spread(self, name: str) -> None:
+        """One number where all replicas agree, else a tensor with each element's."""
+        values = self.given[name]
+        value: Number = values[0]
+        if len(set(values)) > 1:
+            value = spread(torch.tensor(values, dtype=self.p.dtype, device=self.p.device), [p for p, _ in self.pairs])
+        setattr(self, name, value)
+        if name == "lr":
+            self.still = value == 0 if isinstance(value, Tensor) and 0 in values else None
 
     def zero_grad(self) -> None:
         """Clear the gradients of a net built by hand. (The trainer owns its buffers and clears `g`.)"""
@@ -84,31 +104,37 @@ class Optimizer:
             self.bind()
 
     def update(self) -> None:
-        """p and the slots one step on, from g; counts t."""
-        raise NotImplementedError(f"{type(self).__name__} has no update")
+        """One update: p and the slots one step on, from g."""
+        self.count()
+        self.apply()
 
-    def descend(self, d: Tensor, scale: float = 1.0) -> None:
+    def count(self) -> None:
+        """What the host does of an update: t one on, and the `numbers` that follow from it."""
+        self.t += 1
+
+    def apply(self) -> None:
+        """What the device does of an update: p and the slots one step on, from g and the `numbers`."""
+        raise NotImplementedError(f"{type(self).__name__} has no apply")
+
+    def descend(self, d: Tensor, scale: Number = 1.0) -> None:
         """p -= lr scale d."""
-        if self.by_element is None:
-            self.p.add_(d, alpha=-self.lr * scale)
-        else:
-            self.p.addcmul_(self._moving(d), self.by_element, value=-scale)
+        add(self.p, self._moving(d), -self.lr * scale)
 
-    def descend_ratio(self, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
+    def descend_ratio(self, a: Tensor, b: Tensor, scale: Number = 1.0) -> None:
         """p -= lr scale a / b."""
-        if self.by_element is None:
-            self.p.addcdiv_(a, b, value=-self.lr * scale)
+        if self.still is None:
+            add_ratio(self.p, a, b, -self.lr * scale)
         else:
-            self.p.addcmul_(self._moving(a / b), self.by_element, value=-scale)
+            self.descend(a / b, scale)
 
     def _moving(self, d: Tensor) -> Tensor:
         """d, but 0 where the rate is 0: infinity times 0 would be NaN."""
         return d if self.still is None else d.masked_fill(self.still, 0)
 
-    def gradient(self, weight_decay: float) -> Tensor:
+    def gradient(self, weight_decay: Number | None) -> Tensor:
         """g, turned round to maximize, plus weight_decay p: decay as a penalty in the loss. Leaves the buffer as it is."""
         g = -self.g if self.maximize else self.g
-        return g if weight_decay == 0 else g.add(self.p, alpha=weight_decay)
+        return g if weight_decay is None else plus(g, self.p, weight_decay)
 
     def state_dict(self) -> dict[str, Any]:
         """The count and copies of the slots. The rates are not state: they are the configuration's or the schedule's."""
@@ -135,19 +161,59 @@ class Optimizer:
         ]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(lr={self.lr if len(self.rates) == 1 else self.rates}, {self.p.numel()} parameters)"
+        rates = self.rates[0] if len(self.rates) == 1 else self.rates
+        return f"{type(self).__name__}(lr={rates}, {self.p.numel()} parameters)"
+
+
+def plus(t: Tensor, d: Tensor, a: Number) -> Tensor:
+    """t + a d."""
+    return t.addcmul(d, a) if isinstance(a, Tensor) else t.add(d, alpha=a)
+
+
+def add(t: Tensor, d: Tensor, a: Number) -> None:
+    """t += a d."""
+    if isinstance(a, Tensor):
+        t.addcmul_(d, a)
+    else:
+        t.add_(d, alpha=a)
+
+
+def add_product(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
+    """t += a d e."""
+    if isinstance(a, Tensor):
+        t.addcmul_(d * e, a)
+    else:
+        t.addcmul_(d, e, value=a)
+
+
+def add_ratio(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
+    """t += a d / e."""
+    if isinstance(a, Tensor):
+        t.addcmul_(d / e, a)
+    else:
+        t.addcdiv_(d, e, value=a)
+
+
+def most(value: Rate) -> float:
+    """The largest of one number, or of one for each replica."""
+    return max(value) if isinstance(value, Sequence) else value
+
+
+def least(value: Rate) -> float:
+    return min(value) if isinstance(value, Sequence) else value
 
 
 def momentum_of(optimizer: Any) -> dict[str, Any]:
     """What a schedule may move beside the rate (CyclicLR, OneCycleLR): betas, or a momentum that is not 0."""
     if hasattr(optimizer, "betas"):
         return {"betas": optimizer.betas}
-    return {"momentum": optimizer.momentum} if getattr(optimizer, "momentum", 0) else {}
+    momentum = getattr(optimizer, "given", {}).get("momentum", [0.0])
+    return {"momentum": momentum[0]} if len(momentum) == 1 and momentum[0] else {}
 
 
-def within(name: str, low: float, high: float = float("inf"), **values: float) -> None:
-    """Refuse a hyper-parameter outside [low, high)."""
-    for key, value in values.items():
+def within(name: str, low: float, high: float = float("inf"), **values: Rate) -> None:
+    """Refuse a hyper-parameter outside [low, high), or one of several."""
+    for key, value in ((k, v) for k, vs in values.items() for v in (vs if isinstance(vs, Sequence) else (vs,))):
         if not low <= value < high:
             bounds = f"at least {low:g}" if high == float("inf") else f"{low:g} up to, not with, {high:g}"
             raise UserError(f"{name}: {key}={value}; needs {bounds}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .optimizer import Optimizer, Rate, within
+from .optimizer import Number, Optimizer, Rate, least, most, plus, within
 
 
 class SGD(Optimizer):
@@ -18,37 +18,41 @@ class SGD(Optimizer):
     Torch's variant: the rate stands outside m. Nesterov's form from Sutskever et al. 2013.
     """
 
+    numbers = ("lr", "momentum", "weight_decay")
     m: Tensor
+    momentum: Number
+    weight_decay: Number
 
     def __init__(
         self,
         params: Iterable[tuple[Tensor, Tensor]],
         lr: Rate = 1e-3,
-        momentum: float = 0.0,
+        momentum: Rate = 0.0,
         dampening: float = 0.0,
-        weight_decay: float = 0.0,
+        weight_decay: Rate = 0.0,
         nesterov: bool = False,
         maximize: bool = False,
     ) -> None:
         within("SGD", 0, momentum=momentum, weight_decay=weight_decay)
-        if nesterov and (momentum <= 0 or dampening != 0):
+        if nesterov and (not least(momentum) > 0 or dampening != 0):
             raise UserError(
                 f"SGD: nesterov with momentum={momentum}, dampening={dampening}; needs a momentum above 0 and dampening 0"
             )
-        self.momentum, self.dampening, self.weight_decay, self.nesterov = momentum, dampening, weight_decay, nesterov
-        self.slots = ("m",) if momentum else ()
-        super().__init__(params, lr, maximize)
+        if dampening and least(momentum) == 0 < most(momentum):
+            raise UserError(f"SGD: dampening={dampening} with momentum={momentum}; without momentum there is no dampening")
+        self.dampening, self.nesterov, self.decays = dampening, nesterov, most(weight_decay) > 0
+        self.slots = ("m",) if most(momentum) > 0 else ()
+        super().__init__(params, lr, maximize, momentum=momentum, weight_decay=weight_decay)
 
-    def update(self) -> None:
-        g = self.gradient(self.weight_decay)
-        if self.momentum:
-            if self.t == 0:
+    def apply(self) -> None:
+        g = self.gradient(self.weight_decay if self.decays else None)
+        if self.slots:
+            if self.t == 1:
                 self.m.copy_(g)
             else:
                 self.m.mul_(self.momentum).add_(g, alpha=1 - self.dampening)
-            g = g.add(self.m, alpha=self.momentum) if self.nesterov else self.m
+            g = plus(g, self.m, self.momentum) if self.nesterov else self.m
         self.descend(g)
-        self.t += 1
 
 
 class SignSGD(Optimizer):
@@ -57,25 +61,27 @@ class SignSGD(Optimizer):
     Source: Bernstein et al. 2018, algorithms 1 and 2.
     """
 
+    numbers = ("lr", "momentum", "weight_decay")
     m: Tensor
+    momentum: Number
+    weight_decay: Number
 
     def __init__(
         self,
         params: Iterable[tuple[Tensor, Tensor]],
         lr: Rate = 1e-3,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
+        momentum: Rate = 0.0,
+        weight_decay: Rate = 0.0,
         maximize: bool = False,
     ) -> None:
         within("SignSGD", 0, 1, momentum=momentum)
         within("SignSGD", 0, weight_decay=weight_decay)
-        self.momentum, self.weight_decay = momentum, weight_decay
-        self.slots = ("m",) if momentum else ()
-        super().__init__(params, lr, maximize)
+        self.decays = most(weight_decay) > 0
+        self.slots = ("m",) if most(momentum) > 0 else ()
+        super().__init__(params, lr, maximize, momentum=momentum, weight_decay=weight_decay)
 
-    def update(self) -> None:
-        g = self.gradient(self.weight_decay)
-        if self.momentum:
+    def apply(self) -> None:
+        g = self.gradient(self.weight_decay if self.decays else None)
+        if self.slots:
             g = self.m.lerp_(g, 1 - self.momentum)
         self.descend(torch.sign(g))
-        self.t += 1
