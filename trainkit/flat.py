@@ -17,13 +17,18 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
         return torch.zeros(0)
     if not _tile(tensors):
         flat = torch.empty(sum(t.numel() for t in tensors), dtype=tensors[0].dtype, device=tensors[0].device)
-        for t, stretch in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            t.data = stretch.view(t.shape).copy_(t)
+        for t, stretch in zip(tensors, unflatten(flat, tensors), strict=True):
+            t.data = stretch.copy_(t)
     first = tensors[0]
     size = sum(t.numel() for t in tensors)
     return torch.empty(0, dtype=first.dtype, device=first.device).set_(
         first.untyped_storage(), first.storage_offset(), (size,), (1,)
     )
+
+
+def unflatten(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Views of `flat` in the shapes of `tensors`, in their order."""
+    return [f.view(t.shape) for f, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]
 
 
 def is_flat(flat: Tensor, tensors: Sequence[Tensor]) -> bool:

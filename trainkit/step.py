@@ -13,6 +13,7 @@ from .nn.module import Module
 from .optim.optimizer import Optimizer
 
 Step = Callable[[Tensor, Tensor], Tensor]
+Gradient = Callable[[Tensor, Tensor], Tensor]
 
 
 def training_step(
@@ -28,6 +29,21 @@ def training_step(
     accumulate: take the batch in so many parts, one after the other; their gradients add up to the whole batch's.
     clip_norm: scale the gradient (each replica's) to at most this Euclidean norm; clip_value: clamp its elements to ±this.
     """
+    gradient, clip = differentiation(net, loss, accumulate), clipping(optimizer, net.lead, clip_norm, clip_value)
+
+    def step(x: Tensor, t: Tensor) -> Tensor:
+        optimizer.g.zero_()
+        value = gradient(x, t)
+        if clip is not None:
+            clip()
+        optimizer.update()
+        return value
+
+    return step
+
+
+def differentiation(net: Module, loss: Loss, accumulate: int = 1) -> Gradient:
+    """gradient(x, t) -> loss, adding to the gradients of the net's parameters: forward, loss, backward."""
 
     def differentiate(x: Tensor, t: Tensor) -> Tensor:
         y, saved = net.fwd(x)
@@ -55,18 +71,7 @@ def training_step(
             total = total + value * share
         return total
 
-    gradient = differentiate if accumulate == 1 else differentiate_in_parts
-    clip = clipping(optimizer, net.lead, clip_norm, clip_value)
-
-    def step(x: Tensor, t: Tensor) -> Tensor:
-        optimizer.g.zero_()
-        value = gradient(x, t)
-        if clip is not None:
-            clip()
-        optimizer.update()
-        return value
-
-    return step
+    return differentiate if accumulate == 1 else differentiate_in_parts
 
 
 def clipping(optimizer: Optimizer, lead: int, norm: float | None, value: float | None) -> Callable[[], None] | None:
