@@ -68,8 +68,8 @@ def npy(
     if targets is None:
         targets = "real" if t.is_floating_point() else "index"
     if t.is_floating_point() and (targets != "real" or classes is not None):
-        what = f"targets: {targets}" if targets != "real" else "classes"
-        raise UserError(f"data.{what}: needs classes, {train_t} holds {_words(t)}; save integers, or leave it out")
+        what = f"targets: {targets} needs" if targets != "real" else "classes: names need"
+        raise UserError(f"data.{what} classes, {train_t} holds {_words(t)}; save integers, or leave it out")
     names = None if targets == "real" else class_names(t, classes, train_t)
 
     def part(x: Stored, t: Tensor, path: str) -> Part:
