@@ -86,17 +86,17 @@ def blocks(x: Tensor | Stored) -> Generator[Tensor, None, None]:
 
 def moments(x: Tensor | Stored, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Mean and population deviation of x (n, ...) over the dimensions `over`, which begin with 0, in float64."""
-    n, mean, var = 0, torch.zeros(()), torch.zeros(())
+    n, mean, std = 0, torch.zeros(()), torch.zeros(())
     for block in blocks(x):
-        var_b, mean_b = torch.var_mean(block.double(), dim=over, correction=0)
+        std_b, mean_b = torch.std_mean(block.double(), dim=over, correction=0)
         n_b, n = len(block), n + len(block)
         if n_b == n:  # the first
-            mean, var = mean_b, var_b
+            mean, std = mean_b, std_b
             continue
         d, share = mean_b - mean, n_b / n
-        mean = mean + d * share
-        var = var * (1 - share) + var_b * share + d.square() * (share * (1 - share))
-    return mean, var.sqrt()
+        mean = mean + share * d
+        std = ((1 - share) * std.square() + share * std_b.square() + share * (1 - share) * d.square()).sqrt()
+    return mean, std
 
 
 def missing(x: Tensor | Stored) -> int:
