@@ -41,7 +41,7 @@ from trainkit.cli import main
 from trainkit.data import normalize as normalize_file
 from trainkit.data.normalize import Normalizer, moments
 from trainkit.data.npy import dressed, open_npy
-from trainkit.data.stored import AHEAD, Stored, ahead
+from trainkit.data.stored import AHEAD, Rows, Stored, ahead
 from trainkit.step import batches
 
 N, TEST, SHAPE = 61, 20, (3, 4)
@@ -285,6 +285,24 @@ def test_a_file_that_is_deleted_or_replaced_goes_on_being_read(tmp_path: Path) -
         Path(files["train_x"]).write_bytes(b"")
 
     assert run(npy(**files), Ends(replace)) == whole
+
+
+def test_a_file_that_shrinks_between_its_header_and_its_mapping_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    for size, says in ((0, r"x.bin: cannot be mapped"), (99, r"x.bin: 99 bytes, was longer a moment ago")):
+        path.write_bytes(bytes(size))
+        with pytest.raises(UserError, match=says):
+            Rows(path, torch.uint8, (10, 10), 0, swap=False)
+
+
+def test_a_stream_that_is_let_go_closes_its_file(tmp_path: Path) -> None:
+    data = npy(**saved(tmp_path, numbers("u1")))
+    assert isinstance(data.train.x, Stored)
+    fd = data.train.x.rows.fd
+    assert os.fstat(fd).st_size > 0
+    del data
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
 
 
 def test_the_batches_in_memory_start_no_thread() -> None:

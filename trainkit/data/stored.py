@@ -6,6 +6,7 @@ import math
 import mmap
 import os
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,20 +34,19 @@ class Rows:
 
     def __init__(self, path: Path, dtype: torch.dtype, shape: tuple[int, ...], offset: int, swap: bool) -> None:
         claim = math.prod(shape) * dtype.itemsize
-        with open(path, "rb") as file:
-            self.fd = os.dup(file.fileno())
+        try:
+            self.fd = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self.fd)
             memory = mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:  # ValueError: it is empty by now
+            raise UserError(f"{path}: cannot be mapped, {error}; copy it to a disk of this machine") from error
         self.stamp = self._stamp()
-        if self.stamp[0] < offset + claim:
-            os.close(self.fd)
-            raise UserError(f"{path}: {self.stamp[0]:,} bytes, was longer a moment ago; let it be written to its end first")
+        if len(memory) < offset + claim:
+            raise UserError(f"{path}: {len(memory):,} bytes, was longer a moment ago; let it be written to its end first")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it cannot be written to: nobody does
             self.bytes = torch.frombuffer(memory, dtype=torch.uint8, count=claim, offset=offset).view(shape[0], -1)
         self.path, self.dtype, self.shape, self.swap = path, dtype, torch.Size(shape), swap
-
-    def __del__(self) -> None:
-        os.close(self.fd)
 
     def __len__(self) -> int:
         return self.shape[0]
