@@ -497,7 +497,7 @@ def test_compare_draws_the_plane_of_two_streamed_numbers(tmp_path: Path, monkeyp
     assert main(["compare", "a.yaml", "--log"]) == 0
 
 
-LARGE = 600_000_000  # bytes of float32
+LARGE = 500_000_000  # bytes of float32
 CHILD = """
 import sys, torch
 from pathlib import Path
@@ -520,7 +520,7 @@ before = anonymous()
 data = npy("x.npy", "t.npy", normalize="global")
 trainer = Trainer(max_epochs=1, batch_size=1000, device="cpu", callbacks=[ValidationSplit(0.1), watch])
 trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), 0.1), data)
-streamed, kept = watch.most - before, data.train.x.rows.read(slice(None))
+streamed, kept = watch.most - before, data.train.x.rows.read(slice(100_000))
 print(trainer.state.step, streamed, anonymous() - before)
 """
 
@@ -538,4 +538,4 @@ def test_an_epoch_over_a_large_file_takes_little_memory(tmp_path: Path) -> None:
     steps, streamed, whole = map(float, done.stdout.split())
     assert steps == n * 0.9 / 1000
     assert streamed < 150
-    assert whole > 550  # that the measure would have seen it
+    assert whole > 190  # that the measure sees what is held: here 200 MB
