@@ -39,6 +39,7 @@ _PUBLIC = {
     "data.dataset": ["Dataset", "Part"],
     "data.disk": ["disk"],
     "data.idx": ["idx"],
+    "data.npy": ["npy"],
     "data.table": ["csv"],
     "data.memory": ["tensors"],
     "trainer": ["Trainer"],

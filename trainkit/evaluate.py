@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 
 import torch
 from torch import Tensor
 
 from .data.dataset import Dataset, Part
+from .data.stored import Stored, ahead
 from .nn.loss import Loss
 from .nn.module import Module, evaluating
 
@@ -41,10 +43,10 @@ def evaluate(
     total = torch.zeros(replicas, dtype=torch.float64, device=device)
     counted = torch.zeros(replicas, dtype=torch.float64, device=device)
     wrong = torch.zeros(replicas, dtype=torch.float64, device=device)
-    with evaluating(net), torch.inference_mode():
-        for i in range(0, len(part), batch_size):
+    with evaluating(net), torch.inference_mode(), closing(slices(part.x, batch_size)) as inputs:
+        for i, x in zip(range(0, len(part), batch_size), inputs, strict=True):
             pause()
-            x, t = part.x[i : i + batch_size], part.t[i : i + batch_size]
+            t = part.t[i : i + batch_size]
             n = len(x)
             if lead:
                 x, t = x.expand(replicas, *x.shape), t.expand(replicas, *t.shape)
@@ -63,8 +65,14 @@ def evaluate(
     return metrics
 
 
-def predict(net: Module, x: Tensor, batch_size: int, replicas: int = 1) -> Tensor:
+def slices(x: Tensor | Stored, size: int) -> Generator[Tensor, None, None]:
+    """`x` in order, `size` samples at a time; from a file, read ahead."""
+    cuts = (slice(i, i + size) for i in range(0, len(x), size))
+    yield from map(x.__getitem__, cuts) if isinstance(x, Tensor) else ahead(x.__getitem__, cuts)
+
+
+def predict(net: Module, x: Tensor | Stored, batch_size: int, replicas: int = 1) -> Tensor:
     """y of every sample in evaluation mode: (n, ...), or (r, n, ...) with replicas."""
     with evaluating(net), torch.inference_mode():
-        inputs = (b.expand(replicas, *b.shape) if net.lead else b for b in x.split(batch_size))
+        inputs = (b.expand(replicas, *b.shape) if net.lead else b for b in slices(x, batch_size))
         return torch.cat([net.fwd(b)[0] for b in inputs], net.lead)

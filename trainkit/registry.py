@@ -29,7 +29,7 @@ LAYERS = tuple(
 )
 LOSSES = tuple(name for name in trainkit._PUBLIC["nn.loss"] if name != "Loss")
 OPTIMIZERS = tuple(name for module in ("optim.sgd", "optim.adaptive") for name in trainkit._PUBLIC[module])
-DATA = ("disk", "idx", "csv")
+DATA = ("disk", "idx", "npy", "csv")
 
 _imported: dict[str, type] = {}  # by class name, from --import
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .data.dataset import Part
+from .data.stored import Stored, ahead
 from .nn.loss import Loss
 from .nn.module import Module
 from .optim.optimizer import Optimizer
@@ -101,7 +102,12 @@ BLOCK = 1 << 22  # bytes of input gathered at once: a small epoch in one call, a
 def batches(part: Part, order: Tensor, size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """(x, t) of each batch of `size` samples in `order` (n,) or (r, n), from batch `first` on; the last may be shorter."""
     axis = order.dim() - 1
-    row = part.x[0].numel() * part.x.element_size() * (order.shape[0] if axis else 1)
+    row = part.x.shape[1:].numel() * part.x.element_size() * (order.shape[0] if axis else 1)
     rows = size * max(1, BLOCK // max(1, row * size))
-    for block in order.narrow(axis, first * size, order.shape[axis] - first * size).split(rows, axis):
-        yield from zip(part.x[block].split(size, axis), part.t[block].split(size, axis), strict=True)
+    blocks = order.narrow(axis, first * size, order.shape[axis] - first * size).split(rows, axis)
+
+    def gather(block: Tensor) -> tuple[Tensor, Tensor]:
+        return part.x[block], part.t[block]
+
+    for x, t in ahead(gather, blocks) if isinstance(part.x, Stored) else map(gather, blocks):
+        yield from zip(x.split(size, axis), t.split(size, axis), strict=True)

@@ -289,7 +289,8 @@ def plane_of(trainer: Trainer, raw: Dataset, metrics: Metrics) -> Plane | None:
     """What the nets say over the plane of the data, where a sample is two numbers and has a class."""
     if raw.classes is None or raw.train.x.shape[1:] != (2,):
         return None
-    test = raw.train if raw.test is None else raw.test
+    train = Part(raw.train.x[:], raw.train.t, raw.train.label)  # two numbers a sample: out of the file, if they are in one
+    test = train if raw.test is None else Part(raw.test.x[:], raw.test.t, raw.test.label)
     error = metrics["test/error" if raw.test is not None else "train/error"]
     shown = sorted(range(trainer.replicas), key=lambda r: error[r])[trainer.replicas // 2]
 
@@ -299,11 +300,11 @@ def plane_of(trainer: Trainer, raw: Dataset, metrics: Metrics) -> Plane | None:
         y = predict(trainer.net, part.x, 1024, trainer.replicas)
         return answers(y, trainer.loss, trainer.data, trainer.net.lead).reshape(trainer.replicas, -1).cpu()
 
-    points = torch.cat([raw.train.x, test.x])
+    points = torch.cat([train.x[:], test.x[:]])
     points = points[points.isfinite().all(1)]  # a missing number is NaN
     low, high = points.amin(0), points.amax(0)
     xs, ys = (torch.linspace(float(low[i]), float(high[i]), GRID, dtype=points.dtype) for i in (0, 1))
     grid = torch.cartesian_prod(ys, xs).flip(1)  # row by row: y in the outer loop
     said_there = said(grid)
     votes = torch.stack([(said_there == c).double().mean(0).view(GRID, GRID) for c in range(len(raw.classes))])
-    return Plane(raw.train, test, raw.classes, raw.boundary, xs, ys, votes, shown, said(test.x)[shown])
+    return Plane(train, test, raw.classes, raw.boundary, xs, ys, votes, shown, said(test.x[:])[shown])

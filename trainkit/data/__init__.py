@@ -1,1 +1,1 @@
-"""Data that fits in memory, as tensors: made (`disk`), read (`idx`, `csv`) or given (`tensors`)."""
+"""Data: made (`disk`), read (`idx`, `npy`, `csv`) or given (`tensors`); in memory, or streamed from a file (`idx`, `npy`)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .stored import Stored
 
 Targets = Literal["index", "onehot", "binary", "real"]
 
@@ -17,10 +18,10 @@ Targets = Literal["index", "onehot", "binary", "real"]
 class Part:
     """n samples: `x` (n, ...) floating, `t` (n, ...) what the loss is given, `label` (n,) int64 class or None.
 
-    A missing number is NaN in `x` until the normaliser fills it.
+    `x` is in memory or stored in a file (see `stored.py`). A missing number is NaN in `x` until the normaliser fills it.
     """
 
-    x: Tensor
+    x: Tensor | Stored
     t: Tensor
     label: Tensor | None = None
 
@@ -33,7 +34,8 @@ class Part:
 
     def take(self, index: Tensor) -> Part:
         """The samples at `index`, in its order."""
-        return Part(self.x[index], self.t[index], None if self.label is None else self.label[index])
+        x = self.x[index] if isinstance(self.x, Tensor) else self.x.take(index)
+        return Part(x, self.t[index], None if self.label is None else self.label[index])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Part:
         """Moved to `device`; floating tensors become `dtype`, class indices stay int64."""

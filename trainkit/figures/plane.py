@@ -119,7 +119,7 @@ def predictions(planes: Planes) -> Figure | None:
 
 def same(a: Part, b: Part) -> bool:
     """Whether two parts hold the same samples with the same classes."""
-    x = [part.x.cpu().double().nan_to_num() for part in (a, b)]
+    x = [part.x[:].cpu().double().nan_to_num() for part in (a, b)]
     return torch.equal(*x) and torch.equal(labels(a), labels(b))
 
 
