@@ -90,6 +90,10 @@ class Checkpoint(Callback):
         if self._due(trainer):
             self.save(trainer)
 
+    def next_step(self, step: int) -> int | None:
+        n = self.every_n_steps
+        return None if n is None else step - step % n + n
+
     def _due(self, trainer: Trainer) -> bool:
         state = trainer.state
         if trainer.loop_ended:

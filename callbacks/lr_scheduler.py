@@ -102,6 +102,9 @@ class LRScheduler(Callback):
         if self.interval == "step" or trainer.state.step <= self.warmup_steps:
             self._apply(trainer)
 
+    def next_step(self, step: int) -> int | None:
+        return step + 1 if self.interval == "step" or step < self.warmup_steps else None
+
     def on_train_epoch_end(self, trainer: Trainer) -> None:
         self.advance()
         self._apply(trainer)

@@ -86,6 +86,14 @@ class Callback:
     def on_fit_end(self, trainer: Trainer) -> None:
         """The last hook, however the fit ended: close what you opened."""
 
+    def next_step(self, step: int) -> int | None:
+        """The step after `step` at whose end on_train_batch_end or on_checkpoint has something to do; None for no certain one.
+
+        Compiled steps run up to there in one call, and the hooks are called at its end. A callback that does not say is asked
+        after each step. (Only compiled steps ask: eager ones call the hooks each time.)
+        """
+        return step + 1
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to keep: dicts, lists, tensors, str, int, float, bool, None."""
         return {}

@@ -48,6 +48,7 @@ class Compiled:
         """gradient: of a batch (see `step.py`); clip: makes the clipping of the optimizer's gradient, or None.
         part: all samples; size: of a batch; most: steps of a call."""
         self.net, self.optimizer, self.gradient, self.clip, self.size, self.most = net, optimizer, gradient, clip, size, most
+        assert isinstance(part.x, Tensor)  # no Stored
         self.x, self.t = part.x, part.t
         self.homes = _homes(net, optimizer.pairs)
         replicas = optimizer.pairs[0][0].shape[:1] if net.lead else ()
@@ -79,15 +80,11 @@ class Compiled:
 
     def _arguments(self, order: Tensor, first: int, count: int) -> tuple[Tensor, ...]:
         where = torch.tensor(first), torch.tensor(first + count)
-        return (*self._state(), *where, self.x, self.t, order, self.table, self.losses, *self.constants)
-
-    def _state(self) -> tuple[Tensor, ...]:
-        """What a step changes: p, g and the slots."""
-        return (self.optimizer.p, self.optimizer.g, *(getattr(self.optimizer, slot) for slot in self.optimizer.slots))
+        return (*self.optimizer.state(), *where, self.x, self.t, order, self.table, self.losses, *self.constants)
 
     def _traced(self, arguments: Sequence[Tensor]) -> tuple[Callable[..., tuple[Tensor]], list[Tensor]]:
-        """The steps from the argument `first` up to `end` as a function of tensors, and the constants it takes behind the others."""
-        *state, first, end, x, t, order, table, losses = arguments
+        """The steps from the argument `first` up to `end` as a function of tensors, and the constants it takes besides."""
+        *state, first, _, x, t, order, table, _ = arguments
         step, constants = traced(self._step, (first, table[0], x, t, order, *state))
         n = len(state)
 
@@ -139,11 +136,11 @@ class Compiled:
     def _check(self, order: Tensor) -> None:
         """One step beside eager, undone afterwards: the loss, the gradient, and what the update makes of that gradient."""
         o, lead = self.optimizer, self.net.lead
-        before, t = [s.clone() for s in self._state()], o.t
+        before, count = [s.clone() for s in o.state()], o.t
 
         def back() -> None:
-            o.t = t
-            for s, b in zip(self._state(), before, strict=True):
+            o.t = max(count, 1)  # not the first update, which is eager's
+            for s, b in zip(o.state(), before, strict=True):
                 s.copy_(b)
 
         rows = order.narrow(lead, 0, self.size)
@@ -154,12 +151,13 @@ class Compiled:
         gradient = o.g.clone()
         back()
         found = self(order, 0, 1)[0].clone()
-        state = [s.clone() for s in self._state()]
+        state = [s.clone() for s in o.state()]
         back()
         o.g.copy_(state[1])
         o.update()
-        wanted = [s.clone() for s in self._state()]
+        wanted = [s.clone() for s in o.state()]
         back()
+        o.t = count
         for name, a, b, limit in (
             ("loss", found, loss, LOSS),
             ("gradient", state[1], gradient, GRADIENT),

@@ -177,13 +177,21 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": trainer.device.type,
         "dtype": str(trainer.dtype).removeprefix("torch."),
+        "mode": trainer.running,
     }
 
 
 def differences(trainer: Trainer, content: dict[str, Any]) -> list[str]:
     """What differs between the environment a checkpoint was made in and this one."""
     then, now = content["environment"], environment(trainer)
+    now["mode"] = mode(trainer, content)
+    then = {"mode": "eager", **then}
     return [f"{key}: {then.get(key)} then, {now[key]} now" for key in now if then.get(key) != now[key]]
+
+
+def mode(trainer: Trainer, content: dict[str, Any]) -> Any:
+    """The trainer's mode; auto goes on with what it chose then."""
+    return content["environment"].get("mode", "eager") if trainer.mode == "auto" else trainer.mode
 
 
 def digest(net: Module) -> str:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,13 +19,13 @@ from .data.normalize import Normalizer
 from .device import find_device
 from .errors import UserError, near
 from .evaluate import Metrics, evaluate
+from .modes import Mode, Steps
 from .nn.loss import Loss
 from .nn.module import Module, evaluating
 from .optim.optimizer import Optimizer
 from .rng import generator, order
 from .run import Run
 from .state import State, Stop
-from .step import batches, training_step
 from .summary import summarize
 
 
@@ -38,6 +38,7 @@ class Trainer:
     replicas: models trained at once, replica r being the run of seed + r, or of seeds[r]. seed: of the data's order, of
     Dropout, and of the replicas' weights.
     device: auto (cuda where there is one), cpu, cuda, cuda:1. dtype: of parameters and data.
+    mode: eager, step by step; compile, many steps in a call of compiled code; auto, what is sooner done (see `modes.py`).
     log_every_n_steps: how often losses are fetched from the device. callbacks: a mapping by name, or a list.
     run_dir: the run's folder; None leaves no files. config: the text that is saved with every checkpoint.
     """
@@ -56,6 +57,7 @@ class Trainer:
         seeds: Sequence[int] | None = None,
         device: str = "auto",
         dtype: Literal["float32", "float64"] = "float32",
+        mode: Mode = "eager",
         log_every_n_steps: int = 50,
         callbacks: Mapping[str, Callback] | Iterable[Callback] = (),
         run_dir: str | Path | None = None,
@@ -79,6 +81,8 @@ class Trainer:
             raise UserError("trainer.accumulate: with batch_size null a step is one pass over all samples; give a batch_size")
         if dtype not in ("float32", "float64"):
             raise UserError(f"trainer.dtype: {dtype}; choose float32 or float64")
+        if mode not in get_args(Mode):
+            raise UserError(f"trainer.mode: {mode}; choose {', '.join(get_args(Mode))}")
         self.max_epochs, self.min_epochs, self.max_steps = max_epochs, min_epochs, max_steps
         self.batch_size, self.accumulate, self.clip_norm, self.clip_value = batch_size, accumulate, clip_norm, clip_value
         if seeds is not None and len(seeds) != replicas:
@@ -86,6 +90,8 @@ class Trainer:
         self.replicas, self.seed, self.log_every_n_steps = replicas, seed, log_every_n_steps
         self.seeds = [seed + r for r in range(replicas)] if seeds is None else list(seeds)
         self.device, self.dtype = find_device(device), getattr(torch, dtype)
+        self.mode: Mode = mode
+        self.running: Mode = mode  # eager or compile, once a fit has begun
         self.callbacks = named(callbacks)
         self.run = None if run_dir is None else Run(Path(run_dir))
         self.config = config
@@ -207,6 +213,8 @@ class Trainer:
             if cb.writes and self.run is None:
                 raise UserError(f"callbacks.{name}: needs a run folder to write in; give the trainer a run_dir")
         self.hooks = listeners(self, self.callbacks.values())
+        each_step = ("on_train_batch_end", "on_checkpoint")
+        self.looks = [cb.next_step for cb in self.callbacks.values() if any(overrides(cb, hook) for hook in each_step)]
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
         self.stopping, self.signal, self.loop_ended, self.restored, self.diverged = None, None, False, False, None
         began = time.perf_counter()
@@ -218,6 +226,9 @@ class Trainer:
                     self._prepare(resume)
                     if self.run is not None and self.config:
                         self.run.write_text("config.yaml", self.config)
+                    with torch.inference_mode():
+                        self.steps = Steps(self, self.mode if resume is None else snapshot.mode(self, resume))
+                    self.running = self.steps.mode
                     self.call("on_fit_start")
                     with torch.inference_mode():
                         self._loop()
@@ -313,9 +324,8 @@ class Trainer:
     def _loop(self) -> None:
         """The epochs and steps of `fit`, from where `self.state` stands."""
         state = self.state
-        step = training_step(self.net, self.loss, self.optimizer, self.accumulate, self.clip_norm, self.clip_value)
         after_step, save = self.hooks["on_train_batch_end"], self.hooks["on_checkpoint"]
-        size, axis, every, inside = self.step_size, self.net.lead, self.log_every_n_steps, self.validate_every_n_steps
+        every, inside = self.log_every_n_steps, self.validate_every_n_steps
         self._losses: list[Tensor] = []
         self._counts: list[int] = []
         if state.pending:
@@ -329,12 +339,12 @@ class Trainer:
                 state.loss_sum, state.samples = [0.0] * self.replicas, 0
                 self.call("on_train_epoch_start")
             last = self.steps_per_epoch
-            for x, t in batches(self.data.train, self._order(state.epoch), size, state.batch):
+            for losses, steps, samples in self.steps.epoch(self.order(state.epoch), state.batch):
                 state.lr = self._rates
-                self._losses.append(step(x, t))
-                self._counts.append(x.shape[axis])
-                state.step += 1
-                state.batch += 1
+                self._losses.append(losses)
+                self._counts += [samples] * steps
+                state.step += steps
+                state.batch += steps
                 for hear in after_step:
                     hear()
                 if state.step % every == 0 or state.step == 1 or state.batch == last:
@@ -354,7 +364,14 @@ class Trainer:
             if state.batch == last:
                 self._end_epoch()
 
-    def _order(self, epoch: int) -> Tensor:
+    def ahead(self) -> int:
+        """How many steps may be taken at once: up to where somebody looks."""
+        state, inside = self.state, self.validate_every_n_steps
+        ends = [state.step - state.step % n + n for n in (self.log_every_n_steps, inside) if n]
+        ends += [end for end in (self.max_steps, *(look(state.step) for look in self.looks)) if end is not None]
+        return max(1, min(ends) - state.step)
+
+    def order(self, epoch: int) -> Tensor:
         """The order of the training samples: (n,), or (r, n) with a row a replica."""
         n = len(self.data.train)
         rows = [order(seed, epoch, n) for seed in self.seeds]
@@ -427,8 +444,8 @@ class Trainer:
         """Bring the losses since the last time to the host (waits for the device) and add them up, one by one, in float64."""
         if not self._losses:
             return
-        losses = torch.stack(self._losses).double().reshape(len(self._losses), -1)
         counts, state = self._counts, self.state
+        losses = self.steps.join(self._losses).double().reshape(len(counts), -1)
         if self.loss.reduction == "sum":
             losses /= torch.tensor(counts, dtype=losses.dtype, device=losses.device).unsqueeze(1)
         values = losses.tolist()

@@ -88,6 +88,10 @@ class Optimizer:
         if name == "lr":
             self.still = value == 0 if isinstance(value, Tensor) and 0 in values else None
 
+    def state(self) -> tuple[Tensor, ...]:
+        """What a step changes in place: p, g and the slots."""
+        return (self.p, self.g, *(getattr(self, slot) for slot in self.slots))
+
     def zero_grad(self) -> None:
         """Clear the gradients of a net built by hand. (The trainer owns its buffers and clears `g`.)"""
         self._hold()

@@ -1,0 +1,163 @@
+"""How the steps of an epoch run: one by one from Python, or many in a call of compiled code.
+
+`trainer.mode`: eager; compile, after some ten seconds of compiling; auto, which of the two is sooner done by an estimate. What
+cannot be compiled runs eagerly, and one line says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .errors import UserError
+from .step import batches, clipping, differentiation, training_step
+
+if TYPE_CHECKING:
+    from .compiled import Compiled
+    from .trainer import Trainer
+
+Mode = Literal["eager", "compile", "auto"]
+Call = tuple[Tensor, int, int]  # losses of some steps, (steps,) or (steps, r) and alike; how many steps; samples of each
+
+# Seconds to compile, measured on two cores: so many, and so many for each kernel of a step (docs/decisions.md).
+COMPILE, COMPILE_KERNEL = 8.0, 0.15
+SAVED = 2.0  # what compiling saves for each kernel, in times of the smallest kernel: its dispatch, and the Python around it
+MOST_SAVED = 0.75  # and at most this share of the step
+CHUNK = 256  # steps of a compiled call
+
+
+class Steps:
+    """The steps of a fit. `epoch` runs those of an epoch; `mode` tells how."""
+
+    def __init__(self, trainer: Trainer, mode: Mode) -> None:
+        limits = trainer.clip_norm, trainer.clip_value
+        self.trainer, self.optimizer, self.part, self.size = trainer, trainer.optimizer, trainer.data.train, trainer.step_size
+        self.step = training_step(trainer.net, trainer.loss, trainer.optimizer, trainer.accumulate, *limits)
+        self.mode: Literal["eager", "compile"] = "eager"
+        self.compiled: Compiled | None = None
+        left = steps_left(trainer)
+        if mode == "eager" or left == 0:
+            return
+        try:
+            refuse(trainer)
+            if mode == "auto":
+                saved, takes = self._estimate(left)
+                if saved < takes:
+                    say(f"auto: eager; compiling takes some {takes:.0f} s and would save {saved:.1f} s of {left:,} steps")
+                    return
+                say(f"auto: compile; it takes some {takes:.0f} s and saves some {saved:.0f} s of {left:,} steps")
+            self.compiled = self._compile()
+            self.mode = "compile"
+        except Exception as error:  # whatever a compiler, or a module that cannot be traced, comes up with
+            say(f"{mode}: eager, since {reason(error)}")
+
+    def epoch(self, order: Tensor, first: int) -> Iterator[Call]:
+        """The steps of an epoch from number `first` on, some at a time: as many as the trainer looks ahead, if compiled."""
+        axis = order.dim() - 1
+        if self.compiled is not None:
+            full = order.shape[axis] // self.size
+            if self.optimizer.t == 0:  # the very first update may be of another form
+                yield self.step(*next(batches(self.part, order, self.size))).unsqueeze(0), 1, self.size
+                first = 1
+            while first < full:
+                n = self.compiled.fitting(min(full - first, self.trainer.ahead()))
+                yield self.compiled(order, first, n), n, self.size
+                first += n
+            if first * self.size == order.shape[axis]:  # no odd batch at the end
+                return
+        for x, t in batches(self.part, order, self.size, first):
+            loss = self.step(x, t)
+            yield (loss if self.compiled is None else loss.unsqueeze(0)), 1, x.shape[axis]
+
+    def join(self, losses: list[Tensor]) -> Tensor:
+        """The losses of calls, (steps,) or (steps, r)."""
+        return torch.stack(losses) if self.compiled is None else torch.cat(losses)
+
+    def _compile(self) -> Compiled:
+        from .compiled import Compiled
+
+        t = self.trainer
+        gradient = differentiation(t.net, t.loss, t.accumulate)
+
+        def clip() -> Callable[[], None] | None:
+            return clipping(t.optimizer, t.net.lead, t.clip_norm, t.clip_value)
+
+        most = min(CHUNK, t.log_every_n_steps, len(self.part) // self.size)
+        return Compiled(t.net, t.optimizer, gradient, clip, self.part, self.size, most)
+
+    def _estimate(self, left: int) -> tuple[float, float]:
+        """Seconds that compiled steps would save in all, and those that compiling takes; undoes the steps it tries."""
+        o = self.optimizer
+        x, t = next(batches(self.part, self.trainer.order(0), self.size))
+        before, count = [s.clone() for s in o.state()], o.t
+        saved, takes = MOST_SAVED * left * seconds(lambda: self.step(x, t)), COMPILE
+        if saved > takes:  # else there is no need to look closer
+            with Kernels() as kernels:
+                self.step(x, t)
+            n, one = sum(kernels.seen.values()), torch.ones(1, device=x.device)
+            saved, takes = min(saved, SAVED * left * n * seconds(lambda: one.add_(1))), COMPILE + COMPILE_KERNEL * n
+        for s, b in zip(o.state(), before, strict=True):
+            s.copy_(b)
+        o.t = count
+        return saved, takes
+
+
+def steps_left(trainer: Trainer) -> int:
+    left = max(0, trainer.max_epochs - trainer.state.epoch) * trainer.steps_per_epoch - trainer.state.batch
+    return left if trainer.max_steps is None else max(0, min(left, trainer.max_steps - trainer.state.step))
+
+
+def refuse(trainer: Trainer) -> None:
+    """Raise UserError where a step cannot be compiled, by what is known beforehand."""
+    for path, module in trainer.net.modules():
+        if getattr(module, "p", 0) and hasattr(module, "generators"):
+            raise UserError(f"{path}.{type(module).__name__} draws random numbers, which compiled code would draw otherwise")
+    if not isinstance(trainer.data.train.x, Tensor):
+        raise UserError("the data is streamed from its file")
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    if isinstance(error, UserError):
+        return text
+    if "compiler" in type(error).__name__.lower() or "compiler" in text.lower():
+        return "no C++ compiler was found (install g++, or set CXX)"
+    return f"compiling failed, {type(error).__name__}: {text[:200]}"
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """The shortest of some calls: at least 3, at most 20, and a fifth of a second."""
+    times: list[float] = []
+    while len(times) < 3 or (len(times) < 20 and sum(times) < 0.2):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the kernels called inside, by name; views call none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view:
+            self.seen[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def say(line: str) -> None:
+    """Tell the user on stderr, as the bar does."""
+    import sys
+
+    print(f"trainer.mode {line}", file=sys.stderr)
