@@ -23,10 +23,10 @@ fit: .venv/bin/python
 test: .venv/bin/python
 	.venv/bin/python tests
 
-bench: .venv/bin/python
+bench: .venv/bin/python $(FASHION_LAST)
 	.venv/bin/pip install -q -c constraints.txt -e '.[bench]'
-	.venv/bin/python benchmarks/step.py --write
-	.venv/bin/python benchmarks/start.py --write
+	@set -e; for table in step fashion wide by_callback start; do \
+	  .venv/bin/python benchmarks/$$table.py --write; done
 
 reports: .venv/bin/python
 	.venv/bin/python benchmarks/reports.py

@@ -13,7 +13,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from unittest.mock import patch
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from page import PAGE, write  # noqa: E402
 from task import Result, Task  # noqa: E402
 
 
@@ -48,15 +50,17 @@ class Contender:
 KERAS = {name: {"KERAS_BACKEND": name} for name in ("torch", "jax")}
 
 
+def missing(package: str, name: str) -> bool:
+    """Whether a package is not there; says so."""
+    if find_spec({"scikit-learn": "sklearn"}.get(package, package)) is not None:
+        return False
+    print(f"skipped, {package} is not installed: {name}", file=sys.stderr)
+    return True
+
+
 def installed(contenders: Iterable[Contender]) -> dict[str, Contender]:
     """By name; one whose package is not there is told and left out."""
-    there = {}
-    for c in contenders:
-        try:
-            there[c.name.format(version(c.package))] = c
-        except PackageNotFoundError:
-            print(f"skipped, {c.package} is not installed: {c.name.format('')}", file=sys.stderr)
-    return there
+    return {c.name.format(version(c.package)): c for c in contenders if not missing(c.package, c.name)}
 
 
 def hush() -> None:
@@ -110,18 +114,25 @@ def ratio(values: Sequence[float], base: Sequence[float], digits: int = 2) -> st
     return f"{statistics.median(v / b for v, b in zip(values, base, strict=True)):.{digits}f}"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], note: str) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ["", note])
+def show(section: str, header: Sequence[str], rows: Iterable[Sequence[str]], note: str, page: Path | None) -> None:
+    """Print a table, and put it between the marks of its section of `page`."""
+    lines = ["| " + " | ".join(line) + " |" for line in (header, *rows)]
+    lines.insert(1, "|---" * len(header) + "|")
+    text = "\n".join([*lines, "", note])
+    print(text, end="\n\n")
+    if page is not None:
+        write(section, text, page)
 
 
-def environment() -> str:
-    cores = f"{os.cpu_count()} cores, {platform.machine()}"
-    return f"torch {version('torch')}, Python {platform.python_version()}, {cores}."
+def environment(threads: int) -> str:
+    words = f"float32, CPU, {threads} thread{'s' * (threads > 1)}. torch {version('torch')}, Python {platform.python_version()}"
+    return f"{words}, {os.cpu_count()} cores, {platform.machine()}."
 
 
-def options(doc: str | None, rounds: int) -> argparse.Namespace:
+def options(doc: str | None, rounds: int) -> tuple[int, Path | None]:
+    """The rounds and the page to write that the command line asks for."""
     p = argparse.ArgumentParser(description=doc)
     p.add_argument("--rounds", type=int, default=rounds)
     p.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
-    return p.parse_args()
+    args = p.parse_args()
+    return args.rounds, PAGE if args.write else None

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from contest import KERAS, ROOT, Contender, contest, environment, installed, options, ratio, spread, table
-from page import write
+from contest import KERAS, ROOT, Contender, contest, environment, installed, options, ratio, show, spread
 from task import Task
 
 TASK = Task(sizes=(2, 25, 25, 25, 2), batch=50, rule="sgd", lr=0.1, data="disk", samples=900)
@@ -39,21 +38,19 @@ README = ("bare PyTorch", "trainkit", "early stopping", "MLPClassifier", "scan")
 
 
 def main() -> None:
-    args = options(__doc__, rounds=7)
+    rounds, page = options(__doc__, rounds=7)
     chosen = installed(CONTENDERS)
-    times = [[r.seconds / r.steps * 1e6 for r in rs] for rs in contest(chosen, TASK, EPOCHS, args.rounds, 1, warm=TASK)]
+    times = [[r.seconds / r.steps * 1e6 for r in rs] for rs in contest(chosen, TASK, EPOCHS, rounds, 1, warm=TASK)]
     rows = [[name, spread(t), ratio(t, times[0])] for name, t in zip(chosen, times, strict=True)]
-    note = (
-        f"Net 2-25-25-25-2 with ReLU, cross entropy, SGD with momentum, batch {TASK.batch}, {TASK.samples} samples, float32, CPU,"
-        f" one thread; {args.rounds} rounds of {EPOCHS} epochs in turn, fewer for the slow. {environment()} A step of trainkit is a"
-        " whole `fit`: preparation, validation, files and final evaluation divided by the steps."
-    )
     header = ("what", "us a step, median (min to max)", "ratio to the bare loop")
-    print(table(header, rows, note))
-    if args.write:
-        write("step", table(header, rows, note))
-        short = [row for row in rows if any(word in row[0] for word in README)]
-        write("speed", table(header, short, note), ROOT / "README.md")
+    note = (
+        f"Net 2-25-25-25-2 with ReLU, cross entropy, SGD with momentum, batch {TASK.batch}, {TASK.samples} samples;"
+        f" {rounds} rounds of {EPOCHS} epochs in turn, fewer for the slow. {environment(1)}"
+        " A step of trainkit is a whole `fit`: preparation, validation, files and final evaluation divided by the steps."
+    )
+    show("step", header, rows, note, page)
+    short = [row for row in rows if any(word in row[0] for word in README)]
+    show("speed", header, short, note, page and ROOT / "README.md")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the contenders train: a net of linear layers and ReLUs, cross entropy, a batch, a rule, data; and what a run of it gives.
+"""What the contenders train, a net of linear layers and ReLUs on cross entropy, and what a run of it gives.
 
 A contender is a function (task, epochs, options) -> Result in `peers/`, a file for each package.
 """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
-from contest import Contender, alone, contest, environment, installed, options, ratio, spread, table
-from page import write
+from contest import Contender, alone, contest, environment, installed, options, ratio, show, spread
 from task import Task, forget_peak, resident
 
 TASK = Task(sizes=(784, 2048, 2048, 2048, 10), batch=512, rule="sgd", lr=0.01, data="random", samples=6 * 512)
@@ -38,42 +38,38 @@ def peak(c: Contender) -> int:
 
 
 def main() -> None:
-    args = options(__doc__, rounds=5)
+    rounds, page = options(__doc__, rounds=5)
     chosen = installed(CONTENDERS)
-    times = [[r.seconds / r.steps for r in rs] for rs in contest(chosen, TASK, 1, args.rounds, THREADS, warm=TASK)]
-    rows = []
-    for name, t in zip(chosen, times, strict=True):
-        rate = f"{flop() / statistics.median(t) / 1e9:.0f}"
-        rows.append([name, spread([1e3 * v for v in t]), ratio(t, times[0]), rate, ratio(times[-1], t)])
+    times = [[r.seconds / r.steps for r in rs] for rs in contest(chosen, TASK, 1, rounds, THREADS, warm=TASK)]
+    rows = [
+        [n, spread([1e3 * v for v in t]), ratio(t, times[0]), f"{flop() / statistics.median(t) / 1e9:.0f}", ratio(times[-1], t)]
+        for n, t in zip(chosen, times, strict=True)
+    ]
     header = ("what", "ms a step, median (min to max)", "ratio to the bare loop", "GFLOP/s", "share of the products' rate")
     note = (
-        f"Net {'-'.join(map(str, TASK.sizes))} with ReLU, cross entropy, SGD with momentum, batch {TASK.batch}, float32, CPU,"
-        f" {THREADS} threads; {args.rounds} rounds of 6 steps in turn; {flop() / 1e9:.1f} GFLOP of products a step. {environment()}"
+        f"Net {'-'.join(map(str, TASK.sizes))} with ReLU, cross entropy, SGD with momentum, batch {TASK.batch};"
+        f" {rounds} rounds of {TASK.samples // TASK.batch} steps in turn; {flop() / 1e9:.1f} GFLOP of products a step. {environment(THREADS)}"
     )
-    text = table(header, rows, note)
-    print(text)
-    if args.write:
-        write("wide", text)
+    show("wide", header, rows, note, page)
+    if resident("VmRSS"):
+        memory({name: c for name, c in chosen.items() if name != PRODUCTS}, min(3, rounds), page)
 
-    if not resident("VmRSS"):
-        return  # no /proc
+
+def memory(chosen: dict[str, Contender], rounds: int, page: Path | None) -> None:
     parameters = 4 * sum((n + 1) * m for n, m in pairwise(TASK.sizes))
-    held = 2 * parameters + 3 * TASK.batch * (4 * TASK.sizes[0] + 8)  # with momentum and data
-    peaks = {name: [alone(c, THREADS, peak) for _ in range(3)] for name, c in chosen.items() if name != PRODUCTS}
-    base = next(iter(peaks.values()))
-    rows = []
-    for name, p in peaks.items():
-        step = [v - held for v in p]
-        rows.append([name, spread([v / MIB for v in p]), ratio(p, base), spread([v / MIB for v in step]), ratio(step, [v - held for v in base])])
+    held = (2 * parameters + 3 * TASK.batch * (4 * TASK.sizes[0] + 8)) / MIB  # with momentum and data
+    peaks = [[alone(c, THREADS, peak) / MIB for _ in range(rounds)] for c in chosen.values()]
+    steps = [[v - held for v in p] for p in peaks]
+    rows = [
+        [n, spread(p), ratio(p, peaks[0]), spread(s), ratio(s, steps[0])] for n, p, s in zip(chosen, peaks, steps, strict=True)
+    ]
     header = ("what", "MiB at the peak", "ratio to the bare loop", "MiB of these for the step", "ratio to the bare loop")
     note = (
-        "The most resident memory during the first three steps, in a process for each, above what is resident after a small net of"
-        f" the same kind; 3 times, median (min to max). For the step: without parameters, momentum and data ({held / MIB:.0f} MiB)."
+        "The most resident memory until three steps are done, above what is resident after a small net of the same kind, in a"
+        f" process for each; {rounds} times, median (min to max). For the step: without parameters, momentum and data"
+        f" ({held:.0f} MiB)."
     )
-    text = table(header, rows, note)
-    print(text)
-    if args.write:
-        write("memory", text)
+    show("memory", header, rows, note, page)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from task import MOMENTUM, Result, Stopwatch, Task
 
+DRAW = np.random.default_rng(0)
 State = Any  # (layers, slots of the rule)
 
 
@@ -86,7 +87,7 @@ def many(task: Task, models: int) -> State:
 
 
 def orders(task: Task, models: int) -> Any:
-    rows = np.stack([np.random.permutation(task.samples) for _ in range(models)])
+    rows = np.stack([DRAW.permutation(task.samples) for _ in range(models)])
     return rows[0] if models == 1 else rows
 
 

@@ -26,7 +26,11 @@ def full(task: Task, epochs: int) -> Result:
 
 
 def train(task: Task, epochs: int, **more: Any) -> Result:
-    rule = {"optimizer": torch.optim.Adam} if task.rule == "adam" else {"optimizer": torch.optim.SGD, "optimizer__momentum": MOMENTUM}
+    rule = (
+        {"optimizer": torch.optim.Adam}
+        if task.rule == "adam"
+        else {"optimizer": torch.optim.SGD, "optimizer__momentum": MOMENTUM}
+    )
     net = NeuralNetClassifier(
         task.net(),
         criterion=torch.nn.CrossEntropyLoss,
