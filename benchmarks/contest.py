@@ -20,11 +20,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from page import PAGE, write  # noqa: E402
-from task import Result, Task  # noqa: E402
+from page import PAGE, write
+from task import Result, Task
 
 
 @dataclass(frozen=True)

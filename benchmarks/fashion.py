@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from contest import KERAS, Contender, contest, environment, installed, options, ratio, show, spread
+from page import ROOT
 from task import Task
 
 TASK = Task(sizes=(784, 256, 128, 100, 10), batch=128, rule="adam", lr=1e-3, data="fashion_mnist", samples=60_000)
@@ -16,6 +17,7 @@ EPOCHS, THREADS = 3, 2
 CONTENDERS = (
     Contender("bare PyTorch loop (autograd, optim.Adam), batches cut from tensors", "loops:bare"),
     Contender("trainkit", "ours:fit"),  # options={"mode": "compile"} would be trainer.mode=compile
+    Contender("the bare loop with optim.Adam(fused=True)", "loops:bare", options={"fused": True}),
     Contender("the bare loop with torch.compile on the model", "loops:compiled"),
     Contender("the bare loop over DataLoader(TensorDataset)", "loops:loader"),
     Contender("Lightning {}, bare", "lightning:bare", "lightning"),
@@ -30,6 +32,8 @@ CONTENDERS = (
 
 def main() -> None:
     rounds, page = options(__doc__, rounds=5)
+    if not (ROOT / ".data" / TASK.data).is_dir():
+        raise SystemExit("skipped Fashion-MNIST, the data is not there: make fashion-mnist")
     chosen = installed(CONTENDERS)
     warm = replace(TASK, samples=10 * TASK.batch + TASK.samples % TASK.batch)  # ends with the same short batch
     results = contest(chosen, TASK, EPOCHS, rounds, THREADS, warm)

@@ -9,7 +9,8 @@ import tempfile
 import time
 from dataclasses import replace
 
-from contest import KERAS, ROOT, Contender, alone, environment, installed, missing, options, ratio, show, spread
+from contest import KERAS, Contender, alone, environment, installed, missing, options, ratio, show, spread
+from page import ROOT
 from step import TASK
 from task import load
 
@@ -91,8 +92,9 @@ def main() -> None:
     header = ("what", "ms to the first step, median (min to max)", "ratio to the bare loop")
     rows = [[name, spread(t), ratio(t, steps[0])] for name, t in zip(chosen, steps, strict=True)]
     note = (
-        "To make the net and train one batch, each time in a process of its own, packages imported and data there. What compiles"
-        f" finds its files of an earlier process, if it keeps any. {rounds} rounds. {environment(1)}"
+        "To make the net and train one batch, each time in a process of its own, packages imported and data there."
+        " torch.optim imports torch's compiler when first used; Lightning and Keras have imported it before. What compiles"
+        f" finds the files of an earlier process, if it keeps any. {rounds} rounds. {environment(1)}"
     )
     show("first", header, rows, note, page)
 

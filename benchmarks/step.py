@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from contest import KERAS, ROOT, Contender, contest, environment, installed, options, ratio, show, spread
+from contest import KERAS, Contender, contest, environment, installed, options, ratio, show, spread
+from page import ROOT
 from task import Task
 
 TASK = Task(sizes=(2, 25, 25, 25, 2), batch=50, rule="sgd", lr=0.1, data="disk", samples=900)
@@ -20,6 +21,7 @@ CONTENDERS = (
     Contender("trainkit, no callbacks", "ours:conf", options=ALONE),
     Contender("trainkit, all callbacks of conf/mlp.yaml", "ours:conf", options=ALL),
     Contender(f"trainkit, {REPLICAS} replicas, no callbacks, a model", "ours:conf", share=0.3, options=MANY),
+    Contender("the bare loop with optim.SGD(fused=True)", "loops:bare", options={"fused": True}),
     Contender("the bare loop with torch.compile on the model", "loops:compiled"),
     Contender("Lightning {}, bare", "lightning:bare", "lightning", 0.2),
     Contender(f"Lightning {{}}: {EXTRAS}, TensorBoard", "lightning:full", "lightning", 0.1),

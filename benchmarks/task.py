@@ -10,17 +10,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from page import ROOT
 from torch import Tensor
 
 from trainkit import disk, idx, tensors
 from trainkit.data.dataset import Dataset, Part
 from trainkit.data.normalize import Normalizer
 
-ROOT = Path(__file__).parents[1]
 MOMENTUM = 0.9
 
 
@@ -67,10 +66,10 @@ class Task:
             layers += [torch.nn.Linear(n, m), torch.nn.ReLU()]
         return torch.nn.Sequential(*layers[:-1])
 
-    def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+    def optimizer(self, parameters: Any, fused: bool | None = None) -> torch.optim.Optimizer:
         if self.rule == "adam":
-            return torch.optim.Adam(parameters, lr=self.lr)
-        return torch.optim.SGD(parameters, lr=self.lr, momentum=MOMENTUM)
+            return torch.optim.Adam(parameters, lr=self.lr, fused=fused)
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=MOMENTUM, fused=fused)
 
     def result(self, watch: Stopwatch, epochs: int, answer: Callable[[Tensor], Any] | None = None, models: int = 1) -> Result:
         """`answer`: the scores (n, classes), or the classes (n,), of inputs (n, in)."""

@@ -17,6 +17,7 @@ PRODUCTS = "its matrix products alone (torch.mm)"
 CONTENDERS = (
     Contender("bare PyTorch loop (autograd, optim.SGD)", "loops:bare"),
     Contender("trainkit", "ours:fit"),
+    Contender("the bare loop with optim.SGD(fused=True)", "loops:bare", options={"fused": True}),
     Contender("the bare loop with torch.compile on the model", "loops:compiled"),
     Contender("JAX {}: jit of a step", "jax:step", "jax"),
     Contender(PRODUCTS, "loops:products"),
@@ -48,7 +49,8 @@ def main() -> None:
     header = ("what", "ms a step, median (min to max)", "ratio to the bare loop", "GFLOP/s", "share of the products' rate")
     note = (
         f"Net {'-'.join(map(str, TASK.sizes))} with ReLU, cross entropy, SGD with momentum, batch {TASK.batch};"
-        f" {rounds} rounds of {TASK.samples // TASK.batch} steps in turn; {flop() / 1e9:.1f} GFLOP of products a step. {environment(THREADS)}"
+        f" {rounds} rounds of {TASK.samples // TASK.batch} steps in turn; {flop() / 1e9:.1f} GFLOP of products a step."
+        f" {environment(THREADS)}"
     )
     show("wide", header, rows, note, page)
     if resident("VmRSS"):

@@ -11,10 +11,10 @@ from task import Result, Stopwatch, Task
 from torch.utils.data import DataLoader, TensorDataset
 
 
-def bare(task: Task, epochs: int, net: torch.nn.Module | None = None) -> Result:
+def bare(task: Task, epochs: int, net: torch.nn.Module | None = None, fused: bool | None = None) -> Result:
     """Autograd, torch.optim, an epoch's samples gathered at once."""
     net, loss, (x, t) = net or task.net(), torch.nn.CrossEntropyLoss(), task.train()
-    optimizer = task.optimizer(net.parameters())
+    optimizer = task.optimizer(net.parameters(), fused)
     with Stopwatch() as watch:
         for _ in range(epochs):
             order = torch.randperm(len(x))

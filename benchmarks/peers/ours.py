@@ -6,7 +6,8 @@ import tempfile
 from itertools import pairwise
 from typing import Any
 
-from task import MOMENTUM, ROOT, Result, Stopwatch, Task, load
+from page import ROOT
+from task import MOMENTUM, Result, Stopwatch, Task, load
 
 from trainkit import SGD, Adam, Callback, CrossEntropyLoss, Linear, Module, ReLU, Sequential, Trainer
 from trainkit.build import build
