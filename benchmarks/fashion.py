@@ -12,7 +12,7 @@ from page import ROOT
 from task import Task
 
 TASK = Task(sizes=(784, 256, 128, 100, 10), batch=128, rule="adam", lr=1e-3, data="fashion_mnist", samples=60_000)
-EPOCHS, THREADS = 3, 2
+EPOCHS, THREADS = 2, 2
 
 CONTENDERS = (
     Contender("bare PyTorch loop (autograd, optim.Adam), batches cut from tensors", "loops:bare"),
@@ -31,7 +31,7 @@ CONTENDERS = (
 
 
 def main() -> None:
-    rounds, page = options(__doc__, rounds=5)
+    rounds, page = options(__doc__, rounds=3)
     if not (ROOT / ".data" / TASK.data).is_dir():
         raise SystemExit("skipped Fashion-MNIST, the data is not there: make fashion-mnist")
     chosen = installed(CONTENDERS)

@@ -51,8 +51,8 @@ def main() -> None:
         " A step of trainkit is a whole `fit`: preparation, validation, files and final evaluation divided by the steps."
     )
     show("step", header, rows, note, page)
-    short = [row for row in rows if any(word in row[0] for word in README)]
-    show("speed", header, short, note, page and ROOT / "README.md")
+    if page is not None:
+        show("speed", header, [row for row in rows if any(word in row[0] for word in README)], note, ROOT / "README.md")
 
 
 if __name__ == "__main__":
