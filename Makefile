@@ -25,8 +25,8 @@ test: .venv/bin/python
 
 bench: .venv/bin/python
 	.venv/bin/pip install -q -c constraints.txt -e '.[bench]'
-	.venv/bin/python benchmarks/step.py --write
-	.venv/bin/python benchmarks/start.py --write
+	-@$(MAKE) -s fashion-mnist
+	@for table in step fashion wide by_callback start; do .venv/bin/python benchmarks/$$table.py --write || exit; done
 
 reports: .venv/bin/python
 	.venv/bin/python benchmarks/reports.py

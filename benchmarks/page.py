@@ -3,9 +3,10 @@
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 
-def write(section: str, text: str, path: Path = ROOT / "docs" / "benchmarks.md") -> None:
+def write(section: str, text: str, path: Path = PAGE) -> None:
     """Replace what stands between a page's `<!-- section -->` and `<!-- /section -->`."""
     before, begin, rest = path.read_text(encoding="utf-8").partition(f"<!-- {section} -->\n")
     _, end, after = rest.partition(f"<!-- /{section} -->")

@@ -1,70 +1,102 @@
-"""What a process costs before and beside its steps: `python benchmarks/start.py`
-
-Whole processes in turn, on one thread: importing torch, `trainkit --help`, a fit of conf/mlp.yaml with no step and with all,
-and the same net in Lightning. `--write` puts the table into docs/benchmarks.md.
-"""
+"""What comes before the steps: whole processes, and the first step of each contender. `python benchmarks/start.py`"""
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
-from pathlib import Path
+from dataclasses import replace
 
-from page import write
+from contest import KERAS, Contender, alone, environment, installed, missing, options, ratio, show, spread
+from page import ROOT
+from step import TASK
+from task import load
 
-ROOT = Path(__file__).parents[1]
-FIT = ["-m", "trainkit", "fit", "conf/mlp.yaml", "callbacks.early_stopping=null"]
-LIGHTNING = "import sys; sys.path.insert(0, 'benchmarks'); import peers; peers.lightning_full(100)"
+FIT = ("-m", "trainkit", "fit", "conf/mlp.yaml", "callbacks.early_stopping=null")
+LIGHTNING = "from contest import Contender; from step import TASK; Contender('', 'lightning:full')(TASK, 100)"
+ONE_BATCH = replace(TASK, samples=TASK.batch)
+
+Process = tuple[str, str, tuple[str, ...], dict[str, str]]  # name, package, arguments of Python, environment
 
 
-def seconds(arguments: list[str], folder: str) -> float:
-    """A whole process of this Python, from the top of the repository."""
-    if "fit" in arguments:
-        arguments = [*arguments, "--run-dir", tempfile.mkdtemp(dir=folder) + "/run"]
+def importing(package: str, words: str = "", env: dict[str, str] | None = None, after: str = "") -> Process:
+    words = words or f"import {package}"
+    return f'python -c "{words}"{after}', package, ("-c", words), env or {}
+
+
+PROCESSES: tuple[Process, ...] = (
+    importing("torch"),
+    importing("trainkit"),
+    importing("trainkit", "from trainkit import Trainer"),
+    importing("jax"),
+    importing("skorch"),
+    importing("keras", env=KERAS["torch"], after=", on torch"),
+    importing("keras", env=KERAS["jax"], after=", on JAX"),
+    importing("lightning"),
+    ("python -m trainkit --help", "trainkit", ("-m", "trainkit", "--help"), {}),
+    ("trainkit fit conf/mlp.yaml, no step", "trainkit", (*FIT, "trainer.max_epochs=0"), {}),
+    ("trainkit fit conf/mlp.yaml, 1800 steps", "trainkit", FIT, {}),
+    ("Lightning, the same net and 1800 steps", "lightning", ("-c", LIGHTNING), {}),
+)
+CONTENDERS = (
+    Contender("bare PyTorch loop (autograd, optim.SGD)", "loops:bare"),
+    Contender("trainkit, no callbacks", "ours:fit"),
+    Contender("the bare loop with torch.compile on the model", "loops:compiled"),
+    Contender("Lightning {}, bare", "lightning:bare", "lightning"),
+    Contender("Keras {} on torch, bare", "keras:bare", "keras", env=KERAS["torch"]),
+    Contender("JAX {}: jit of a step", "jax:step", "jax"),
+)
+
+
+def seconds(arguments: tuple[str, ...], env: dict[str, str]) -> float:
+    """A whole process of this Python, from the top of the repository, on one thread."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    with tempfile.TemporaryDirectory() as folder:
+        if "fit" in arguments:
+            arguments = (*arguments, "--run-dir", f"{folder}/run")
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **env},
+        )
+        return time.perf_counter() - began
+
+
+def first_step(c: Contender) -> float:
+    """From nothing but imported packages and loaded data to a trained batch."""
+    load(ONE_BATCH)
     began = time.perf_counter()
-    subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    c(ONE_BATCH, 1)
     return time.perf_counter() - began
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--rounds", type=int, default=7)
-    p.add_argument("--write", action="store_true")
-    args = p.parse_args()
-    chosen = {
-        'python -c "import torch"': ["-c", "import torch"],
-        "python -m trainkit --help": ["-m", "trainkit", "--help"],
-        "trainkit fit conf/mlp.yaml, no step": [*FIT, "trainer.max_epochs=0"],
-        "trainkit fit conf/mlp.yaml, 1800 steps": FIT,
-    }
-    if find_spec("lightning") is not None:
-        chosen["Lightning, the same net and 1800 steps"] = ["-c", LIGHTNING]
-    else:
-        print("skipped: lightning is not installed (pip install -e '.[bench]')", file=sys.stderr)
-    times: dict[str, list[float]] = {name: [] for name in chosen}
-    with tempfile.TemporaryDirectory() as folder:
-        for r in range(args.rounds + 1):
-            for name, arguments in chosen.items():
-                took = seconds(arguments, folder)
-                if r:  # the first round fills the disk's cache
-                    times[name].append(took)
-    base = next(iter(times.values()))
-    lines = ["| process | seconds, median (min to max) | ratio to importing torch |", "|---|---|---|"]
-    for name, values in times.items():
-        ratio = statistics.median(v / b for v, b in zip(values, base, strict=True))
-        lines.append(f"| {name} | {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f}) | {ratio:.2f} |")
-    text = "\n".join([*lines, "", f"{args.rounds} rounds in turn, one thread."])
-    print(text)
-    if args.write:
-        write("start", text)
+    rounds, page = options(__doc__, rounds=3)
+    every = [p for p in PROCESSES if not missing(p[1], p[0])]
+    chosen = installed(CONTENDERS)
+    processes: list[list[float]] = [[] for _ in every]
+    steps: list[list[float]] = [[] for _ in chosen]
+    for _ in range(rounds):
+        for (_, _, arguments, env), times in zip(every, processes, strict=True):
+            times.append(seconds(arguments, env))
+        for c, times in zip(chosen.values(), steps, strict=True):
+            times.append(1e3 * alone(c, 1, first_step))
+    header = ("process", "seconds, median (min to max)", "ratio to importing torch")
+    rows = [[p[0], spread(t, 2), ratio(t, processes[0])] for p, t in zip(every, processes, strict=True)]
+    show("start", header, rows, f"{rounds} rounds in turn. {environment(1)}", page)
+    header = ("what", "ms to the first step, median (min to max)", "ratio to the bare loop")
+    rows = [[name, spread(t), ratio(t, steps[0])] for name, t in zip(chosen, steps, strict=True)]
+    note = (
+        "To make the net and train one batch, each time in a process of its own, packages imported and data there."
+        " torch.optim imports torch's compiler when first used; Lightning and Keras have imported it before. What compiles"
+        f" finds the files of an earlier process, if it keeps any. {rounds} rounds. {environment(1)}"
+    )
+    show("first", header, rows, note, page)
 
 
 if __name__ == "__main__":

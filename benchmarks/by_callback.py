@@ -1,0 +1,40 @@
+"""What each callback costs a step of conf/mlp.yaml. `python benchmarks/by_callback.py`"""
+
+from __future__ import annotations
+
+import statistics
+
+from contest import Contender, contest, environment, options, show, spread
+from step import EPOCHS, TASK
+
+SPLIT = "validation_split: {fraction: 0.1}"
+EACH = {  # each alone; what early_stopping watches, validation_split makes
+    "none": "",
+    "validation_split": SPLIT,
+    "validation_split, early_stopping": f"{SPLIT}, early_stopping: {{monitor: val/loss, patience: 1000000}}",
+    "checkpoint": "checkpoint: {monitor: train/loss}",
+    "lr_scheduler": "lr_scheduler: {CosineAnnealingLR: {T_max: 100}}",
+    "tensorboard": "tensorboard: {}",
+    "csv_log": "csv_log: {}",
+    "progress_bar": "progress_bar: {}",
+    "timer": "timer: {max_time: 3600}",
+    "gradient_norms": "gradient_norms: {}",
+}
+
+
+def main() -> None:
+    rounds, page = options(__doc__, rounds=15)
+    chosen = {}
+    for name, text in EACH.items():
+        samples = 1000 if SPLIT in text else 900  # 900 to train either way
+        chosen[name] = Contender(name, "ours:conf", options={"overrides": (f"callbacks={{{text}}}", f"data.train={samples}")})
+    times = [[r.seconds / r.steps * 1e6 for r in rs] for rs in contest(chosen, TASK, EPOCHS, rounds, 1, warm=TASK)]
+    more = [statistics.median(v - n for v, n in zip(t, times[0], strict=True)) for t in times]
+    rows = [[name, spread(t), f"{m:+.1f}"] for name, t, m in zip(chosen, times, more, strict=True)]
+    header = ("callback", "us a step, median (min to max)", "more than with none, median")
+    steps = f"{EPOCHS} epochs of {TASK.samples // TASK.batch} steps"
+    show("callbacks", header, rows, f"{rounds} rounds of a whole fit of {steps} in turn. {environment(1)}", page)
+
+
+if __name__ == "__main__":
+    main()

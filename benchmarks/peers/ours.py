@@ -1,0 +1,59 @@
+"""trainkit."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import pairwise
+from typing import Any
+
+from page import ROOT
+from task import MOMENTUM, Result, Stopwatch, Task, load
+
+from trainkit import SGD, Adam, Callback, CrossEntropyLoss, Linear, Module, ReLU, Sequential, Trainer
+from trainkit.build import build
+from trainkit.config import compose, resolve
+
+
+class Clock(Callback):
+    """Times the loop: neither preparation nor final evaluation."""
+
+    def __init__(self) -> None:
+        self.watch = Stopwatch()
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self.watch.__enter__()
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        self.watch.__exit__()
+
+
+def net_of(task: Task) -> Sequential:
+    layers: list[Module] = [layer for n, m in pairwise(task.sizes) for layer in (Linear(n, m), ReLU())]
+    net = Sequential(*layers[:-1])
+    net.load_state_dict(task.net().state_dict())
+    return net
+
+
+def fit(task: Task, epochs: int, **trainer: Any) -> Result:
+    """Trainer.fit; `trainer`: more arguments of Trainer."""
+    net, clock = net_of(task), Clock()
+    rule = Adam(net.param(), lr=task.lr) if task.rule == "adam" else SGD(net.param(), lr=task.lr, momentum=MOMENTUM)
+    data = load(task).with_parts(test=None)
+    Trainer(max_epochs=epochs, batch_size=task.batch, device="cpu", callbacks=[clock], **trainer).fit(
+        net, CrossEntropyLoss(), rule, data
+    )
+    return task.result(clock.watch, epochs, net.forward)
+
+
+def conf(task: Task, epochs: int, overrides: tuple[str, ...] = (), models: int = 1) -> Result:
+    """A whole fit of conf/mlp.yaml with its own data: preparation, validation, files and final evaluation."""
+    fixed = (f"trainer.max_epochs={epochs}", "trainer.device=cpu")
+    config = resolve(compose([ROOT / "conf" / "mlp.yaml"], [*fixed, *overrides]))
+    with tempfile.TemporaryDirectory() as folder:
+        parts = build(config)
+        trainer = parts.trainer(run_dir=folder if parts.callbacks else None)
+        optimizer, data = parts.optimizer(parts.net), parts.data()
+        with Stopwatch() as watch:
+            summary = trainer.fit(parts.net, parts.loss, optimizer, data)
+    assert summary["epoch"] == epochs, summary
+    return Result(watch.seconds, summary["step"] * models, None, watch.peak)
