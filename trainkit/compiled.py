@@ -23,6 +23,7 @@ from .nn.module import Module
 from .optim.optimizer import Optimizer
 from .step import Gradient
 
+CHUNK = 64  # steps of a call at most
 PATIENCE = 0.1  # seconds of one call at most, so that a signal or a bar need not wait longer
 LOSS, GRADIENT, UPDATE = 1e-4, 1e-3, 1e-5  # how far a compiled step may be from eager (see `check`)
 
@@ -43,23 +44,27 @@ class Compiled:
         clip: Callable[[], Callable[[], None] | None],
         part: Part,
         size: int,
-        most: int,
     ) -> None:
         """gradient: of a batch (see `step.py`); clip: makes the clipping of the optimizer's gradient, or None.
-        part: all samples; size: of a batch; most: steps of a call."""
-        self.net, self.optimizer, self.gradient, self.clip, self.size, self.most = net, optimizer, gradient, clip, size, most
+        part: all samples; size: of a batch."""
+        self.net, self.optimizer, self.gradient, self.clip, self.size = net, optimizer, gradient, clip, size
         assert isinstance(part.x, Tensor)  # no Stored
         self.x, self.t = part.x, part.t
         self.homes = _homes(net, optimizer.pairs)
         replicas = optimizer.pairs[0][0].shape[:1] if net.lead else ()
-        self.table = optimizer.p.new_zeros(most, len(optimizer.numbers), *replicas)
-        self.losses = optimizer.p.new_zeros(most, *replicas)
+        self.table = optimizer.p.new_zeros(CHUNK, len(optimizer.numbers), *replicas)
+        self.rows: list[Any] = []  # what the table holds
+        self.losses = optimizer.p.new_zeros(CHUNK, *replicas)
+        self.first, self.end = torch.zeros(2, dtype=torch.int64).unbind(0)
         self.seconds = 0.0  # of a step, in the call before
         self.constants: list[Tensor] = []
         order = torch.arange(len(part), device=part.x.device).expand(*replicas, len(part)).clone()
-        with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode cannot be traced
-            arguments = [a.clone() for a in self._arguments(order, 0, 0)]
-            steps, constants = self._traced(arguments)
+        # Tensors made in inference mode cannot be traced; torch's compiler warns of its own parts.
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            arguments = [a.clone() for a in self._arguments(order)]
+            with _lent([((vars(optimizer), "t"), 2)]):  # any update but the first, which is eager's
+                steps, constants = self._traced(arguments)
             self.call, self.constants = compiled(steps, [*arguments, *constants]), constants
         self._check(order)
 
@@ -68,19 +73,23 @@ class Compiled:
         for _ in range(count):
             self.optimizer.count()
             rows.append(_row(self.optimizer, self.table.shape[2:]))
-        self.table[:count] = torch.tensor(rows, dtype=self.table.dtype)
+        if rows != self.rows[:count]:
+            self.table[:count] = torch.tensor(rows, dtype=self.table.dtype)
+            self.rows = rows
+        self.first.fill_(first)
+        self.end.fill_(first + count)
         began = time.perf_counter()
-        losses: Tensor = self.call(*self._arguments(order, first, count))[0][:count]
+        losses: Tensor = self.call(*self._arguments(order))[0][:count]
         self.seconds = (time.perf_counter() - began) / count
         return losses
 
     def fitting(self, count: int) -> int:
         """At most `count` steps: as many as a call takes, and does in PATIENCE."""
-        return max(1, min(count, self.most, int(PATIENCE / self.seconds) if self.seconds else 1))
+        return max(1, min(count, CHUNK, int(PATIENCE / self.seconds) if self.seconds else 1))
 
-    def _arguments(self, order: Tensor, first: int, count: int) -> tuple[Tensor, ...]:
-        where = torch.tensor(first), torch.tensor(first + count)
-        return (*self.optimizer.state(), *where, self.x, self.t, order, self.table, self.losses, *self.constants)
+    def _arguments(self, order: Tensor) -> tuple[Tensor, ...]:
+        table = self.first, self.end, self.x, self.t, order, self.table, self.losses
+        return (*self.optimizer.state(), *table, *self.constants)
 
     def _traced(self, arguments: Sequence[Tensor]) -> tuple[Callable[..., tuple[Tensor]], list[Tensor]]:
         """The steps from the argument `first` up to `end` as a function of tensors, and the constants it takes besides."""
@@ -200,14 +209,12 @@ def compiled(function: Callable[..., tuple[Tensor]], arguments: Sequence[Tensor]
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph = make_fx(function)(*arguments)
-        for node in graph.graph.nodes:
-            node.meta.clear()  # the values seen while tracing belong to another fake mode
-        with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True))):
-            made: Any = compile_fx(graph, list(arguments), config_patches={"cpp_wrapper": True})
-            return made
+    graph = make_fx(function)(*arguments)
+    for node in graph.graph.nodes:
+        node.meta.clear()  # the values seen while tracing belong to another fake mode
+    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True))):
+        made: Any = compile_fx(graph, list(arguments), config_patches={"cpp_wrapper": True})
+        return made
 
 
 def _row(optimizer: Optimizer, replicas: Sequence[int]) -> list[Any]:

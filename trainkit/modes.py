@@ -29,7 +29,6 @@ Call = tuple[Tensor, int, int]  # losses of some steps, (steps,) or (steps, r) a
 COMPILE, COMPILE_KERNEL = 8.0, 0.15
 SAVED = 2.0  # what compiling saves for each kernel, in times of the smallest kernel: its dispatch, and the Python around it
 MOST_SAVED = 0.75  # and at most this share of the step
-CHUNK = 256  # steps of a compiled call
 
 
 class Steps:
@@ -88,8 +87,7 @@ class Steps:
         def clip() -> Callable[[], None] | None:
             return clipping(t.optimizer, t.net.lead, t.clip_norm, t.clip_value)
 
-        most = min(CHUNK, t.log_every_n_steps, len(self.part) // self.size)
-        return Compiled(t.net, t.optimizer, gradient, clip, self.part, self.size, most)
+        return Compiled(t.net, t.optimizer, gradient, clip, self.part, self.size)
 
     def _estimate(self, left: int) -> tuple[float, float]:
         """Seconds that compiled steps would save in all, and those that compiling takes; undoes the steps it tries."""

@@ -45,6 +45,7 @@ class Adam(Optimizer):
         within(name, 0, eps=eps, weight_decay=weight_decay)
         self.betas, self.eps, self.amsgrad, self.decays = (betas[0], betas[1]), eps, amsgrad, most(weight_decay) > 0
         self.slots = ("m", "v", "v_max") if amsgrad else ("m", "v")
+        self.correction1 = self.correction2 = 1.0
         super().__init__(params, lr, maximize, weight_decay=weight_decay)
 
     @property
@@ -167,6 +168,7 @@ class Adagrad(Optimizer):
             eps=eps,
         )
         self.lr_decay, self.start, self.eps, self.decays = lr_decay, initial_accumulator_value, eps, most(weight_decay) > 0
+        self.decline = 1.0
         super().__init__(params, lr, maximize, weight_decay=weight_decay)
 
     def bind(self) -> None:
