@@ -332,11 +332,10 @@ class Jump(Callback):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler is loaded here for its counters
 def test_compiled_replicas_with_numbers_of_their_own_compile_once_and_are_eagers(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.utils import counters
-    from torch._inductor import compile_fx
 
     made = []
-    real = compile_fx.compile_fx
-    monkeypatch.setattr(compile_fx, "compile_fx", lambda *a, **k: made.append(1) or real(*a, **k))
+    real = compiled.compiled
+    monkeypatch.setattr(compiled, "compiled", lambda *a: made.append(1) or real(*a))
     counters.clear()
     found = []
     for mode in ("eager", "compile"):
@@ -348,6 +347,7 @@ def test_compiled_replicas_with_numbers_of_their_own_compile_once_and_are_eagers
     for a, b in zip(found[1].optimizer.state(), found[0].optimizer.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     assert made == [1], "one graph, whatever the rates, the counts, and the replicas that have stopped"
+    assert not counters["frames"], "nothing is traced from Python's frames, where graphs could break and be made anew"
     assert not counters["graph_break"]
 
 

@@ -52,7 +52,8 @@ class Compiled:
         self.x, self.t = part.x, part.t
         self.homes = _homes(net, optimizer.pairs)
         replicas = optimizer.pairs[0][0].shape[:1] if net.lead else ()
-        self.table = optimizer.p.new_zeros(CHUNK, len(optimizer.numbers), *replicas)
+        # In float64: 1 - β of a float32 β has lost half of its digits.
+        self.table = optimizer.p.new_zeros(CHUNK, len(optimizer.numbers), *replicas, dtype=torch.float64)
         self.rows: list[Any] = []  # what the table holds
         self.losses = optimizer.p.new_zeros(CHUNK, *replicas)
         self.first, self.end = torch.zeros(2, dtype=torch.int64).unbind(0)
@@ -132,7 +133,7 @@ class Compiled:
         g = torch.cat([g.reshape(-1) for _, g in pairs])  # not a flat buffer first: each gradient is then written once
         now = dict(zip(o.numbers, numbers.unbind(0), strict=True))
         if lead:
-            now = {name: spread(number, own) for name, number in now.items()}
+            now = {k: spread(v.to(p.dtype), own) if k in o.given else v[0] for k, v in now.items()}
         still = now["lr"] == 0 if lead else None
         lent = {"p": p, "g": g, "still": still, "pairs": list(zip(unflatten(p, own), unflatten(g, own), strict=True))}
         with _lent([((vars(o), name), v) for name, v in {**lent, **now, **dict(zip(o.slots, slots, strict=True))}.items()]):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .optimizer import Number, Optimizer, Rate, add_product, most, within
+from .optimizer import Number, Optimizer, Rate, add_product, lerp, most, within
 
 
 class Adam(Optimizer):
@@ -66,7 +66,7 @@ class Adam(Optimizer):
         if self.decoupled and self.decays:
             self.descend(self.p, self.weight_decay)  # p -= lr weight_decay p
         g = self.gradient(self.weight_decay if self.decays and not self.decoupled else None)
-        self.m.lerp_(g, 1 - self.beta1)
+        lerp(self.m, g, 1 - self.beta1)
         add_product(self.v.mul_(self.beta2), g, g, 1 - self.beta2)
         v = torch.maximum(self.v_max, self.v, out=self.v_max) if self.amsgrad else self.v
         root = v.sqrt().div_(self.correction2).add_(self.eps)

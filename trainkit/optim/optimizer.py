@@ -182,6 +182,11 @@ def add(t: Tensor, d: Tensor, a: Number) -> None:
         t.add_(d, alpha=a)
 
 
+def lerp(t: Tensor, d: Tensor, a: Number) -> None:
+    """t += a (d - t)."""
+    t.lerp_(d, a.to(t.dtype) if isinstance(a, Tensor) else a)
+
+
 def add_product(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
     """t += a d e."""
     if isinstance(a, Tensor):

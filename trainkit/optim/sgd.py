@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .optimizer import Number, Optimizer, Rate, least, most, plus, within
+from .optimizer import Number, Optimizer, Rate, least, lerp, most, plus, within
 
 
 class SGD(Optimizer):
@@ -83,5 +83,6 @@ class SignSGD(Optimizer):
     def apply(self) -> None:
         g = self.gradient(self.weight_decay if self.decays else None)
         if self.slots:
-            g = self.m.lerp_(g, 1 - self.momentum)
+            lerp(self.m, g, 1 - self.momentum)
+            g = self.m
         self.descend(torch.sign(g))
