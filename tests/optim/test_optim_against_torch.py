@@ -166,6 +166,23 @@ def test_signsgd_is_algorithms_1_and_2_of_bernstein_et_al(momentum: float, weigh
     assert_close(run(lambda pairs: OURS["SignSGD"](pairs, **keywords), torchs=False), x, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("flags", [{}, {"amsgrad": True}, {"maximize": True}])
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_the_kernel_of_the_whole_update_and_its_lines_agree(name: str, flags: dict[str, Any], decay: float) -> None:
+    net = Sequential(Linear(3, 4), Linear(4, 2)).to(dtype=torch.float64)
+    at_once = OURS[name](net.param(), lr=0.05, weight_decay=decay, **flags)
+    by_lines = OURS[name]([(p.clone(), g.clone()) for p, g in net.param()], lr=0.05, weight_decay=decay, **flags)
+    by_lines.apply = by_lines._apply_by_lines  # type: ignore[attr-defined, method-assign]
+    for i in range(20):
+        of_net(net, i)
+        by_lines.g.copy_(at_once.g)
+        at_once.step()
+        by_lines.update()
+        for a, b in zip(at_once.state(), by_lines.state(), strict=True):
+            assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
 # -- replicas ----------------------------------------------------------------------------------------------------------------
 
 EACH = [(name, keywords) for name in sorted(OURS) for keywords in ({"lr": 0.05}, *MORE[name])]

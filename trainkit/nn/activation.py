@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..errors import UserError
-from . import kernels
 from .module import Module
 
 

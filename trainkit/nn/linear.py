@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..errors import UserError, near
-from . import kernels
 from .init import NAMES, Init, fill
 from .module import Module
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..errors import UserError, near
-from . import kernels
 
 Reduction = Literal["mean", "sum"]
 

@@ -1,4 +1,4 @@
-"""Torch's own kernels that have no public Python name: arithmetic only. Each module says which one applies, and why.
+"""Torch's own kernels that have no public Python name: arithmetic only. Each module and optimizer says which applies, and why.
 
 Called through the overload (`.default`), a kernel costs 1 to 3 microseconds on 50 x 25 numbers; the same formula in plain
 tensor operations costs 7 to 10 (docs/decisions.md).
@@ -15,6 +15,8 @@ sigmoid_backward = _aten.sigmoid_backward.default  # (dy, y): dy y (1 - y)
 log_softmax_backward = _aten._log_softmax_backward_data.default  # (dy, y, axis, dtype): dy - eʸ Σ dy
 nll = _aten.nll_loss_forward.default  # (y, t, weight, 1 mean | 2 sum, ignored): -Σ weight[t] y[t] / norm, and norm
 nll_backward = _aten.nll_loss_backward.default  # (1, y, t, weight, 1 | 2, ignored, norm): -weight[t] / norm at t, else 0
+adam = _aten._fused_adam_.default  # ([p], [g], [m], [v], [largest v], [t], ...): one update, in place
+adamw = _aten._fused_adamw_.default  # the same with the decay outside the gradient
 
 
 def softplus(x: Tensor) -> Tensor:
