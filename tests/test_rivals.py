@@ -42,6 +42,7 @@ from trainkit import (
     MSELoss,
     NLLLoss,
     Parallel,
+    Recompute,
     ReLU,
     Residual,
     RMSprop,
@@ -114,8 +115,9 @@ def block(draw: random.Random, width: int) -> tuple[list[Module], int]:
         "sum": ([FanOut(3), Parallel(Linear(width, width), Identity(), Sequential(Linear(width, width), f())), Add()], width),
         "mapped": ([FanOut(), Linear(width, out), f(), Residual(f()), Concat()], 2 * out),
         "shared": ([shared, f(), shared, f()], width),
+        "again": ([Recompute(Linear(width, width), f())], width),
     }
-    return kinds[draw.choices(list(kinds), [6, 1, 1, 1, 1])[0]]
+    return kinds[draw.choices(list(kinds), [6, 1, 1, 1, 1, 1])[0]]
 
 
 def targets(draw: random.Random, samples: int) -> tuple[Loss, list[Module], int, Tensor]:
@@ -383,6 +385,7 @@ class Own(MSELoss):
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "Linear": (3, 2),
     "Sequential": (Tanh(),),
+    "Recompute": (Tanh(),),
     "Residual": (Tanh(),),
     "Parallel": (Tanh(),),
 }

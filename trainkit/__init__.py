@@ -31,7 +31,7 @@ _PUBLIC = {
         "Tanh",
     ],
     "nn.dropout": ["Dropout"],
-    "nn.container": ["Add", "Concat", "FanOut", "Flatten", "Parallel", "Residual", "Sequential"],
+    "nn.container": ["Add", "Concat", "FanOut", "Flatten", "Parallel", "Recompute", "Residual", "Sequential"],
     "nn.loss": ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "L1Loss", "Loss", "MSELoss", "NLLLoss"],
     "optim.optimizer": ["Optimizer"],
     "optim.sgd": ["SGD", "SignSGD"],

@@ -125,7 +125,12 @@ LAYERS: dict[type[trainkit.Module], Callable[[Any], nn.Module]] = {
     trainkit.Add: lambda m: Add(),
     trainkit.Concat: lambda m: Concat(m.dim),
 }
-CONTAINERS = {trainkit.Sequential: Chain, trainkit.Residual: Residual, trainkit.Parallel: Parallel}
+CONTAINERS = {
+    trainkit.Sequential: Chain,
+    trainkit.Recompute: Chain,
+    trainkit.Residual: Residual,
+    trainkit.Parallel: Parallel,
+}
 
 LOSSES: dict[type[Loss], Callable[[Any], Criterion]] = {
     trainkit.MSELoss: lambda m: nn.MSELoss(reduction=m.reduction),

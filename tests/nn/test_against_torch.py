@@ -329,6 +329,7 @@ OWN_REFERENCES: dict[str, list[tuple[Callable[[], Module], Callable[[], torch.nn
         (_three(MODULES["Sequential"]), lambda: _Chain(_run, *_torch_three()), [(5, 3)]),
         (lambda: MODULES["Sequential"](), lambda: _Chain(_run), [(5, 3)]),
     ],
+    "Recompute": [(_three(MODULES["Recompute"]), lambda: _Chain(_run, *_torch_three()), [(5, 3)])],
     "Residual": [
         (_three(MODULES["Residual"]), lambda: _Chain(lambda layers, x: x + _run(layers, x), *_torch_three()), [(5, 3)])
     ],

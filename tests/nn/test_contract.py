@@ -7,6 +7,7 @@ import copy
 import importlib
 import math
 import pkgutil
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,10 @@ EXAMPLES: dict[type[Module], list[tuple[Callable[[], Module], Any]]] = {
         ),
         (lambda: container.Sequential(linear.Linear(4, 3), activation.Tanh(), linear.Linear(3, 2)), [(5, 4), (5, 4)]),
         (lambda: container.Sequential(container.Sequential(activation.Tanh(), linear.Linear(4, 3))), (5, 4)),
+    ],
+    container.Recompute: [
+        (lambda: _two_layers(container.Recompute), (5, 4)),
+        (lambda: container.Recompute(dropout.Dropout(0.4), linear.Linear(4, 2), dropout.Dropout(0.3)), (5, 4)),
     ],
     container.Residual: [(lambda: _two_layers(container.Residual), (5, 4))],
     container.Parallel: [(lambda: container.Parallel(linear.Linear(4, 3), activation.Tanh()), [(5, 4), (5, 2)])],
@@ -403,6 +408,80 @@ def test_the_stateful_pair_is_the_pure_pair(build: Callable[[], Module], shape: 
     assert_close(gradients(module), expected[2], rtol=0, atol=0)
     with pytest.raises(UserError, match="call forward first"):  # once
         module.backward(dy)
+
+
+class Live:
+    """The most bytes of the activations that were alive at once: those of tensors made in a pass, by their memory."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def hold(self, t: Tensor) -> Tensor:
+        size = t.numel() * t.element_size()
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(t, self._free, size)
+        return t
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+class Wide(Module):
+    """y = 2x, a new tensor; saves y, and wants it back."""
+
+    def __init__(self, live: Live) -> None:
+        self.live = live
+
+    def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.live.hold(x * 2)
+        return y, y
+
+    def bwd(self, y: Tensor, dy: Tensor) -> Tensor:
+        return self.live.hold(dy * 2)
+
+
+def peak(net: Callable[[Live], Module], n: int = 1000) -> float:
+    """Of a training pass, in activations."""
+    live = Live()
+    module = net(live)
+    y, saved = module.fwd(torch.ones(2, n // 2))
+    dy = torch.ones_like(y)
+    del y
+    module.grad(saved, dy)
+    return live.most / (4 * n)
+
+
+def test_activations_are_freed_as_the_backward_pass_goes_and_recomputed_ones_are_not_held() -> None:
+    def chain(live: Live, k: int) -> list[Module]:
+        return [linear.Linear(500, 500), *(Wide(live) for _ in range(k))]
+
+    assert peak(lambda live: container.Sequential(*chain(live, 16))) <= 16 + 2, "not an activation and a gradient for each"
+    parts = peak(lambda live: container.Sequential(*(container.Recompute(*chain(live, 4)) for _ in range(4))))
+    assert parts <= 4 + 4 + 3, "the four inputs, the activations of one part, and what is in hand"
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_recomputed_random_numbers_are_those_of_the_first_pass(replicas: int) -> None:
+    def layers(n: int, m: int) -> list[Module]:
+        return [linear.Linear(n, 6), dropout.Dropout(0.4), linear.Linear(6, m), dropout.Dropout(0.2)]
+
+    found = []
+    for join in (container.Sequential, container.Recompute):
+        torch.manual_seed(0)
+        net = container.Sequential(join(*layers(4, 3)), join(*layers(3, 2))).to(dtype=torch.float64)
+        net = net.replicate(range(replicas)) if replicas > 1 else net
+        for i, (_, m) in enumerate(net.modules()):
+            if isinstance(m, dropout.Dropout):
+                m.generators = tuple(torch.Generator().manual_seed(i % 2 + r) for r in range(replicas))
+        x = randn((replicas, 5, 4) if replicas > 1 else (5, 4), 3)
+        found.append([])
+        for _ in range(3):
+            y, saved = net.fwd(x)
+            net.grad(saved, like(y))
+            found[-1] += [y, *(g.clone() for _, g in net.param())]
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
 
 
 # -- losses ------------------------------------------------------------------------------------------------------------------

@@ -64,14 +64,49 @@ class Sequential(Container):
         return dy
 
     def grad(self, saved: list[Any], dy: Value) -> None:
+        """Empties `saved` from its end: an activation's memory is free when the module that saved it has used it."""
         for i in range(len(saved) - 1, self._first, -1):
-            dy = bwd_value(self.layers[i], saved[i], dy)
+            dy = bwd_value(self.layers[i], saved.pop(), dy)
         if self._first < len(saved):
-            m, s = self.layers[self._first], saved[self._first]
+            m, s = self.layers[self._first], saved.pop()
             if type(s) is Each:
                 bwd_value(m, s, dy)
             else:
                 m.grad(s, dy)
+
+
+class Recompute(Sequential):
+    """y = fₖ(... f₁(x)), saving x alone: the backward pass computes the rest again. Memory for a second forward pass.
+
+    Known as activation checkpointing, torch.utils.checkpoint. The second pass draws the random numbers of the first.
+    Source: Chen, Xu, Zhang, Guestrin 2016.
+    """
+
+    def fwd(self, x: Value) -> tuple[Value, Any]:
+        drawn = [(g, g.get_state()) for g in self._generators()]
+        return super().fwd(x)[0], (x, drawn)
+
+    def bwd(self, saved: Any, dy: Value) -> Value:
+        return super().bwd(self._again(saved), dy)
+
+    def grad(self, saved: Any, dy: Value) -> None:
+        super().grad(self._again(saved), dy)
+
+    def _again(self, saved: Any) -> list[Any]:
+        """What `Sequential` would have saved."""
+        x, drawn = saved
+        now = [g.get_state() for g, _ in drawn]
+        for g, state in drawn:
+            g.set_state(state)
+        again = super().fwd(x)[1]
+        for (g, _), state in zip(drawn, now, strict=True):
+            g.set_state(state)
+        return again
+
+    def _generators(self) -> list[torch.Generator]:
+        """The generators that the modules inside draw from, each once; torch's global one stands for None."""
+        found = {id(g): g for _, m in self.modules() for g in getattr(m, "generators", ()) if m.training}
+        return [torch.default_generator if g is None else g for g in found.values()]
 
 
 class Residual(Sequential):

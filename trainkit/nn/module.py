@@ -45,7 +45,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no bwd")
 
     def grad(self, saved: Any, dy: Value) -> None:
-        """Only adds to the parameters' gradients: a net's first layer, whose dx nobody wants."""
+        """Only adds to the parameters' gradients: a net, or its first layer, whose dx nobody wants. May use `saved` up."""
         self.bwd(saved, dy)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
