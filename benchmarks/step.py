@@ -21,6 +21,9 @@ CONTENDERS = (
     Contender("trainkit, no callbacks", "ours:conf", options=ALONE),
     Contender("trainkit, all callbacks of conf/mlp.yaml", "ours:conf", options=ALL),
     Contender(f"trainkit, {REPLICAS} replicas, no callbacks, a model", "ours:conf", share=0.3, options=MANY),
+    Contender("trainkit, compiled, no callbacks", "ours:conf", options={**ALONE, "compiled": True}),
+    Contender("trainkit, compiled, all callbacks of conf/mlp.yaml", "ours:conf", options={**ALL, "compiled": True}),
+    Contender(f"trainkit, compiled, {REPLICAS} replicas, a model", "ours:conf", share=0.3, options={**MANY, "compiled": True}),
     Contender("the bare loop with optim.SGD(fused=True)", "loops:bare", options={"fused": True}),
     Contender("the bare loop with torch.compile on the model", "loops:compiled"),
     Contender("Lightning {}, bare", "lightning:bare", "lightning", 0.2),
@@ -48,7 +51,8 @@ def main() -> None:
     note = (
         f"Net 2-25-25-25-2 with ReLU, cross entropy, SGD with momentum, batch {TASK.batch}, {TASK.samples} samples;"
         f" {rounds} rounds of {EPOCHS} epochs in turn, fewer for the slow. {environment(1)}"
-        " A step of trainkit is a whole `fit`: preparation, validation, files and final evaluation divided by the steps."
+        " A step of trainkit is a whole `fit`: preparation, validation, files and final evaluation divided by the steps;"
+        " of compiled code, as JAX's and torch.compile's, the loop without the compiling before it."
     )
     show("step", header, rows, note, page)
     if page is not None:

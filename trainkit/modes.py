@@ -58,11 +58,11 @@ class Steps:
 
     def epoch(self, order: Tensor, first: int) -> Iterator[Call]:
         """The steps of an epoch from number `first` on, some at a time: as many as the trainer looks ahead, if compiled."""
-        axis = order.dim() - 1
+        axis, step = order.dim() - 1, self.step
         if self.compiled is not None:
             full = order.shape[axis] // self.size
             if self.optimizer.t == 0:  # the very first update may be of another form
-                yield self.step(*next(batches(self.part, order, self.size))).unsqueeze(0), 1, self.size
+                yield step(*next(batches(self.part, order, self.size))).unsqueeze(0), 1, self.size
                 first = 1
             while first < full:
                 n = self.compiled.fitting(min(full - first, self.trainer.ahead()))
@@ -70,9 +70,11 @@ class Steps:
                 first += n
             if first * self.size == order.shape[axis]:  # no odd batch at the end
                 return
+            x, t = next(batches(self.part, order, self.size, first))
+            yield step(x, t).unsqueeze(0), 1, x.shape[axis]
+            return
         for x, t in batches(self.part, order, self.size, first):
-            loss = self.step(x, t)
-            yield (loss if self.compiled is None else loss.unsqueeze(0)), 1, x.shape[axis]
+            yield step(x, t), 1, x.shape[axis]
 
     def join(self, losses: list[Tensor]) -> Tensor:
         """The losses of calls, (steps,) or (steps, r)."""

@@ -24,6 +24,7 @@ def summarize(trainer: Trainer, seconds: float) -> dict[str, Any]:
         "stop_words": words,
         "seed": trainer.seed,
         "replicas": trainer.replicas,
+        "mode": trainer.running,
         "params_sha256": snapshot.digest(trainer.net),
         "metrics": {name: spread_of(values) for name, values in sorted(trainer.metrics.items())},
         "wall_s": round(seconds, 3),

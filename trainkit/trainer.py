@@ -327,7 +327,7 @@ class Trainer:
         after_step, save = self.hooks["on_train_batch_end"], self.hooks["on_checkpoint"]
         every, inside = self.log_every_n_steps, self.validate_every_n_steps
         self._losses: list[Tensor] = []
-        self._counts: list[int] = []
+        self._counts: list[tuple[int, int]] = []
         if state.pending:
             self._validate_inside()
             self.call("on_checkpoint")
@@ -342,7 +342,7 @@ class Trainer:
             for losses, steps, samples in self.steps.epoch(self.order(state.epoch), state.batch):
                 state.lr = self._rates
                 self._losses.append(losses)
-                self._counts += [samples] * steps
+                self._counts.append((steps, samples))
                 state.step += steps
                 state.batch += steps
                 for hear in after_step:
@@ -444,7 +444,7 @@ class Trainer:
         """Bring the losses since the last time to the host (waits for the device) and add them up, one by one, in float64."""
         if not self._losses:
             return
-        counts, state = self._counts, self.state
+        counts, state = [samples for steps, samples in self._counts for _ in range(steps)], self.state
         losses = self.steps.join(self._losses).double().reshape(len(counts), -1)
         if self.loss.reduction == "sum":
             losses /= torch.tensor(counts, dtype=losses.dtype, device=losses.device).unsqueeze(1)

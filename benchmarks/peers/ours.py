@@ -45,15 +45,23 @@ def fit(task: Task, epochs: int, **trainer: Any) -> Result:
     return task.result(clock.watch, epochs, net.forward)
 
 
-def conf(task: Task, epochs: int, overrides: tuple[str, ...] = (), models: int = 1) -> Result:
-    """A whole fit of conf/mlp.yaml with its own data: preparation, validation, files and final evaluation."""
+def conf(task: Task, epochs: int, overrides: tuple[str, ...] = (), models: int = 1, compiled: bool = False) -> Result:
+    """A whole fit of conf/mlp.yaml with its own data: preparation, validation, files and final evaluation.
+
+    compiled: in compiled code; only the loop is timed then, since preparation compiles.
+    """
+    overrides = (*overrides, "trainer.mode=compile") if compiled else overrides
     fixed = (f"trainer.max_epochs={epochs}", "trainer.device=cpu")
     config = resolve(compose([ROOT / "conf" / "mlp.yaml"], [*fixed, *overrides]))
     with tempfile.TemporaryDirectory() as folder:
-        parts = build(config)
-        trainer = parts.trainer(run_dir=folder if parts.callbacks else None)
+        parts, clock = build(config), Clock()
+        if compiled:
+            parts.callbacks["clock"] = clock
+        trainer = parts.trainer(run_dir=folder)
         optimizer, data = parts.optimizer(parts.net), parts.data()
         with Stopwatch() as watch:
             summary = trainer.fit(parts.net, parts.loss, optimizer, data)
     assert summary["epoch"] == epochs, summary
+    assert trainer.running == ("compile" if compiled else "eager"), trainer.running
+    watch = clock.watch if compiled else watch
     return Result(watch.seconds, summary["step"] * models, None, watch.peak)

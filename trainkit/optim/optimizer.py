@@ -121,8 +121,8 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} has no apply")
 
     def descend(self, d: Tensor, scale: Number = 1.0) -> None:
-        """p -= lr scale d."""
-        add(self.p, self._moving(d), -self.lr * scale)
+        """p -= lr scale d; nothing where the rate is 0, as infinity times 0 would be NaN."""
+        add(self.p, d if self.still is None else d.masked_fill(self.still, 0), -self.lr * scale)
 
     def descend_ratio(self, a: Tensor, b: Tensor, scale: Number = 1.0) -> None:
         """p -= lr scale a / b."""
@@ -130,10 +130,6 @@ class Optimizer:
             add_ratio(self.p, a, b, -self.lr * scale)
         else:
             self.descend(a / b, scale)
-
-    def _moving(self, d: Tensor) -> Tensor:
-        """d, but 0 where the rate is 0: infinity times 0 would be NaN."""
-        return d if self.still is None else d.masked_fill(self.still, 0)
 
     def gradient(self, weight_decay: Number | None) -> Tensor:
         """g, turned round to maximize, plus weight_decay p: decay as a penalty in the loss. Leaves the buffer as it is."""
