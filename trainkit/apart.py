@@ -13,6 +13,9 @@ from torch import Tensor
 
 from .pattern import shown
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+NUMBERS = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)  # with a size to tell
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -68,10 +71,9 @@ def _tensors(a: Tensor, b: Tensor, place: str) -> list[Gap]:
     x, y = (t.detach().contiguous().view(-1)[at] for t in (a, b))
     first = int(at[0])
     index = [int(i) for i in torch.unravel_index(at[0], a.shape)] if a.dim() else []
-    size = math.inf
-    if not a.dtype.is_complex:
-        delta = (x.double() - y.double()).abs()
-        size = float(delta.nan_to_num(math.inf).max())
+    if a.dtype not in NUMBERS:
+        return [Gap(place, f"{len(at)} of {n} differ, first at {index}")]
+    size = float((x.double() - y.double()).abs().nan_to_num(math.inf).max())
     values = " and ".join(f"{t.view(-1)[first].item():.9g}" for t in (a, b))
     by = "in bits alone (signs of zero, kinds of NaN)" if size == 0 else f"by up to {size:.3g}"
     return [Gap(place, f"{len(at)} of {n} differ, {by}, first at {index}: {values}", size)]

@@ -81,6 +81,11 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints of `folder`; a temporary is none, be it whole: files that it lists may be missing."""
+    return sorted(path for path in folder.glob("*.pt") if not path.name.startswith(TEMPORARY))
+
+
 def sweep(folder: Path) -> None:
     """Delete the temporaries that a killed run left in `folder`; its lock is held."""
     for path in folder.glob(f"{TEMPORARY}*"):
@@ -268,7 +273,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """
     best: tuple[tuple[int, bool], Path, dict[str, Any]] | None = None
     skipped: list[str] = []
-    for path in sorted(folder.glob("*.pt")):
+    for path in saved(folder):
         try:
             if path.is_symlink():
                 raise UserError(f"checkpoint {path}: is a link and could lead elsewhere; name its target")

@@ -98,7 +98,8 @@ def _newest_run(args: argparse.Namespace) -> Path:
     if not args.paths:
         raise UserError("resume: name a run, --resume logs/mlp/2026-01-31_12-00-00, or a CONF whose newest run to continue")
     folder = Path("logs") / args.paths[0].stem
-    saved = {file.parent: file.stat().st_mtime_ns for file in folder.glob("*/checkpoints/*.pt")}
+    runs = folder.glob("*/checkpoints")
+    saved = {run: max(file.stat().st_mtime_ns for file in files) for run in runs if (files := checkpoint.saved(run))}
     if not saved:
         raise UserError(f"resume: no run of {args.paths[0]} with a checkpoint in {folder}; name one, --resume RUN")
     return max(saved, key=lambda p: saved[p]).parent
@@ -249,7 +250,7 @@ def _checkpoint_file(args: argparse.Namespace) -> Path:
     if file.is_symlink():
         raise UserError(f"{file}: is a link and could lead elsewhere; name its target")
     if not file.exists():
-        there = ", ".join(sorted(p.name for p in (run / "checkpoints").glob("*.pt"))) or "none"
+        there = ", ".join(sorted(p.name for p in checkpoint.saved(run / "checkpoints"))) or "none"
         raise UserError(f"{file}: no such checkpoint; there are {there}")
     return file
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from . import checkpoint
-from .apart import gaps, largest_first
+from .apart import NUMBERS, gaps, largest_first
 from .config import parse, resolve
 from .errors import MOST, UserError, escaped
 from .pattern import shown
@@ -31,10 +31,10 @@ def show(path: Path) -> int:
     classes = "none" if data["classes"] is None else str(len(data["classes"]))
     say(f"data: {data['train']} samples to train, {data['batch']} a step, classes: {classes}")
     say(f"parameters: {sum(p.numel() for p in model.values()):,} numbers, sha256 {digest_of(model.items())}")
-    rows((name, p) for name, p in model.items())
+    rows((name, described(p)) for name, p in model.items())
     slots = {k: v for k, v in content["optimizer"].items() if k != "t"}
     say(f"optimizer: after {shown(content['optimizer'].get('t'))} steps, slots:{'' if slots else ' none'}")
-    rows(slots.items())
+    rows((name, described(v)) for name, v in slots.items())
     say(f"callbacks:{'' if content['callbacks'] else ' none'}")
     rows((name, ", ".join(f"{shown(k, '')} {brief(v)}" for k, v in s.items())) for name, s in content["callbacks"].items())
     say(f"metrics:{'' if content['metrics'] else ' none'}")
@@ -101,9 +101,9 @@ def configuration(text: str) -> str:
     return ", ".join(f"{k} {shown(v, '')}" for k, v in named.items())
 
 
-def rows(items: Iterable[tuple[str, Any]]) -> None:
-    """A line for each name, up to a bound; of a tensor its type, shape and norm."""
-    listed = [(shown(name, ""), described(v) if isinstance(v, Tensor) else str(v)) for name, v in items]
+def rows(items: Iterable[tuple[str, str]]) -> None:
+    """A line for each name, up to a bound."""
+    listed = [(shown(name, ""), words) for name, words in items]
     width = max((len(name) for name, _ in listed[:MOST]), default=0)
     for name, words in listed[:MOST]:
         say(f"  {name:<{width}}  {words}")
@@ -111,8 +111,11 @@ def rows(items: Iterable[tuple[str, Any]]) -> None:
         say(f"  and {len(listed) - MOST} more")
 
 
-def described(p: Tensor) -> str:
-    norm = "" if p.dtype.is_complex else f", norm {float(p.double().norm()):.6g}"
+def described(p: Any) -> str:
+    """Type, shape and norm of a tensor."""
+    if not isinstance(p, Tensor):
+        return brief(p)
+    norm = f", norm {float(p.double().norm()):.6g}" if p.dtype in NUMBERS else ""
     return f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}{norm}"
 
 
@@ -124,5 +127,5 @@ def brief(value: Any) -> str:
 
 
 def say(line: str, most: int = 300) -> None:
-    line = escaped(line)
+    line = escaped(line).rstrip()
     print(line if len(line) <= most else f"{line[:most]}...")

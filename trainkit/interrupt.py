@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Any
 from unittest.mock import patch
 
 from . import cli, commands
@@ -63,7 +64,8 @@ class InSave(Strike):
     """A save after the step `saved`; in another one after `step` a kill, when the temporary is written and not renamed yet."""
 
     def on_checkpoint(self, trainer: Trainer) -> None:
-        step, saver = trainer.state.step, next(cb for cb in trainer.callbacks.values() if isinstance(cb, Checkpoint))
+        saver: Any = next(cb for cb in trainer.callbacks.values() if isinstance(cb, Checkpoint))
+        step = trainer.state.step
         if step == self.saved and trainer.state.batch:
             saver.save(trainer)
         if step == self.step:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import logging
 import os
 import random
 import signal
@@ -30,7 +31,7 @@ from .errors import UserError, escaped
 from .rng import stream
 
 POINTS = 5
-FEW = 5  # differences told of a run
+FEW = 4  # differences told of a run
 
 # What is not compared, and why. A place in angle brackets is every callback of that class, whatever its name.
 LEFT_OUT = {
@@ -45,7 +46,7 @@ LEFT_OUT = {
 
 @dataclass(frozen=True)
 class Point:
-    """Where to interrupt: at `step`, in a phase of `interrupt.PHASES`; a save is preceded by another, after the step `saved`."""
+    """Where to interrupt: at `step`, in a phase of `interrupt.PHASES`; a save has another before it, after the step `saved`."""
 
     phase: str
     step: int
@@ -66,7 +67,9 @@ def verify_resume(args: argparse.Namespace) -> int:
     config = resolve(compose(args.paths, args.overrides))
     kinds = callback_kinds(config)
     if "Checkpoint" not in kinds.values():
-        raise UserError("verify-resume: there is nothing to resume from without callbacks.checkpoint; add callbacks.checkpoint={}")
+        raise UserError(
+            "verify-resume: there is nothing to resume from without callbacks.checkpoint; add callbacks.checkpoint={}"
+        )
     imports = [f"--import={path}" for path in args.imports]
     fit = ["fit", *map(str, args.paths), *args.overrides, *imports]
     with scratch(args.keep) as folder:
@@ -74,7 +77,7 @@ def verify_resume(args: argparse.Namespace) -> int:
         chosen = points(whole, n, config.get("seed", 0))
         epochs, steps, seconds = (whole.summary[k] for k in ("epoch", "step", "wall_s"))
         print(f"uninterrupted: {steps} steps, {epochs} epochs, {seconds:.1f} s and a start; now {len(chosen)} times the same")
-        width = max(len(str(p)) for p in chosen)
+        width = max(len("interrupted"), *(len(str(p)) for p in chosen))
         print(f"{'interrupted':<{width}}  {'resumed from':<14}verdict", flush=True)
         wrong = 0
         for i, point in enumerate(chosen):
@@ -119,7 +122,7 @@ class Ended:
         log = folder / "metrics.csv"
         self.rows = list(csv.DictReader(log.read_text(encoding="utf-8").splitlines())) if log.exists() else []
         self.scalars = scalars(folder)
-        self.files = {path.name: checkpoint.load(path) for path in sorted((folder / "checkpoints").glob("*.pt"))}
+        self.files = {path.name: checkpoint.load(path) for path in checkpoint.saved(folder / "checkpoints")}
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -128,8 +131,13 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
+    events, said = EventAccumulator(str(folder), size_guidance={"scalars": 0}), logging.getLogger("tensorboard")
+    before = said.level
+    said.setLevel(logging.ERROR)  # each purge is a warning
+    try:
+        events.Reload()
+    finally:
+        said.setLevel(before)
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
@@ -221,12 +229,8 @@ def compare(a: Ended, b: Ended, kinds: dict[str, str]) -> list[str]:
 
 def left_out(place: str, kinds: dict[str, str]) -> bool:
     """Whether LEFT_OUT names a place of a checkpoint, or one that it is in."""
-    part, *rest = place.split(".")
-    named = f"callbacks.{rest[0]}" if part == "callbacks" and rest else ""
-    if named and (kind := kinds.get(rest[0])) and len(rest) > 1:
-        if f"callbacks.<{kind}>.{rest[1].partition('[')[0]}" in LEFT_OUT:
-            return True
-    return part in LEFT_OUT or named in LEFT_OUT
+    part, name, key, *_ = [*place.split("."), "", ""]
+    return not {part, f"{part}.{name}", f"{part}.<{kinds.get(name)}>.{key.partition('[')[0]}"}.isdisjoint(LEFT_OUT)
 
 
 def callback_kinds(config: dict[str, Any]) -> dict[str, str]:
