@@ -140,9 +140,11 @@ def test_a_generator_that_no_checkpoint_holds_is_found(capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     for row in table(out):
         step, begun = (int(cell.split(",")[0].removeprefix("step ")) for cell in row[:2])
-        first = re.match(r"differs from step (\d+) on: (TensorBoard|metrics.csv) has [\w/]+ [\d.]+ and [\d.]+", row[2])
-        assert first is not None
-        assert step == begun < int(first[1]) <= 9
+        assert step == begun
+        if step < 8:  # what moves a weight after step 9, the last, shows in the parameters alone
+            first = re.match(r"differs from step (\d+) on: (TensorBoard|metrics.csv) has [\w/]+ [\d.]+ and [\d.]+", row[2])
+            assert first is not None
+            assert step < int(first[1]) <= 9
     assert re.search(r"last.pt model.0.weight: \d+ of 48 differ, by up to [\d.e-]+, first at \[0, 0, 0\]: ", out)
     last = "4 of 4 resumed runs end otherwise, while two uninterrupted ones are equal: it is the resume."
     assert out.splitlines()[-1] == last
