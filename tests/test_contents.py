@@ -183,6 +183,7 @@ ONE = torch.tensor([1.0, math.nan, 0.0])
         (torch.tensor(3), torch.tensor(5), [2.0]),
         (torch.tensor(True), torch.tensor(False), [1.0]),
         (torch.ones(2, dtype=torch.complex64), torch.zeros(2, dtype=torch.complex64), [math.inf]),
+        (torch.zeros(2, dtype=torch.uint8).view(torch.bits8), torch.ones(2, dtype=torch.uint8).view(torch.bits8), [math.inf]),
         (torch.zeros(0), torch.zeros(0), []),
         (ONE, [1.0], [math.inf]),
         (None, None, []),

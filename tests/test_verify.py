@@ -151,6 +151,17 @@ def test_a_generator_that_no_checkpoint_holds_is_found(capsys: pytest.CaptureFix
 
 
 @pytest.mark.usefixtures("unkilled")
+def test_kept_folders_are_there_to_be_compared(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(Path("scratch").resolve()))
+    assert main([*OWN, "callbacks.noise={Noise: {}}", "--keep"]) == 1
+    folder = Path(capsys.readouterr().out.splitlines()[-2].removeprefix("kept: "))
+    assert sorted(p.name for p in folder.iterdir()) == ["again", "point1", "point2", "point3", "point4", "whole"]
+    assert main(["checkpoint", "diff", *(str(folder / n / "checkpoints" / "last.pt") for n in ("whole", "point1"))]) == 1
+    assert "  model.0.weight: 16 of 48 differ" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("unkilled")
 def test_a_run_that_never_repeats_is_told_from_a_resume_that_is_not_exact(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*OWN, "callbacks.weather={Weather: {}}"]) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("Two uninterrupted runs differ too, so this run never repeats")

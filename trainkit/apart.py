@@ -68,13 +68,12 @@ def _tensors(a: Tensor, b: Tensor, place: str) -> list[Gap]:
     if not n or torch.equal(*bits):
         return []
     at = (bits[0] != bits[1]).view(n, -1).any(1).nonzero().squeeze(1)
-    x, y = (t.detach().contiguous().view(-1)[at] for t in (a, b))
-    first = int(at[0])
     index = [int(i) for i in torch.unravel_index(at[0], a.shape)] if a.dim() else []
     if a.dtype not in NUMBERS:
         return [Gap(place, f"{len(at)} of {n} differ, first at {index}")]
+    x, y = (t.detach().contiguous().view(-1)[at] for t in (a, b))
     size = float((x.double() - y.double()).abs().nan_to_num(math.inf).max())
-    values = " and ".join(f"{t.view(-1)[first].item():.9g}" for t in (a, b))
+    values = " and ".join(f"{t[0].item():.9g}" for t in (x, y))
     by = "in bits alone (signs of zero, kinds of NaN)" if size == 0 else f"by up to {size:.3g}"
     return [Gap(place, f"{len(at)} of {n} differ, {by}, first at {index}: {values}", size)]
 
