@@ -81,19 +81,21 @@ def verify_resume(args: argparse.Namespace) -> int:
         print(f"{'interrupted':<{width}}  {'resumed from':<14}verdict", flush=True)
         wrong = 0
         for i, point in enumerate(chosen):
-            begun, verdict = trial(point, fit, imports, folder / f"point{i + 1}", whole, kinds)
-            print(f"{point!s:<{width}}  {begun:<14}{escaped((verdict or ['exact'])[0])}", flush=True)
-            for line in verdict[1 : FEW + 1]:
-                print(f"  {escaped(line)}")
-            if len(verdict) > FEW + 1:
-                print(f"  and {len(verdict) - FEW - 1} more")
+            own = folder / f"point{i + 1}"
+            begun, verdict = trial(point, fit, imports, own, whole, kinds)
+            first, *rest = verdict or ["exact"]
+            print(f"{point!s:<{width}}  {begun:<14}{escaped(first)}")
+            more = [f"and {len(rest) - FEW} more"] if len(rest) > FEW else []
+            print(*(f"  {escaped(line)}\n" for line in rest[:FEW] + more), sep="", end="", flush=True)
             wrong += bool(verdict)
+            if not args.keep:
+                rmtree(own, ignore_errors=True)
         if not wrong:
             print(f"{len(chosen)} of {len(chosen)} resumed runs end with the bits of the uninterrupted one.")
             return 0
         again = compare(whole, uninterrupted(fit, folder / "again"), kinds)
     if again:
-        print(f"Two uninterrupted runs differ too, so this run never repeats, resumed or not: {escaped(again[0])}.")
+        print(f"Two uninterrupted runs differ too, so this run never repeats, resumed or not: {escaped('; '.join(again[:2]))}.")
     else:
         print(f"{wrong} of {len(chosen)} resumed runs end otherwise, while two uninterrupted ones are equal: it is the resume.")
     return 1
