@@ -231,3 +231,11 @@ PATTERNS = {
 def test_a_value_is_told_from_a_pattern(name: str) -> None:
     value, pattern, expected = PATTERNS[name]
     assert unlike(value, pattern, "p") == expected
+
+
+def test_a_temporary_that_a_killed_save_has_left_is_no_checkpoint(whole: dict[str, Any], tmp_path: Path) -> None:
+    """Be it whole: it may list files of the same save that were never written."""
+    checkpoint.save(at_step(whole, 1), tmp_path / "last.pt")
+    checkpoint.save(at_step(whole, 2), tmp_path / ".tmp-99-last.pt")
+    assert checkpoint.newest(tmp_path)[0].name == "last.pt"
+    assert checkpoint.saved(tmp_path) == [tmp_path / "last.pt"]

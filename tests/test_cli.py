@@ -87,7 +87,7 @@ def test_every_conf_of_the_repository_is_valid(capsys: pytest.CaptureFixture[str
 def test_a_run_leaves_its_files_and_a_summary_of_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
     said = summary()
-    keys = "epoch step stop_reason stop_words seed replicas params_sha256 metrics wall_s versions"
+    keys = "epoch step stop_reason stop_words seed replicas mode params_sha256 metrics wall_s versions"
     assert list(said) == keys.split()
     assert (said["epoch"], said["step"], said["stop_reason"], said["seed"], said["replicas"]) == (2, 12, "max_epochs", 3, 1)
     metrics = said["metrics"]

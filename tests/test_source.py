@@ -36,7 +36,7 @@ ONLY_IN = {
     "pickle.load": set(),
     "pickle.loads": set(),
     "os.system": set(),
-    "subprocess.run": set(),
+    "subprocess.run": {"trainkit/verify.py"},  # this very Python, on trainkit's own modules
     "subprocess.Popen": set(),
     "input": set(),
 }

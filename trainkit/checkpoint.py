@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,17 +81,35 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints of `folder`; a temporary is none, be it whole: files that it lists may be missing."""
+    return sorted(path for path in folder.glob("*.pt") if not path.name.startswith(TEMPORARY))
+
+
 def sweep(folder: Path) -> None:
     """Delete the temporaries that a killed run left in `folder`; its lock is held."""
     for path in folder.glob(f"{TEMPORARY}*"):
         path.unlink(missing_ok=True)
 
 
-def load(path: Path) -> dict[str, Any]:
+CHECKS = (  # of `load`, in their order
+    "a file, and it can be read",
+    "its first bytes are those of a ZIP archive",
+    "its entries are stored, and no larger than the file",
+    "it ends in a trainkit checksum",
+    "CRC of each entry",
+    "SHA-256 of all before the checksum",
+    "plain values and tensors alone: a weights-only load onto the CPU",
+    f"format {FORMAT}",
+    "nothing claims more than the file holds, or stands at two places",
+    "each part is there, of its type, and agrees with the others",
+)
+
+
+def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """The content of a checkpoint file. Raises UserError for whatever is not a whole, plain checkpoint; nothing in it is run.
 
-    In this order: first bytes, entries stored and no larger than the file, CRC of each entry, SHA-256, weights-only load onto
-    the CPU, version, sizes, types.
+    The checks are CHECKS, in this order; `passed` is called after each.
     """
     try:
         if not path.is_file():
@@ -98,9 +117,11 @@ def load(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"checkpoint {path}: cannot be read, {error.strerror}") from error
+    passed()
     cure = "take another checkpoint of the run"
     if data[:4] != b"PK\x03\x04":
         raise UserError(f"checkpoint {path}: no checkpoint ({len(data)} bytes, begins with {data[:4]!r}); {cure}")
+    passed()
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
@@ -108,15 +129,19 @@ def load(path: Path) -> dict[str, Any]:
                 raise UserError(
                     f"checkpoint {path}: its entries are compressed or overlap, as trainkit never writes them; refused"
                 )
+            passed()
             mark = archive.comment[: len(MARK)]
             if len(data) <= COMMENT or mark != MARK:
                 raise UserError(
                     f"checkpoint {path}: has no trainkit checksum, so it was cut short or is no trainkit checkpoint; {cure}"
                 )
+            passed()
             if (bad := archive.testzip()) is not None:
                 raise UserError(f"checkpoint {path}: damaged, the CRC of {bad} differs; {cure}")
+            passed()
             if hashlib.sha256(data[:-COMMENT]).hexdigest().encode() != data[-64:]:
                 raise UserError(f"checkpoint {path}: damaged, its SHA-256 differs; {cure}")
+            passed()
     except UserError:
         raise
     except Exception as error:  # zipfile raises half a dozen kinds on damaged archives
@@ -125,14 +150,18 @@ def load(path: Path) -> dict[str, Any]:
         content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as error:
         raise UserError(f"checkpoint {path}: holds something else than plain values and tensors; refused unread") from error
+    passed()
     found = content.get("format", "missing") if type(content) is dict else content
     if type(found) is not int or found != FORMAT:
         raise UserError(
             f"checkpoint {path}: format {shown(found)}, this trainkit reads format {FORMAT}; use the trainkit that wrote it"
         )
+    passed()
     try:
         check_plain(content, "", set())
+        passed()
         check_types(content)
+        passed()
     except RecursionError:
         raise UserError(f"checkpoint {path}: nested too deep; {cure}") from None
     except UserError as error:
@@ -244,7 +273,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """
     best: tuple[tuple[int, bool], Path, dict[str, Any]] | None = None
     skipped: list[str] = []
-    for path in sorted(folder.glob("*.pt")):
+    for path in saved(folder):
         try:
             if path.is_symlink():
                 raise UserError(f"checkpoint {path}: is a link and could lead elsewhere; name its target")

@@ -21,10 +21,13 @@ COMMANDS = {
     "test": "evaluate a run on its test data: test RUN [key=value ...]",
     "predict": "write a run's answers: predict RUN [FILE.csv] [key=value ...]",
     "compare": "train several side by side, table and figures: compare CONF [CONF ...] [--against torch] [--grid key=a,b]",
+    "verify-resume": "prove here that resuming is exact, in the time of points + 4 runs: verify-resume CONF [CONF ...]",
+    "checkpoint": "look into checkpoint files: checkpoint show FILE, checkpoint verify FILE, checkpoint diff FILE FILE",
     "check": "find all errors of a configuration, and hold each derivative against differences: check CONF",
     "show": "print layers, shapes, costs, hooks and the learning rate over time: show CONF",
 }
 
+VERBS = {"checkpoint": ("show", "verify", "diff")}
 RUNS = ("validate", "test", "predict")
 OPTIONS: dict[str, tuple[tuple[str, ...], object]] = {  # by option: who takes it, and its value where it is not given
     "run_dir": (("fit", *RUNS), None),
@@ -34,12 +37,14 @@ OPTIONS: dict[str, tuple[tuple[str, ...], object]] = {  # by option: who takes i
     "against": (("compare",), None),
     "grid": (("compare",), []),
     "log": (("compare",), False),
+    "points": (("verify-resume",), None),
+    "keep": (("verify-resume",), False),
 }
 
 DESCRIPTION = """trainkit trains small and medium nets over hand-differentiated modules: fast, exactly, in plain view.
 
 commands:
-""" + "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+""" + "\n".join(f"  {name:<15}{text}" for name, text in COMMANDS.items())
 
 EPILOG = """CONF is a YAML file; several are merged left to right, then key=value:
 trainer.max_epochs=5 callbacks.tensorboard=null
@@ -107,6 +112,13 @@ def parser() -> Parser:
         help="train every combination and rank them by validation (compare): --grid optimizer.SGD.lr=0.1,0.01 --grid seed=0,1",
     )
     p.add_argument("--log", action="store_true", help="losses and errors on a logarithmic axis (compare)")
+    p.add_argument(
+        "--points",
+        type=int,
+        metavar="N",
+        help="random steps to interrupt at, default 5, beside a validation, a save and an epoch's end (verify-resume)",
+    )
+    p.add_argument("--keep", action="store_true", help="keep the folder of the runs, for checkpoint diff (verify-resume)")
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     p.add_argument("--version", action="store_true", help="print the version")
     return p
@@ -147,16 +159,26 @@ def told(error: Exception) -> int:
 
 
 def run(words: list[str]) -> int:
-    p = parser()
-    args = p.parse_intermixed_args(bare_resume(words))
+    args = parsed(words)
     if args.version:
         from . import __version__
 
         print(f"trainkit {__version__}")
         return 0
     if not args.words:
-        p.print_help()
+        parser().print_help()
         return 0
+    if "" not in sys.path and str(Path.cwd()) not in sys.path and args.imports:
+        sys.path.insert(0, str(Path.cwd()))
+    commands = import_module(".commands", __package__)
+    return int(getattr(commands, args.function)(args))
+
+
+def parsed(words: list[str]) -> argparse.Namespace:
+    """The words as options, `paths`, `overrides`, and the `function` of commands.py that is asked for."""
+    args = parser().parse_intermixed_args(bare_resume(words))
+    if args.version or not args.words:
+        return args
     command, *rest = args.words
     if command not in COMMANDS:
         raise UserError(f"no command {command!r}{near(command, COMMANDS)}")
@@ -164,12 +186,15 @@ def run(words: list[str]) -> int:
         if command not in users and getattr(args, option) != unused:
             name = "--" + option.replace("_", "-")
             raise UserError(f"{command}: takes no {name}; {', '.join(users)} {'does' if len(users) == 1 else 'do'}")
+    args.function = command.replace("-", "_")
+    if command in VERBS:
+        verb, *rest = rest or [""]
+        if verb not in VERBS[command]:
+            raise UserError(f"{command}: no {verb!r}{near(verb, VERBS[command])}" if verb else COMMANDS[command])
+        args.function += f"_{verb}"
     args.overrides = [w for w in rest if "=" in w and not exists(w)]
     args.paths = [Path(w) for w in rest if w not in args.overrides]
-    if "" not in sys.path and str(Path.cwd()) not in sys.path and args.imports:
-        sys.path.insert(0, str(Path.cwd()))
-    commands = import_module(".commands", __package__)
-    return int(getattr(commands, command)(args))
+    return args
 
 
 def exists(word: str) -> bool:

@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,20 @@ from omegaconf import DictConfig
 
 from . import checkpoint, registry, signals, snapshot
 from .build import Parts, build, run_folder
+from .callback import Callback
 from .config import compose, diff, override, parse, resolve, to_yaml
 from .data.dataset import Dataset, Part
 from .errors import UserError, escaped
 from .evaluate import answers
 from .evaluate import predict as outputs_of
+from .rng import seed_globals
 from .run import Run, plain_name
 from .summary import spread_of
 from .trainer import Trainer
 
 
-def fit(args: argparse.Namespace) -> int:
-    """Train from a configuration, from the beginning or from a checkpoint."""
+def fit(args: argparse.Namespace, more: Mapping[str, Callback] | None = None) -> int:
+    """Train from a configuration, from the beginning or from a checkpoint; with `more` callbacks behind the configuration's."""
     _imports(args)
     content, folder = _resumed(args) if args.resume is not None else (None, None)
     if folder is None:
@@ -42,7 +45,9 @@ def fit(args: argparse.Namespace) -> int:
         composed = _own_config(content, folder, args.overrides)
     config = resolve(composed)
     parts = build(config)
+    parts.callbacks.update(more or {})
     trainer = parts.trainer(run_dir=folder, config=to_yaml(composed))
+    seed_globals(parts.seed)
     if content is not None:
         _tell_differences(content, config)
         for line in snapshot.differences(trainer, content):
@@ -93,7 +98,8 @@ def _newest_run(args: argparse.Namespace) -> Path:
     if not args.paths:
         raise UserError("resume: name a run, --resume logs/mlp/2026-01-31_12-00-00, or a CONF whose newest run to continue")
     folder = Path("logs") / args.paths[0].stem
-    saved = {file.parent: file.stat().st_mtime_ns for file in folder.glob("*/checkpoints/*.pt")}
+    runs = folder.glob("*/checkpoints")
+    saved = {run: max(file.stat().st_mtime_ns for file in files) for run in runs if (files := checkpoint.saved(run))}
     if not saved:
         raise UserError(f"resume: no run of {args.paths[0]} with a checkpoint in {folder}; name one, --resume RUN")
     return max(saved, key=lambda p: saved[p]).parent
@@ -244,7 +250,7 @@ def _checkpoint_file(args: argparse.Namespace) -> Path:
     if file.is_symlink():
         raise UserError(f"{file}: is a link and could lead elsewhere; name its target")
     if not file.exists():
-        there = ", ".join(sorted(p.name for p in (run / "checkpoints").glob("*.pt"))) or "none"
+        there = ", ".join(sorted(p.name for p in checkpoint.saved(run / "checkpoints"))) or "none"
         raise UserError(f"{file}: no such checkpoint; there are {there}")
     return file
 
@@ -259,6 +265,41 @@ def compare(args: argparse.Namespace) -> int:
 
     _imports(args)
     return compare(args)
+
+
+def verify_resume(args: argparse.Namespace) -> int:
+    """Interrupt and resume a configuration's run, and compare it with the uninterrupted one."""
+    from .verify import verify_resume
+
+    return verify_resume(args)
+
+
+def checkpoint_show(args: argparse.Namespace) -> int:
+    """What a checkpoint file holds."""
+    from . import contents
+
+    return contents.show(*_files(args, "show", 1))
+
+
+def checkpoint_verify(args: argparse.Namespace) -> int:
+    """Whether a checkpoint file is whole, check by check."""
+    from . import contents
+
+    return contents.verify(*_files(args, "verify", 1))
+
+
+def checkpoint_diff(args: argparse.Namespace) -> int:
+    """What differs between two checkpoint files."""
+    from . import contents
+
+    return contents.diff(*_files(args, "diff", 2))
+
+
+def _files(args: argparse.Namespace, verb: str, n: int) -> list[Path]:
+    given: list[Path] = [*args.paths, *map(Path, args.overrides)]
+    if len(given) != n:
+        raise UserError(f"checkpoint {verb}: {len(given)} files; needs {n}, checkpoint {verb}{' logs/mlp/last.pt' * n}")
+    return given
 
 
 def check(args: argparse.Namespace) -> int:

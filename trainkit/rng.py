@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 
 import torch
 from torch import Tensor
@@ -17,6 +18,12 @@ def stream(seed: int, *name: object) -> int:
 def generator(seed: int, *name: object, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator at the start of the stream `name` of `seed`."""
     return torch.Generator(device=device).manual_seed(stream(seed, *name))
+
+
+def seed_globals(seed: int) -> None:
+    """Python's and torch's own generators, which no code here draws from, for a user's that does: as the run, so the next."""
+    random.seed(stream(seed, "python"))
+    torch.manual_seed(stream(seed, "torch"))
 
 
 def order(seed: int, epoch: int, n: int) -> Tensor:

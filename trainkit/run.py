@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from .checkpoint import sweep, write
+from .checkpoint import saved, sweep, write
 from .errors import UserError
 
 
@@ -56,7 +56,7 @@ class Run:
 
     def taken(self) -> bool:
         """Whether a run has left a checkpoint or its summary here."""
-        return any(self.checkpoints.glob("*.pt")) or (self.path / "summary.json").exists()
+        return bool(saved(self.checkpoints)) or (self.path / "summary.json").exists()
 
     def close(self) -> None:
         if self._lock is not None:
@@ -69,7 +69,7 @@ class Run:
 
     def discard(self) -> None:
         """Delete the folder, which was made for this run, where nothing was saved in it."""
-        if not any(self.checkpoints.glob("*.pt")):
+        if not saved(self.checkpoints):
             shutil.rmtree(self.path, ignore_errors=True)
         self.close()
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import platform
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from . import __version__
 from .callback import Callback
@@ -196,8 +197,12 @@ def mode(trainer: Trainer, content: dict[str, Any]) -> Any:
 
 def digest(net: Module) -> str:
     """SHA-256 over each parameter's name, type, shape and bytes, in order."""
+    return digest_of((name, p) for name, p, _ in net.named_param())
+
+
+def digest_of(named: Iterable[tuple[str, Tensor]]) -> str:
     h = hashlib.sha256()
-    for name, p, _ in net.named_param():
+    for name, p in named:
         value = p.detach().cpu().contiguous()
         h.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         h.update(value.view(-1).view(torch.uint8).numpy().tobytes())

@@ -1,0 +1,119 @@
+"""How exact a resume is elsewhere: `python benchmarks/resume.py` (extra `bench`).
+
+Four epochs with shuffled data and dropout. A checkpoint is taken at the end of epoch 2 and one inside epoch 3; the script then
+begins anew, with the same seed, as a user's would in a new process, and resumes. The table has the largest difference between
+the parameters at the end and those of the uninterrupted run. `trainkit verify-resume CONF` makes the trial for trainkit with
+processes that are killed. `--write` puts the table into docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from contest import missing, options, show
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+import trainkit
+from trainkit.checkpoint import plain
+
+EPOCHS, SAMPLES, BATCH, WIDTH, P, LR = 4, 900, 50, 25, 0.3, 0.1
+EACH = SAMPLES // BATCH
+END, INSIDE = 2 * EACH, 2 * EACH + 7
+STOPS = {f"the end of epoch 2 (step {END})": END, f"inside epoch 3 (step {INSIDE})": INSIDE}
+
+
+def points() -> tuple[Tensor, Tensor]:
+    x = torch.rand(SAMPLES, 2, generator=torch.Generator().manual_seed(0))
+    return x, ((x - 0.5).square().sum(1) < 0.16).long()
+
+
+def of_lightning(folder: Path, resume: Path | None = None) -> tuple[Tensor, Tensor]:
+    """The parameters at the beginning and at the end."""
+    import lightning
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # set anew where it is imported
+
+    class Net(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            nn = torch.nn
+            self.net = nn.Sequential(nn.Linear(2, WIDTH), nn.ReLU(), nn.Dropout(P), nn.Linear(WIDTH, 2))
+
+        def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+            return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), LR, momentum=0.9)
+
+    lightning.seed_everything(0, verbose=False)
+    net = Net()
+    before = torch.nn.utils.parameters_to_vector(net.parameters()).detach().clone()
+    saves: list[Any] = []
+    if resume is None:
+        saves = [
+            ModelCheckpoint(folder, "{step}", every_n_epochs=2, save_on_train_epoch_end=True, save_top_k=-1),
+            ModelCheckpoint(folder, "{step}", every_n_train_steps=INSIDE, save_top_k=-1),
+        ]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": bool(saves)}
+    trainer = lightning.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=saves, **quiet)
+    trainer.fit(net, DataLoader(TensorDataset(*points()), BATCH, shuffle=True), ckpt_path=resume)
+    return before, torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+
+
+class Keep(trainkit.Callback):
+    """A snapshot after each step that is asked for, once its epoch has ended where it ends there."""
+
+    def __init__(self) -> None:
+        self.at: dict[int, dict[str, Any]] = {}
+
+    def on_checkpoint(self, trainer: trainkit.Trainer) -> None:
+        if trainer.state.step in STOPS.values():
+            self.at[trainer.state.step] = plain(trainer.snapshot())
+
+
+def of_trainkit(keep: Keep, resume: dict[str, Any] | None = None) -> tuple[Tensor, Tensor]:
+    net = trainkit.Sequential(trainkit.Linear(2, WIDTH), trainkit.ReLU(), trainkit.Dropout(P), trainkit.Linear(WIDTH, 2)).draw(
+        torch.Generator().manual_seed(0)
+    )
+    before = torch.cat([p.flatten() for p, _ in net.param()])
+    trainer = trainkit.Trainer(max_epochs=EPOCHS, batch_size=BATCH, device="cpu", callbacks=[] if resume else [keep])
+    optimizer = trainkit.SGD(net.param(), LR, momentum=0.9)
+    trainer.fit(net, trainkit.CrossEntropyLoss(), optimizer, trainkit.tensors(*points()), resume=resume)
+    return before, torch.cat([p.flatten() for p, _ in net.param()])
+
+
+def main() -> None:
+    _, page = options(__doc__, rounds=1)
+    if missing("lightning", "the trial of resuming"):
+        return
+    warnings.simplefilter("ignore")
+    keep = Keep()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        start, whole = of_lightning(folder)
+        ours_start, ours = of_trainkit(keep)
+        ends = {"nothing: the whole run again": (of_lightning(folder / "again")[1], of_trainkit(Keep())[1])}
+        for words, step in STOPS.items():
+            ends[words] = of_lightning(folder, folder / f"step={step}.ckpt")[1], of_trainkit(keep, keep.at[step])[1]
+    rows = [(words, f"{apart(theirs, whole):.2g}", f"{apart(mine, ours):.2g}") for words, (theirs, mine) in ends.items()]
+    note = (
+        "The largest difference of a parameter at the end from the uninterrupted run, which moved one by at most"
+        f" {apart(whole, start):.2g} (Lightning) and {apart(ours, ours_start):.2g} (trainkit)."
+    )
+    show("resume", ("resumed from", f"Lightning {version('lightning')}", "trainkit"), rows, note, page)
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+if __name__ == "__main__":
+    main()
