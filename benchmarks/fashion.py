@@ -16,7 +16,8 @@ EPOCHS, THREADS = 2, 2
 
 CONTENDERS = (
     Contender("bare PyTorch loop (autograd, optim.Adam), batches cut from tensors", "loops:bare"),
-    Contender("trainkit", "ours:fit"),  # options={"mode": "compile"} would be trainer.mode=compile
+    Contender("trainkit", "ours:fit"),
+    Contender("trainkit, compiled", "ours:fit", options={"mode": "compile"}),
     Contender("the bare loop with optim.Adam(fused=True)", "loops:bare", options={"fused": True}),
     Contender("the bare loop with torch.compile on the model", "loops:compiled"),
     Contender("the bare loop over DataLoader(TensorDataset)", "loops:loader"),

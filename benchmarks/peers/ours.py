@@ -39,9 +39,9 @@ def fit(task: Task, epochs: int, **trainer: Any) -> Result:
     net, clock = net_of(task), Clock()
     rule = Adam(net.param(), lr=task.lr) if task.rule == "adam" else SGD(net.param(), lr=task.lr, momentum=MOMENTUM)
     data = load(task).with_parts(test=None)
-    Trainer(max_epochs=epochs, batch_size=task.batch, device="cpu", callbacks=[clock], **trainer).fit(
-        net, CrossEntropyLoss(), rule, data
-    )
+    made = Trainer(max_epochs=epochs, batch_size=task.batch, device="cpu", callbacks=[clock], **trainer)
+    made.fit(net, CrossEntropyLoss(), rule, data)
+    assert made.running == trainer.get("mode", "eager"), made.running
     return task.result(clock.watch, epochs, net.forward)
 
 
