@@ -1,4 +1,4 @@
-"""What each callback costs a step of conf/mlp.yaml. `python benchmarks/by_callback.py`"""
+"""What the trainer and each callback cost a step of conf/mlp.yaml. `python benchmarks/by_callback.py`"""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def main() -> None:
     for name, text in EACH.items():
         samples = 1000 if SPLIT in text else 900  # 900 to train either way
         chosen[name] = Contender(name, "ours:conf", options={"overrides": (f"callbacks={{{text}}}", f"data.train={samples}")})
+    chosen["no trainer: the steps alone"] = Contender("no trainer", "ours:steps")
     times = [[r.seconds / r.steps * 1e6 for r in rs] for rs in contest(chosen, TASK, EPOCHS, rounds, 1, warm=TASK)]
     more = [statistics.median(v - n for v, n in zip(t, times[0], strict=True)) for t in times]
     rows = [[name, spread(t), f"{m:+.1f}"] for name, t, m in zip(chosen, times, more, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainkit.callback import Callback
+from trainkit.errors import UserError
 from trainkit.flat import norms
 from trainkit.trainer import Trainer
 
@@ -13,6 +14,10 @@ class GradientNorms(Callback):
     Euclidean norms, of the last step's gradient as the update used it (clipped, without weight decay). Waits for the device
     once an epoch.
     """
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        if not trainer.optimizer.holds_gradient:
+            raise UserError("SGD with into_momentum holds no gradient; leave out this callback, or that")
 
     def on_train_epoch_end(self, trainer: Trainer) -> None:
         named = list(trainer.net.named_param())

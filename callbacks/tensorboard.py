@@ -90,7 +90,7 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard.summary import histogram
 
         for name, p, g in trainer.net.named_param():
-            for group, tensor in (("weights", p), ("gradients", g)):
+            for group, tensor in (("weights", p), ("gradients", g))[: 1 + trainer.optimizer.holds_gradient]:
                 finite = tensor[tensor.isfinite()].cpu().double().numpy()
                 if finite.size:
                     self._add(histogram(f"{group}/{name}", finite, bins=30), trainer.state.step)  # as many as are shown

@@ -25,6 +25,7 @@ from trainkit import (
     Dataset,
     Dropout,
     FanOut,
+    GradientNorms,
     HuberLoss,
     Linear,
     LRScheduler,
@@ -363,6 +364,19 @@ class Schedule(Callback):
             trainer.optimizer.betas = (0.8, 0.99)  # type: ignore[attr-defined]
         if trainer.state.step == 12:
             trainer.activate([True, False, True])
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [({"clip_norm": 1.0}, "holds no gradient to clip"), ({"callbacks": [GradientNorms()]}, "holds no gradient; leave")],
+    ids=["clipping", "gradient_norms"],
+)
+def test_where_the_gradient_goes_straight_to_the_momentum_nobody_gets_it(how: dict[str, Any], words: str) -> None:
+    n = net()
+    with pytest.raises(UserError, match=words):
+        Trainer(max_epochs=1, device="cpu", **how).fit(
+            n, CrossEntropyLoss(), SGD(n.param(), 0.1, momentum=0.9, into_momentum=True), points()
+        )
 
 
 # -- what cannot be compiled ---------------------------------------------------------------------------------------------------

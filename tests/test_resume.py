@@ -99,6 +99,11 @@ def descent() -> Any:
     )
 
 
+def folded() -> Any:
+    how = {"max_epochs": 4, "batch_size": 3, "accumulate": 2}
+    return how, lambda p: SGD(p, 0.1, momentum=0.9, weight_decay=0.01, into_momentum=True), [ValidationSplit(0.2)]
+
+
 def cycle() -> Any:
     callbacks = [LRScheduler("step", OneCycleLR={"max_lr": 0.05, "total_steps": 30}), ValidationSplit(0.1, every_n_epochs=2)]
     return {"max_epochs": 4, "batch_size": 7, "log_every_n_steps": 2}, lambda p: AdamW(p, 0.1), callbacks
@@ -120,7 +125,7 @@ def outcome(trainer: Trainer) -> dict[str, Any]:
     return {k: v for k, v in trainer.summary.items() if k != "wall_s"} | {"state": trainer.state}
 
 
-@pytest.mark.parametrize("make", [everything, replicas, descent, cycle], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [everything, replicas, descent, cycle, folded], ids=lambda make: make.__name__)
 def test_resuming_at_any_step_is_exact(make: Make) -> None:
     keep = Keep()
     whole = run(make, None, keep)

@@ -56,7 +56,7 @@ class Compiled:
         self.table = optimizer.p.new_zeros(CHUNK, len(optimizer.numbers), *replicas, dtype=torch.float64)
         self.rows: list[Any] = []  # what the table holds
         self.losses = optimizer.p.new_zeros(CHUNK, *replicas)
-        self.first, self.end = torch.zeros(2, dtype=torch.int64).unbind(0)
+        self.first, self.end = torch.zeros(2, dtype=torch.int64, device=part.x.device).unbind(0)
         self.seconds = 0.0  # of a step, in the call before
         self.constants: list[Tensor] = []
         order = torch.arange(len(part), device=part.x.device).expand(*replicas, len(part)).clone()

@@ -6,6 +6,7 @@ cannot be compiled runs eagerly, and one line says why.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -45,13 +46,10 @@ class Steps:
             return
         try:
             refuse(trainer)
-            if mode == "auto":
-                saved, takes = self._estimate(left)
-                if saved < takes:
-                    say(f"auto: eager; compiling takes some {takes:.0f} s and would save {saved:.1f} s of {left:,} steps")
+            with torch.random.fork_rng(devices=[]):  # a module of the user's may draw; its steps here are undone
+                if mode == "auto" and not self._worth_while(left):
                     return
-                say(f"auto: compile; it takes some {takes:.0f} s and saves some {saved:.0f} s of {left:,} steps")
-            self.compiled = self._compile()
+                self.compiled = self._compile()
             self.mode = "compile"
         except Exception as error:  # whatever a compiler, or a module that cannot be traced, comes up with
             say(f"{mode}: eager, since {reason(error)}")
@@ -91,6 +89,15 @@ class Steps:
 
         return Compiled(t.net, t.optimizer, gradient, clip, self.part, self.size)
 
+    def _worth_while(self, left: int) -> bool:
+        """Whether compiled steps, compiling included, are sooner done; says so."""
+        saved, takes = self._estimate(left)
+        if saved < takes:
+            say(f"auto: eager; compiling takes some {takes:.0f} s and would save {saved:.1f} s of {left:,} steps")
+        else:
+            say(f"auto: compile; it takes some {takes:.0f} s and saves some {saved:.0f} s of {left:,} steps")
+        return saved >= takes
+
     def _estimate(self, left: int) -> tuple[float, float]:
         """Seconds that compiled steps would save in all, and those that compiling takes; undoes the steps it tries."""
         o = self.optimizer
@@ -118,6 +125,8 @@ def refuse(trainer: Trainer) -> None:
     for path, module in trainer.net.modules():
         if getattr(module, "p", 0) and hasattr(module, "generators"):
             raise UserError(f"{path}.{type(module).__name__} draws random numbers, which compiled code would draw otherwise")
+    if not trainer.optimizer.holds_gradient:
+        raise UserError("SGD with into_momentum has no gradient of its own, which a compiled step is made of")
     if not isinstance(trainer.data.train.x, Tensor):
         raise UserError("the data is streamed from its file")
 
@@ -158,6 +167,4 @@ class Kernels(TorchDispatchMode):
 
 def say(line: str) -> None:
     """Tell the user on stderr, as the bar does."""
-    import sys
-
     print(f"trainer.mode {line}", file=sys.stderr)

@@ -28,14 +28,15 @@ if TYPE_CHECKING:
 
 def take(trainer: Trainer) -> dict[str, Any]:
     """The whole state of a run between two steps."""
+    # who looks at an epoch's end may look at its last gradient
+    looked_at = trainer.state.batch == trainer.steps_per_epoch and trainer.optimizer.holds_gradient
     return {
         "format": FORMAT,
         "config": trainer.config,
         "state": asdict(trainer.state),
         "model": trainer.net.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
-        # who looks at an epoch's end may look at its last gradient
-        "gradient": trainer.optimizer.g.clone() if trainer.state.batch == trainer.steps_per_epoch else None,
+        "gradient": trainer.optimizer.g.clone() if looked_at else None,
         "normalizer": trainer.normalizer.state_dict(),
         "data": {
             "train": len(trainer.data.train),
@@ -79,7 +80,7 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
     trainer.state = State(**state)
     trainer.net.load_state_dict(content["model"])
     trainer.optimizer.load_state_dict(content["optimizer"])
-    if gradient is not None:
+    if gradient is not None and trainer.optimizer.holds_gradient:
         trainer.optimizer.g.copy_(gradient)
     trainer.metrics = {name: list(values) for name, values in content["metrics"].items()}
     trainer.fresh = set()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .data.dataset import Part
 from .data.stored import Stored, ahead
+from .errors import UserError
 from .nn.loss import Loss
 from .nn.module import Module
 from .optim.optimizer import Optimizer
@@ -30,10 +31,14 @@ def training_step(
     accumulate: take the batch in so many parts, one after the other; their gradients add up to the whole batch's.
     clip_norm: scale the gradient (each replica's) to at most this Euclidean norm; clip_value: clamp its elements to ±this.
     """
+    if not optimizer.holds_gradient and (clip_norm is not None or clip_value is not None):
+        raise UserError(
+            "trainer: SGD with into_momentum holds no gradient to clip; leave out clip_norm and clip_value, or that"
+        )
     gradient, clip = differentiation(net, loss, accumulate), clipping(optimizer, net.lead, clip_norm, clip_value)
 
     def step(x: Tensor, t: Tensor) -> Tensor:
-        optimizer.g.zero_()
+        optimizer.begin()
         value = gradient(x, t)
         if clip is not None:
             clip()

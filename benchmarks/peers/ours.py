@@ -6,12 +6,15 @@ import tempfile
 from itertools import pairwise
 from typing import Any
 
+import torch
 from page import ROOT
 from task import MOMENTUM, Result, Stopwatch, Task, load
 
-from trainkit import SGD, Adam, Callback, CrossEntropyLoss, Linear, Module, ReLU, Sequential, Trainer
+from trainkit import SGD, Adam, Callback, CrossEntropyLoss, Linear, Module, Optimizer, ReLU, Sequential, Trainer
 from trainkit.build import build
 from trainkit.config import compose, resolve
+from trainkit.rng import order
+from trainkit.step import batches, training_step
 
 
 class Clock(Callback):
@@ -34,15 +37,29 @@ def net_of(task: Task) -> Sequential:
     return net
 
 
-def fit(task: Task, epochs: int, **trainer: Any) -> Result:
+def fit(task: Task, epochs: int, into_momentum: bool = False, **trainer: Any) -> Result:
     """Trainer.fit; `trainer`: more arguments of Trainer."""
     net, clock = net_of(task), Clock()
-    rule = Adam(net.param(), lr=task.lr) if task.rule == "adam" else SGD(net.param(), lr=task.lr, momentum=MOMENTUM)
+    if task.rule == "adam":
+        rule: Optimizer = Adam(net.param(), lr=task.lr)
+    else:
+        rule = SGD(net.param(), lr=task.lr, momentum=MOMENTUM, into_momentum=into_momentum)
     data = load(task).with_parts(test=None)
     made = Trainer(max_epochs=epochs, batch_size=task.batch, device="cpu", callbacks=[clock], **trainer)
     made.fit(net, CrossEntropyLoss(), rule, data)
     assert made.running == trainer.get("mode", "eager"), made.running
     return task.result(clock.watch, epochs, net.forward)
+
+
+def steps(task: Task, epochs: int) -> Result:
+    """What `Trainer.fit` is built on: shuffle, gather, step; no loop of epochs and hooks, no metric."""
+    net, part = net_of(task), load(task).train
+    step = training_step(net, CrossEntropyLoss(), SGD(net.param(), lr=task.lr, momentum=MOMENTUM))
+    with Stopwatch() as watch, torch.inference_mode():
+        for epoch in range(epochs):
+            for x, t in batches(part, order(0, epoch, len(part)), task.batch):
+                step(x, t)
+    return task.result(watch, epochs)
 
 
 def conf(task: Task, epochs: int, overrides: tuple[str, ...] = (), models: int = 1, compiled: bool = False) -> Result:

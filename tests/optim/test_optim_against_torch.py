@@ -18,9 +18,12 @@ from torch.testing._internal.common_optimizers import optim_db
 
 import trainkit.optim
 from trainkit.errors import UserError
+from trainkit.nn.activation import Tanh
 from trainkit.nn.container import Sequential
 from trainkit.nn.linear import Linear
+from trainkit.nn.loss import CrossEntropyLoss
 from trainkit.optim.optimizer import Optimizer
+from trainkit.step import training_step
 
 for _found in pkgutil.walk_packages(trainkit.optim.__path__, "trainkit.optim."):
     importlib.import_module(_found.name)
@@ -147,7 +150,7 @@ def test_every_shipped_optimizer_has_a_judge() -> None:
 def test_defaults_are_torchs(name: str) -> None:
     theirs = inspect.signature(getattr(torch.optim, name)).parameters
     for key, parameter in inspect.signature(OURS[name]).parameters.items():
-        if key != "params":
+        if key not in ("params", "into_momentum"):  # the second is ours alone
             assert parameter.default == theirs[key].default, key
 
 
@@ -181,6 +184,38 @@ def test_the_kernel_of_the_whole_update_and_its_lines_agree(name: str, flags: di
         by_lines.update()
         for a, b in zip(at_once.state(), by_lines.state(), strict=True):
             assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adding_the_gradient_straight_to_the_momentum_is_the_same_update_in_one_buffer(decay: float, replicas: int) -> None:
+    nets, steps = [], []
+    for into in (False, True):
+        torch.manual_seed(0)
+        net = Sequential(Linear(3, 8), Tanh(), Linear(8, 2)).to(dtype=torch.float64)
+        net = net.replicate(range(replicas)) if replicas > 1 else net
+        momentum = [0.9, 0.5, 0.7] if replicas > 1 else 0.9
+        optimizer = OURS["SGD"](net.param(), lr=0.05, momentum=momentum, weight_decay=decay, into_momentum=into)
+        loss = CrossEntropyLoss()
+        loss.lead = net.lead
+        nets.append((net, optimizer))
+        steps.append(training_step(net, loss, optimizer, accumulate=2))
+    (plain, _), (folded, optimizer) = nets
+    folded.load_state_dict(plain.state_dict())
+    for i in range(30):
+        g = torch.Generator().manual_seed(i)
+        shape = (replicas, 6) if replicas > 1 else (6,)
+        x, t = torch.randn(*shape, 3, generator=g, dtype=torch.float64), torch.randint(0, 2, shape, generator=g)
+        values = [step(x, t) for step in steps]
+        assert_close(values[0], values[1], rtol=1e-11, atol=1e-13)
+    for (p, _), (q, _) in zip(plain.param(), folded.param(), strict=True):
+        assert_close(p, q, rtol=1e-10, atol=1e-12)
+    assert optimizer.m.data_ptr() == optimizer.g.data_ptr() == folded.param()[0][1].data_ptr()
+    assert_close(optimizer.state_dict()["m"], nets[0][1].state_dict()["m"], rtol=1e-10, atol=1e-12)
+    folded.to(dtype=torch.float32)
+    optimizer.bind()
+    assert optimizer.m.dtype == torch.float32
+    assert_close(optimizer.m.double(), nets[0][1].m, rtol=1e-6, atol=1e-7)
 
 
 # -- replicas ----------------------------------------------------------------------------------------------------------------
@@ -446,6 +481,8 @@ def test_adagrads_accumulator_starts_at_its_value_and_not_again() -> None:
         ("SGD", {"momentum": [0.5, -0.5, 0.5]}, "SGD: momentum=-0.5; needs at least 0"),
         ("SGD", {"momentum": [0.5, 0.0, 0.5], "dampening": 0.5}, "without momentum there is no dampening"),
         ("Adam", {"weight_decay": [0.0, -0.1, 0.0]}, "Adam: weight_decay=-0.1; needs at least 0"),
+        ("SGD", {"into_momentum": True}, "into_momentum needs a momentum above 0"),
+        ("SGD", {"into_momentum": True, "momentum": 0.9, "nesterov": True}, "neither dampening, nesterov nor maximize"),
         ("SGD", {"momentum": -0.5}, "SGD: momentum=-0.5; needs at least 0"),
         ("SGD", {"nesterov": True}, "nesterov"),
         ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov"),

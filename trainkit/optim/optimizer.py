@@ -27,6 +27,7 @@ class Optimizer:
     """
 
     slots: tuple[str, ...] = ()
+    holds_gradient = True  # False where g becomes something else in the backward pass (see `SGD`)
     numbers: tuple[str, ...] = ("lr",)  # what `apply` reads that may change between two steps, by attribute
     lr: Number
 
@@ -93,8 +94,12 @@ class Optimizer:
         return (self.p, self.g, *(getattr(self, slot) for slot in self.slots))
 
     def zero_grad(self) -> None:
-        """Clear the gradients of a net built by hand. (The trainer owns its buffers and clears `g`.)"""
+        """Clear the gradients of a net built by hand. (The trainer owns its buffers and calls `begin`.)"""
         self._hold()
+        self.begin()
+
+    def begin(self) -> None:
+        """Make g ready for the backward pass, which adds to it."""
         self.g.zero_()
 
     def step(self) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .optimizer import Number, Optimizer, Rate, least, lerp, most, plus, within
+from ..flat import flatten
+from .optimizer import Number, Optimizer, Rate, add, least, lerp, most, plus, within
 
 
 class SGD(Optimizer):
@@ -16,6 +17,11 @@ class SGD(Optimizer):
 
     With nesterov p ← p - lr (g + momentum m). Without momentum p ← p - lr g. A batch of all samples makes it gradient descent.
     Torch's variant: the rate stands outside m. Nesterov's form from Sutskever et al. 2013.
+
+    into_momentum: m ← momentum m + weight_decay p before the backward pass, which then adds ∇ straight to m: no buffer for the
+    gradient and no pass over it, which a wide net notices. The gradients of `net.param()` then hold m, so there is none to clip
+    or to look at, and by hand `optimizer.zero_grad()` begins a step, never `net.zero_grad()`. Needs a momentum above 0, and
+    neither dampening, nesterov nor maximize.
     """
 
     numbers = ("lr", "momentum", "weight_decay")
@@ -32,8 +38,12 @@ class SGD(Optimizer):
         weight_decay: Rate = 0.0,
         nesterov: bool = False,
         maximize: bool = False,
+        into_momentum: bool = False,
     ) -> None:
         within("SGD", 0, momentum=momentum, weight_decay=weight_decay)
+        if into_momentum and (not least(momentum) > 0 or dampening or nesterov or maximize):
+            raise UserError("SGD: into_momentum needs a momentum above 0, and neither dampening, nesterov nor maximize")
+        self.holds_gradient = not into_momentum
         if nesterov and (not least(momentum) > 0 or dampening != 0):
             raise UserError(
                 f"SGD: nesterov with momentum={momentum}, dampening={dampening}; needs a momentum above 0 and dampening 0"
@@ -44,7 +54,23 @@ class SGD(Optimizer):
         self.slots = ("m",) if most(momentum) > 0 else ()
         super().__init__(params, lr, maximize, momentum=momentum, weight_decay=weight_decay)
 
+    def bind(self) -> None:
+        if not self.holds_gradient:
+            self.m = flatten([g for _, g in self.pairs])  # one buffer; `Optimizer.bind` keeps a slot that is there
+        super().bind()
+
+    def begin(self) -> None:
+        if self.holds_gradient or self.t == 0:
+            self.g.zero_()
+        else:
+            self.g.mul_(self.momentum)
+        if self.decays and not self.holds_gradient:
+            add(self.g, self.p, self.weight_decay)
+
     def apply(self) -> None:
+        if not self.holds_gradient:
+            self.descend(self.g)
+            return
         g = self.gradient(self.weight_decay if self.decays else None)
         if self.slots:
             if self.t == 1:
