@@ -33,11 +33,12 @@ class Result(NamedTuple):
 
 
 class Stopwatch:
-    """`with Stopwatch() as watch:` holds the seconds, and the peak of the process up to its end."""
+    """`with Stopwatch() as watch:` holds the seconds, and the most memory of the process inside."""
 
     seconds, peak = 0.0, 0
 
     def __enter__(self) -> Stopwatch:
+        forget_peak()
         self.began = time.perf_counter()
         return self
 
@@ -111,5 +112,6 @@ def resident(kind: Literal["VmRSS", "VmHWM"]) -> int:
 
 def forget_peak() -> None:
     """VmHWM starts again from VmRSS (man 5 proc, clear_refs)."""
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+    if os.path.exists("/proc/self/clear_refs"):
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from contest import Contender, alone, contest, environment, installed, options, ratio, show, spread
-from task import Task, forget_peak, resident
+from task import Task, resident
 
 TASK = Task(sizes=(784, 2048, 2048, 2048, 10), batch=512, rule="sgd", lr=0.01, data="random", samples=6 * 512)
 THREADS, MIB = 2, 2**20
@@ -35,7 +35,6 @@ def peak(c: Contender) -> int:
     """Bytes at the peak of three steps above what is resident when a small net of the same kind has been trained."""
     c(replace(TASK, sizes=(8, 8, 8, 8, 2)), 1)  # loads code, makes threads
     before = resident("VmRSS")
-    forget_peak()
     return c(replace(TASK, samples=3 * TASK.batch), 1).peak - before
 
 
@@ -68,7 +67,7 @@ def memory(chosen: dict[str, Contender], rounds: int, page: Path | None) -> None
     ]
     header = ("what", "MiB at the peak", "ratio to the bare loop", "MiB of these for the step", "ratio to the bare loop")
     note = (
-        "The most resident memory until three steps are done, above what is resident after a small net of the same kind, in a"
+        "The most resident memory in three steps, above what is resident after a small net of the same kind, in a"
         f" process for each; {rounds} times, median (min to max). For the step: without parameters, momentum and data"
         f" ({held:.0f} MiB)."
     )
