@@ -9,6 +9,7 @@ from torch import Tensor
 
 _aten = torch.ops.aten
 
+linear = torch._C._nn.linear  # (x, w, b or None): x wᵀ + b, with the transpose on torch's side
 threshold_backward = _aten.threshold_backward.default  # (dy, y, 0): dy where y > 0, else 0
 tanh_backward = _aten.tanh_backward.default  # (dy, y): dy (1 - y²)
 sigmoid_backward = _aten.sigmoid_backward.default  # (dy, y): dy y (1 - y)

@@ -49,7 +49,7 @@ class Linear(Module):
         if self.lead:
             y = torch.baddbmm(self.b.unsqueeze(1), rows, self.w.mT) if self.bias else torch.bmm(rows, self.w.mT)
         else:
-            y = torch.addmm(self.b, rows, self.w.t()) if self.bias else torch.mm(rows, self.w.t())
+            y = kernels.linear(rows, self.w, self.b if self.bias else None)
         return (y if rows is x else y.view(*x.shape[:-1], self.out_features)), (rows, x.shape)
 
     def bwd(self, saved: Any, dy: Tensor) -> Tensor:
@@ -70,9 +70,10 @@ class Linear(Module):
             if self.bias:
                 self.db.add_(dy.sum(1))  # db += Σₙ dy
         else:
-            self.dw.addmm_(dy.t(), x)
+            dyt = dy.t()
+            self.dw.addmm_(dyt, x)
             if self.bias:
-                self.db.addmv_(dy.t(), kernels.ones(dy, dy.shape[0]))  # db += dyᵀ 1
+                self.db.addmv_(dyt, kernels.ones(dy, dy.shape[0]))  # db += dyᵀ 1
         return dy
 
     def _rows(self, x: Tensor) -> Tensor:
