@@ -7,11 +7,13 @@ number of steps, so that the bits of a run do not depend on where its calls begi
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -19,9 +21,28 @@ from torch import Tensor
 from .data.dataset import Part
 from .errors import UserError
 from .flat import spread, unflatten
+from .nn.container import Recompute
 from .nn.module import Module
 from .optim.optimizer import Optimizer
 from .step import Gradient
+
+_drawing: WeakValueDictionary[int, Any] = WeakValueDictionary()  # modules that compiled code asks for random numbers
+_numbers = itertools.count()
+
+
+@torch.library.custom_op("trainkit::mask", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def mask(x: Tensor, which: Tensor) -> Tensor:
+    """What module number `which` draws for x, out of compiled code: from the generators that a checkpoint saves.
+
+    The number is a tensor, so that the graphs of all such nets are the same and are found compiled."""
+    module = _drawing[int(which)]
+    return type(module).mask(module, x)  # its own, also while it is lent one that comes here
+
+
+@mask.register_fake
+def _(x: Tensor, which: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
 
 CHUNK = 64  # steps of a call at most
 PATIENCE = 0.1  # seconds of one call at most, so that a signal or a bar need not wait longer
@@ -59,15 +80,26 @@ class Compiled:
         self.first, self.end = torch.zeros(2, dtype=torch.int64, device=part.x.device).unbind(0)
         self.seconds = 0.0  # of a step, in the call before
         self.constants: list[Tensor] = []
+        self.random = [m for _, m in net.modules() if hasattr(m, "generators")]
         order = torch.arange(len(part), device=part.x.device).expand(*replicas, len(part)).clone()
+        states = [(g, g.get_state()) for g in self._generators()]
         # Tensors made in inference mode cannot be traced; torch's compiler warns of its own parts.
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             arguments = [a.clone() for a in self._arguments(order)]
-            with _lent([((vars(optimizer), "t"), 2)]):  # any update but the first, which is eager's
+            lent: list[tuple[Home, Any]] = [((vars(optimizer), "t"), 2)]  # any update but the first, which is eager's
+            lent += [((vars(m), "mask"), _asking(m)) for m in self.random]
+            for _, m in net.modules():
+                if isinstance(m, Recompute):  # a second pass would draw anew
+                    lent += [((vars(m), name), getattr(super(Recompute, m), name)) for name in ("fwd", "bwd", "grad")]
+            with _lent(lent):
                 steps, constants = self._traced(arguments)
             self.call, self.constants = compiled(steps, [*arguments, *constants]), constants
-        self._check(order)
+        self._check(order, states)
+
+    def _generators(self) -> list[torch.Generator]:
+        found = {id(g): g for m in self.random for g in m.generators}
+        return [torch.default_generator if g is None else g for g in found.values()]
 
     def __call__(self, order: Tensor, first: int, count: int) -> Tensor:
         rows = []
@@ -143,8 +175,9 @@ class Compiled:
             o.apply()
         return value, p, g, *slots
 
-    def _check(self, order: Tensor) -> None:
-        """One step beside eager, undone afterwards: the loss, the gradient, and what the update makes of that gradient."""
+    def _check(self, order: Tensor, states: Sequence[tuple[torch.Generator, Tensor]]) -> None:
+        """One step beside eager, undone afterwards: the loss, the gradient, and what the update makes of that gradient.
+        `states`: of the random generators, as they were before anything was traced."""
         o, lead = self.optimizer, self.net.lead
         before, count = [s.clone() for s in o.state()], o.t
 
@@ -152,7 +185,10 @@ class Compiled:
             o.t = max(count, 1)  # not the first update, which is eager's
             for s, b in zip(o.state(), before, strict=True):
                 s.copy_(b)
+            for generator, state in states:
+                generator.set_state(state)
 
+        back()
         rows = order.narrow(lead, 0, self.size)
         o.g.zero_()
         loss = self.gradient(self.x[rows], self.t[rows])
@@ -218,6 +254,14 @@ def compiled(function: Callable[..., tuple[Tensor]], arguments: Sequence[Tensor]
         return made
 
 
+def _asking(module: Any) -> Callable[[Tensor], Tensor]:
+    """A `mask` for `module` that a graph can hold: a call of the module's own."""
+    number = next(_numbers)
+    _drawing[number] = module
+    which = torch.tensor(number)
+    return lambda x: mask(x, which)
+
+
 def _row(optimizer: Optimizer, replicas: Sequence[int]) -> list[Any]:
     """The optimizer's numbers for the update that `count` has just prepared, one each or one a replica."""
     if not replicas:
@@ -240,12 +284,15 @@ def _homes(net: Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Ho
 
 @contextmanager
 def _lent(values: Sequence[tuple[Home, Any]]) -> Iterator[None]:
-    """Each home holds its value inside, and after that what it held before."""
-    before = [home[name] for (home, name), _ in values]
+    """Each home holds its value inside, and after that what it held before, or nothing."""
+    before = [home.get(name, ...) for (home, name), _ in values]
     try:
         for (home, name), value in values:
             home[name] = value
         yield
     finally:
         for ((home, name), _), value in zip(values, before, strict=True):
-            home[name] = value
+            if value is ...:
+                del home[name]
+            else:
+                home[name] = value

@@ -122,9 +122,6 @@ def steps_left(trainer: Trainer) -> int:
 
 def refuse(trainer: Trainer) -> None:
     """Raise UserError where a step cannot be compiled, by what is known beforehand."""
-    for path, module in trainer.net.modules():
-        if getattr(module, "p", 0) and hasattr(module, "generators"):
-            raise UserError(f"{path}.{type(module).__name__} draws random numbers, which compiled code would draw otherwise")
     if not trainer.optimizer.holds_gradient:
         raise UserError("SGD with into_momentum has no gradient of its own, which a compiled step is made of")
     if not isinstance(trainer.data.train.x, Tensor):

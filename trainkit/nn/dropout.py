@@ -14,7 +14,7 @@ class Dropout(Module):
     dx = dy m / (1 - p).
 
     The mask comes from `generators`: one, or one for each replica, which then draws what it would draw alone. None is torch's
-    global generator; one alone draws for all replicas. The trainer sets them and saves their state.
+    global generator; one alone draws for all replicas. The trainer sets them and saves their state. Compiled code calls `mask`.
     Errors: UserError for p outside [0, 1].
     Source: Srivastava et al. 2014, in the inverted form of torch.nn.Dropout.
     """
@@ -28,15 +28,18 @@ class Dropout(Module):
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.training or self.p == 0:
             return x, None
+        mask = self.mask(x)
+        return x * mask, mask
+
+    def mask(self, x: Tensor) -> Tensor:
+        """The next scaled mask, for x."""
         mask = torch.empty_like(x)
         if len(self.generators) > 1:
             for m, g in zip(mask, self.generators, strict=True):
                 m.bernoulli_(1 - self.p, generator=g)
         else:
             mask.bernoulli_(1 - self.p, generator=self.generators[0])
-        if self.p < 1:
-            mask.div_(1 - self.p)
-        return x * mask, mask
+        return mask.div_(1 - self.p) if self.p < 1 else mask
 
     def bwd(self, mask: Tensor | None, dy: Tensor) -> Tensor:
         return dy if mask is None else dy * mask
