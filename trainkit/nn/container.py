@@ -78,8 +78,8 @@ class Sequential(Container):
 class Recompute(Sequential):
     """y = fₖ(... f₁(x)), saving x alone: the backward pass computes the rest again. Memory for a second forward pass.
 
-    Known as activation checkpointing, torch.utils.checkpoint. The second pass draws the random numbers of the first. In compiled
-    code it is a Sequential, and what is kept the compiler's choice.
+    Known as activation checkpointing, torch.utils.checkpoint. The second pass draws the random numbers of the first.
+    In compiled code it is a Sequential, and the compiler chooses what is kept.
     Source: Chen, Xu, Zhang, Guestrin 2016.
     """
 
