@@ -1,0 +1,90 @@
+"""Back to an earlier step of the same fit, and the steps from there once more, one by one, to the same bits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .callback import Callback, overrides
+from .checkpoint import plain
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+class Kept:
+    """A copy of what the steps change, on their device: parameters, slots, counts, random states, and the callbacks that are
+    called after each step. The others have changed nothing since, if no epoch has ended and no validation was made."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        o: Any = trainer.optimizer
+        self.step = trainer.state.step
+        self.state = {k: list(v) if isinstance(v, list) else v for k, v in vars(trainer.state).items()}
+        self.tensors, self.t = [s.clone() for s in changed(trainer)], o.t
+        self.rates, self.given, self.betas = list(trainer.lr), dict(o.given), getattr(o, "betas", None)
+        self.callbacks = {name: plain(cb.state_dict()) for name, cb in stepping(trainer).items()}
+        self.python, self.torch = random.getstate(), torch.get_rng_state()
+        drawn = any(hasattr(m, "generators") for _, m in trainer.net.modules())
+        self.passes = [g.get_state() for g in trainer.generators] if drawn else []
+        self.cuda = torch.cuda.get_rng_state_all() if trainer.device.type == "cuda" else []
+
+    def restore(self, trainer: Trainer) -> None:
+        """Put the trainer back to this state; the callbacks that are called after each step as in a run that is resumed."""
+        o: Any = trainer.optimizer
+        for s, kept in zip(changed(trainer), self.tensors, strict=True):
+            s.copy_(kept)
+        o.t = self.t
+        vars(trainer.state).update({k: list(v) if isinstance(v, list) else v for k, v in self.state.items()})
+        for name, values in self.given.items():
+            o.set_number(name, values if len(values) > 1 else values[0])
+        if self.betas is not None:
+            o.betas = self.betas
+        trainer.set_lr(self.rates)
+        for name, cb in stepping(trainer).items():
+            cb.load_state_dict(self.callbacks[name])
+            cb.on_fit_start(trainer)
+        random.setstate(self.python)
+        torch.set_rng_state(self.torch)
+        for g, state in zip(trainer.generators, self.passes, strict=False):
+            g.set_state(state)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.cuda)
+
+
+def changed(trainer: Trainer) -> list[Tensor]:
+    """The buffers that a step moves on: p and the slots. (g is a step's own.)"""
+    p, _, *slots = trainer.optimizer.state()
+    return [p, *slots]
+
+
+def stepping(trainer: Trainer) -> dict[str, Callback]:
+    """The callbacks that are called after each step."""
+    return {name: cb for name, cb in trainer.callbacks.items() if overrides(cb, "on_train_batch_end")}
+
+
+def again(trainer: Trainer, kept: Kept, end: int) -> Iterator[tuple[Kept, list[float]]]:
+    """Take the steps from `kept` to step `end` of its epoch once more; after each, the state before it, and its losses."""
+    kept.restore(trainer)
+    state, looks = trainer.state, trainer.looks
+    trainer.looks = [lambda step: step + 1]  # compiled steps one by one too: their bits are the same
+    steps = trainer.steps.epoch(trainer.order(state.epoch), state.batch)
+    try:
+        while state.step < end:
+            before = Kept(trainer)
+            if state.batch == 0:
+                state.loss_sum, state.samples = [0.0] * trainer.replicas, 0
+                for cb in stepping(trainer).values():
+                    cb.on_train_epoch_start(trainer)
+            losses, _, samples = next(steps)
+            state.lr = trainer.lr
+            state.step, state.batch = state.step + 1, state.batch + 1
+            trainer._losses, trainer._counts = [losses], [(1, samples)]
+            for hear in trainer.hooks["on_train_batch_end"]:
+                hear()
+            yield before, trainer.add_losses()[0]
+    finally:
+        trainer.looks = looks
