@@ -13,7 +13,7 @@ from trainkit.callback import Callback
 from trainkit.checkpoint import save
 from trainkit.finite import broken, place
 from trainkit.flat import unflatten
-from trainkit.rewind import Kept
+from trainkit.rewind import Kept, Movers
 from trainkit.trainer import Trainer
 
 FILE = "before_nan.pt"  # beside the checkpoints, not among them: a resume takes last.pt, and this one by its name alone
@@ -30,7 +30,8 @@ class TerminateOnNaN(Callback):
     """
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        self.kept, self.looked = Kept(trainer), trainer.state.step
+        self.movers = Movers(trainer)
+        self.kept, self.looked = Kept(trainer, self.movers), trainer.state.step
 
     def on_losses(self, trainer: Trainer, rows: list[list[float]]) -> None:
         self.looked = trainer.state.step
@@ -39,16 +40,17 @@ class TerminateOnNaN(Callback):
                 self._stop(trainer, wrong, rows)
 
     def on_checkpoint(self, trainer: Trainer) -> None:
-        settled = trainer.state.batch < trainer.steps_per_epoch  # else the epoch's end is still to come
-        if settled and self.looked == trainer.state.step and not trainer.loop_ended:
-            self.kept, self.looked = Kept(trainer), -1
+        if self.looked != trainer.state.step or trainer.loop_ended:
+            return
+        if trainer.state.batch < trainer.steps_per_epoch:  # else the epoch's end is still to come
+            self.kept, self.looked = Kept(trainer, self.movers), -1
 
     def next_step(self, step: int) -> int | None:
         return None  # whoever fetches losses says when
 
     def _stop(self, trainer: Trainer, wrong: list[int], rows: list[list[float]]) -> None:
         """Stop the replicas `wrong`, and the run with the last."""
-        now, end = Kept(trainer), trainer.state.step
+        now, end = Kept(trainer, self.movers), trainer.state.step
         before: dict[int, Kept] = {}
         with closing(rewind.again(trainer, self.kept, end)) as steps:
             for kept, losses in steps:
@@ -91,7 +93,7 @@ class TerminateOnNaN(Callback):
         found = place(trainer, r)
         if found is not None:
             return text + found
-        names = ", ".join(rewind.stepping(trainer))
+        names = ", ".join(self.movers.callbacks)
         if trainer.running == "compile":
             return f"{text}numbers are not finite in compiled code; the same step, eager, gives finite ones"
         return f"{text}numbers are not finite{f' after the step: made so by a callback ({names})' if names else ''}"

@@ -9,27 +9,40 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .callback import Callback, overrides
+from .callback import overrides
 from .checkpoint import plain
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
 
-class Kept:
-    """A copy of what the steps change, on their device: parameters, slots, counts, random states, and the callbacks that are
-    called after each step. The others have changed nothing since, if no epoch has ended and no validation was made."""
+class Movers:
+    """What a fit's steps may change beside the optimizer's buffers: callbacks that are called after each step, random states."""
 
     def __init__(self, trainer: Trainer) -> None:
+        modules = [m for _, m in trainer.net.modules()]
+        self.callbacks = {name: cb for name, cb in trainer.callbacks.items() if overrides(cb, "on_train_batch_end")}
+        self.generators = trainer.generators if any(hasattr(m, "generators") for m in modules) else ()
+        others = [m for m in modules if not type(m).__module__.startswith("trainkit.")]
+        self.python = bool(others or self.callbacks)  # nobody else draws from Python's own
+
+
+class Kept:
+    """A copy of what the steps change, on their device: parameters, slots, counts, and what the movers have.
+
+    Whoever else has a state has it since, if no epoch has ended and no validation was made.
+    """
+
+    def __init__(self, trainer: Trainer, movers: Movers) -> None:
         o: Any = trainer.optimizer
+        self.movers = movers
         self.step = trainer.state.step
         self.state = {k: list(v) if isinstance(v, list) else v for k, v in vars(trainer.state).items()}
         self.tensors, self.t = [s.clone() for s in changed(trainer)], o.t
         self.rates, self.given, self.betas = list(trainer.lr), dict(o.given), getattr(o, "betas", None)
-        self.callbacks = {name: plain(cb.state_dict()) for name, cb in stepping(trainer).items()}
-        self.python, self.torch = random.getstate(), torch.get_rng_state()
-        drawn = any(hasattr(m, "generators") for _, m in trainer.net.modules())
-        self.passes = [g.get_state() for g in trainer.generators] if drawn else []
+        self.callbacks = {name: plain(cb.state_dict()) for name, cb in movers.callbacks.items()}
+        self.python, self.torch = random.getstate() if movers.python else None, torch.get_rng_state()
+        self.passes = [g.get_state() for g in movers.generators]
         self.cuda = torch.cuda.get_rng_state_all() if trainer.device.type == "cuda" else []
 
     def restore(self, trainer: Trainer) -> None:
@@ -44,12 +57,13 @@ class Kept:
         if self.betas is not None:
             o.betas = self.betas
         trainer.set_lr(self.rates)
-        for name, cb in stepping(trainer).items():
+        for name, cb in self.movers.callbacks.items():
             cb.load_state_dict(self.callbacks[name])
             cb.on_fit_start(trainer)
-        random.setstate(self.python)
+        if self.python is not None:
+            random.setstate(self.python)
         torch.set_rng_state(self.torch)
-        for g, state in zip(trainer.generators, self.passes, strict=False):
+        for g, state in zip(self.movers.generators, self.passes, strict=True):
             g.set_state(state)
         if self.cuda:
             torch.cuda.set_rng_state_all(self.cuda)
@@ -61,11 +75,6 @@ def changed(trainer: Trainer) -> list[Tensor]:
     return [p, *slots]
 
 
-def stepping(trainer: Trainer) -> dict[str, Callback]:
-    """The callbacks that are called after each step."""
-    return {name: cb for name, cb in trainer.callbacks.items() if overrides(cb, "on_train_batch_end")}
-
-
 def again(trainer: Trainer, kept: Kept, end: int) -> Iterator[tuple[Kept, list[float]]]:
     """Take the steps from `kept` to step `end` of its epoch once more; after each, the state before it, and its losses."""
     kept.restore(trainer)
@@ -74,10 +83,10 @@ def again(trainer: Trainer, kept: Kept, end: int) -> Iterator[tuple[Kept, list[f
     steps = trainer.steps.epoch(trainer.order(state.epoch), state.batch)
     try:
         while state.step < end:
-            before = Kept(trainer)
+            before = Kept(trainer, kept.movers)
             if state.batch == 0:
                 state.loss_sum, state.samples = [0.0] * trainer.replicas, 0
-                for cb in stepping(trainer).values():
+                for cb in kept.movers.callbacks.values():
                     cb.on_train_epoch_start(trainer)
             losses, _, samples = next(steps)
             state.lr = trainer.lr
