@@ -159,7 +159,10 @@ def named(callbacks: Mapping[str, Callback] | Iterable[Callback]) -> dict[str, C
     return made
 
 
-WORDS = {"TensorBoard": "tensorboard", "TerminateOnNaN": "terminate_on_nan"}  # as TensorBoard's command spells it, and as it is said
+WORDS = {
+    "TensorBoard": "tensorboard",
+    "TerminateOnNaN": "terminate_on_nan",
+}  # as TensorBoard's command spells it, and as it is said
 
 
 def snake(name: str) -> str:
