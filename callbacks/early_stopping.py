@@ -68,8 +68,8 @@ class EarlyStopping(Callback):
             if self.was_stopped[r]:
                 active[r] = not self.stopped[r]
         trainer.activate(active)
-        if all(self.stopped):
-            self._stop(trainer, list(range(trainer.replicas)))
+        if any(self.stopped) and not any(active):
+            self._stop(trainer, [r for r, why in enumerate(self.stopped) if why])
 
     def on_metrics(self, trainer: Trainer) -> None:
         values = trainer.fresh_metric(self.monitor, self.strict)

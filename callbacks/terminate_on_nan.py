@@ -63,12 +63,11 @@ class TerminateOnNaN(Callback):
         last = max(kept.step for kept in before.values())
         ending = [r for r in wrong if before[r].step == last and not any(others)]
         (before[ending[0]] if ending else now).restore(trainer)
-        stopped = [r for r in wrong if r not in ending]
+        stopped, own = [r for r in wrong if r not in ending], [p for p, _ in trainer.optimizer.pairs]
         for r in stopped:
-            for s, kept in zip(rewind.changed(trainer), before[r].tensors, strict=True):
-                own = [p for p, _ in trainer.optimizer.pairs]
-                for v, old in zip(unflatten(s, own), unflatten(kept, own), strict=True):
-                    v[r].copy_(old[r])
+            for s, old in zip(rewind.changed(trainer), before[r].tensors, strict=True):
+                for v, o in zip(unflatten(s, own), unflatten(old, own), strict=True):
+                    v[r].copy_(o[r])
             print(words[r], file=sys.stderr)
         trainer.activate([active and r not in stopped for r, active in enumerate(trainer.state.active)])
         if ending:

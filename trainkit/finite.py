@@ -60,9 +60,9 @@ def _watched(trainer: Trainer, r: int) -> None:
         return v[r] if net.lead else v
 
     def check(where: str, v: Any, more: str = "") -> None:
-        for t in _tensors(v):
-            if t.is_floating_point() and not (t := of(t)).isfinite().all():
-                raise Found(f"{where}: {told(t)}{more}")
+        for each in map(of, _tensors(v)):
+            if each.is_floating_point() and not each.isfinite().all():
+                raise Found(f"{where}: {told(each)}{more}")
 
     def see(call: Call) -> None:
         mine = vars(call.module).get("_parameters", {})
@@ -96,8 +96,8 @@ def _watched(trainer: Trainer, r: int) -> None:
     gradients = [largest(of(g)) for g in unflatten(o.g, own)]
     o.update()
     for i, (name, v) in enumerate(_named(trainer)):
-        g = gradients[i % len(gradients)]
-        check(f"{type(o).__name__} update of {name}", v, f"; the gradient reached {g:.3g}, lr {trainer.lr[r]:.3g}")
+        reached = gradients[i % len(gradients)]
+        check(f"{type(o).__name__} update of {name}", v, f"; the gradient reached {reached:.3g}, lr {trainer.lr[r]:.3g}")
 
 
 def _named(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:

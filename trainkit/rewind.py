@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Movers:
-    """What a fit's steps may change beside the optimizer's buffers: callbacks that are called after each step, random states."""
+    """What a fit's steps may move beside the optimizer's buffers: callbacks that are called after each step, random states."""
 
     def __init__(self, trainer: Trainer) -> None:
         modules = [m for _, m in trainer.net.modules()]
@@ -37,7 +37,7 @@ class Kept:
         o: Any = trainer.optimizer
         self.movers = movers
         self.step = trainer.state.step
-        self.state = {k: list(v) if isinstance(v, list) else v for k, v in vars(trainer.state).items()}
+        self.state: dict[str, Any] = {k: list(v) if isinstance(v, list) else v for k, v in vars(trainer.state).items()}
         self.tensors, self.t = [s.clone() for s in changed(trainer)], o.t
         self.rates, self.given, self.betas = list(trainer.lr), dict(o.given), getattr(o, "betas", None)
         self.callbacks = {name: plain(cb.state_dict()) for name, cb in movers.callbacks.items()}
@@ -75,7 +75,7 @@ def changed(trainer: Trainer) -> list[Tensor]:
     return [p, *slots]
 
 
-def again(trainer: Trainer, kept: Kept, end: int) -> Iterator[tuple[Kept, list[float]]]:
+def again(trainer: Trainer, kept: Kept, end: int) -> Generator[tuple[Kept, list[float]]]:
     """Take the steps from `kept` to step `end` of its epoch once more; after each, the state before it, and its losses."""
     kept.restore(trainer)
     state, looks = trainer.state, trainer.looks

@@ -19,7 +19,6 @@ from trainkit import (
     Adam,
     Callback,
     Checkpoint,
-    CrossEntropyLoss,
     CSVLog,
     Dataset,
     Dropout,
@@ -30,12 +29,10 @@ from trainkit import (
     LRScheduler,
     Module,
     MSELoss,
-    NLLLoss,
     Optimizer,
     Recompute,
     ReLU,
     Sequential,
-    Softmax,
     Tanh,
     TensorBoard,
     TerminateOnNaN,
@@ -151,15 +148,26 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"act": huge(0), "step": 13, "on": (None, None, 5.0), "made": ramps, "loss": L1, "lr": 1e-4},
         r"0.Linear forward: .*; its input reaches [\d.]+, its weight 3e\+38, its bias",
     ),
-    "weights of layer 2": ({"act": huge(2), "step": 13, "w": 99.0}, r"2.Linear forward: \d+ of 12 numbers are not finite, the first -?inf at"),
-    "weights of layer 4": ({"act": huge(4), "step": 13, "made": lambda: Sequential(*net().layers[:3], Times(4.0), Linear(3, 1))},
-        r"4.Linear forward: .*; its input reaches .*, its weight 3e\+38"),
-    "a nan weight": ({"act": huge(2, math.nan), "step": 12}, r"numbers are not finite after the step: made so by a callback \(at\)"),
+    "weights of layer 2": (
+        {"act": huge(2), "step": 13, "w": 99.0},
+        r"2.Linear forward: \d+ of 12 numbers are not finite, the first -?inf at",
+    ),
+    "weights of layer 4": (
+        {"act": huge(4), "step": 13, "made": lambda: Sequential(*net().layers[:3], Times(4.0), Linear(3, 1))},
+        r"4.Linear forward: .*; its input reaches .*, its weight 3e\+38",
+    ),
+    "a nan weight": (
+        {"act": huge(2, math.nan), "step": 12},
+        r"numbers are not finite after the step: made so by a callback \(at\)",
+    ),
     "weights before the run": (
         {"made": lambda: Sequential(Linear(2, 1, bias=False), Poison()), "step": 1},
         r"before the step, 1.weight: inf$",
     ),
-    "a backward": ({"made": lambda: Sequential(Linear(2, 1), Cracked(), Linear(1, 1)), **first(x=1e4), "w": 1.0}, "1.Cracked backward: "),
+    "a backward": (
+        {"made": lambda: Sequential(Linear(2, 1), Cracked(), Linear(1, 1)), **first(x=1e4), "w": 1.0},
+        "1.Cracked backward: ",
+    ),
     "a weight's gradient": (
         {**first(x=3e38), "loss": L1, "w": 1e-20, "lr": 1e-30, "made": lambda: Sequential(Linear(2, 1), Times(100.0))},
         r"0.Linear backward: .* in the gradient of its weight; dy reaches [\d.]+$",
@@ -175,17 +183,25 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a slot": (
         {**first(x=1e25), "loss": L1, "rule": lambda p: Adam(p, 0.01), "made": lambda: Sequential(Linear(2, 1))},
-        r"Adam update of v of 0.weight: 1 of 2 numbers is not finite, the first inf at \(0, 1\); the gradient reached 1e\+25, lr 0.01",
+        r"Adam update of v of 0.weight: 1 of 2 numbers is not finite, the first inf at \(0, 1\); "
+        r"the gradient reached 1e\+25, lr 0.01",
     ),
     "clipped": ({**first(x=math.inf), "clip_norm": 1.0, "clip_value": 0.5}, r"data: sample 11"),
     "in parts": ({**first(x=math.inf), "batch_size": 2, "accumulate": 2}, r"data: sample 11"),
-    "in parts, a weight": ({"act": huge(2), "step": 13, "w": 99.0, "batch_size": 2, "accumulate": 2}, r"2.Linear forward: \d of 6 "),
+    "in parts, a weight": (
+        {"act": huge(2), "step": 13, "w": 99.0, "batch_size": 2, "accumulate": 2},
+        r"2.Linear forward: \d of 6 ",
+    ),
     "recomputed": (
-        {"made": lambda: Sequential(Recompute(Linear(2, 3), Times(9.0), Linear(3, 1))), "step": 13, "lr": 1e-3,
-         "act": lambda: At(12, lambda t: t.net.layers[0].layers[2].w.fill_(3e38))},  # type: ignore[attr-defined]
+        {
+            "made": lambda: Sequential(Recompute(Linear(2, 3), Times(9.0), Linear(3, 1))),
+            "step": 13,
+            "lr": 1e-3,
+            "act": lambda: At(12, lambda t: t.net.layers[0].layers[2].w.fill_(3e38)),
+        },  # type: ignore[attr-defined]
         r"0.2.Linear forward",
     ),
-}  # fmt: skip
+}
 
 
 class Poison(Module):
