@@ -59,7 +59,7 @@ class TerminateOnNaN(Callback):
                     break
         words = {r: self._words(trainer, r, before.get(r), rows, end) for r in wrong}
         before = {r: before.get(r, self.kept) for r in wrong}
-        others = [active and r not in wrong for r, active in enumerate(trainer.state.active)]
+        others = [active and r not in wrong for r, active in enumerate(now.state["active"])]
         last = max(kept.step for kept in before.values())
         ending = [r for r in wrong if before[r].step == last and not any(others)]
         (before[ending[0]] if ending else now).restore(trainer)

@@ -46,7 +46,7 @@ class Kept:
         self.cuda = torch.cuda.get_rng_state_all() if trainer.device.type == "cuda" else []
 
     def restore(self, trainer: Trainer) -> None:
-        """Put the trainer back to this state; the callbacks that are called after each step as in a run that is resumed."""
+        """Put the trainer back to this state, and the movers: callbacks that have a state as in a run that is resumed."""
         o: Any = trainer.optimizer
         for s, kept in zip(changed(trainer), self.tensors, strict=True):
             s.copy_(kept)
@@ -58,8 +58,9 @@ class Kept:
             o.betas = self.betas
         trainer.set_lr(self.rates)
         for name, cb in self.movers.callbacks.items():
-            cb.load_state_dict(self.callbacks[name])
-            cb.on_fit_start(trainer)
+            if self.callbacks[name]:
+                cb.load_state_dict(self.callbacks[name])
+                cb.on_fit_start(trainer)
         if self.python is not None:
             random.setstate(self.python)
         torch.set_rng_state(self.torch)
