@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 def broken(trainer: Trainer, losses: Sequence[float]) -> list[int]:
     """The replicas that train and whose loss, parameters or slots are not all finite. (Waits for the device.)"""
-    wrong = [not math.isfinite(value) for value in losses]
     tensors = changed(trainer)
-    if not all(math.isfinite(s.sum().item()) for s in tensors):  # a sum from which none can hide
+    finite = all(math.isfinite(s.sum().item()) for s in tensors)  # a sum in which none can hide
+    if finite and all(map(math.isfinite, losses)):
+        return []
+    wrong = [not math.isfinite(value) for value in losses]
+    if not finite:
         own = [p for p, _ in trainer.optimizer.pairs]
         for v in (v for s in tensors for v in unflatten(s, own)):
             rows = v.flatten(1) if trainer.net.lead else v.reshape(1, -1)

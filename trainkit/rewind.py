@@ -24,7 +24,8 @@ class Movers:
         self.callbacks = {name: cb for name, cb in trainer.callbacks.items() if overrides(cb, "on_train_batch_end")}
         self.generators = trainer.generators if any(hasattr(m, "generators") for m in modules) else ()
         others = [m for m in modules if not type(m).__module__.startswith("trainkit.")]
-        self.python = bool(others or self.callbacks)  # nobody else draws from Python's own
+        self.foreign = bool(others or self.callbacks)  # nobody else moves rates, or draws from the global generators
+        self.cuda = self.foreign and trainer.device.type == "cuda"
 
 
 class Kept:
@@ -35,15 +36,14 @@ class Kept:
 
     def __init__(self, trainer: Trainer, movers: Movers) -> None:
         o: Any = trainer.optimizer
-        self.movers = movers
-        self.step = trainer.state.step
-        self.state: dict[str, Any] = {k: list(v) if isinstance(v, list) else v for k, v in vars(trainer.state).items()}
+        self.movers, self.step, self.state = movers, trainer.state.step, copied(vars(trainer.state))
         self.tensors, self.t = [s.clone() for s in changed(trainer)], o.t
-        self.rates, self.given, self.betas = list(trainer.lr), dict(o.given), getattr(o, "betas", None)
-        self.callbacks = {name: plain(cb.state_dict()) for name, cb in movers.callbacks.items()}
-        self.python, self.torch = random.getstate() if movers.python else None, torch.get_rng_state()
         self.passes = [g.get_state() for g in movers.generators]
-        self.cuda = torch.cuda.get_rng_state_all() if trainer.device.type == "cuda" else []
+        if movers.foreign:
+            self.callbacks = {name: plain(cb.state_dict()) for name, cb in movers.callbacks.items()}
+            self.rates, self.given, self.betas = list(trainer.lr), dict(o.given), getattr(o, "betas", None)
+            self.python, self.torch = random.getstate(), torch.get_rng_state()
+            self.cuda = torch.cuda.get_rng_state_all() if movers.cuda else []
 
     def restore(self, trainer: Trainer) -> None:
         """Put the trainer back to this state, and the movers: callbacks that have a state as in a run that is resumed."""
@@ -51,7 +51,12 @@ class Kept:
         for s, kept in zip(changed(trainer), self.tensors, strict=True):
             s.copy_(kept)
         o.t = self.t
-        vars(trainer.state).update({k: list(v) if isinstance(v, list) else v for k, v in self.state.items()})
+        vars(trainer.state).update(copied(self.state))
+        for g, state in zip(self.movers.generators, self.passes, strict=True):
+            g.set_state(state)
+        if not self.movers.foreign:
+            trainer.set_lr(trainer.lr)  # 0 for who stopped
+            return
         for name, values in self.given.items():
             o.set_number(name, values if len(values) > 1 else values[0])
         if self.betas is not None:
@@ -61,13 +66,14 @@ class Kept:
             if self.callbacks[name]:
                 cb.load_state_dict(self.callbacks[name])
                 cb.on_fit_start(trainer)
-        if self.python is not None:
-            random.setstate(self.python)
+        random.setstate(self.python)
         torch.set_rng_state(self.torch)
-        for g, state in zip(self.movers.generators, self.passes, strict=True):
-            g.set_state(state)
         if self.cuda:
             torch.cuda.set_rng_state_all(self.cuda)
+
+
+def copied(state: dict[str, Any]) -> dict[str, Any]:
+    return {**state, **{k: state[k][:] for k in ("loss_sum", "lr", "active")}}
 
 
 def changed(trainer: Trainer) -> list[Tensor]:
@@ -87,8 +93,8 @@ def again(trainer: Trainer, kept: Kept, end: int) -> Generator[tuple[Kept, list[
             before = Kept(trainer, kept.movers)
             if state.batch == 0:
                 state.loss_sum, state.samples = [0.0] * trainer.replicas, 0
-                for cb in kept.movers.callbacks.values():
-                    cb.on_train_epoch_start(trainer)
+                for hear in trainer.hooks["on_train_epoch_start"]:
+                    hear()
             losses, _, samples = next(steps)
             state.lr = trainer.lr
             state.step, state.batch = state.step + 1, state.batch + 1
