@@ -17,6 +17,7 @@ EACH = {  # each alone; what early_stopping watches, validation_split makes
     "tensorboard": "tensorboard: {}",
     "csv_log": "csv_log: {}",
     "progress_bar": "progress_bar: {}",
+    "terminate_on_nan": "terminate_on_nan: {}",
     "timer": "timer: {max_time: 3600}",
     "gradient_norms": "gradient_norms: {}",
 }

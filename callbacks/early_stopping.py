@@ -51,11 +51,13 @@ class EarlyStopping(Callback):
         self.best: list[float] = [self.sign * math.inf] * trainer.replicas
         self.waited = [0] * trainer.replicas
         self.stopped: list[str] = [""] * trainer.replicas  # why, a replica each
+        self.was_stopped = [False] * trainer.replicas  # by this callback, before the run was resumed
         self.best_params: dict[str, Tensor] = {}
 
     def on_fit_start(self, trainer: Trainer) -> None:
         if self.best_params and (wrong := trainer.net.mismatches(self.best_params)):
             raise UserErrors(wrong)
+        active = list(trainer.state.active)  # who was stopped by others stays so
         for r, why in enumerate(self.stopped):  # a resumed run is judged by the configuration of now
             if why == "patience":
                 stays = self.waited[r] >= self.patience
@@ -63,9 +65,11 @@ class EarlyStopping(Callback):
                 stays = bool(why) and self.judge(trainer.metrics[self.monitor][r], r)[0] == why
             if not stays or not trainer.may_stop:
                 self.stopped[r] = ""
-        trainer.activate([not why for why in self.stopped])
-        if all(self.stopped):
-            self._stop(trainer, list(range(trainer.replicas)))
+            if self.was_stopped[r]:
+                active[r] = not self.stopped[r]
+        trainer.activate(active)
+        if any(self.stopped) and not any(active):
+            self._stop(trainer, [r for r, why in enumerate(self.stopped) if why])
 
     def on_metrics(self, trainer: Trainer) -> None:
         values = trainer.fresh_metric(self.monitor, self.strict)
@@ -73,7 +77,7 @@ class EarlyStopping(Callback):
             return
         improved, ending = [], []
         for r, value in enumerate(values):
-            if self.stopped[r]:
+            if self.stopped[r] or not trainer.state.active[r]:
                 continue
             why, better = self.judge(value, r)
             if better:
@@ -146,6 +150,7 @@ class EarlyStopping(Callback):
         each, whys = len(self.best), Either("", "patience", "threshold", "divergence", "not finite")
         lists = {"best": (float,) * each, "waited": (COUNT,) * each, "stopped": (whys,) * each}
         accept(state, {"monitor": str, "sign": float, **lists, "best_params": {str: Tensor}}, "state")
+        self.was_stopped = [bool(why) for why in state["stopped"]]
         if (state["monitor"], state["sign"]) != (self.monitor, self.sign):
             return  # the best of another metric says nothing
         self.best, self.waited, self.stopped = list(state["best"]), list(state["waited"]), list(state["stopped"])

@@ -69,9 +69,11 @@ def test_the_events_of_a_run_are_those_of_the_docstring() -> None:
         "on_fit_start 0",
         "on_train_epoch_start 0",
         "on_train_batch_end 1",
+        "on_losses 1",
         "on_step_log 1",
         "on_checkpoint 1",
         "on_train_batch_end 2",
+        "on_losses 2",
         "on_step_log 2",
         "on_checkpoint 2",
         "on_validation_end 2",
@@ -90,7 +92,8 @@ def test_a_validation_inside_an_epoch_is_heard_between_step_and_checkpoint() -> 
     recorder = Recorder()
     run(ValidationSplit(0.2, every_n_steps=1), recorder, max_epochs=1)
     inside = [e.split()[0] for e in recorder.events if e.endswith(" 1")]
-    assert inside == ["on_train_batch_end", "on_step_log", "on_validation_end", "on_metrics", "on_log", "on_checkpoint"]
+    fetched = ["on_train_batch_end", "on_losses", "on_step_log"]
+    assert inside == [*fetched, "on_validation_end", "on_metrics", "on_log", "on_checkpoint"]
     at_the_end = [e for e in recorder.events if e == "on_validation_end 2"]
     assert len(at_the_end) == 1  # the last step's and the epoch's are one
 

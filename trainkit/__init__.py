@@ -52,6 +52,7 @@ _PUBLIC = {
         "LRScheduler",
         "ProgressBar",
         "TensorBoard",
+        "TerminateOnNaN",
         "Timer",
         "ValidationSplit",
     ],

@@ -20,6 +20,7 @@ HOOKS = (
     "on_fit_start",
     "on_train_epoch_start",
     "on_train_batch_end",
+    "on_losses",
     "on_step_log",
     "on_validation_end",
     "on_train_epoch_end",
@@ -53,6 +54,10 @@ class Callback:
 
     def on_train_batch_end(self, trainer: Trainer) -> None:
         """After each step. The loss is still on the device."""
+
+    def on_losses(self, trainer: Trainer, rows: list[list[float]]) -> None:
+        """Losses were fetched, whoever asked: as for on_step_log, before a validation inside an epoch, before a snapshot.
+        `rows`: those since the last time, a step each, a replica each in it; the last is this step's."""
 
     def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
         """The losses were fetched: at the first step, every log_every_n_steps, the last of an epoch, and the last of all.
@@ -154,8 +159,14 @@ def named(callbacks: Mapping[str, Callback] | Iterable[Callback]) -> dict[str, C
     return made
 
 
+WORDS = {
+    "TensorBoard": "tensorboard",
+    "TerminateOnNaN": "terminate_on_nan",
+}  # as TensorBoard's command spells it, and as it is said
+
+
 def snake(name: str) -> str:
-    """CSVLog -> csv_log, LRScheduler -> lr_scheduler, TensorBoard -> tensorboard."""
-    if name == "TensorBoard":
-        return "tensorboard"  # one word, as its own command spells it
+    """CSVLog -> csv_log, LRScheduler -> lr_scheduler, and WORDS."""
+    if name in WORDS:
+        return WORDS[name]
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -49,7 +49,8 @@ commands:
 EPILOG = """CONF is a YAML file; several are merged left to right, then key=value:
 trainer.max_epochs=5 callbacks.tensorboard=null
 RUN is a run's folder or one of its checkpoints.
-Exit codes: 0 done, 1 failed, 2 a mistake in what was given, 130 and 143 stopped by a signal."""
+Exit codes: 0 done, 1 failed, 2 a mistake in what was given, 3 numbers were no longer finite (terminate_on_nan), 130 and 143
+stopped by a signal."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -26,6 +26,8 @@ from .run import Run, plain_name
 from .summary import spread_of
 from .trainer import Trainer
 
+NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has ended
+
 
 def fit(args: argparse.Namespace, more: Mapping[str, Callback] | None = None) -> int:
     """Train from a configuration, from the beginning or from a checkpoint; with `more` callbacks behind the configuration's."""
@@ -65,7 +67,9 @@ def fit(args: argparse.Namespace, more: Mapping[str, Callback] | None = None) ->
         raise
     print(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {folder}")
     _print_metrics(summary["metrics"])
-    return signals.exit_code(trainer.signal) if trainer.signal is not None else 0
+    if trainer.signal is not None:
+        return signals.exit_code(trainer.signal)
+    return NOT_FINITE if summary["stop_reason"] == "nan" else 0
 
 
 def _data(parts: Parts, content: dict[str, Any] | None) -> Dataset:

@@ -104,6 +104,7 @@ class Trainer:
         self.loop_ended = False
         self.diverged: int | None = None  # the first epoch whose train/loss was not finite
         self.restored = False  # set by a callback that changes the parameters after the last step
+        self.rewound = False  # set by a callback that puts the state back to an earlier step: the loop ends there
         self.signal: int | None = None
         self.summary: dict[str, Any] = {}
 
@@ -164,18 +165,20 @@ class Trainer:
         self.state.active = list(replicas)
         self.set_lr(self._rates)
 
-    def stop(self, reason: str, words: str, replicas: Sequence[bool] | None = None) -> None:
+    def stop(self, reason: str, words: str, replicas: Sequence[bool] | None = None, at_once: bool = False) -> None:
         """End the run after this epoch or step; with `replicas`, only for those marked, whose parameters stay as they are.
 
-        Does nothing before min_epochs: whoever wants to stop says so again.
+        Does nothing before min_epochs, whoever wants to stop says so again; unless `at_once`, which is the reason whatever
+        others say.
         """
-        if not self.may_stop:
+        if not (self.may_stop or at_once):
             return
         if replicas is not None:
             self.activate([a and not r for a, r in zip(self.state.active, replicas, strict=True)])
             if any(self.state.active):
                 return
-        self.stopping = self.stopping or Stop(reason, words)
+        if at_once or self.stopping is None:
+            self.stopping = Stop(reason, words)
 
     @property
     def epochs_done(self) -> int:
@@ -198,7 +201,7 @@ class Trainer:
             for each epoch:                                          on_train_epoch_start
                 for each batch:
                     step: zero, forward, loss, backward, clip, update
-                                                                     on_train_batch_end, on_step_log
+                                                                     on_train_batch_end, on_losses, on_step_log
                     validate, if it is due inside the epoch          on_validation_end, on_metrics, on_log
                                                                      on_checkpoint
                 validate, if it is due                               on_validation_end, on_train_epoch_end
@@ -216,7 +219,8 @@ class Trainer:
         each_step = ("on_train_batch_end", "on_checkpoint")
         self.looks = [cb.next_step for cb in self.callbacks.values() if any(overrides(cb, hook) for hook in each_step)]
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
-        self.stopping, self.signal, self.loop_ended, self.restored, self.diverged = None, None, False, False, None
+        self.stopping, self.signal, self.loop_ended, self.diverged = None, None, False, None
+        self.restored = self.rewound = False
         began = time.perf_counter()
         if self.run is not None:
             self.run.open(new=resume is None)
@@ -232,6 +236,7 @@ class Trainer:
                     self.call("on_fit_start")
                     with torch.inference_mode():
                         self._loop()
+                        self._fetch_losses(log=False)  # those that a signal has left
                     self.loop_ended = True
                     self.call("on_checkpoint")
                     self._finish()
@@ -416,6 +421,9 @@ class Trainer:
         return (self.state.epoch + 1) % self.validate_every_n_epochs == 0
 
     def _validate_inside(self) -> None:
+        self._fetch_losses(log=False)  # nobody decides by a net that nobody has looked at
+        if self.rewound:
+            return
         self.state.pending = True
         if self.data.val is not None and self._validated(self.data.val):
             self.state.pending = False
@@ -441,21 +449,27 @@ class Trainer:
         return evaluate(self.net, self.loss, self.data, part, size, self.replicas, self._pause)
 
     def _fetch_losses(self, log: bool = True) -> None:
-        """Bring the losses since the last time to the host (waits for the device) and add them up, one by one, in float64."""
+        """Bring the losses since the last time to the host (waits for the device), and to those who listen."""
         if not self._losses:
             return
+        rows = self.add_losses()
+        self.call("on_losses", rows)
+        if log and not self.rewound:
+            self.call("on_step_log", rows[-1])
+
+    def add_losses(self) -> list[list[float]]:
+        """Add the losses since the last time to the epoch's, one by one, in float64; a row a step."""
         counts, state = [samples for steps, samples in self._counts for _ in range(steps)], self.state
         losses = self.steps.join(self._losses).double().reshape(len(counts), -1)
         if self.loss.reduction == "sum":
             losses /= torch.tensor(counts, dtype=losses.dtype, device=losses.device).unsqueeze(1)
-        values = losses.tolist()
+        values: list[list[float]] = losses.tolist()
         self._losses, self._counts = [], []
         for row, n in zip(values, counts, strict=True):
             state.samples += n
             for r, value in enumerate(row):
                 state.loss_sum[r] += value * n
-        if log:
-            self.call("on_step_log", values[-1])
+        return values
 
     def _finish(self) -> None:
         """The last evaluation, unless a signal wants the run gone."""

@@ -21,6 +21,7 @@ TABLE = {
     "lr_scheduler": "LRScheduler",
     "progress_bar": "ProgressBar",
     "tensorboard": "TensorBoard",
+    "terminate_on_nan": "TerminateOnNaN",
     "timer": "Timer",
     "validation_split": "ValidationSplit",
 }

@@ -16,7 +16,8 @@ from .module import Module, Value, evaluating, fwd_value
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module in a pass. `phase` is fwd or bwd; `given` and `gave` are x and y, or dy and dx."""
+    """One call of a module in a pass. `phase` is fwd, bwd or grad; `given` and `gave` are x and y, dy and dx, or dy and None.
+    A module without a `grad` of its own calls `bwd` in it, which is seen too."""
 
     path: str
     module: Module
@@ -38,14 +39,13 @@ def place(path: str, module: Module) -> str:
 def watching(
     net: Module, see: Callable[[Call], None], failed: Callable[[str, Module, Value], None] | None = None
 ) -> Iterator[None]:
-    """Call `see` after each module's fwd and bwd; `failed` with the innermost module that raises, once."""
+    """Call `see` after each module's fwd, bwd and grad; `failed` with the innermost module that raises, once."""
     done: list[str] = []
     watched = []
     for path, module in net.modules():
         watched.append(module)
-        for phase in ("fwd", "bwd"):
+        for phase in ("fwd", "bwd", "grad"):
             setattr(module, phase, _reporting(path, module, phase, see, failed, done))
-        module.__dict__["grad"] = module.bwd  # so that a first layer's backward is seen too
     try:
         yield
     finally:

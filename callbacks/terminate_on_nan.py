@@ -1,0 +1,98 @@
+"""Stop at the step where NaN or infinity comes up, and say where in it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from contextlib import closing
+
+import torch
+
+from trainkit import rewind
+from trainkit.callback import Callback
+from trainkit.checkpoint import save
+from trainkit.finite import broken, place
+from trainkit.flat import unflatten
+from trainkit.rewind import Kept, Movers
+from trainkit.trainer import Trainer
+
+FILE = "before_nan.pt"  # beside the checkpoints, not among them: a resume takes last.pt, and this one by its name alone
+
+
+class TerminateOnNaN(Callback):
+    """Ends the run at the first step whose loss, parameters or slots are not finite, and says in which layer and phase.
+
+    Looks where losses are fetched, and keeps the state there (on the device: p, slots, counts, random states). Where a number
+    is not finite it takes the steps since then again, one by one, to the step that breaks the state, and that one under watch.
+    The run ends with the state before it, which `before_nan.pt` in the run's folder keeps; it is the last checkpoint's too.
+    With replicas each is stopped on its own, with its parameters of before, and told on stderr; the last one ends the run.
+    min_epochs are not waited for.
+    """
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self.movers = Movers(trainer)
+        self.kept, self.looked = Kept(trainer, self.movers), trainer.state.step
+
+    def on_losses(self, trainer: Trainer, rows: list[list[float]]) -> None:
+        self.looked = trainer.state.step
+        if wrong := broken(trainer, trainer.state.loss_sum):
+            with torch.inference_mode():
+                self._stop(trainer, wrong, rows)
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        if self.looked != trainer.state.step or trainer.loop_ended:
+            return
+        if trainer.state.batch < trainer.steps_per_epoch:  # else the epoch's end is still to come
+            self.kept, self.looked = Kept(trainer, self.movers), -1
+
+    def next_step(self, step: int) -> int | None:
+        return None  # whoever fetches losses says when
+
+    def _stop(self, trainer: Trainer, wrong: list[int], rows: list[list[float]]) -> None:
+        """Stop the replicas `wrong`, and the run with the last."""
+        now, end = Kept(trainer, self.movers), trainer.state.step
+        before: dict[int, Kept] = {}
+        with closing(rewind.again(trainer, self.kept, end)) as steps:
+            for kept, losses in steps:
+                before |= {r: kept for r in broken(trainer, losses) if r in wrong and r not in before}
+                if len(before) == len(wrong):
+                    break
+        words = {r: self._words(trainer, r, before.get(r), rows, end) for r in wrong}
+        before = {r: before.get(r, self.kept) for r in wrong}
+        others = [active and r not in wrong for r, active in enumerate(now.state["active"])]
+        last = max(kept.step for kept in before.values())
+        ending = [r for r in wrong if before[r].step == last and not any(others)]
+        (before[ending[0]] if ending else now).restore(trainer)
+        stopped, own = [r for r in wrong if r not in ending], [p for p, _ in trainer.optimizer.pairs]
+        for r in stopped:
+            for s, old in zip(rewind.changed(trainer), before[r].tensors, strict=True):
+                for v, o in zip(unflatten(s, own), unflatten(old, own), strict=True):
+                    v[r].copy_(o[r])
+            print(words[r], file=sys.stderr)
+        trainer.activate([active and r not in stopped for r, active in enumerate(trainer.state.active)])
+        if ending:
+            trainer.rewound = True
+            saved = ""
+            if trainer.run is not None:
+                save(trainer.snapshot(), trainer.run.file(FILE))
+                saved = f"; {FILE} is the state before it"
+            trainer.stop("nan", "\n".join(words[r] for r in ending) + saved, at_once=True)
+
+    def _words(self, trainer: Trainer, r: int, before: Kept | None, rows: list[list[float]], end: int) -> str:
+        """Which step, which place."""
+        losses = [(end - len(rows) + 1 + i, row[r]) for i, row in enumerate(rows)]
+        first, loss = next(((step, loss) for step, loss in losses if not math.isfinite(loss)), losses[-1])
+        step = first if before is None else before.step + 1
+        text = f"step {step:,}, epoch {self.kept.state['epoch'] + 1}: "
+        text = f"replica {r}, {text}" if trainer.replicas > 1 else text
+        if before is None:
+            what = "the parameters or slots are not finite" if math.isfinite(loss) else f"the loss is {loss}"
+            return f"{text}{what}, but the steps taken again from step {self.kept.step:,} on give finite numbers"
+        before.restore(trainer)
+        found = place(trainer, r)
+        if found is not None:
+            return text + found
+        names = ", ".join(self.movers.callbacks)
+        if trainer.running == "compile":
+            return f"{text}numbers are not finite in compiled code; the same step, eager, gives finite ones"
+        return f"{text}numbers are not finite{f' after the step: made so by a callback ({names})' if names else ''}"
