@@ -5,7 +5,6 @@ A file is what `torch.save` makes of plain values, with the SHA-256 of everythin
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
@@ -20,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import UserError, UserErrors
+from .errors import UserError, UserErrors, cause
 from .pattern import COUNT, Either, shown, unlike
+from .pickled import inspect
 
 FORMAT = 1
 MARK = b"trainkit sha256 "
@@ -65,11 +65,11 @@ def write(data: bytes, path: Path) -> None:
                 os.unlink(temporary)
             raise
     except OSError as error:
-        raise UserError(f"{path}: not saved, {_cause(error)}; what was there before is kept") from error
+        raise UserError(f"{path}: not saved, {cause(error)}; what was there before is kept") from error
     try:
         sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: not surely saved, its folder cannot be synced, {_cause(error)}") from error
+        raise UserError(f"{path}: not surely saved, its folder cannot be synced, {cause(error)}") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -89,7 +89,15 @@ def saved(folder: Path) -> list[Path]:
 def sweep(folder: Path) -> None:
     """Delete the temporaries that a killed run left in `folder`; its lock is held."""
     for path in folder.glob(f"{TEMPORARY}*"):
+        delete(path)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, if it is there. Raises UserError naming path and cause."""
+    try:
         path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be deleted, {cause(error)}") from error
 
 
 CHECKS = (  # of `load`, in their order
@@ -114,9 +122,11 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
     try:
         if not path.is_file():
             raise UserError(f"checkpoint {path}: is no file; name a .pt file or a run's folder")
-        data = path.read_bytes()
+        data = _bytes(path)
     except OSError as error:
         raise UserError(f"checkpoint {path}: cannot be read, {error.strerror}") from error
+    except MemoryError as error:
+        raise UserError(f"checkpoint {path}: {path.stat().st_size:,} bytes do not fit into memory") from error
     passed()
     cure = "take another checkpoint of the run"
     if data[:4] != b"PK\x03\x04":
@@ -131,7 +141,7 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
                 )
             passed()
             mark = archive.comment[: len(MARK)]
-            if len(data) <= COMMENT or mark != MARK:
+            if len(archive.comment) != COMMENT or mark != MARK:
                 raise UserError(
                     f"checkpoint {path}: has no trainkit checksum, so it was cut short or is no trainkit checkpoint; {cure}"
                 )
@@ -142,11 +152,15 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
             if hashlib.sha256(data[:-COMMENT]).hexdigest().encode() != data[-64:]:
                 raise UserError(f"checkpoint {path}: damaged, its SHA-256 differs; {cure}")
             passed()
+            folder = f"{entries[0].filename.partition('/')[0]}/"  # as torch finds it
+            held = {e.filename.removeprefix(f"{folder}data/"): e.file_size for e in entries}
+            pickle = archive.read(f"{folder}data.pkl") if len({e.filename.lower() for e in entries}) == len(entries) else b""
     except UserError:
         raise
     except Exception as error:  # zipfile raises half a dozen kinds on damaged archives
         raise UserError(f"checkpoint {path}: damaged or cut short ({error}); {cure}") from error
     try:
+        inspect(pickle, held)
         content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as error:
         raise UserError(f"checkpoint {path}: holds something else than plain values and tensors; refused unread") from error
@@ -170,6 +184,20 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
     return content
 
 
+def _bytes(path: Path) -> bytes:
+    """What the file holds; of one that does not begin as a checkpoint, or does not end as one, only its ends."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - COMMENT))
+        tail = file.read(COMMENT)
+        if size > PEEKED and (head != b"PK\x03\x04" or tail[: len(MARK)] != MARK):
+            return head + tail
+        file.seek(0)
+        return file.read()
+
+
+PEEKED = 1 << 20  # bytes from which on a file's ends are looked at before it is read
 MOST = 10  # complaints about one file
 
 
@@ -312,7 +340,3 @@ def _key(key: Any, place: str) -> Any:
         raise UserError(f"checkpoint{place}: key {key!r}; needs a str or an int")
     return sys.intern(key) if isinstance(key, str) else key
 
-
-def _cause(error: OSError) -> str:
-    """`No space left on device (ENOSPC)`."""
-    return f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})"

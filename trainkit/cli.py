@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
-from .errors import UserError, escaped, near, shortage
+from .errors import UserError, disk, escaped, near, shortage
 
 COMMANDS = {
     "fit": "train: fit CONF [CONF ...] [key=value ...]",
@@ -149,6 +149,8 @@ def told(error: Exception) -> int:
         lines, code = [f"error: {line}" for line in str(error).split("\n")], error.code
     elif (short := shortage(error)) is not None:
         lines, code = [f"error: {short}: the net, the data, the batch or the replicas"], UserError.code
+    elif (full := disk(error)) is not None:
+        lines, code = [f"error: {full}"], UserError.code
     else:
         kind = "" if type(error).__name__ == "CallbackError" else f"{type(error).__name__}: "
         lines = [f"error: {kind}{str(error).split(chr(10))[0]}"]

@@ -99,7 +99,7 @@ def _newest_run(args: argparse.Namespace) -> Path:
         raise UserError("resume: name a run, --resume logs/mlp/2026-01-31_12-00-00, or a CONF whose newest run to continue")
     folder = Path("logs") / args.paths[0].stem
     runs = folder.glob("*/checkpoints")
-    saved = {run: max(file.stat().st_mtime_ns for file in files) for run in runs if (files := checkpoint.saved(run))}
+    saved = {run: max(file.lstat().st_mtime_ns for file in files) for run in runs if (files := checkpoint.saved(run))}
     if not saved:
         raise UserError(f"resume: no run of {args.paths[0]} with a checkpoint in {folder}; name one, --resume RUN")
     return max(saved, key=lambda p: saved[p]).parent

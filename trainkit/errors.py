@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
@@ -35,6 +36,21 @@ def shortage(error: BaseException) -> str | None:
         return None
     asked = re.search(r"allocate (\d+) bytes", text)
     return f"not enough memory{f' for {int(asked[1]) / 1e9:.3g} GB' if asked else ''}; make it smaller"
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+def disk(error: BaseException | None) -> str | None:
+    """What to say of an error that means a disk that is full or fails, else None."""
+    if not isinstance(error, OSError) or error.errno not in DISK:
+        return None
+    return f"{f'{error.filename}: ' if error.filename else ''}{cause(error)}"
+
+
+def cause(error: OSError) -> str:
+    """`No space left on device (ENOSPC)`."""
+    return f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})"
 
 
 def near(name: str, allowed: Iterable[str]) -> str:
