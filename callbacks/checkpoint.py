@@ -81,8 +81,10 @@ class Checkpoint(Callback):
         assert trainer.run is not None
         self._delete_gone(trainer)  # what a run that was killed between saving and deleting has left
         delete(trainer.run.checkpoints / "final.pt")
-        if self.kept and any(self._step_of(trainer, name) > trainer.state.step for _, name in [*self.kept, [0.0, "best.pt"]]):
+        if any(self._step_of(trainer, name) > trainer.state.step for _, name in self.kept):
             self.kept = []  # another folder, or a future that this run gave up: its files are no longer the best of this one
+        elif self.kept and self._step_of(trainer, "best.pt") != self._step_of(trainer, self.kept[0][1]):
+            save(load(trainer.run.checkpoints / self.kept[0][1]), trainer.run.checkpoints / "best.pt")  # of a save half done
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         if self.monitor is not None and trainer.fresh:

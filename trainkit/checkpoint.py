@@ -143,7 +143,7 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
             mark = archive.comment[: len(MARK)]
             if len(archive.comment) != COMMENT or mark != MARK:
                 raise UserError(
-                    f"checkpoint {path}: has no trainkit checksum, so it was cut short or is no trainkit checkpoint; {cure}"
+                    f"checkpoint {path}: has no trainkit checksum: damaged, cut short, or none of trainkit's; {cure}"
                 )
             passed()
             if (bad := archive.testzip()) is not None:
@@ -295,11 +295,12 @@ def check_types(content: dict[str, Any]) -> None:
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """The valid checkpoint of `folder` with the most steps: its path, its content, and why others were skipped.
+    """last.pt, or where it is not valid the valid checkpoint with the most steps: path, content, and why others were skipped.
 
-    None valid is an error: never a silent fresh start.
+    A file that is ahead of last.pt is of a save that did not come to its end, and may list files that were never written. None
+    valid is an error: never a silent fresh start.
     """
-    best: tuple[tuple[int, bool], Path, dict[str, Any]] | None = None
+    best: tuple[tuple[bool, int], Path, dict[str, Any]] | None = None
     skipped: list[str] = []
     for path in saved(folder):
         try:
@@ -309,7 +310,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
         except UserError as error:
             skipped.append(str(error))
             continue
-        rank = (content["state"]["step"], path.name == "last.pt")
+        rank = (path.name == "last.pt", content["state"]["step"])
         if best is None or rank > best[0]:
             best = (rank, path, content)
     if best is None:

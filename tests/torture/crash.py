@@ -16,6 +16,7 @@ from unittest.mock import patch
 from trainkit import checkpoint
 from trainkit.cli import main
 from trainkit.errors import UserError
+from trainkit.snapshot import digest_of
 
 from .tally import Tally, ended, fork, inside, shot
 
@@ -36,11 +37,11 @@ MODES = ("ENOSPC once", "EIO from then on", "SIGKILL")
 
 
 class Calls:
-    """Counts the calls, and strikes at number `at`; `done` lists the checkpoints that were renamed into place, by call."""
+    """Counts the calls, and strikes at number `at`; `done` lists the checkpoints that are in place: call, name, step."""
 
     def __init__(self, at: int = 0, mode: str = "") -> None:
         self.at, self.mode, self.n = at, mode, 0
-        self.done: list[tuple[int, int]] = []
+        self.done: list[tuple[int, str, int]] = []
 
     def strike(self, half: Callable[[], object] = lambda: None) -> None:
         """One more call; `half` is what is done of it before it fails."""
@@ -86,7 +87,7 @@ def sabotaged(calls: Calls) -> Iterator[None]:
                 step = checkpoint.load(Path(args[0]))["state"]["step"]
             result = real[name](*args, **kw)
             if step is not None:
-                calls.done.append((calls.n, step))
+                calls.done.append((calls.n, Path(args[1]).name, step))
             return result
 
         return call
@@ -121,17 +122,19 @@ def _sweep(mode: str, every: int) -> Tally:
     assert whole.code == 0, whole.said
     for n in range(1, dry.n + 1, every):
         shutil.rmtree("run", ignore_errors=True)
-        tally.count(_one(n, mode, [step for at, step in dry.done if at < n]))
+        there = [(name, step) for at, name, step in dry.done if at < n]
+        completed = [step for name, step in there if name == "last.pt"] or [step for _, step in there]
+        tally.count(_one(n, mode, max(completed, default=None)))
     return tally
 
 
 KEPT = (
-    "the error names file and cause; every checkpoint is whole; the newest is of the last completed save; the resumed run ends"
-    " with the bits of an undisturbed one; no temporary is left"
+    "the error names file and cause; every checkpoint is whole; the run stands at the last completed save; the resumed one"
+    " ends with the bits and the files of an undisturbed one; no temporary is left"
 )
 
 
-def _one(n: int, mode: str, done: list[int]) -> str | None:
+def _one(n: int, mode: str, step: int | None) -> str | None:
     calls = Calls(n, mode)
 
     def act() -> int:
@@ -150,7 +153,7 @@ def _one(n: int, mode: str, done: list[int]) -> str | None:
         name = "ENOSPC" if mode == "ENOSPC once" else "EIO"
         if "run" not in struck.said or (name not in struck.said and os.strerror(getattr(errno, name)) not in struck.said):
             return f"call {n}: the error names no path and cause: {struck.said}"
-    return after(f"call {n}", max(done, default=None))
+    return after(f"call {n}", step)
 
 
 def after(where: str, step: int | None) -> str | None:
@@ -176,8 +179,14 @@ def after(where: str, step: int | None) -> str | None:
         return f"{where}: the resumed run ends otherwise"
     if stale := [str(p) for p in Path("run").rglob(f"{checkpoint.TEMPORARY}*")]:
         return f"{where}: left over: {stale}"
-    kept = [sorted(p.name for p in checkpoint.saved(Path(run, "checkpoints"))) for run in ("run", "whole")]
-    return None if kept[0] == kept[1] else f"{where}: checkpoints {kept[0]}, undisturbed {kept[1]}"
+    mine, theirs = stand("run"), stand("whole")
+    return None if mine == theirs else f"{where}: the checkpoints are {mine}, of the undisturbed run {theirs}"
+
+
+def stand(run: str) -> dict[str, tuple[int, str]]:
+    """What the checkpoints of a run hold: step and parameters."""
+    contents = {p.name: checkpoint.load(p) for p in checkpoint.saved(Path(run, "checkpoints"))}
+    return {name: (c["state"]["step"], digest_of(c["model"].items())[:8]) for name, c in contents.items()}
 
 
 def digest(run: str) -> Any:

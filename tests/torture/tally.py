@@ -19,7 +19,7 @@ from trainkit.cli import main
 
 SECONDS, MEGABYTES = 2.0, 200.0  # that a stranger's file may take
 LONGEST = 20  # seconds after which a shot is given up
-MOST = 5  # failures told of an attack
+MOST = 40  # failures told of an attack
 
 
 @dataclass
