@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from pickletools import genops
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from .errors import UserError, UserErrors, cause
 from .pattern import COUNT, Either, shown, unlike
+from .pickled import MOST as MOST_OPCODES
 from .pickled import inspect
 
 FORMAT = 1
@@ -37,6 +39,10 @@ def dump(content: dict[str, Any]) -> bytes:
     data = buffer.getvalue()
     if data[-22:-18] != b"PK\x05\x06" or data[-2:] != b"\0\0":
         raise AssertionError("torch.save no longer ends its archive with an end-of-directory record of 22 bytes")
+    with zipfile.ZipFile(buffer) as archive:
+        pickle = next(e for e in archive.infolist() if e.filename.endswith("/data.pkl"))
+        if pickle.file_size > MOST_OPCODES and sum(1 for _ in genops(archive.read(pickle))) > MOST_OPCODES:
+            raise UserError(f"checkpoint: over {MOST_OPCODES // 2:,} plain values; keep long lists of numbers as tensors")
     head = data[:-2] + struct.pack("<H", COMMENT)
     return head + MARK + hashlib.sha256(head).hexdigest().encode()
 
@@ -212,6 +218,9 @@ def check_plain(value: Any, place: str, seen: set[int]) -> None:
         held = value.untyped_storage().nbytes() if value.layout == torch.strided and value.device.type == "cpu" else -1
         if claimed > held or value.requires_grad or not value.is_contiguous():
             raise UserError(f"{place}: {shown(value)} that the file does not hold as such")
+        if held and (memory := value.untyped_storage().data_ptr()) in seen:
+            raise UserError(f"{place}: stands at several places")
+        seen |= {memory} if held else set()
     elif kind in (dict, list, tuple):
         if id(value) in seen and value:
             raise UserError(f"{place}: stands at several places")
@@ -340,4 +349,3 @@ def _key(key: Any, place: str) -> Any:
     if type(key) not in (str, int):
         raise UserError(f"checkpoint{place}: key {key!r}; needs a str or an int")
     return sys.intern(key) if isinstance(key, str) else key
-

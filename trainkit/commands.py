@@ -63,7 +63,7 @@ def fit(args: argparse.Namespace, more: Mapping[str, Callback] | None = None) ->
         if new and trainer.state.step == 0:
             trainer.run.discard()
         raise
-    print(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {folder}")
+    print(escaped(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {folder}"))
     _print_metrics(summary["metrics"])
     return signals.exit_code(trainer.signal) if trainer.signal is not None else 0
 
@@ -90,7 +90,7 @@ def _resumed(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         file, content = path, checkpoint.load(path)
         folder = args.run_dir or (path.parent.parent if path.parent.name == "checkpoints" else path.parent)
     state = content["state"]
-    print(f"resuming {file}: epoch {state['epoch']}, step {state['step']}")
+    print(escaped(f"resuming {file}: epoch {state['epoch']}, step {state['step']}"))
     return content, folder
 
 
@@ -130,7 +130,7 @@ def _measure(args: argparse.Namespace, name: str) -> int:
         cure = "callbacks: {validation_split: {}}" if name == "val" else "data with a test part"
         raise UserError(f"{file}: its data has no {name} part; train with {cure}")
     trainer.measure(name, part)
-    print(f"{file}, {len(part)} samples")
+    print(escaped(f"{file}, {len(part)} samples"))
     _print_metrics({n: spread_of(v) for n, v in trainer.metrics.items()})
     return 0
 
@@ -162,7 +162,7 @@ def predict(args: argparse.Namespace) -> int:
         checkpoint.write(text.getvalue().encode(), out)
     except UserError as error:
         raise UserError(f"{error}; choose another with --out") from error
-    print(f"{len(part)} samples by {file} -> {out}")
+    print(escaped(f"{len(part)} samples by {file} -> {out}"))
     return 0
 
 

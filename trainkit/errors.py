@@ -41,11 +41,13 @@ def shortage(error: BaseException) -> str | None:
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
-def disk(error: BaseException | None) -> str | None:
-    """What to say of an error that means a disk that is full or fails, else None."""
-    if not isinstance(error, OSError) or error.errno not in DISK:
+def refusal(error: BaseException | None) -> str | None:
+    """What to say of an error of the operating system about a file, or about a disk that is full or fails, else None."""
+    if not isinstance(error, OSError) or not (error.filename or error.errno in DISK):
         return None
-    return f"{f'{error.filename}: ' if error.filename else ''}{cause(error)}"
+    name = str(error.filename or "")
+    place = f"{name[:100]}{'...' if len(name) > 100 else ''}: " if name else ""
+    return f"{place}{cause(error)}"
 
 
 def cause(error: OSError) -> str:

@@ -14,6 +14,7 @@ VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 GIVEN = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}  # their argument is the value
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 ITEMS = {"APPEND": 1, "APPENDS": 0, "SETITEM": 2, "SETITEMS": 0}  # how many they take; 0: all behind the mark
+MOST = 250_000  # opcodes; a value is one to three, a tensor some twenty
 LONGEST = 1 << 63  # a whole number's bound
 BYTES = {  # of a number in a storage
     "Byte": 1, "Char": 1, "Bool": 1, "Half": 2, "BFloat16": 2, "Short": 2, "Int": 4, "Float": 4, "Long": 8, "Double": 8,
@@ -46,8 +47,10 @@ def inspect(pickle: bytes, held: Mapping[str, int]) -> None:
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
-    for opcode, argument, _ in pickletools.genops(pickle):
+    for i, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
         name = opcode.name
+        if i > MOST:
+            raise Strange(f"over {MOST:,} opcodes")
         if name in GIVEN:
             if type(argument) is int and not -LONGEST <= argument < LONGEST:
                 raise Strange("a number of more than 64 bits")

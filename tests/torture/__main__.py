@@ -1,6 +1,6 @@
-"""`python -m torture` (`make torture`): every family at its full size, two at a time; the table goes into docs/reliability.md.
+"""`python -m torture` (`make torture`): every family at its full size, two at a time; `--only kills` runs one family.
 
-`--only kills` runs one family and writes nothing. Exit code 1 where anything gave.
+`--write` puts each family's table between its marks in docs/reliability.md. Exit code 1 where anything gave.
 """
 
 from __future__ import annotations
@@ -19,45 +19,49 @@ from page import ROOT, write
 from .families import FAMILIES, LONGEST, family
 from .tally import MEGABYTES, MOST, SECONDS, Tally
 
+PAGE = ROOT / "docs" / "reliability.md"
+
+
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--only", choices=FAMILIES, action="append", help="this family alone; nothing is written")
-    p.add_argument("--write", action="store_true", help="put the table into docs/reliability.md")
+    p.add_argument("--only", choices=FAMILIES, action="append", help="this family alone")
+    p.add_argument("--write", action="store_true", help="put the tables into docs/reliability.md")
     args = p.parse_args()
     chosen = args.only or [*LONGEST, *(name for name in FAMILIES if name not in LONGEST)]
-    found: dict[str, list[Tally]] = {}
+    tried = gave = 0
     began = time.monotonic()
     with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=1) as pool:
         for done in as_completed([pool.submit(family, name) for name in chosen]):
-            name, found[name], seconds = done.result()
+            name, tallies, seconds = done.result()
             print(f"-- {name}: {seconds:.0f} s", flush=True)
-            for t in found[name]:
-                print(f"{t.tried:>6}  {t.attack}: {len(t.gave)} gave; at most {t.slowest:.2f} s, {t.largest:.0f} MB", flush=True)
+            for t in tallies:
+                tried, gave = tried + t.tried, gave + len(t.gave)
+                print(f"{t.tried:>6}  {t.attack}: {len(t.gave)} gave, {measured(t)}", flush=True)
                 print(*(f"        {line}\n" for line in t.gave[:MOST]), sep="", end="", flush=True)
-    tallies = [t for name in FAMILIES for t in found.get(name, [])]
-    gave = sum(len(t.gave) for t in tallies)
-    tried, minutes = sum(t.tried for t in tallies), (time.monotonic() - began) / 60
-    text = table(tallies, tried, gave, minutes)
-    print(f"\n{text}")
+            if args.write:
+                write(name, table(tallies, seconds), PAGE)
+    minutes = (time.monotonic() - began) / 60
+    text = f"{tried:,} attacks in {minutes:.0f} minutes, {gave} of which gave. torch {version('torch')}, Python {platform.python_version()},"
+    text += f" {os.cpu_count()} cores, {platform.system()} {platform.machine()}."
+    print(text)
     if args.write and not args.only:
-        write("torture", text, ROOT / "docs" / "reliability.md")
+        write("all", text, PAGE)
     return 1 if gave else 0
 
 
-def table(tallies: list[Tally], tried: int, gave: int, minutes: float) -> str:
-    rows = [f"| {t.attack} | {t.tried:,} | {t.holds} | {len(t.gave)} | {slowest(t)} |" for t in tallies if t.tried]
-    left = [f"{t.attack}." for t in tallies if not t.tried]
-    note = (
-        f"{tried:,} attacks in {minutes:.0f} minutes, {gave} of which gave. A time or memory that is shown was measured, and counts as giving above"
-        f" {SECONDS:g} s or {MEGABYTES:g} MB. torch {version('torch')}, Python {platform.python_version()}, {os.cpu_count()} cores,"
-        f" {platform.system()} {platform.machine()}."
-    )
-    head = ["| attack | times | what must hold | gave | at most |", "|---|---|---|---|---|"]
-    return "\n".join([*head, *rows, "", " ".join([note, *left])])
+def table(tallies: list[Tally], seconds: float) -> str:
+    """What was tried, how often, what gave; below it what must hold."""
+    rows = [f"| {t.attack} | {t.tried:,} | {len(t.gave)} | {measured(t)} |" for t in tallies if t.tried]
+    notes = [f"Must hold: {words}." for words in dict.fromkeys(t.holds for t in tallies)]
+    notes += [f"{t.attack}." for t in tallies if not t.tried]
+    limit = [f"Above {SECONDS:g} s or {MEGABYTES:g} MB an attack counts as giving."] if any(t.slowest for t in tallies) else []
+    head = ["| attack | times | gave | longest, largest |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows, "", " ".join([*notes, *limit, f"{seconds:.0f} s in all."])])
 
 
-def slowest(t: Tally) -> str:
-    return f"{t.slowest:.1f} s, {t.largest:.0f} MB" if t.largest else f"{t.slowest:.1f} s" if t.slowest else "-"
+def measured(t: Tally) -> str:
+    """The longest and the largest of an attack, where they were looked at."""
+    return f"{t.slowest:.1f} s, {t.largest:.0f} MB" if t.slowest else "-"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def but(old: str, new: str) -> str:
 
 
 CHAIN = "".join(f"v{i}: {{a: '${{v{i + 1}}}', b: '${{v{i + 1}}}'}}\n" for i in range(40)) + "v40: 1\n"
-WIDE = "".join(f"w{i}: [{', '.join(['${w%d}' % (i + 1)] * 99)}]\n" for i in range(20)) + "w20: 1\n"
+WIDE = "".join(f"w{i}: [" + ", ".join([f"'${{w{i + 1}}}'"] * 99) + "]\n" for i in range(20)) + "w20: 1\n"
 CODE = [
     "!!python/object/apply:os.system ['touch RAN']", "!!python/object/new:os.system ['touch RAN']", "!!python/name:os.system",
     "!!python/module:antigravity", "!!python/object:trainkit.run.Run {path: x}", "!!python/tuple [1, 2]", "!!python/bytes aGk=",
@@ -73,7 +73,20 @@ PLACES = {
     "max_time": ("max_time: 1000", "max_time: {}"),
     "monitor": ("val/loss", "{}"),
 }
-PATHS = ["/dev/zero", "/dev/stdin", "/proc/self/mem", "/etc/shadow", "pipe", ".", "/", "nowhere", "\\0", "", "x/" * 3000, "~root/x"]
+PATHS = [
+    "/dev/zero",
+    "/dev/stdin",
+    "/proc/self/mem",
+    "/etc/shadow",
+    "pipe",
+    ".",
+    "/",
+    "nowhere",
+    "\\0",
+    "",
+    "x/" * 3000,
+    "~root/x",
+]
 BOMBS: dict[str, str | bytes] = {
     "aliases that unfold": GOOD + UNFOLDING,
     "merges that unfold": GOOD + MERGING,
@@ -101,6 +114,12 @@ BOMBS: dict[str, str | bytes] = {
     "900 kB of colons": GOOD + "a: " + "1:2" * 300_000 + "\n",
     "900 kB of anchors": GOOD + "".join(f"- &a{i} 1\n" for i in range(80_000)),
     "900 kB of documents": "---\n" * 225_000,
+    "9,000 keys": GOOD + "".join(f"k{i}: 1\n" for i in range(9000)),
+    "19,000 numbers": GOOD + "a: [" + "1," * 19_000 + "]\n",
+    "19,000 references": GOOD + "a: ['" + "${seed}','" * 19_000 + "']\n",
+    "1,900 references": GOOD + "a: ['" + "${seed}','" * 1900 + "']\n",
+    "${ 400 times": GOOD + 'a: "' + "${" * 400 + '"\n',
+    "${ and 480 letters": GOOD + 'a: "${' + "x" * 480 + '"\n',
     "10,000 layers": but("ReLU", ", ".join(["ReLU"] * 10_000)),
     "over 1 MiB": GOOD + "#" * (1 << 20),
     "a file of zeros": bytes(500_000),
@@ -109,9 +128,9 @@ BOMBS: dict[str, str | bytes] = {
     "a byte order mark": b"\xef\xbb\xbf" + GOOD.encode(),
     "control characters": GOOD + 'a: "\x07"\n',
     "duplicate keys": GOOD + "seed: 1\n",
-    "keys that are no text": GOOD + "{1: 2, null: 3, true: 4, 1.5: 5}\n",
+    "keys that are no text": GOOD + "z: {1: 2, null: 3, true: 4, 1.5: 5}\n",
     "keys that are no text, in the trainer": but("max_epochs: 2", "1: 2, null: 3, true: 4, 1.5: 5"),
-    "a key that is a list": GOOD + "? [a, b]\n: 1\n",
+    "a key that is a list": GOOD + "z: {[a, b]: 1}\n",
     "keys of a million": GOOD + "x" * 900_000 + ": 1\n",
 }
 
@@ -147,7 +166,8 @@ def poison(folder: Path, every: int = 1) -> list[Tally]:
             ):
                 conf.write_text(but("{name: disk, train: 40, test: 10}", data))
                 fire(paths, data[:60], ("check", conf))
-            fire(paths, f"CONF {value[:20]}", ("check", value.replace("\\0", "\0") or "x"))
+            if value not in ("pipe", "/dev/stdin"):  # the user's own, and waited for
+                fire(paths, f"CONF {value[:20]}", ("check", value.replace("\\0", "\0") or "x"))
         for value in [*CODE, *NUMBERS]:
             conf.write_text(GOOD)
             fire(code, f"override {value[:40]!r}", ("check", conf, f"seed={value}"), codes=(0, 2))
@@ -183,7 +203,9 @@ VALUES: list[Any] = [
 
 def fuzz(folder: Path, n: int, seed: int = 0) -> list[Tally]:
     """n configurations, each one of conf/ mutated up to six times with pieces of the others; built as `check` builds."""
-    tally = Tally("configurations drawn by mutating those of conf/", "built or refused; no other exception; nothing runs; at most 2 s")
+    tally = Tally(
+        "configurations drawn by mutating those of conf/", "built or refused; no other exception; nothing runs; at most 2 s"
+    )
     draw = random.Random(seed)
     seeds = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "conf").rglob("*.yaml"))]
     built = 0
@@ -223,7 +245,7 @@ def many(config: Any) -> bool:
     """Whether it asks for more than a thousand replicas."""
     trainer = config.get("trainer") if isinstance(config, dict) else None
     replicas = trainer.get("replicas") if isinstance(trainer, dict) else None
-    return isinstance(replicas, (int, float)) and replicas > 1000 or isinstance(replicas, str)
+    return (isinstance(replicas, (int, float)) and replicas > 1000) or isinstance(replicas, str)
 
 
 def spots(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -251,12 +273,14 @@ def mutate(config: dict[str, Any], seeds: list[Any], draw: random.Random) -> Non
         if isinstance(holder, list):
             holder.insert(key, copy.deepcopy(holder[key]))
         else:
-            holder[draw.choice([f"{key}x", key if isinstance(key, int) else f"{key}"[:-1], draw.choice(["a", 1, True, None])])] = (
-                copy.deepcopy(holder[key])
-            )
+            holder[
+                draw.choice([f"{key}x", key if isinstance(key, int) else f"{key}"[:-1], draw.choice(["a", 1, True, None])])
+            ] = copy.deepcopy(holder[key])
     elif what == "nest":
         inner = holder[key]
-        holder[key] = draw.choice([[inner], {"Residual": [inner]}, {"Sequential": [inner]}, {"a": inner}, str(inner), [inner, inner]])
+        holder[key] = draw.choice(
+            [[inner], {"Residual": [inner]}, {"Sequential": [inner]}, {"a": inner}, str(inner), [inner, inner]]
+        )
     elif what == "splice":
         other = draw.choice(seeds)
         holder[key] = copy.deepcopy(at(other, draw.choice(spots(other))))
@@ -270,7 +294,6 @@ def mutate(config: dict[str, Any], seeds: list[Any], draw: random.Random) -> Non
             pass  # it lay inside the first
     else:
         holder[key] = copy.deepcopy(draw.choice(VALUES))
-
 
 
 def garbled(text: str, draw: random.Random) -> str:

@@ -72,11 +72,17 @@ LAYOUTS: dict[str, Callable[[], None]] = {
 
 
 def layouts(folder: Path, every: int = 1) -> list[Tally]:
-    tally = Tally("links, devices, pipes and folders among the files of a run", f"{HARMLESS}; nothing outside the run is touched")
+    tally = Tally(
+        "links, devices, pipes and folders among the files of a run", f"{HARMLESS}; nothing outside the run is touched"
+    )
     with inside(folder):
         prepare()
         for name, make in list(LAYOUTS.items())[::every]:
-            for words in (("fit", "--resume", "run", "trainer.max_epochs=3"), ("test", "run"), ("fit", "conf.yaml", "--resume")):
+            for words in (
+                ("fit", "--resume", "run", "trainer.max_epochs=3"),
+                ("test", "run"),
+                ("fit", "conf.yaml", "--resume"),
+            ):
                 fresh()
                 guard()
                 shutil.rmtree("logs", ignore_errors=True)
@@ -178,7 +184,10 @@ def others(folder: Path) -> list[Tally]:
             wrong = seen.wrong(0, 2)
             if seen.code == 2 and {p: p.read_bytes() for p in Path("run/checkpoints").iterdir()} != before:
                 wrong = "the run was changed"
-            if seen.code == 0 and checkpoint.load(LAST)["model"].keys() != checkpoint.load(Path(b, *LAST.parts[1:]))["model"].keys():
+            if (
+                seen.code == 0
+                and checkpoint.load(LAST)["model"].keys() != checkpoint.load(Path(b, *LAST.parts[1:]))["model"].keys()
+            ):
                 wrong = "went on with another model"
             tally.count(f"{a} as {b}: {wrong}" if wrong else tally.measure(seen.seconds, seen.megabytes))
     return [tally]

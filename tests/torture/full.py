@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
-from trainkit import checkpoint
 from trainkit.cli import main
 
 from .crash import CONF, after
@@ -26,13 +25,13 @@ LIMITED = CONF.replace("csv_log: {}", "csv_log: {}\n  tensorboard: {}")
 
 
 def limits(folder: Path, n: int, seed: int = 0) -> list[Tally]:
-    """RLIMIT_FSIZE at n sizes, from nothing to more than a checkpoint."""
+    """RLIMIT_FSIZE at n sizes, from 1,000 bytes (the words go into a file too) to the largest file."""
     tally = Tally("a limit to the size of files (RLIMIT_FSIZE)", HOLDS)
     with inside(folder):
         prepare(LIMITED)
         largest = max(p.stat().st_size for p in Path("whole").rglob("*") if p.is_file())
         draw = random.Random(seed)
-        for size in sorted(draw.randrange(largest) for _ in range(n)):
+        for size in sorted(draw.randrange(1000, largest) for _ in range(n)):
             shutil.rmtree("run", ignore_errors=True)
 
             def act(size: int = size) -> int:
@@ -131,6 +130,6 @@ def judge(where: str, act: Callable[[], int], names: tuple[str, ...], run: str =
     told = [line for line in struck.said.splitlines() if line.startswith("error: ")]
     if not any(name in struck.said for name in names) or not 1 <= len(told) <= 2:
         return f"{where}: {struck.said[-300:]}"
-    if run != "run":
+    if run != "run" and Path(run).exists():
         shutil.copytree(run, "run", dirs_exist_ok=True)  # to where there is room
     return after(where, None)
