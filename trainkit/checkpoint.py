@@ -297,7 +297,7 @@ def check_types(content: dict[str, Any]) -> None:
             wrong.append(
                 f"state: {state['batch']} batches of {data['batch']} out of {data['train']} samples are not {state['samples']}"
             )
-        elif state["batch"] > -(-data["train"] // data["batch"]):
+        elif data["batch"] and state["batch"] > -(-data["train"] // data["batch"]):
             wrong.append(f"state.batch: {state['batch']}; an epoch has {-(-data['train'] // data['batch'])}")
     if wrong:
         raise UserErrors(line.removeprefix("content.").removeprefix("content: ") for line in wrong)

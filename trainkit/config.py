@@ -27,6 +27,7 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
 MAX_NODES = 20_000
 MAX_REFERENCES, MAX_REFERENCE = 1_000, 500  # in a file; characters of one
+MAX_BITS = 14_000  # some 4,200 digits: Python turns no more into text
 READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 DEFAULT_CALLBACKS: dict[str, dict[str, Any]] = {"checkpoint": {}, "csv_log": {}, "tensorboard": {}, "progress_bar": {}}
@@ -110,7 +111,8 @@ def _bounded(text: str, origin: str) -> None:
         if isinstance(event, ScalarEvent) and "${" in event.value:
             references += 1
             if references > MAX_REFERENCES or len(event.value) > MAX_REFERENCE or event.value.count("${") > 2:
-                raise UserError(f"{origin}, line {event.start_mark.line + 1}: {shown(event.value)}; {REFERENCE}")
+                where = f", line {event.start_mark.line + 1}" if event.start_mark is not None else ""
+                raise UserError(f"{origin}{where}: {shown(event.value)}; {REFERENCE}")
 
 
 def _refuse_base_60(text: str, origin: str) -> None:
@@ -173,6 +175,8 @@ def resolve(config: DictConfig) -> dict[str, Any]:
             if match[1] in through:
                 raise UserError(f"{place}: ${{{' -> '.join((*through, match[1]))}}} refers to itself")
             return plain(look_up(match[1], place), place, depth + 1, (*through, match[1]))
+        if type(value) is int and value.bit_length() > MAX_BITS:
+            raise UserError(f"{place}: {shown(value)}; numbers here have at most {MAX_BITS:,}")
         if value == "???":
             raise UserError(f"{place}: has no value yet; give it on the command line, {place}=...")
         return value

@@ -47,6 +47,7 @@ def inspect(pickle: bytes, held: Mapping[str, int]) -> None:
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
+    argument: Any
     for i, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
         name = opcode.name
         if i > MOST:

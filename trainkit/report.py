@@ -80,7 +80,7 @@ def curve(values: list[float], width: int = 60, height: int = 8) -> str:
     if not values:
         return "  (no steps)"
     if not all(map(math.isfinite, values)):
-        return f"  (not finite: {next(v for v in values if not math.isfinite(v))} at step {[*map(math.isfinite, values)].index(False)})"
+        return f"  (not finite from step {[*map(math.isfinite, values)].index(False) + 1} on)"
     columns = min(width, len(values))
     means = [
         sum(v) / len(v) for v in (values[i * len(values) // columns : (i + 1) * len(values) // columns] for i in range(columns))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -27,25 +27,20 @@ def main() -> int:
     p.add_argument("--only", choices=FAMILIES, action="append", help="this family alone")
     p.add_argument("--write", action="store_true", help="put the tables into docs/reliability.md")
     args = p.parse_args()
+    gave = 0
     chosen = args.only or [*LONGEST, *(name for name in FAMILIES if name not in LONGEST)]
-    tried = gave = 0
-    began = time.monotonic()
     with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=1) as pool:
         for done in as_completed([pool.submit(family, name) for name in chosen]):
             name, tallies, seconds = done.result()
             print(f"-- {name}: {seconds:.0f} s", flush=True)
             for t in tallies:
-                tried, gave = tried + t.tried, gave + len(t.gave)
+                gave += len(t.gave)
                 print(f"{t.tried:>6}  {t.attack}: {len(t.gave)} gave, {measured(t)}", flush=True)
                 print(*(f"        {line}\n" for line in t.gave[:MOST]), sep="", end="", flush=True)
             if args.write:
                 write(name, table(tallies, seconds), PAGE)
-    minutes = (time.monotonic() - began) / 60
-    text = f"{tried:,} attacks in {minutes:.0f} minutes, {gave} of which gave. torch {version('torch')}, Python {platform.python_version()},"
-    text += f" {os.cpu_count()} cores, {platform.system()} {platform.machine()}."
-    print(text)
-    if args.write and not args.only:
-        write("all", text, PAGE)
+    if args.write:
+        write("all", total(PAGE.read_text(encoding="utf-8")), PAGE)
     return 1 if gave else 0
 
 
@@ -57,6 +52,15 @@ def table(tallies: list[Tally], seconds: float) -> str:
     limit = [f"Above {SECONDS:g} s or {MEGABYTES:g} MB an attack counts as giving."] if any(t.slowest for t in tallies) else []
     head = ["| attack | times | gave | longest, largest |", "|---|---|---|---|"]
     return "\n".join([*head, *rows, "", " ".join([*notes, *limit, f"{seconds:.0f} s in all."])])
+
+
+def total(page: str) -> str:
+    """The sum of the page's tables."""
+    rows = [line.split(" | ") for line in page.splitlines() if re.match(r"\| .* \| [\d,]+ \| \d+ \| ", line)]
+    tried, gave = (sum(int(row[i].replace(",", "")) for row in rows) for i in (1, 2))
+    minutes = sum(map(int, re.findall(r"(\d+) s in all\.$", page, re.MULTILINE))) / 60
+    where = f"torch {version('torch')}, Python {platform.python_version()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    return f"{tried:,} attacks, {gave} of which gave, in {minutes:.0f} minutes of families of which two run at a time. {where}."
 
 
 def measured(t: Tally) -> str:

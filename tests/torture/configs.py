@@ -8,7 +8,7 @@ import random
 import resource
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +34,25 @@ CHAIN = "".join(f"v{i}: {{a: '${{v{i + 1}}}', b: '${{v{i + 1}}}'}}\n" for i in r
 WIDE = "".join(f"w{i}: [" + ", ".join([f"'${{w{i + 1}}}'"] * 99) + "]\n" for i in range(20)) + "w20: 1\n"
 CODE = [
     "!!python/object/apply:os.system ['touch RAN']", "!!python/object/new:os.system ['touch RAN']", "!!python/name:os.system",
-    "!!python/module:antigravity", "!!python/object:trainkit.run.Run {path: x}", "!!python/tuple [1, 2]", "!!python/bytes aGk=",
-    "!!python/object/apply:builtins.exec [\"open('RAN', 'w')\"]", "!!python/object/apply:subprocess.run [[touch, RAN]]",
-    "!!binary aGk=", "!!set {a, b}", "!!omap [a: 1]", "!!pairs [a: 1]", "!!timestamp 2001-01-01", "2001-12-14t21:59:43.10-05:00",
-    "!x y", "!!str [1]", "!!int x", "!!float x", "!!null x", "!!bool x", "!!map [1]", "!!seq {a: 1}", "!<tag:x> y", "%TAG",
-    "${oc.env:HOME}", "${oc.env:HOME,x}", "${oc.decode:x}", "${oc.create:x}", "${oc.dict.keys:data}", "${env:HOME}",
-    "${python:os.system}", "${eval:1}", "${hydra:runtime}", "${a:${b}}", "${.}", "${..}", "${..x}", "${}", "$${x}", "\\${x}", "${seed",
-    "{_target_: os.system, command: touch RAN}", "{_target_: trainkit.cli.main}", "<<: *x", "*nothing", "&a *a",
+    "!!python/module:antigravity", "!!python/object:trainkit.run.Run {path: x}", "!!python/tuple [1, 2]",
+    "!!python/bytes aGk=", "!!python/object/apply:builtins.exec [\"open('RAN', 'w')\"]",
+    "!!python/object/apply:subprocess.run [[touch, RAN]]", "!!binary aGk=", "!!set {a, b}", "!!omap [a: 1]", "!!pairs [a: 1]",
+    "!!timestamp 2001-01-01", "2001-12-14t21:59:43.10-05:00", "!x y", "!!str [1]", "!!int x", "!!float x", "!!null x",
+    "!!bool x", "!!map [1]", "!!seq {a: 1}", "!<tag:x> y", "%TAG", "${oc.env:HOME}", "${oc.env:HOME,x}", "${oc.decode:x}",
+    "${oc.create:x}", "${oc.dict.keys:data}", "${env:HOME}", "${python:os.system}", "${eval:1}", "${hydra:runtime}",
+    "${a:${b}}", "${.}", "${..}", "${..x}", "${}", "$${x}", "\\${x}", "${seed", "{_target_: os.system, command: touch RAN}",
+    "{_target_: trainkit.cli.main}", "<<: *x", "*nothing", "&a *a",
 ]  # fmt: skip
 NAMES = [
-    "os.system", "os", "trainkit.cli", "trainkit.cli.main", "../x", "callbacks.x", "__import__('os').system('touch RAN')", "eval",
-    "builtins.eval", "__class__", "__init__", "__builtins__", "Module", "Trainer", "Optimizer", "Callback", "load", "checkpoint",
-    "torch.nn.Linear", "numpy", "tensors", "SGD", "Linear", "", " ", "\x00", "\x1b[2J", "é", "Linear\n", "x" * 100_000, "-x", "~", "%s",
-    "{0}", "{epoch.__class__}", "${seed}", "???", "nan", "LambdaLR",
+    "os.system", "os", "trainkit.cli", "trainkit.cli.main", "../x", "callbacks.x", "__import__('os').system('touch RAN')",
+    "eval", "builtins.eval", "__class__", "__init__", "__builtins__", "Module", "Trainer", "Optimizer", "Callback", "load",
+    "checkpoint", "torch.nn.Linear", "numpy", "tensors", "SGD", "Linear", "", " ", "\x00", "\x1b[2J", "é", "Linear\n",
+    "x" * 100_000, "-x", "~", "%s", "{0}", "{epoch.__class__}", "${seed}", "???", "nan", "LambdaLR",
 ]  # fmt: skip
 NUMBERS = [
-    ".nan", ".inf", "-.inf", "1e308", "1e-308", "-1", "0", "-0.0", "1e400", "9" * 30, "9" * 4000, "9" * 5000, "0x" + "f" * 5000,
-    "0o7", "0b1", "1_000", "12:30", "12:30:45.5", "+1", "1e3", "'1'", "true", "yes", "null", "~", "[]", "[1, 2]", "{}", "{a: 1}", "x",
-    "9007199254740991", "9007199254740992", "9223372036854775808", "1" * 309 + ".0",
+    ".nan", ".inf", "-.inf", "1e308", "1e-308", "-1", "0", "-0.0", "1e400", "9" * 30, "9" * 4000, "9" * 5000,
+    "0x" + "f" * 5000, "0o7", "0b1", "1_000", "12:30", "12:30:45.5", "+1", "1e3", "'1'", "true", "yes", "null", "~", "[]",
+    "[1, 2]", "{}", "{a: 1}", "x", "9007199254740991", "9007199254740992", "9223372036854775808", "1" * 309 + ".0",
 ]  # fmt: skip
 PLACES = {
     "seed": ("seed: 0", "seed: {}"),
@@ -194,10 +195,11 @@ def bounded(more: float = 2048) -> Iterator[None]:
 # -- mutations -------------------------------------------------------------------------------------------------------------
 
 VALUES: list[Any] = [
-    None, True, False, -1, 0, 1, 2, 3, 5, 64, 1000, 2**53 - 1, 2**53, -(2**70), 10**400, 0.5, -0.1, float("nan"), float("inf"), 1e300,
-    "", "x", "ReLU", "Linear", "SGD", "Sequential", "os.system", "__init__", "val/loss", "min", "\x00", "${seed}", "${data.name}",
-    "${oc.env:HOME}", "???", "../x", "1e3", "cuda:99", "cpu", "float64", "compile", [], {}, [1, 2], [None], [[]], {"a": 1}, {"ReLU": []},
-    {"Linear": [2, 2]}, [{"Linear": [4, 4]}], {"Adam": {}}, {"StepLR": {"step_size": 0}}, {1: 2}, {"": {}},
+    None, True, False, -1, 0, 1, 2, 3, 5, 64, 1000, 2**53 - 1, 2**53, -(2**70), 10**400, 0.5, -0.1, float("nan"),
+    float("inf"), 1e300, "", "x", "ReLU", "Linear", "SGD", "Sequential", "os.system", "__init__", "val/loss", "min", "\x00",
+    "${seed}", "${data.name}", "${oc.env:HOME}", "???", "../x", "1e3", "cuda:99", "cpu", "float64", "compile", [], {}, [1, 2],
+    [None], [[]], {"a": 1}, {"ReLU": []}, {"Linear": [2, 2]}, [{"Linear": [4, 4]}], {"Adam": {}},
+    {"StepLR": {"step_size": 0}}, {1: 2}, {"": {}},
 ]  # fmt: skip
 
 
@@ -288,10 +290,8 @@ def mutate(config: dict[str, Any], seeds: list[Any], draw: random.Random) -> Non
         second = draw.choice(there)
         a, b = copy.deepcopy(holder[key]), copy.deepcopy(at(config, second))
         holder[key] = b
-        try:
+        with suppress(KeyError, IndexError, TypeError):  # it lay inside the first
             at(config, second[:-1])[second[-1]] = a
-        except (KeyError, IndexError, TypeError):
-            pass  # it lay inside the first
     else:
         holder[key] = copy.deepcopy(draw.choice(VALUES))
 

@@ -96,10 +96,10 @@ def layouts(folder: Path, every: int = 1) -> list[Tally]:
 
 
 TEMPLATES = [
-    "../x", "/tmp/x", "a/b", "..", ".", "", "-x", ".x", "a\\b", "a\0b", "{epoch}/../../x", "{val/loss}/x", "{epoch.__class__}",
-    "{epoch!r}", "{epoch:99999d}", "{epoch:{step}}", "{0}", "{}", "{", "}", "{nothing}", "{epoch.__init__.__globals__}", "last",
-    "best", "final", "x" * 300, "{val/loss:.99f}" * 9, "\x1b]0;x\x07", "é" * 130, "{val/loss:s}", "{epoch:c}", "~/x", "$HOME", "%s",
-    "a\nb", "nul", "x.pt/../y", "{epoch[0]}", "{__import__('os')}",
+    "../x", "/tmp/x", "a/b", "..", ".", "", "-x", ".x", "a\\b", "a\0b", "{epoch}/../../x", "{val/loss}/x",
+    "{epoch.__class__}", "{epoch!r}", "{epoch:99999d}", "{epoch:{step}}", "{0}", "{}", "{", "}", "{nothing}",
+    "{epoch.__init__.__globals__}", "last", "best", "final", "x" * 300, "{val/loss:.99f}" * 9, "\x1b]0;x\x07", "é" * 130,
+    "{val/loss:s}", "{epoch:c}", "~/x", "$HOME", "%s", "a\nb", "nul", "x.pt/../y", "{epoch[0]}", "{__import__('os')}",
 ]  # fmt: skip
 RUN_DIRS = [
     "/dev/null/x", "/proc/x", "/dev/full", "x" * 300, "a/" * 3000, "conf.yaml", "conf.yaml/x", "-x", "~x", "a\nb", "\x1b[2J",
