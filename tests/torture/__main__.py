@@ -59,8 +59,8 @@ def total(page: str) -> str:
     rows = [line.split(" | ") for line in page.splitlines() if re.match(r"\| .* \| [\d,]+ \| \d+ \| ", line)]
     tried, gave = (sum(int(row[i].replace(",", "")) for row in rows) for i in (1, 2))
     minutes = sum(map(int, re.findall(r"(\d+) s in all\.$", page, re.MULTILINE))) / 60
-    where = f"torch {version('torch')}, Python {platform.python_version()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
-    return f"{tried:,} attacks, {gave} of which gave, in {minutes:.0f} minutes of families of which two run at a time. {where}."
+    where = f"torch {version('torch')}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    return f"{tried:,} attacks, {gave} of which gave, in {minutes:.0f} minutes, two families at a time. {where}, {platform.system()}."
 
 
 def measured(t: Tally) -> str:

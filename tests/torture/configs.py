@@ -149,7 +149,7 @@ def poison(folder: Path, every: int = 1) -> list[Tally]:
         warm = Tally("", "")
         fire(warm, "", ("check", conf), ("show", conf), codes=(0,))
         assert not [w for w in warm.gave if " took " not in w], warm.gave
-        for name, text in BOMBS.items():
+        for name, text in list(BOMBS.items())[:: 1 + every // 10]:
             conf.write_bytes(text if isinstance(text, bytes) else text.encode())
             fire(bombs, name, ("check", conf), ("show", conf), codes=(0, 2) if name in FINE else (2,))
         for tally, odd in ((code, CODE + [yaml.dump(n).split("\n...")[0].strip() for n in NAMES]), (numbers, NUMBERS)):
@@ -158,7 +158,7 @@ def poison(folder: Path, every: int = 1) -> list[Tally]:
                     conf.write_bytes(but(old, new.format(value)).encode("utf-8", "surrogatepass"))
                     for command in ("check", "show"):
                         fire(tally, f"{place}: {value[:40]!r}", (command, conf), codes=(0, 1, 2))
-        for value in PATHS:
+        for value in PATHS[:: 1 + every // 10]:
             for data in (
                 f'{{name: csv, path: "{value}", target: x}}',
                 f'{{name: npy, train_x: "{value}", train_t: "{value}"}}',
@@ -169,7 +169,7 @@ def poison(folder: Path, every: int = 1) -> list[Tally]:
                 fire(paths, data[:60], ("check", conf))
             if value not in ("pipe", "/dev/stdin"):  # the user's own, and waited for
                 fire(paths, f"CONF {value[:20]}", ("check", value.replace("\\0", "\0") or "x"))
-        for value in [*CODE, *NUMBERS]:
+        for value in [*CODE, *NUMBERS][::every]:
             conf.write_text(GOOD)
             fire(code, f"override {value[:40]!r}", ("check", conf, f"seed={value}"), codes=(0, 2))
             fire(code, f"override of {value[:40]!r}", ("check", conf, f"{value}=1"), codes=(0, 2))

@@ -268,13 +268,13 @@ def changed(content: Any, path: tuple[Any, ...], value: Any, leave_out: bool) ->
 # -- bombs -----------------------------------------------------------------------------------------------------------------
 
 
-def bombs(folder: Path) -> list[Tally]:
+def bombs(folder: Path, every: int = 1) -> list[Tally]:
     """Files that claim, unfold to, or compute more than they hold."""
     tally = Tally("bombs: what a file claims, unfolds to or makes the reader compute", REFUSED)
     with inside(folder):
         content = prepare()
         data = LAST.read_bytes()
-        for name, make in BOMBS.items():
+        for name, make in list(BOMBS.items())[::every]:
             body = make(content, data)
             for other in LAST.parent.glob("*"):
                 other.unlink()
