@@ -60,7 +60,8 @@ def total(page: str) -> str:
     tried, gave = (sum(int(row[i].replace(",", "")) for row in rows) for i in (1, 2))
     minutes = sum(map(int, re.findall(r"(\d+) s in all\.$", page, re.MULTILINE))) / 60
     where = f"torch {version('torch')}, Python {platform.python_version()}, {os.cpu_count()} cores"
-    return f"{tried:,} attacks, {gave} of which gave, in {minutes:.0f} minutes, two families at a time. {where}, {platform.system()}."
+    where += f", {platform.system()}"
+    return f"{tried:,} attacks, {gave} of which gave, in {minutes:.0f} minutes, two families at once. {where}."
 
 
 def measured(t: Tally) -> str:
