@@ -1,4 +1,5 @@
 # make fit | test | bench | reports: train conf/mlp.yaml, run all checks, measure the speed, reproduce the five reports (some 7 minutes).
+# make torture: attack runs, checkpoints and configurations until something gives, and write docs/reliability.md (some 12 minutes).
 # make fashion-mnist | breast-cancer | diabetes: data of the examples, into .data/.
 
 PYTHON ?= .venv/bin/python
@@ -6,10 +7,10 @@ FASHION := .data/fashion_mnist
 # The last of the four files to be moved: when it is there, all are.
 FASHION_LAST := $(FASHION)/train-labels-idx1-ubyte.gz
 
-.PHONY: help fit test bench reports fashion-mnist breast-cancer diabetes
+.PHONY: help fit test bench reports torture fashion-mnist breast-cancer diabetes
 
 help:
-	@sed -n 1,2p Makefile
+	@sed -n 1,3p Makefile
 
 # The environment of the other targets: everything that the tests need.
 .venv/bin/python: pyproject.toml constraints.txt
@@ -30,6 +31,9 @@ bench: .venv/bin/python
 
 reports: .venv/bin/python
 	.venv/bin/python benchmarks/reports.py
+
+torture: .venv/bin/python
+	PYTHONPATH=tests:benchmarks:. .venv/bin/python -m torture --write
 
 fashion-mnist: $(FASHION_LAST)
 

@@ -9,7 +9,7 @@ import time
 from typing import Any, Literal
 
 from trainkit.callback import Callback
-from trainkit.checkpoint import load, plain, save
+from trainkit.checkpoint import delete, load, plain, save
 from trainkit.errors import UserError
 from trainkit.pattern import Either, accept
 from trainkit.run import plain_name
@@ -80,9 +80,11 @@ class Checkpoint(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         assert trainer.run is not None
         self._delete_gone(trainer)  # what a run that was killed between saving and deleting has left
-        (trainer.run.checkpoints / "final.pt").unlink(missing_ok=True)
-        if self.kept and any(self._step_of(trainer, name) > trainer.state.step for _, name in [*self.kept, [0.0, "best.pt"]]):
+        delete(trainer.run.checkpoints / "final.pt")
+        if any(self._step_of(trainer, name) > trainer.state.step for _, name in self.kept):
             self.kept = []  # another folder, or a future that this run gave up: its files are no longer the best of this one
+        elif self.kept and self._step_of(trainer, "best.pt") != self._step_of(trainer, self.kept[0][1]):
+            save(load(trainer.run.checkpoints / self.kept[0][1]), trainer.run.checkpoints / "best.pt")  # of a save half done
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         if self.monitor is not None and trainer.fresh:
@@ -141,7 +143,7 @@ class Checkpoint(Callback):
     def _delete_gone(self, trainer: Trainer) -> None:
         assert trainer.run is not None
         for name in self.gone:
-            (trainer.run.checkpoints / name).unlink(missing_ok=True)
+            delete(trainer.run.checkpoints / name)
         self.gone = set()
 
     def _rank(self, trainer: Trainer) -> None:

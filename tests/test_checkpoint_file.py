@@ -171,8 +171,10 @@ def test_one_trainer_to_a_folder(tmp_path: Path) -> None:
     second.close()
 
 
-def test_the_newest_is_the_valid_one_of_most_steps_and_the_others_are_named(whole: dict[str, Any], tmp_path: Path) -> None:
-    for name, step in {"a.pt": 3, "b.pt": 7, "last.pt": 5, "z.pt": 9}.items():
+def test_without_last_the_newest_is_the_valid_one_of_most_steps_and_the_others_are_named(
+    whole: dict[str, Any], tmp_path: Path
+) -> None:
+    for name, step in {"a.pt": 3, "b.pt": 7, "z.pt": 9}.items():
         checkpoint.save(at_step(whole, step), tmp_path / name)
     data = (tmp_path / "z.pt").read_bytes()
     (tmp_path / "z.pt").write_bytes(data[: len(data) // 2])
@@ -182,9 +184,9 @@ def test_the_newest_is_the_valid_one_of_most_steps_and_the_others_are_named(whol
     assert "z.pt: damaged or cut short" in skipped[0]
 
 
-def test_of_equal_steps_last_is_the_newest(whole: dict[str, Any], tmp_path: Path) -> None:
-    for name in ("best.pt", "last.pt", "z.pt"):
-        checkpoint.save(at_step(whole, 5), tmp_path / name)
+def test_a_file_ahead_of_last_is_of_a_save_that_was_not_completed(whole: dict[str, Any], tmp_path: Path) -> None:
+    for name, step in {"best.pt": 5, "last.pt": 5, "z.pt": 6}.items():
+        checkpoint.save(at_step(whole, step), tmp_path / name)
     assert checkpoint.newest(tmp_path)[0].name == "last.pt"
 
 

@@ -19,7 +19,7 @@ from .nn.loss import Loss
 from .nn.module import Module
 from .optim.optimizer import Optimizer
 from .rng import generator
-from .schema import check_arguments, check_value, written
+from .schema import check_arguments, check_value, signature, written
 from .trainer import Trainer
 
 KEYS = ("seed", "data", "model", "loss", "optimizer", "trainer", "callbacks")
@@ -186,7 +186,14 @@ def _data(value: Any, errors: list[str]) -> Callable[..., Dataset] | None:
         errors.append(f"data.name: {error}")
         return None
     errors += check_arguments(read, arguments, "data", NOT_CONFIGURED)
-    return lambda **code: read(**arguments, **code)
+
+    def data(**code: Any) -> Dataset:
+        if "schema" in code and "schema" not in signature(read)[0]:
+            raise UserError(f"data: the checkpoint's data was a table, {value['name']} is none; keep the data")
+        made: Dataset = read(**arguments, **code)
+        return made
+
+    return data
 
 
 def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:

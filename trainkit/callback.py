@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .errors import UserError
+from .errors import UserError, refusal
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -135,6 +135,8 @@ def _listener(trainer: Trainer, callback: Callback, hook: str) -> Callable[..., 
             place = f"callbacks.{callback.name} {hook}, epoch {trainer.state.epoch + 1}, step {trainer.state.step}"
             if isinstance(error, UserError):
                 raise UserError(f"{place}: {error}") from error
+            if (why := refusal(error)) is not None:
+                raise UserError(f"{place}: {why}") from error
             raise CallbackError(f"{place}: {type(error).__name__}: {error}") from error
 
     return hear

@@ -5,7 +5,6 @@ A file is what `torch.save` makes of plain values, with the SHA-256 of everythin
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
@@ -15,13 +14,16 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from pickletools import genops
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import UserError, UserErrors
+from .errors import UserError, UserErrors, cause
 from .pattern import COUNT, Either, shown, unlike
+from .pickled import MOST as MOST_OPCODES
+from .pickled import inspect
 
 FORMAT = 1
 MARK = b"trainkit sha256 "
@@ -37,6 +39,10 @@ def dump(content: dict[str, Any]) -> bytes:
     data = buffer.getvalue()
     if data[-22:-18] != b"PK\x05\x06" or data[-2:] != b"\0\0":
         raise AssertionError("torch.save no longer ends its archive with an end-of-directory record of 22 bytes")
+    with zipfile.ZipFile(buffer) as archive:
+        pickle = next(e for e in archive.infolist() if e.filename.endswith("/data.pkl"))
+        if pickle.file_size > MOST_OPCODES and sum(1 for _ in genops(archive.read(pickle))) > MOST_OPCODES:
+            raise UserError(f"checkpoint: over {MOST_OPCODES // 2:,} plain values; keep long lists of numbers as tensors")
     head = data[:-2] + struct.pack("<H", COMMENT)
     return head + MARK + hashlib.sha256(head).hexdigest().encode()
 
@@ -65,11 +71,11 @@ def write(data: bytes, path: Path) -> None:
                 os.unlink(temporary)
             raise
     except OSError as error:
-        raise UserError(f"{path}: not saved, {_cause(error)}; what was there before is kept") from error
+        raise UserError(f"{path}: not saved, {cause(error)}; what was there before is kept") from error
     try:
         sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: not surely saved, its folder cannot be synced, {_cause(error)}") from error
+        raise UserError(f"{path}: not surely saved, its folder cannot be synced, {cause(error)}") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -89,7 +95,15 @@ def saved(folder: Path) -> list[Path]:
 def sweep(folder: Path) -> None:
     """Delete the temporaries that a killed run left in `folder`; its lock is held."""
     for path in folder.glob(f"{TEMPORARY}*"):
+        delete(path)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, if it is there. Raises UserError naming path and cause."""
+    try:
         path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be deleted, {cause(error)}") from error
 
 
 CHECKS = (  # of `load`, in their order
@@ -114,9 +128,11 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
     try:
         if not path.is_file():
             raise UserError(f"checkpoint {path}: is no file; name a .pt file or a run's folder")
-        data = path.read_bytes()
+        data = _bytes(path)
     except OSError as error:
         raise UserError(f"checkpoint {path}: cannot be read, {error.strerror}") from error
+    except MemoryError as error:
+        raise UserError(f"checkpoint {path}: {path.stat().st_size:,} bytes do not fit into memory") from error
     passed()
     cure = "take another checkpoint of the run"
     if data[:4] != b"PK\x03\x04":
@@ -131,9 +147,9 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
                 )
             passed()
             mark = archive.comment[: len(MARK)]
-            if len(data) <= COMMENT or mark != MARK:
+            if len(archive.comment) != COMMENT or mark != MARK:
                 raise UserError(
-                    f"checkpoint {path}: has no trainkit checksum, so it was cut short or is no trainkit checkpoint; {cure}"
+                    f"checkpoint {path}: has no trainkit checksum: damaged, cut short, or none of trainkit's; {cure}"
                 )
             passed()
             if (bad := archive.testzip()) is not None:
@@ -142,11 +158,15 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
             if hashlib.sha256(data[:-COMMENT]).hexdigest().encode() != data[-64:]:
                 raise UserError(f"checkpoint {path}: damaged, its SHA-256 differs; {cure}")
             passed()
+            folder = f"{entries[0].filename.partition('/')[0]}/"  # as torch finds it
+            held = {e.filename.removeprefix(f"{folder}data/"): e.file_size for e in entries}
+            pickle = archive.read(f"{folder}data.pkl") if len({e.filename.lower() for e in entries}) == len(entries) else b""
     except UserError:
         raise
     except Exception as error:  # zipfile raises half a dozen kinds on damaged archives
         raise UserError(f"checkpoint {path}: damaged or cut short ({error}); {cure}") from error
     try:
+        inspect(pickle, held)
         content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as error:
         raise UserError(f"checkpoint {path}: holds something else than plain values and tensors; refused unread") from error
@@ -170,6 +190,20 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
     return content
 
 
+def _bytes(path: Path) -> bytes:
+    """What the file holds; of one that does not begin as a checkpoint, or does not end as one, only its ends."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - COMMENT))
+        tail = file.read(COMMENT)
+        if size > PEEKED and (head != b"PK\x03\x04" or tail[: len(MARK)] != MARK):
+            return head + tail
+        file.seek(0)
+        return file.read()
+
+
+PEEKED = 1 << 20  # bytes from which on a file's ends are looked at before it is read
 MOST = 10  # complaints about one file
 
 
@@ -184,6 +218,9 @@ def check_plain(value: Any, place: str, seen: set[int]) -> None:
         held = value.untyped_storage().nbytes() if value.layout == torch.strided and value.device.type == "cpu" else -1
         if claimed > held or value.requires_grad or not value.is_contiguous():
             raise UserError(f"{place}: {shown(value)} that the file does not hold as such")
+        if held and (memory := value.untyped_storage().data_ptr()) in seen:
+            raise UserError(f"{place}: stands at several places")
+        seen |= {memory} if held else set()
     elif kind in (dict, list, tuple):
         if id(value) in seen and value:
             raise UserError(f"{place}: stands at several places")
@@ -260,18 +297,19 @@ def check_types(content: dict[str, Any]) -> None:
             wrong.append(
                 f"state: {state['batch']} batches of {data['batch']} out of {data['train']} samples are not {state['samples']}"
             )
-        elif state["batch"] > -(-data["train"] // data["batch"]):
+        elif data["batch"] and state["batch"] > -(-data["train"] // data["batch"]):
             wrong.append(f"state.batch: {state['batch']}; an epoch has {-(-data['train'] // data['batch'])}")
     if wrong:
         raise UserErrors(line.removeprefix("content.").removeprefix("content: ") for line in wrong)
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """The valid checkpoint of `folder` with the most steps: its path, its content, and why others were skipped.
+    """last.pt, or where it is not valid the valid checkpoint with the most steps: path, content, and why others were skipped.
 
-    None valid is an error: never a silent fresh start.
+    A file that is ahead of last.pt is of a save that did not come to its end, and may list files that were never written. None
+    valid is an error: never a silent fresh start.
     """
-    best: tuple[tuple[int, bool], Path, dict[str, Any]] | None = None
+    best: tuple[tuple[bool, int], Path, dict[str, Any]] | None = None
     skipped: list[str] = []
     for path in saved(folder):
         try:
@@ -281,7 +319,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
         except UserError as error:
             skipped.append(str(error))
             continue
-        rank = (content["state"]["step"], path.name == "last.pt")
+        rank = (path.name == "last.pt", content["state"]["step"])
         if best is None or rank > best[0]:
             best = (rank, path, content)
     if best is None:
@@ -311,8 +349,3 @@ def _key(key: Any, place: str) -> Any:
     if type(key) not in (str, int):
         raise UserError(f"checkpoint{place}: key {key!r}; needs a str or an int")
     return sys.intern(key) if isinstance(key, str) else key
-
-
-def _cause(error: OSError) -> str:
-    """`No space left on device (ENOSPC)`."""
-    return f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})"

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
-from .errors import UserError, escaped, near, shortage
+from .errors import UserError, escaped, near, refusal, shortage
 
 COMMANDS = {
     "fit": "train: fit CONF [CONF ...] [key=value ...]",
@@ -150,6 +150,8 @@ def told(error: Exception) -> int:
         lines, code = [f"error: {line}" for line in str(error).split("\n")], error.code
     elif (short := shortage(error)) is not None:
         lines, code = [f"error: {short}: the net, the data, the batch or the replicas"], UserError.code
+    elif (why := refusal(error)) is not None:
+        lines, code = [f"error: {why}"], UserError.code
     else:
         kind = "" if type(error).__name__ == "CallbackError" else f"{type(error).__name__}: "
         lines = [f"error: {kind}{str(error).split(chr(10))[0]}"]
@@ -177,6 +179,8 @@ def run(words: list[str]) -> int:
 
 def parsed(words: list[str]) -> argparse.Namespace:
     """The words as options, `paths`, `overrides`, and the `function` of commands.py that is asked for."""
+    if any("\0" in word for word in words):
+        raise UserError("a NUL among the words; no path and no value has one")
     args = parser().parse_intermixed_args(bare_resume(words))
     if args.version or not args.words:
         return args

@@ -65,7 +65,7 @@ def fit(args: argparse.Namespace, more: Mapping[str, Callback] | None = None) ->
         if new and trainer.state.step == 0:
             trainer.run.discard()
         raise
-    print(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {folder}")
+    print(escaped(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {folder}"))
     _print_metrics(summary["metrics"])
     if trainer.signal is not None:
         return signals.exit_code(trainer.signal)
@@ -94,7 +94,7 @@ def _resumed(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         file, content = path, checkpoint.load(path)
         folder = args.run_dir or (path.parent.parent if path.parent.name == "checkpoints" else path.parent)
     state = content["state"]
-    print(f"resuming {file}: epoch {state['epoch']}, step {state['step']}")
+    print(escaped(f"resuming {file}: epoch {state['epoch']}, step {state['step']}"))
     return content, folder
 
 
@@ -103,7 +103,7 @@ def _newest_run(args: argparse.Namespace) -> Path:
         raise UserError("resume: name a run, --resume logs/mlp/2026-01-31_12-00-00, or a CONF whose newest run to continue")
     folder = Path("logs") / args.paths[0].stem
     runs = folder.glob("*/checkpoints")
-    saved = {run: max(file.stat().st_mtime_ns for file in files) for run in runs if (files := checkpoint.saved(run))}
+    saved = {run: max(file.lstat().st_mtime_ns for file in files) for run in runs if (files := checkpoint.saved(run))}
     if not saved:
         raise UserError(f"resume: no run of {args.paths[0]} with a checkpoint in {folder}; name one, --resume RUN")
     return max(saved, key=lambda p: saved[p]).parent
@@ -134,7 +134,7 @@ def _measure(args: argparse.Namespace, name: str) -> int:
         cure = "callbacks: {validation_split: {}}" if name == "val" else "data with a test part"
         raise UserError(f"{file}: its data has no {name} part; train with {cure}")
     trainer.measure(name, part)
-    print(f"{file}, {len(part)} samples")
+    print(escaped(f"{file}, {len(part)} samples"))
     _print_metrics({n: spread_of(v) for n, v in trainer.metrics.items()})
     return 0
 
@@ -166,7 +166,7 @@ def predict(args: argparse.Namespace) -> int:
         checkpoint.write(text.getvalue().encode(), out)
     except UserError as error:
         raise UserError(f"{error}; choose another with --out") from error
-    print(f"{len(part)} samples by {file} -> {out}")
+    print(escaped(f"{len(part)} samples by {file} -> {out}"))
     return 0
 
 

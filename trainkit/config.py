@@ -7,8 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
-from yaml import ScalarToken, YAMLError, scan
+from yaml import (
+    MappingEndEvent,
+    MappingStartEvent,
+    NodeEvent,
+    ScalarEvent,
+    ScalarToken,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    YAMLError,
+)
 
 from .errors import UserError
 from .pattern import shown
@@ -16,6 +26,9 @@ from .pattern import shown
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
 MAX_NODES = 20_000
+MAX_REFERENCES, MAX_REFERENCE = 1_000, 500  # in a file; characters of one
+MAX_BITS = 14_000  # some 4,200 digits: Python turns no more into text
+READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 DEFAULT_CALLBACKS: dict[str, dict[str, Any]] = {"checkpoint": {}, "csv_log": {}, "tensorboard": {}, "progress_bar": {}}
 
@@ -40,6 +53,7 @@ def override(config: DictConfig, text: str) -> None:
     if len(text) > MAX_BYTES:
         raise UserError(f"{shown(text)}: over {MAX_BYTES >> 20} MiB; write long values into a file")
     try:
+        _bounded(value, shown(text))
         _refuse_base_60(value, shown(text))
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)
         OmegaConf.update(config, key, parsed["value"], merge=False, force_add=True)  # type: ignore[index, call-overload]
@@ -58,6 +72,7 @@ def parse(text: str, origin: str) -> DictConfig:
     if len(text.encode()) > MAX_BYTES:
         raise UserError(f"{origin}: over {MAX_BYTES >> 20} MiB; a configuration is small")
     try:
+        _bounded(text, origin)
         _refuse_base_60(text, origin)
         config = OmegaConf.create(text)
     except UserError:
@@ -80,21 +95,43 @@ def parse(text: str, origin: str) -> DictConfig:
 NEEDED = "needs keys: data, model, loss, optimizer, and trainer, callbacks, seed if wanted"
 
 
+def _bounded(text: str, origin: str) -> None:
+    """Refuse what is nested too deep, or too much, before OmegaConf sees it: its reader recurses in C, which ends the process,
+    and a long text of `${` takes its parser of references hours.
+    """
+    depth = nodes = references = 0
+    for event in yaml.parse(text, Loader=READER):
+        depth += isinstance(event, (MappingStartEvent, SequenceStartEvent))
+        depth -= isinstance(event, (MappingEndEvent, SequenceEndEvent))
+        nodes += isinstance(event, NodeEvent)
+        if depth > 2 * MAX_DEPTH:  # up to there `resolve` tells the place
+            raise UserError(f"{origin}: nested too deep; at most {MAX_DEPTH} levels")
+        if nodes > 2 * MAX_NODES:  # a key is one too
+            raise UserError(f"{origin}: over {MAX_NODES:,} values; a configuration is small")
+        if isinstance(event, ScalarEvent) and "${" in event.value:
+            references += 1
+            if references > MAX_REFERENCES or len(event.value) > MAX_REFERENCE or event.value.count("${") > 2:
+                where = f", line {event.start_mark.line + 1}" if event.start_mark is not None else ""
+                raise UserError(f"{origin}{where}: {shown(event.value)}; {REFERENCE}")
+
+
 def _refuse_base_60(text: str, origin: str) -> None:
     """Refuse an unquoted 12:30, which YAML reads as 750."""
     if not re.search(r"\d:[0-5]?\d", text):
         return
-    for token in scan(text):
+    for token in yaml.scan(text, Loader=READER):
         if isinstance(token, ScalarToken) and token.plain and re.fullmatch(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?", token.value):
             where = f"{origin}, line {token.start_mark.line + 1}" if "\n" in text else origin
-            raise UserError(f"{where}: {token.value} is a number to the base 60 in YAML; put it in quotes")
+            raise UserError(f"{where}: {shown(token.value, '')} is a number to the base 60 in YAML; put it in quotes")
 
 
 def _read(path: Path) -> DictConfig:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)  # of a device that never ends, too
+        if len(data) > MAX_BYTES:
             raise UserError(f"{path}: over {MAX_BYTES >> 20} MiB; a configuration is small")
-        text = path.read_text(encoding="utf-8")
+        text = data.decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; name a YAML file, conf/mlp.yaml") from None
     except OSError as error:
@@ -138,6 +175,8 @@ def resolve(config: DictConfig) -> dict[str, Any]:
             if match[1] in through:
                 raise UserError(f"{place}: ${{{' -> '.join((*through, match[1]))}}} refers to itself")
             return plain(look_up(match[1], place), place, depth + 1, (*through, match[1]))
+        if type(value) is int and value.bit_length() > MAX_BITS:
+            raise UserError(f"{place}: {shown(value)}; numbers here have at most {MAX_BITS:,}")
         if value == "???":
             raise UserError(f"{place}: has no value yet; give it on the command line, {place}=...")
         return value
@@ -173,7 +212,7 @@ def _words(error: Exception) -> str:
     """An error of the YAML reader or of OmegaConf in a user's words."""
     text = str(getattr(error, "problem", None) or error).strip().split("\n", 1)[0] or type(error).__name__
     if "node expansion exceeds" in text:
-        return "its aliases (&, *) unfold to over 10,000 values; write out what is meant"
+        return "over 10,000 values, its aliases (&, *) unfolded; a configuration is small, write out what is meant"
     if "for the tag" in text:
         tag = text.split("'")[1].replace("tag:yaml.org,2002:", "!!")
         return f"{shown(tag, '')} is not allowed; a configuration has plain values only"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
@@ -35,6 +36,23 @@ def shortage(error: BaseException) -> str | None:
         return None
     asked = re.search(r"allocate (\d+) bytes", text)
     return f"not enough memory{f' for {int(asked[1]) / 1e9:.3g} GB' if asked else ''}; make it smaller"
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+def refusal(error: BaseException | None) -> str | None:
+    """What to say of an error of the operating system about a file, or about a disk that is full or fails, else None."""
+    if not isinstance(error, OSError) or not (error.filename or error.errno in DISK):
+        return None
+    name = str(error.filename or "")
+    place = f"{name[:100]}{'...' if len(name) > 100 else ''}: " if name else ""
+    return f"{place}{cause(error)}"
+
+
+def cause(error: OSError) -> str:
+    """`No space left on device (ENOSPC)`."""
+    return f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})"
 
 
 def near(name: str, allowed: Iterable[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from .build import Parts
@@ -62,16 +64,23 @@ def outline(parts: Parts, trainer: Trainer) -> str:
         trainer.show_loop(),
     ]
     scheduler = next((cb for cb in parts.callbacks.values() if hasattr(cb, "curve")), None)
-    if scheduler is not None:
+    if scheduler is not None and trainer.max_epochs * trainer.steps_per_epoch > MOST_STEPS:
+        lines += ["", f"learning rate over the run: not drawn, it has over {MOST_STEPS:,} steps"]
+    elif scheduler is not None:
         rates = scheduler.curve(trainer.optimizer.configured[0], trainer.max_epochs, trainer.steps_per_epoch)
         lines += ["", "learning rate over the run:", curve(rates)]
     return "\n".join(lines)
+
+
+MOST_STEPS = 200_000  # whose rates are computed one by one to be drawn
 
 
 def curve(values: list[float], width: int = 60, height: int = 8) -> str:
     """A plot in text: the mean of each stretch of steps, a column each."""
     if not values:
         return "  (no steps)"
+    if not all(map(math.isfinite, values)):
+        return f"  (not finite from step {[*map(math.isfinite, values)].index(False) + 1} on)"
     columns = min(width, len(values))
     means = [
         sum(v) / len(v) for v in (values[i * len(values) // columns : (i + 1) * len(values) // columns] for i in range(columns))

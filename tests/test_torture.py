@@ -1,0 +1,34 @@
+"""`make torture` in small: every family of attacks with a few of its shots, the seeds fixed. What gives is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torture import configs, crash, flips, folders, full, kills, poison
+from torture.tally import Tally
+
+FEW: dict[str, Callable[[Path], list[Tally]]] = {
+    "a failing call": lambda folder: crash.sweep(folder, 37, crash.MODES[:2]),
+    "a kill at a call": lambda folder: crash.sweep(folder, 37, crash.MODES[2:]),
+    "kills": lambda folder: kills.kills(folder, 5, per_run=5),
+    "a limit": lambda folder: full.limits(folder, 2),
+    "a full device": full.devices,
+    "damage": lambda folder: flips.damage(folder, 60, 20, 20),
+    "code": lambda folder: poison.code(folder, 0.005),
+    "values": lambda folder: poison.values(folder, 0.004),
+    "bombs": lambda folder: poison.bombs(folder, 5),
+    "layouts": lambda folder: folders.layouts(folder, 17),
+    "names": lambda folder: folders.names(folder, 7),
+    "other models": lambda folder: folders.others(folder, 9),
+    "poison": lambda folder: configs.poison(folder, 60),
+    "mutations": lambda folder: configs.fuzz(folder, 60),
+}
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_nothing_gives(family: str, tmp_path: Path) -> None:
+    for tally in FEW[family](tmp_path):
+        assert tally.gave == [], tally.attack
+        assert tally.tried

@@ -1,0 +1,38 @@
+"""The families at their full size, and one of them in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+
+import torch
+
+from . import configs, crash, flips, folders, full, kills, poison
+from .tally import Tally
+
+FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the table; the longest begin first
+    "crash": crash.sweep,
+    "kills": lambda folder: kills.kills(folder, 200),
+    "full": lambda folder: [*full.limits(folder / "a", 60), *full.devices(folder / "b"), *full.mounts(folder / "c", 20)],
+    "flips": lambda folder: flips.damage(folder, 2000, 500, 500),
+    "code": poison.code,
+    "values": poison.values,
+    "bombs": poison.bombs,
+    "folders": lambda folder: [*folders.layouts(folder / "a"), *folders.names(folder / "b"), *folders.others(folder / "c")],
+    "configs": configs.poison,
+    "fuzz": lambda folder: configs.fuzz(folder, 2000),
+}
+LONGEST = ("configs", "values", "kills", "crash", "fuzz")
+
+
+def family(name: str) -> tuple[str, list[Tally], float]:
+    """One family in a folder of its own."""
+    torch.set_num_threads(1)
+    folder, began = Path(mkdtemp(prefix=f"torture-{name}-")), time.monotonic()
+    tallies = FAMILIES[name](folder)
+    if not any(t.gave for t in tallies):
+        rmtree(folder, ignore_errors=True)
+    return name, tallies, time.monotonic() - began

@@ -1,0 +1,109 @@
+"""What a pickle would make, read without making it: a checkpoint may hold plain values, mappings with plain keys, and tensors.
+
+A weights-only load runs no code, but it obeys more than trainkit ever writes: `bytearray(10**10)` takes 10 GB, mappings whose
+keys share one hash take hours, and up to torch 2.12 a storage that claims more than its entry holds is read beyond its end.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Mapping
+from typing import Any
+
+VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+GIVEN = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}  # their argument is the value
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+ITEMS = {"APPEND": 1, "APPENDS": 0, "SETITEM": 2, "SETITEMS": 0}  # how many they take; 0: all behind the mark
+MOST = 250_000  # opcodes; a value is one to three, a tensor some twenty
+LONGEST = 1 << 63  # a whole number's bound
+BYTES = {  # of a number in a storage
+    "Byte": 1, "Char": 1, "Bool": 1, "Half": 2, "BFloat16": 2, "Short": 2, "Int": 4, "Float": 4, "Long": 8, "Double": 8,
+    "ComplexFloat": 8, "ComplexDouble": 16,
+}  # fmt: skip
+STORAGES = {f"torch {name}Storage": size for name, size in BYTES.items()} | {"torch.storage UntypedStorage": 1}
+REBUILT = {"torch._utils _rebuild_tensor_v2": 6, "torch._utils _rebuild_tensor_v3": 7}  # and how many arguments
+
+
+class Strange(ValueError):
+    """Something that trainkit never writes."""
+
+
+class Name(str):
+    """`module name`, as a pickle names a class or a function."""
+
+
+class Made(str):
+    """Stands for a list, a dict, a storage, a tensor."""
+
+
+LIST, DICT, STORAGE, TENSOR, HOOKS = map(Made, ("a list", "a dict", "a storage", "a tensor", "an empty OrderedDict"))
+
+
+def inspect(pickle: bytes, held: Mapping[str, int]) -> None:
+    """Raise an exception, Strange or what a broken pickle gives, unless it is one that `torch.save` makes of plain values.
+
+    held: the bytes of each storage's entry, by its key.
+    """
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+    argument: Any
+    for i, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
+        name = opcode.name
+        if i > MOST:
+            raise Strange(f"over {MOST:,} opcodes")
+        if name in GIVEN:
+            if type(argument) is int and not -LONGEST <= argument < LONGEST:
+                raise Strange("a number of more than 64 bits")
+            stack.append(argument)
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name in VALUES:
+            stack.append(VALUES[name])
+        elif name in ("EMPTY_LIST", "EMPTY_DICT"):
+            stack.append(LIST if name == "EMPTY_LIST" else DICT)
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name in ITEMS:
+            at = len(stack) - ITEMS[name] if ITEMS[name] else marks.pop()
+            items = stack[at:]
+            del stack[at:]
+            pairs = name.startswith("SETITEM")
+            if stack[-1] is not (DICT if pairs else LIST) or (pairs and not all(type(k) in (str, int) for k in items[::2])):
+                raise Strange("a mapping with keys that are no text and no whole number")
+        elif name == "TUPLE":
+            at = marks.pop()
+            stack[at:] = [tuple(stack[at:])]
+        elif name in TUPLES:
+            stack[-TUPLES[name] :] = [tuple(stack[-TUPLES[name] :])]
+        elif name == "GLOBAL":
+            stack.append(Name(argument))
+        elif name == "BINPERSID":
+            stack[-1] = _storage(stack[-1], held)
+        elif name == "REDUCE":
+            given = stack.pop()
+            stack[-1] = _called(stack[-1], given)
+        elif name not in ("PROTO", "STOP"):
+            raise Strange(f"the opcode {name}")
+
+
+def _storage(named: Any, held: Mapping[str, int]) -> Made:
+    """('storage', its class, key, 'cpu', how many numbers): as many as the entry of that key holds."""
+    word, kind, key, _, count = named
+    if word != "storage" or type(kind) is not Name or type(key) is not str or type(count) is not int:
+        raise Strange("a persistent id that is no storage")
+    if count * STORAGES[kind] != held[key]:
+        raise Strange(f"a storage of {count} numbers over {held[key]} bytes")
+    return STORAGE
+
+
+def _called(function: Any, given: Any) -> Made:
+    """What a call makes: a tensor, or the empty OrderedDict among its arguments."""
+    if type(function) is Name and type(given) is tuple:
+        if function == "collections OrderedDict" and not given:
+            return HOOKS
+        if REBUILT.get(function) == len(given) and given[0] is STORAGE and given[5] is HOOKS:
+            return TENSOR
+    raise Strange("a call of something else than a tensor")
