@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stepwise import Stepwise
 from torch import Tensor
 
 from trainkit import (
@@ -187,28 +188,6 @@ def test_the_traced_step_is_a_pure_function_with_the_bits_of_eager(
 
 
 # -- the loop around calls of many steps --------------------------------------------------------------------------------------
-
-
-class Stepwise:
-    """What `Compiled` promises, by eager steps: the trainer's loop around it is that of compiled steps."""
-
-    made = 0
-
-    def __init__(self, net: Any, optimizer: Any, gradient: Any, clip: Any, part: Any, size: int) -> None:
-        type(self).made += 1
-        self.step, self.part, self.size, self.calls = training_step(net, LOSS[0], optimizer), part, size, []
-        LOSS[0].lead = net.lead
-
-    def fitting(self, count: int) -> int:
-        return count
-
-    def __call__(self, order: Tensor, first: int, count: int) -> Tensor:
-        self.calls.append(count)
-        steps = [b for _, b in zip(range(count), batches(self.part, order, self.size, first), strict=False)]
-        return torch.stack([self.step(x, t) for x, t in steps])
-
-
-LOSS = [CrossEntropyLoss()]
 
 
 @pytest.fixture

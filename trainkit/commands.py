@@ -21,6 +21,7 @@ from .data.dataset import Dataset, Part
 from .errors import UserError, escaped
 from .evaluate import answers
 from .evaluate import predict as outputs_of
+from .prepare import prepare_to_evaluate
 from .rng import seed_globals
 from .run import Run, plain_name
 from .summary import spread_of
@@ -183,7 +184,7 @@ def _loaded(args: argparse.Namespace, split: bool = False) -> tuple[Trainer, Pat
         config["callbacks"] = {k: v for k, v in callbacks.items() if split and _splits(k, v)}
     parts = build(config)
     trainer = parts.trainer()
-    trainer.prepare_to_evaluate(parts.net, parts.loss, parts.optimizer(parts.net), _data(parts, content), content)
+    prepare_to_evaluate(trainer, parts.net, parts.loss, parts.optimizer(parts.net), _data(parts, content), content)
     return trainer, file
 
 
@@ -351,7 +352,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Parts, Trainer]:
         raise UserError("no CONF; name a YAML file, conf/mlp.yaml")
     parts = build(resolve(compose(args.paths, args.overrides)))
     trainer = parts.trainer()
-    trainer.prepare_to_evaluate(parts.net, parts.loss, parts.optimizer(parts.net), parts.data(), None)
+    prepare_to_evaluate(trainer, parts.net, parts.loss, parts.optimizer(parts.net), parts.data(), None)
     return parts, trainer
 
 

@@ -46,7 +46,7 @@ def _(x: Tensor, which: Tensor) -> Tensor:
 
 CHUNK = 64  # steps of a call at most
 PATIENCE = 0.1  # seconds of one call at most, so that a signal or a bar need not wait longer
-LOSS, GRADIENT, UPDATE = 1e-4, 1e-3, 1e-5  # how far a compiled step may be from eager (see `check`)
+LOSS, GRADIENT, UPDATE = 1e-4, 1e-3, 1e-5  # how far a compiled step may be from eager (see `Compiled._check`)
 
 
 class Compiled:
@@ -190,7 +190,7 @@ class Compiled:
 
         back()
         rows = order.narrow(lead, 0, self.size)
-        o.g.zero_()
+        o.begin()
         loss = self.gradient(self.x[rows], self.t[rows])
         if (clip := self.clip()) is not None:
             clip()

@@ -176,7 +176,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
                 raise UserError(f"{place}: ${{{' -> '.join((*through, match[1]))}}} refers to itself")
             return plain(look_up(match[1], place), place, depth + 1, (*through, match[1]))
         if type(value) is int and value.bit_length() > MAX_BITS:
-            raise UserError(f"{place}: {shown(value)}; numbers here have at most {MAX_BITS:,}")
+            raise UserError(f"{place}: {shown(value)}; numbers here have at most {MAX_BITS:,} bits")
         if value == "???":
             raise UserError(f"{place}: has no value yet; give it on the command line, {place}=...")
         return value

@@ -88,7 +88,7 @@ def _watched(trainer: Trainer, r: int) -> None:
     for what, v in (("", x), ("the target of ", t)):
         if v.is_floating_point() and not of(v).isfinite().all():
             raise Found(f"data: {what}{_sample(of(v), of(index))}")
-    o.g.zero_()
+    o.begin()
     with watching(net, see), _hearing(loss, trainer.accumulate, r, check, reach):
         value = differentiation(net, loss, trainer.accumulate)(x, t)
     check(type(loss).__name__, value)

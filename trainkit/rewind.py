@@ -92,15 +92,9 @@ def again(trainer: Trainer, kept: Kept, end: int) -> Generator[tuple[Kept, list[
         while state.step < end:
             before = Kept(trainer, kept.movers)
             if state.batch == 0:
-                state.loss_sum, state.samples = [0.0] * trainer.replicas, 0
-                for hear in trainer.hooks["on_train_epoch_start"]:
-                    hear()
-            losses, _, samples = next(steps)
-            state.lr = trainer.lr
-            state.step, state.batch = state.step + 1, state.batch + 1
-            trainer._losses, trainer._counts = [losses], [(1, samples)]
-            for hear in trainer.hooks["on_train_batch_end"]:
-                hear()
+                trainer.begin_epoch()
+            trainer.note(*next(steps))
+            trainer.call("on_train_batch_end")
             yield before, trainer.add_losses()[0]
     finally:
         trainer.looks = looks

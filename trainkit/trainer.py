@@ -21,9 +21,10 @@ from .errors import UserError, near
 from .evaluate import Metrics, evaluate
 from .modes import Mode, Steps
 from .nn.loss import Loss
-from .nn.module import Module, evaluating
+from .nn.module import Module
 from .optim.optimizer import Optimizer
-from .rng import generator, order
+from .prepare import prepare
+from .rng import order
 from .run import Run
 from .state import State, Stop
 from .summary import summarize
@@ -115,6 +116,8 @@ class Trainer:
     optimizer: Optimizer
     data: Dataset
     normalizer: Normalizer
+    generators: tuple[torch.Generator, ...]  # of the passes: Dropout's masks, a replica each
+    step_size: int  # samples of one step
 
     @property
     def lr(self) -> list[float]:
@@ -227,7 +230,7 @@ class Trainer:
         try:
             with signals.noting(self._note):
                 try:
-                    self._prepare(resume)
+                    prepare(self, resume)
                     if self.run is not None and self.config:
                         self.run.write_text("config.yaml", self.config)
                     with torch.inference_mode():
@@ -254,78 +257,6 @@ class Trainer:
                 self.run.close()
         return self.summary
 
-    def _prepare(self, resume: dict[str, Any] | None, normalizer: Normalizer | None = None) -> None:
-        """Data split, scaled and moved; net replicated and moved; streams seeded; the old run's state restored."""
-        self.call("setup")
-        if len(self.data.train) == 0:
-            raise UserError("data: the training part has 0 samples; give it more, or validation_split a smaller fraction")
-        if resume is not None:
-            normalizer = snapshot.normalizer(resume, self.data)
-        self.normalizer = normalizer or Normalizer.fit(self.data)
-        parts = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
-        scaled = {k: None if p is None else self.normalizer.apply(p).to(self.device, self.dtype) for k, p in parts.items()}
-        self.data = self.data.with_parts(**scaled)
-        if self.replicas > 1 and not self.net.lead:
-            self.net.replicate(self.seeds)
-        self.loss.lead = self.net.lead
-        self.net.to(self.device, self.dtype).train()
-        self.optimizer.bind()
-        if len(self.optimizer.configured) not in (1, self.replicas):
-            given = len(self.optimizer.configured)
-            raise UserError(f"optimizer: {given} values of lr for {self.replicas} replicas; needs one, or one for each")
-        self._rates = self.optimizer.configured * (self.replicas // len(self.optimizer.configured))
-        self.generators = tuple(generator(seed, "pass", device=self.device) for seed in self.seeds)
-        for _, module in self.net.modules():
-            if hasattr(module, "generators"):
-                module.generators = self.generators
-        samples = len(self.data.train)
-        self.step_size = samples if self.batch_size is None else min(samples, self.batch_size * self.accumulate)
-        self._first_batch_check()
-        if resume is None:
-            self.state = State(loss_sum=[0.0] * self.replicas, lr=list(self._rates), active=[True] * self.replicas)
-            self.metrics, self.fresh = {}, set()
-            self.set_lr(self._rates)
-        else:
-            snapshot.restore(self, resume)
-
-    def prepare_to_evaluate(
-        self,
-        net: Module,
-        loss: Loss,
-        optimizer: Optimizer,
-        data: Dataset,
-        content: dict[str, Any] | None,
-    ) -> None:
-        """The beginning of `fit`, for an evaluation: split, scale, move, check shapes, take `content`'s parameters.
-
-        Callbacks that write into the run's folder are left out.
-        """
-        self.hooks = listeners(self, [cb for cb in self.callbacks.values() if not cb.writes])
-        self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
-        self.signal = None
-        self._prepare(None, None if content is None else snapshot.normalizer(content, data))
-        if content is not None:
-            snapshot.check_data(content, self.data)
-            snapshot.load_callbacks(self, content)
-            net.load_state_dict(content["model"])
-
-    def _first_batch_check(self) -> None:
-        """Shapes and types of a batch, and every target, in evaluation mode, with errors that name the place."""
-        axis, over = self.net.lead, (self.replicas,) if self.net.lead else ()
-        x = self.data.train.x[:2]
-        with evaluating(self.net):
-            y = self.net(x.expand(*over, *x.shape))
-        if not isinstance(y, Tensor):
-            raise UserError(f"model: the net ends in a tuple of {len(y)} tensors; end it in one, with Add or Concat")
-        for name in ("train", "val", "test"):
-            part: Part | None = getattr(self.data, name)
-            if part is not None and len(part):
-                answer = y.narrow(axis, 0, 1).expand(*over, len(part), *y.shape[axis + 1 :])
-                try:
-                    self.loss.check(answer, part.t.expand(*over, *part.t.shape))
-                except UserError as error:
-                    raise UserError(f"loss, on the {name} part: {error}") from None
-
     def _loop(self) -> None:
         """The epochs and steps of `fit`, from where `self.state` stands."""
         state = self.state
@@ -341,15 +272,10 @@ class Trainer:
             self._end_epoch()
         while not self._ended():
             if state.batch == 0:
-                state.loss_sum, state.samples = [0.0] * self.replicas, 0
-                self.call("on_train_epoch_start")
+                self.begin_epoch()
             last = self.steps_per_epoch
             for losses, steps, samples in self.steps.epoch(self.order(state.epoch), state.batch):
-                state.lr = self._rates
-                self._losses.append(losses)
-                self._counts.append((steps, samples))
-                state.step += steps
-                state.batch += steps
+                self.note(losses, steps, samples)
                 for hear in after_step:
                     hear()
                 if state.step % every == 0 or state.step == 1 or state.batch == last:
@@ -368,6 +294,19 @@ class Trainer:
                 break
             if state.batch == last:
                 self._end_epoch()
+
+    def begin_epoch(self) -> None:
+        self.state.loss_sum, self.state.samples = [0.0] * self.replicas, 0
+        self.call("on_train_epoch_start")
+
+    def note(self, losses: Tensor, steps: int, samples: int) -> None:
+        """So many steps of so many samples each are done; their losses stay on the device."""
+        self._losses.append(losses)
+        self._counts.append((steps, samples))
+        state = self.state
+        state.lr = self._rates
+        state.step += steps
+        state.batch += steps
 
     def ahead(self) -> int:
         """How many steps may be taken at once: up to where somebody looks."""

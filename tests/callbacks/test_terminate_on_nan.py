@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stepwise import Stepwise
 from torch import Tensor
 
 from trainkit import (
@@ -46,7 +47,6 @@ from trainkit import (
 from trainkit.callbacks import terminate_on_nan
 from trainkit.cli import main
 from trainkit.rng import order
-from trainkit.step import batches, training_step
 
 N, BATCH, MARKED = 20, 4, 11  # samples, samples a step, the sample that is odd
 STEPS = N // BATCH
@@ -133,6 +133,11 @@ def huge(layer: int, value: float = 3e38) -> Callable[[], Callback]:
     return lambda: At(12, lambda trainer: trainer.net.layers[layer].w.fill_(value))  # type: ignore[attr-defined]
 
 
+def pushed(trainer: Trainer) -> None:
+    trainer.optimizer.g.fill_(3e38)  # holds the momentum
+    trainer.set_lr([10.0])
+
+
 def first(x: float | None = None, t: float | None = None) -> dict[str, Any]:
     return {"on": (x, t), "step": step_of(MARKED, 0)}
 
@@ -180,6 +185,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "the rate": (
         {"act": lambda: At(7, lambda t: t.set_lr([9e37])), "loss": lambda: MSELoss("sum"), "step": 8, "on": (None, 50.0)},
         r"SGD update of \d.\w+: .*; the gradient reached [\d.]+, lr 9e\+37",
+    ),
+    "the momentum": (
+        {"act": lambda: At(12, pushed), "rule": lambda p: SGD(p, 0.01, momentum=0.9, into_momentum=True), "step": 13},
+        r"SGD update of 0.weight: .*; the gradient reached 2.7e\+38, lr 10",
     ),
     "a slot": (
         {**first(x=1e25), "loss": L1, "rule": lambda p: Adam(p, 0.01), "made": lambda: Sequential(Linear(2, 1))},
@@ -434,27 +443,6 @@ def test_data_from_a_file(tmp_path: Path) -> None:
 # -- compiled steps --------------------------------------------------------------------------------------------------------
 
 
-class Stepwise:
-    """What `Compiled` promises, by eager steps; `crack` is added to the loss of the call's steps that the run has counted."""
-
-    crack: int | None = None
-
-    def __init__(self, net: Any, optimizer: Any, gradient: Any, clip: Any, part: Any, size: int) -> None:
-        loss = MSELoss()
-        loss.lead = net.lead
-        self.step, self.optimizer, self.part, self.size = training_step(net, loss, optimizer), optimizer, part, size
-
-    def fitting(self, count: int) -> int:
-        return count
-
-    def __call__(self, rows: Tensor, first: int, count: int) -> Tensor:
-        taken = []
-        for _, (x, t) in zip(range(count), batches(self.part, rows, self.size, first), strict=False):
-            loss = self.step(x, t)
-            taken.append(loss + math.nan if self.optimizer.t == self.crack else loss)
-        return torch.stack(taken)
-
-
 @pytest.mark.parametrize("name", ["weights of layer 4", "inf in the data", "the loss"])
 def test_compiled_steps_are_gone_back_as_exactly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case, place = CASES[name]
@@ -478,8 +466,14 @@ class Plain(At):
 
 
 def test_what_compiled_code_alone_makes_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "Compiled", Stepwise)
-    monkeypatch.setattr(Stepwise, "crack", 8)
+    class Cracked(Stepwise):
+        """Step 8 gives NaN, as compiled code might."""
+
+        def step(self, x: Tensor, t: Tensor) -> Tensor:
+            loss = super().step(x, t)
+            return loss + math.nan if self.optimizer.t == 8 else loss
+
+    monkeypatch.setattr(compiled, "Compiled", Cracked)
     trainer = fit(TerminateOnNaN(), mode="compile")
     words = "step 8, epoch 2: numbers are not finite in compiled code; the same step, eager, gives finite ones"
     assert (trainer.summary["stop_words"], trainer.summary["step"]) == (words, 7)

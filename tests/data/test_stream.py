@@ -497,7 +497,7 @@ def test_compare_draws_the_plane_of_two_streamed_numbers(tmp_path: Path, monkeyp
     assert main(["compare", "a.yaml", "--log"]) == 0
 
 
-LARGE = 500_000_000  # bytes of float32
+LARGE = 1_000_000_000  # bytes of float32
 CHILD = """
 import sys, torch
 from pathlib import Path
@@ -537,5 +537,5 @@ def test_an_epoch_over_a_large_file_takes_little_memory(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     steps, streamed, whole = map(float, done.stdout.split())
     assert steps == n * 0.9 / 1000
-    assert streamed < 150
+    assert streamed < 350  # MB; as much for a file twice as large. 75 to 230 seen, as threads and malloc meet
     assert whole > 190  # that the measure sees what is held: here 200 MB

@@ -217,7 +217,7 @@ def momentum_of(optimizer: Any) -> dict[str, Any]:
     """What a schedule may move beside the rate (CyclicLR, OneCycleLR): betas, or a momentum that is not 0."""
     if hasattr(optimizer, "betas"):
         return {"betas": optimizer.betas}
-    momentum = getattr(optimizer, "given", {}).get("momentum", [0.0])
+    momentum = optimizer.given.get("momentum", [0.0])
     return {"momentum": momentum[0]} if len(momentum) == 1 and momentum[0] else {}
 
 

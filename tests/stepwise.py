@@ -1,0 +1,37 @@
+"""A stand-in for `trainkit.compiled.Compiled` that compiles nothing: the trainer's loop around it is that of compiled steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainkit.step import batches
+
+
+class Stepwise:
+    """What `Compiled` promises, by eager steps of the gradient and the clipping that it is given. `made` counts them."""
+
+    made = 0
+
+    def __init__(self, net: Any, optimizer: Any, gradient: Any, clip: Any, part: Any, size: int) -> None:
+        type(self).made += 1
+        self.optimizer, self.gradient, self.clip, self.part, self.size = optimizer, gradient, clip(), part, size
+        self.calls: list[int] = []
+
+    def fitting(self, count: int) -> int:
+        return count
+
+    def __call__(self, order: Tensor, first: int, count: int) -> Tensor:
+        self.calls.append(count)
+        some = zip(range(count), batches(self.part, order, self.size, first), strict=False)
+        return torch.stack([self.step(x, t) for _, (x, t) in some])
+
+    def step(self, x: Tensor, t: Tensor) -> Tensor:
+        self.optimizer.begin()
+        loss: Tensor = self.gradient(x, t)
+        if self.clip is not None:
+            self.clip()
+        self.optimizer.update()
+        return loss
