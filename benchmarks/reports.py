@@ -21,11 +21,13 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from trainkit import figures, tables, trial  # noqa: E402
+from trainkit import duel, figures, outcome, tables, trial  # noqa: E402
+from trainkit.build import build  # noqa: E402
 from trainkit.checkpoint import write  # noqa: E402
 from trainkit.config import compose, override, resolve  # noqa: E402
 from trainkit.grid import axis, planned  # noqa: E402
-from trainkit.trial import Outcome, Trial  # noqa: E402
+from trainkit.outcome import Clock, Outcome  # noqa: E402
+from trainkit.trial import Trial  # noqa: E402
 
 CONF = ROOT / "conf" / "reports"
 PAGE = ROOT / "docs" / "reports.md"
@@ -243,14 +245,14 @@ def chaos() -> str:
         t = run("sun", *settings, against="torch")
         ends = []
         for moved in (False, True):
-            parts = trial.build(config("sun", *settings))
+            parts = build(config("sun", *settings))
             parts.net.to(dtype=torch.float64)
             if moved:
                 for p, _ in parts.net.param():
                     p.copy_(torch.nextafter(p, torch.full_like(p, math.inf)))
-            trial.train(parts, parts.data(), trial.Clock(), quiet=True)
+            outcome.train(parts, parts.data(), Clock(), quiet=True)
             ends.append(parts.net.state_dict())
-        rows.append([str(steps), f"{t.outcomes[-1].difference:.1e}", f"{trial.apart(*ends):.1e}"])
+        rows.append([str(steps), f"{t.outcomes[-1].difference:.1e}", f"{duel.apart(*ends):.1e}"])
     return tables.table(rows)
 
 

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from trainkit import Part, UserError, compare, figures, grid, tables, trial
+from trainkit import Part, UserError, compare, duel, figures, grid, tables, trial
 from trainkit.build import build
 from trainkit.cli import main
 from trainkit.config import compose, resolve
-from trainkit.trial import Curves, Outcome, Trial, apart, failures, largest
+from trainkit.duel import apart, largest
+from trainkit.outcome import Clock, Outcome, failures, train
+from trainkit.trial import Curves, Trial
 
 CONF = """\
 seed: 3
@@ -161,7 +163,7 @@ def test_curves_begin_with_the_untrained_net_and_end_with_the_outcome() -> None:
 
 def test_looking_does_not_change_the_training() -> None:
     parts = build(config("callbacks.early_stopping={patience: 1}"))
-    looked = trial.train(parts, parts.data(), trial.Looks())
+    looked = train(parts, parts.data(), trial.Looks())
     alone = build(config("callbacks.early_stopping={patience: 1}"))
     alone.trainer().fit(alone.net, alone.loss, alone.optimizer(alone.net), alone.data())
     theirs = alone.net.state_dict()
@@ -252,7 +254,7 @@ def test_steps_are_those_that_each_model_took() -> None:
     stop = "callbacks.early_stopping={patience: 1, min_delta: 0.03}"
     whole, alone, rival = ran("trainer.replicas=4", "trainer.max_epochs=30", stop, against="torch").outcomes
     each = [build({**config("trainer.max_epochs=30", stop), "seed": s}) for s in (3, 4, 5, 6)]
-    steps = [trial.train(parts, parts.data(), trial.Clock()).state.step for parts in each]
+    steps = [train(parts, parts.data(), Clock()).state.step for parts in each]
     assert len(set(steps)) > 1
     assert whole.steps == max(steps)
     assert alone.steps == rival.steps == sum(steps) / 4
@@ -296,7 +298,7 @@ def test_a_signal_keeps_the_finished_trials(number: int, where: str, call: int, 
 
 
 def test_a_signal_while_the_rival_trains_keeps_what_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "pair", at_call(trial.pair, 2, lambda: signal.raise_signal(signal.SIGINT)))
+    monkeypatch.setattr(duel, "pair", at_call(duel.pair, 2, lambda: signal.raise_signal(signal.SIGINT)))
     assert main(["compare", "a.yaml", "--against", "torch", "--out", "out"]) == 130
     assert [o["by"] for o in written()["trials"][0]["outcomes"]] == ["trainkit"]
 

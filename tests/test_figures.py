@@ -15,7 +15,9 @@ import torch
 
 from trainkit import Part, UserError
 from trainkit.figures import draw, write
-from trainkit.trial import Curves, Outcome, Plane, Trial
+from trainkit.outcome import Outcome
+from trainkit.plane import Plane
+from trainkit.trial import Curves, Trial
 
 pytest.importorskip("matplotlib")
 

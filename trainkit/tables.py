@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from . import __version__
+from .outcome import Outcome
 from .summary import deviation, finite
-from .trial import Outcome, Trial
+from .trial import Trial
 
 METRICS = ("train/loss", "val/loss", "test/loss", "train/error", "val/error", "test/error")
 COLUMNS = (

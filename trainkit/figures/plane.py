@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import Part
-from ..trial import Plane, Trial
+from ..plane import Plane
+from ..trial import Trial
 from .panel import BLUE, GREEN, GREY, ORANGE, PALETTE, VERMILLION, label, legend, panels, patch, shortened, title
 
 if TYPE_CHECKING:
