@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+
 from contest import KERAS, Contender, contest, environment, installed, options, ratio, show, spread
 from page import ROOT
 from task import Task
@@ -14,6 +16,7 @@ REPLICAS, EPOCHS = 30, 100
 EXTRAS = "validation, early stopping, checkpoints"
 ALONE = {"overrides": ("callbacks={}", "data.train=900")}  # as many as a split leaves the others
 MANY = {"overrides": (*ALONE["overrides"], f"trainer.replicas={REPLICAS}"), "models": REPLICAS}
+CORES = {"OMP_NUM_THREADS": str(os.cpu_count())}
 ALL = {"overrides": ("callbacks.early_stopping.patience=1000000",)}
 
 CONTENDERS = (
@@ -26,6 +29,8 @@ CONTENDERS = (
     Contender(f"trainkit, compiled, {REPLICAS} replicas, a model", "ours:conf", share=0.3, options={**MANY, "compiled": True}),
     Contender("the bare loop with optim.SGD(fused=True)", "loops:bare", options={"fused": True}),
     Contender("the bare loop with torch.compile on the model", "loops:compiled"),
+    Contender(f"the bare loop with torch's own number of threads, {CORES['OMP_NUM_THREADS']}", "loops:bare", env=CORES),
+    Contender("trainkit, no callbacks, the same (a fit takes one where all is small)", "ours:conf", env=CORES, options=ALONE),
     Contender("Lightning {}, bare", "lightning:bare", "lightning", 0.2),
     Contender(f"Lightning {{}}: {EXTRAS}, TensorBoard", "lightning:full", "lightning", 0.1),
     Contender("Keras {} on torch, bare", "keras:bare", "keras", 0.1, KERAS["torch"]),

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import rivals
+from . import cores, rivals
 from .build import build
 from .data.dataset import Dataset
 from .evaluate import Metrics
@@ -37,7 +37,9 @@ def pair(rival: str, config: dict[str, Any], data: Dataset) -> tuple[Trainer, Cl
     parts, clock = build(config), Settings()
     start = parts.net.state_dict()
     one = train(parts, data, clock, quiet=True)
-    return one, clock, fit(one, start, clock.rates, clock.momenta)
+    with cores.restored():
+        cores.use(cores.chosen(one, None))
+        return one, clock, fit(one, start, clock.rates, clock.momenta)
 
 
 def rehearse(rival: str, config: dict[str, Any], seed: int, data: Dataset) -> None:

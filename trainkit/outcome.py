@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from . import signals
+from . import cores, signals
 from .build import Parts
 from .callback import Callback
 from .callbacks import ProgressBar
@@ -19,7 +19,7 @@ from .trainer import Trainer
 class Outcome:
     """What came out of training some models: `by` whom, metrics (a value a model), steps and seconds of the training alone.
 
-    seeds: of the models. failed: the places in these lists of those that learned nothing (see `failures`).
+    seeds: of the models. threads: torch's. failed: the places in these lists of those that learned nothing (see `failures`).
     difference: the largest difference of a parameter to the same model trained alone, or None.
     """
 
@@ -30,6 +30,7 @@ class Outcome:
     seeds: list[int]
     failed: list[int] = field(default_factory=list)
     difference: float | None = None
+    threads: int = 1
 
     @property
     def models(self) -> int:
@@ -80,7 +81,7 @@ def outcome(
 ) -> Outcome:
     """The outcome of the models of `trainer`'s seeds, with those that failed named."""
     failed = [r for r, bad in enumerate(failures(metrics, trainer.data.train)) if bad]
-    return Outcome(by, metrics, steps, seconds, trainer.seeds, failed, difference)
+    return Outcome(by, metrics, steps, seconds, trainer.seeds, failed, difference, cores.chosen(trainer, None))
 
 
 def failures(metrics: Metrics, part: Part) -> list[bool]:

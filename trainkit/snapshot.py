@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import __version__
+from . import __version__, cores
 from .callback import Callback
 from .checkpoint import FORMAT, check_types
 from .data.dataset import Dataset
@@ -186,7 +186,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
 def differences(trainer: Trainer, content: dict[str, Any]) -> list[str]:
     """What differs between the environment a checkpoint was made in and this one."""
     then, now = content["environment"], environment(trainer)
-    now["mode"] = mode(trainer, content)
+    now |= {"mode": mode(trainer, content), "threads": cores.chosen(trainer, content)}
     then = {"mode": "eager", **then}
     return [f"{key}: {then.get(key)} then, {now[key]} now" for key in now if then.get(key) != now[key]]
 

@@ -98,13 +98,13 @@ def as_json(trials: Sequence[Trial]) -> str:
             "steps": o.steps,
             "seconds": o.seconds,
             "us_a_step": o.us_a_step,
+            "threads": o.threads,
             "difference": None if o.difference is None else finite(o.difference),
             "metrics": {m: {**nulled(spread(v)), "values": [finite(x) for x in v]} for m, v in o.metrics.items()},
         }
 
     content = {
         "versions": {"trainkit": __version__, "torch": str(torch.__version__)},
-        "threads": torch.get_num_threads(),
         "trials": [
             {
                 "name": t.name,

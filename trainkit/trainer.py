@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from . import signals, snapshot
+from . import cores, signals, snapshot
 from .callback import HOOKS, Callback, listeners, named, overrides
 from .data.dataset import Dataset, Part
 from .data.normalize import Normalizer
@@ -40,6 +41,7 @@ class Trainer:
     Dropout, and of the replicas' weights.
     device: auto (cuda where there is one), cpu, cuda, cuda:1. dtype: of parameters and data.
     mode: eager, step by step; compile, many steps in a call of compiled code; auto, what is sooner done (see `modes.py`).
+    threads: torch's, during a fit; None: one if its products are small, else all (see `cores.py`).
     log_every_n_steps: how often losses are fetched from the device. callbacks: a mapping by name, or a list.
     run_dir: the run's folder; None leaves no files. config: the text that is saved with every checkpoint.
     """
@@ -59,6 +61,7 @@ class Trainer:
         device: str = "auto",
         dtype: Literal["float32", "float64"] = "float32",
         mode: Mode = "eager",
+        threads: int | None = None,
         log_every_n_steps: int = 50,
         callbacks: Mapping[str, Callback] | Iterable[Callback] = (),
         run_dir: str | Path | None = None,
@@ -72,12 +75,15 @@ class Trainer:
             ("accumulate", accumulate, 1),
             ("replicas", replicas, 1),
             ("log_every_n_steps", log_every_n_steps, 1),
+            ("threads", threads, 1),
         ):
             if value is not None and value < least:
                 raise UserError(f"trainer.{name}: {value}; needs at least {least}")
         for name, limit in (("clip_norm", clip_norm), ("clip_value", clip_value)):
             if limit is not None and not limit > 0:
                 raise UserError(f"trainer.{name}: {limit}; needs a number above 0")
+        if threads is not None and threads > (most := os.cpu_count() or 1):
+            raise UserError(f"trainer.threads: {threads}; this machine has {most} cores; give at most so many, or leave it out")
         if batch_size is None and accumulate > 1:
             raise UserError("trainer.accumulate: with batch_size null a step is one pass over all samples; give a batch_size")
         if dtype not in ("float32", "float64"):
@@ -92,6 +98,7 @@ class Trainer:
         self.seeds = [seed + r for r in range(replicas)] if seeds is None else list(seeds)
         self.device, self.dtype = find_device(device), getattr(torch, dtype)
         self.mode: Mode = mode
+        self.threads = threads
         self.running: Mode = mode  # eager or compile, once a fit has begun
         self.callbacks = named(callbacks)
         self.run = None if run_dir is None else Run(Path(run_dir))
@@ -228,9 +235,10 @@ class Trainer:
         if self.run is not None:
             self.run.open(new=resume is None)
         try:
-            with signals.noting(self._note):
+            with signals.noting(self._note), cores.restored():
                 try:
                     prepare(self, resume)
+                    cores.use(cores.chosen(self, resume))
                     if self.run is not None and self.config:
                         self.run.write_text("config.yaml", self.config)
                     with torch.inference_mode():
