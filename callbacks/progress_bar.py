@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -55,4 +56,5 @@ class ProgressBar(Callback):
 
     def _line(self, trainer: Trainer) -> None:
         self.printed, self.printed_step = time.monotonic(), trainer.state.step
-        print(f"epoch {trainer.epochs_done}/{trainer.max_epochs}, step {trainer.state.step}: {self.shown}", file=sys.stderr)
+        with suppress(OSError):  # a reader that has gone, a full disk: the run goes on
+            print(f"epoch {trainer.epochs_done}/{trainer.max_epochs}, step {trainer.state.step}: {self.shown}", file=sys.stderr)

@@ -9,9 +9,10 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from .errors import UserError, escaped, near, refusal, shortage
 
@@ -128,13 +129,13 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    prepare_streams()
     try:
         code = run(words)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush is quiet
+        hush(sys.stdout)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -142,6 +143,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in words:
             traceback.print_exc()
         return told(error)
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            hush(sys.stderr)
 
 
 def told(error: Exception) -> int:
@@ -157,8 +163,28 @@ def told(error: Exception) -> int:
         lines = [f"error: {kind}{str(error).split(chr(10))[0]}"]
         lines += ["this is a fault in the code, not in what you gave; --debug shows the traceback"]
         code = 1
-    print(*map(escaped, lines), sep="\n", file=sys.stderr)
+    with suppress(OSError):  # nobody reads: the exit code says it
+        print(*map(escaped, lines), sep="\n", file=sys.stderr)
     return code
+
+
+def prepare_streams() -> None:
+    """Give closed standard streams /dev/null, or the first files opened would be taken for them; escape what cannot be spelled."""
+    for handle, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open for the process's length)
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.encoding.lower().replace("-", "") != "utf8":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def hush(stream: TextIO) -> None:
+    """Send what is left of a stream that cannot be written to /dev/null, so that the interpreter's own flush is quiet."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run(words: list[str]) -> int:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from . import checkpoint, registry, signals, snapshot
 from .build import Parts, build, run_folder
 from .callback import Callback
+from .cli import hush
 from .config import compose, diff, override, parse, resolve, to_yaml
 from .data.dataset import Dataset, Part
 from .errors import UserError, escaped
@@ -66,8 +67,12 @@ def fit(args: argparse.Namespace, more: Mapping[str, Callback] | None = None) ->
         if new and trainer.state.step == 0:
             trainer.run.discard()
         raise
-    print(escaped(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {folder}"))
-    _print_metrics(summary["metrics"])
+    try:
+        print(escaped(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {folder}"))
+        _print_metrics(summary["metrics"])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        hush(sys.stdout)  # the run is done, be it read or not: the exit code is its own
     if trainer.signal is not None:
         return signals.exit_code(trainer.signal)
     return NOT_FINITE if summary["stop_reason"] == "nan" else 0
