@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
 
 from trainkit.callback import Callback
+from trainkit.streams import say
 from trainkit.trainer import Trainer
 
 FORMAT = "{desc} {percentage:3.0f}%|{bar:8}| {elapsed}<{remaining} {rate_fmt}{postfix}"  # the metrics before tqdm's own counts
@@ -56,5 +56,4 @@ class ProgressBar(Callback):
 
     def _line(self, trainer: Trainer) -> None:
         self.printed, self.printed_step = time.monotonic(), trainer.state.step
-        with suppress(OSError):  # a reader that has gone, a full disk: the run goes on
-            print(f"epoch {trainer.epochs_done}/{trainer.max_epochs}, step {trainer.state.step}: {self.shown}", file=sys.stderr)
+        say(f"epoch {trainer.epochs_done}/{trainer.max_epochs}, step {trainer.state.step}: {self.shown}")

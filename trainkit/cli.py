@@ -7,13 +7,12 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import import_module
-from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
+from . import streams
 from .errors import UserError, escaped, near, refusal, shortage
 
 COMMANDS = {
@@ -129,13 +128,13 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    prepare_streams()
+    streams.prepare()
     try:
         code = run(words)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        hush(sys.stdout)
+        streams.hush(sys.stdout)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -147,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             sys.stderr.flush()
         except OSError:
-            hush(sys.stderr)
+            streams.hush(sys.stderr)
 
 
 def told(error: Exception) -> int:
@@ -163,28 +162,8 @@ def told(error: Exception) -> int:
         lines = [f"error: {kind}{str(error).split(chr(10))[0]}"]
         lines += ["this is a fault in the code, not in what you gave; --debug shows the traceback"]
         code = 1
-    with suppress(OSError):  # nobody reads: the exit code says it
-        print(*map(escaped, lines), sep="\n", file=sys.stderr)
+    streams.say(*map(escaped, lines))
     return code
-
-
-def prepare_streams() -> None:
-    """Give closed standard streams /dev/null, or the first files opened would be taken for them; escape what cannot be spelled."""
-    for handle, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        try:
-            os.fstat(handle)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open for the process's length)
-    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.encoding.lower().replace("-", "") != "utf8":
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def hush(stream: TextIO) -> None:
-    """Send what is left of a stream that cannot be written to /dev/null, so that the interpreter's own flush is quiet."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run(words: list[str]) -> int:

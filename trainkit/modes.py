@@ -6,7 +6,6 @@ cannot be compiled runs eagerly, and one line says why.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .errors import UserError
+from .streams import say
 from .step import batches, clipping, differentiation, training_step
 
 if TYPE_CHECKING:
@@ -164,4 +164,4 @@ class Kernels(TorchDispatchMode):
 
 def say(line: str) -> None:
     """Tell the user on stderr, as the bar does."""
-    print(f"trainer.mode {line}", file=sys.stderr)
+    say(f"trainer.mode {line}")
