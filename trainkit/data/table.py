@@ -112,6 +112,7 @@ def csv(
         table = _table(path, plan)
     whole = _part(path, table, plan)
     del table  # of many rows it is as large as what follows
+    _release()
 
     if isinstance(test, str):
         train, held = whole, _part(test, _table(test, plan), plan)
@@ -447,9 +448,17 @@ def _read(path: str, names: list[str], kinds: Mapping[str, Kind | None]) -> Any:
     for field in table.schema:
         if pa.types.is_binary(field.type):
             raise _error(path, ValueError(f"column {field.name!r} holds bytes that are no text"), [])
+    _release()
     if table.num_rows == 0:
         raise UserError(f"{path}: a header and no rows; needs at least one row")
     return table
+
+
+def _release() -> None:
+    """Give back what Arrow keeps for its next table: as much as the last one."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
 
 
 def _error(path: str, error: Exception, names: list[str]) -> UserError:
