@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from . import streams
 from .errors import UserError
-from .streams import say
 from .step import batches, clipping, differentiation, training_step
 
 if TYPE_CHECKING:
@@ -164,4 +164,4 @@ class Kernels(TorchDispatchMode):
 
 def say(line: str) -> None:
     """Tell the user on stderr, as the bar does."""
-    say(f"trainer.mode {line}")
+    streams.say(f"trainer.mode {line}")
