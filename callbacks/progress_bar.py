@@ -32,7 +32,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # it is generic for type checkers al
             miniters=1,
             delay=1e-9,  # drawn first when the clock is set
         )
-        self.dynamic_ncols = room
+        self.dynamic_ncols: Any = room
         self._time = time.monotonic
         self.start_t = self.last_print_t = self._time()
         self.refresh()

@@ -115,7 +115,9 @@ def _bounded(text: str, origin: str) -> None:
                 raise UserError(f"{origin}{where}: {shown(event.value)}; {REFERENCE}")
 
 
-BASE_60 = re.compile(r"[-+]?([1-9][\d_]*(:[0-5]?\d)+|\d[\d_]*(:[0-5]?\d)+\.[\d_]*)")  # 01:30 is a text, and saved without quotes
+BASE_60 = re.compile(
+    r"[-+]?([1-9][\d_]*(:[0-5]?\d)+|\d[\d_]*(:[0-5]?\d)+\.[\d_]*)"
+)  # 01:30 is a text, and saved without quotes
 
 
 def _refuse_base_60(text: str, origin: str) -> None:

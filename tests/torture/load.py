@@ -32,7 +32,7 @@ trainer: {max_epochs: 1000000, max_steps: STEPS, batch_size: 1, log_every_n_step
 callbacks:
   validation_split: {fraction: 0.1}
   terminate_on_nan: {}
-  checkpoint: {monitor: val/loss, save_top_k: 3}
+  checkpoint: {monitor: val/loss, save_top_k: 3, every_n_epochs: 2}
   lr_scheduler: {CosineAnnealingLR: {T_max: 1200}}
   tensorboard: {}
   csv_log: {}
@@ -43,7 +43,9 @@ PARTS = 20
 
 def long(folder: Path, steps: int = 1_000_000) -> list[Tally]:
     """Memory, descriptors, threads and files at every 5 % of one long run after its first 10 %."""
-    held = Tally("", "at every 5 % of the run the memory is within 1 % of the least; as many descriptors and threads; at most 12 files")
+    held = Tally(
+        "", "at every 5 % of the run the memory is within 1 % of the least; as many descriptors and threads; at most 12 files"
+    )
     grown = Tally("", "a row of metrics.csv, a record of TensorBoard's and a checkpoint take the same bytes all along, to 10 %")
     with inside(folder):
         Path("conf.yaml").write_text(LONG.replace("STEPS", str(steps)))

@@ -16,8 +16,8 @@ from unittest.mock import patch
 from trainkit.cli import main
 
 from .crash import after
-from .load import CONF, prepare
 from .full import mount
+from .load import prepare
 from .moments import at
 from .tally import Tally, ended, fork, inside, shot
 

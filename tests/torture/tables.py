@@ -1,4 +1,4 @@
-"""CSV files as people have them: in other encodings, cut short, ragged, empty, huge; each trains, or is refused by its place."""
+"""CSV files as people have them: other encodings, cut short, ragged, empty, huge; each trains, or is refused by its place."""
 
 from __future__ import annotations
 
@@ -82,7 +82,10 @@ FILES: dict[str, tuple[bytes, str]] = {  # what is in it, and what is said of it
     "-Infinity": (row("-Infinity,10.0,0"), f"'a', row 22: -inf {INFINITE}"),
     "1e39": (row("1e39,10.0,0"), f"'a', row 22: 1e[+]39 {INFINITE}"),
     "1e400": (row("1e400,10.0,0"), f"'a', row 22: inf {INFINITE}"),
-    "an infinite target": (targets([*(f"{i}.5" for i in range(39)), "inf"]), f"'t', row 41: inf {INFINITE} it, or remove the row"),
+    "an infinite target": (
+        targets([*(f"{i}.5" for i in range(39)), "inf"]),
+        f"'t', row 41: inf {INFINITE} it, or remove the row",
+    ),
     **{f"{text!r} for a number": (row(f"{text},10.0,0"), f"'a', row 22: {MISSING}") for text in ("", " ", "nan", "NA", "?")},
     **{f"{text!r} for a target": (row(f"20,10.0,{text}"), "'t', row 22: missing .* remove") for text in ("", "nan", "NA", "?")},
     "an empty column": (column([""] * 40), "'b', row 2: missing .40 such."),
@@ -161,7 +164,9 @@ def classes(folder: Path, every: int = 1) -> list[Tally]:
             for part in ("val", "test"):
                 again = shot("validate" if part == "val" else "test", "run")
                 lines = [line for line in seen.out.splitlines() if f" {part}/" in line]
-                wrong = wrong or again.wrong(0) or (None if lines == again.out.splitlines()[1:] else f"{lines}, then {again.out}")
+                wrong = (
+                    wrong or again.wrong(0) or (None if lines == again.out.splitlines()[1:] else f"{lines}, then {again.out}")
+                )
             tally.count(f"{rare} rows, {split}, seed {seed}: {wrong}" if wrong else None)
     return [tally]
 
@@ -170,12 +175,16 @@ def large(folder: Path, rows: int = 10_000_000, megabytes: float = 1000.0) -> li
     """A file of so many rows, read and trained on for an epoch of huge batches."""
     tally = Tally("", f"trains; the process takes at most {megabytes:,.0f} MB more than before")
     with inside(folder):
-        block = "".join(f"{(i * 7919 % 10007) / 1000:.4f},{(i * 104729 % 9973) / 1000:.4f},{i % 2}\n" for i in range(10_000)).encode()
+        block = "".join(
+            f"{(i * 7919 % 10007) / 1000:.4f},{(i * 104729 % 9973) / 1000:.4f},{i % 2}\n" for i in range(10_000)
+        ).encode()
         with open("d.csv", "wb") as file:
             file.write(HEAD.encode())
             for _ in range(rows // 10_000):
                 file.write(block)
-        Path("conf.yaml").write_text(CONF.replace("OUT", "2").replace("max_epochs: 2, batch_size: 10", "max_epochs: 1, batch_size: 1000000"))
+        Path("conf.yaml").write_text(
+            CONF.replace("OUT", "2").replace("max_epochs: 2, batch_size: 10", "max_epochs: 1, batch_size: 1000000")
+        )
 
         def act() -> int:
             before = lowest_mark()

@@ -314,7 +314,8 @@ def _numbers(path: str, name: str, column: Any, dtype: torch.dtype, cure: str) -
         row = int(where[0])
         kind = str(dtype).removeprefix("torch.")
         raise UserError(
-            f"{path}: column {name!r}, row {row + 2}: {float(exact[row])} is infinite in {kind} ({len(where)} such); mend it, {cure}"
+            f"{path}: column {name!r}, row {row + 2}: {float(exact[row])} is infinite in {kind} ({len(where)} such); "
+            f"mend it, {cure}"
         )
     return number
 
