@@ -31,7 +31,10 @@ TWO = {
     "SIGTERM, then SIGINT": (TERM, INT),
 }
 CODES = {INT: 130, TERM: 143}
-RESUMED = "no traceback, every checkpoint whole, and `fit --resume` ends with the bits and files of an undisturbed run, no temporary left"
+RESUMED = (
+    "no traceback, every checkpoint whole, and `fit --resume` ends with the bits and files of an undisturbed run, no temporary"
+    " left"
+)
 CONF = SAVING.replace("  csv_log: {}", "  csv_log: {}\n  tensorboard: {}\n  terminate_on_nan: {}\n  progress_bar: {}")
 EARLY = ("reading the configuration", "building", "taking the folder", "loading data")
 LATE = ("the summary", "closing", "the last words")
@@ -236,7 +239,7 @@ def anywhen(folder: Path, forks: int, starts: int, seed: int = 0) -> list[Tally]
         words = [sys.executable, "-m", "trainkit", "fit", "conf.yaml", "--run-dir", "run"]
         subprocess.run(words, env=variables_of({}), capture_output=True, check=True)
         each = time.monotonic() - began
-        for i in range(starts):
+        for _ in range(starts):
             name = draw.choice(list(ONE))
             shutil.rmtree("run", ignore_errors=True)
             moment = draw.uniform(0.05, each)

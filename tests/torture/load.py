@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -62,7 +63,7 @@ def long(folder: Path, steps: int = 1_000_000) -> list[Tally]:
         counts |= {"files": (s["files"], 12)} if s["files"] > 12 else {}
         heavy = f"{s['memory']:.1f} MB, at least {least:.1f}" if s["memory"] > 1.01 * least else ""
         held.count(f"step {s['step']:.0f}: {heavy} {counts or ''}" if heavy or counts else None)
-    pieces = [(b["step"], {k: b[k] - a[k] for k in b}, b["checkpoint"]) for a, b in zip(seen, seen[1:], strict=False)]
+    pieces = [(b["step"], {k: b[k] - a[k] for k in b}, b["checkpoint"]) for a, b in pairwise(seen)]
     costs = [(step, d["csv"] / d["epoch"], d["events"] / d["step"], size) for step, d, size in pieces]
     for step, *cost in costs:
         more = [(c, first) for c, first in zip(cost, costs[0][1:], strict=True) if not 0.9 * first < c < 1.1 * first]

@@ -125,8 +125,7 @@ def midway(folder: Path, every: int = 1) -> list[Tally]:
             def act(place: str = place, n: int = n) -> int:
                 lock = frozen(Path("run").absolute())
                 with at(place, n, lock.__enter__):
-                    code = main(["fit", "conf.yaml", "--run-dir", "run"])
-                return code
+                    return main(["fit", "conf.yaml", "--run-dir", "run"])
 
             end = ended(fork(act, Path("log")), Path("log"))
             wrong = end.wrong(2)
