@@ -138,6 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        if interrupted(error):
+            return 130
         if "--debug" in words:
             traceback.print_exc()
         return told(error)
@@ -146,6 +148,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.flush()
         except OSError:
             streams.hush(sys.stderr)
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether an error came of a KeyboardInterrupt: a library that was cleaning up may have raised it instead."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def told(error: Exception) -> int:
@@ -166,7 +175,11 @@ def told(error: Exception) -> int:
 
 
 def run(words: list[str]) -> int:
-    args = parsed(words)
+    try:
+        args = parsed(words)
+    except SystemExit:  # argparse has printed its help
+        sys.stdout.flush()
+        raise
     if args.version:
         from . import __version__
 
