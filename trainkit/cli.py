@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import streams
 from .errors import UserError, escaped, near, refusal, shortage
@@ -54,6 +54,9 @@ stopped by a signal."""
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose complaints are ours."""
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file, flush=True)  # argparse's own says nothing of a full disk
 
     def error(self, message: str) -> NoReturn:
         options = [o for action in self._actions for o in action.option_strings]
@@ -175,11 +178,7 @@ def told(error: Exception) -> int:
 
 
 def run(words: list[str]) -> int:
-    try:
-        args = parsed(words)
-    except SystemExit:  # argparse has printed its help
-        sys.stdout.flush()
-        raise
+    args = parsed(words)
     if args.version:
         from . import __version__
 
