@@ -1,5 +1,5 @@
 # make fit | test | bench | reports: train conf/mlp.yaml, run all checks, measure the speed, reproduce the five reports (some 7 minutes).
-# make torture: attack runs, checkpoints and configurations until something gives, and write docs/reliability.md (some 12 minutes).
+# make torture: attack runs, checkpoints and configurations until something gives, and write docs/reliability.md (some 20 minutes).
 # make fashion-mnist | breast-cancer | diabetes: data of the examples, into .data/.
 
 PYTHON ?= .venv/bin/python

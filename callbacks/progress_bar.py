@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -9,9 +10,41 @@ from typing import Any
 from tqdm import tqdm
 
 from trainkit.callback import Callback
+from trainkit.streams import say
 from trainkit.trainer import Trainer
 
 FORMAT = "{desc} {percentage:3.0f}%|{bar:8}| {elapsed}<{remaining} {rate_fmt}{postfix}"  # the metrics before tqdm's own counts
+
+
+class Bar(tqdm):  # type: ignore[type-arg]  # it is generic for type checkers alone
+    """tqdm's bar by a clock that does not jump, without tqdm's thread beside it: by the wall's it stands still, or lies."""
+
+    monitor_interval = 0
+
+    def __init__(self, total: int, step: int) -> None:
+        super().__init__(
+            total=total,
+            initial=step,
+            unit="step",
+            dynamic_ncols=True,
+            bar_format=FORMAT,
+            mininterval=0.1,
+            miniters=1,
+            delay=1e-9,  # drawn first when the clock is set
+        )
+        self.dynamic_ncols: Any = room
+        self._time = time.monotonic
+        self.start_t = self.last_print_t = self._time()
+        self.refresh()
+
+
+def room(file: Any) -> tuple[int | None, None]:
+    """The columns that a bar may take, so that it never wraps, and any number of lines; a terminal of 0 has not said."""
+    try:
+        columns = os.get_terminal_size(file.fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    return max(1, columns - 1) if columns else None, None
 
 
 class ProgressBar(Callback):
@@ -19,7 +52,7 @@ class ProgressBar(Callback):
 
     def __init__(self, every_seconds: float = 1.0) -> None:
         self.every_seconds = every_seconds
-        self.bar: tqdm[Any] | None = None
+        self.bar: Bar | None = None
 
     def on_fit_start(self, trainer: Trainer) -> None:
         total = trainer.max_epochs * trainer.steps_per_epoch
@@ -27,9 +60,7 @@ class ProgressBar(Callback):
             total = min(total, trainer.max_steps)
         self.shown, self.printed, self.printed_step = "", -float("inf"), -1
         if sys.stderr.isatty():
-            self.bar = tqdm(
-                total=total, initial=trainer.state.step, unit="step", dynamic_ncols=True, bar_format=FORMAT, mininterval=0.1
-            )
+            self.bar = Bar(total, trainer.state.step)
 
     def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
         if self.bar is not None:
@@ -55,4 +86,4 @@ class ProgressBar(Callback):
 
     def _line(self, trainer: Trainer) -> None:
         self.printed, self.printed_step = time.monotonic(), trainer.state.step
-        print(f"epoch {trainer.epochs_done}/{trainer.max_epochs}, step {trainer.state.step}: {self.shown}", file=sys.stderr)
+        say(f"epoch {trainer.epochs_done}/{trainer.max_epochs}, step {trainer.state.step}: {self.shown}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from contextlib import closing
 
 import torch
@@ -14,6 +13,7 @@ from trainkit.checkpoint import save
 from trainkit.finite import broken, place
 from trainkit.flat import unflatten
 from trainkit.rewind import Kept, Movers
+from trainkit.streams import say
 from trainkit.trainer import Trainer
 
 FILE = "before_nan.pt"  # beside the checkpoints, not among them: a resume takes last.pt, and this one by its name alone
@@ -68,7 +68,7 @@ class TerminateOnNaN(Callback):
             for s, old in zip(rewind.changed(trainer), before[r].tensors, strict=True):
                 for v, o in zip(unflatten(s, own), unflatten(old, own), strict=True):
                     v[r].copy_(o[r])
-            print(words[r], file=sys.stderr)
+            say(words[r])
         trainer.activate([active and r not in stopped for r, active in enumerate(trainer.state.active)])
         if ending:
             trainer.rewound = True

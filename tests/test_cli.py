@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -303,6 +304,27 @@ def test_show_tells_layers_costs_hooks_and_the_rate(capsys: pytest.CaptureFixtur
 
 
 # -- exit codes ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_end_no_run_and_nothing_is_written_into_its_files(closed: str) -> None:
+    words = [sys.executable, "-m", "trainkit", "fit", "conf/a.yaml", "--run-dir", "run"]
+    shell = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh"]
+    assert subprocess.run([*shell, *words], capture_output=True, env=ENVIRONMENT).returncode == 0
+    assert Path("run/.lock").read_text() == ""
+    assert summary()["stop_reason"] == "max_epochs"
+
+
+def test_a_run_whose_words_nobody_reads_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.TextIOBase):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run", "callbacks.progress_bar={every_seconds: 0.001}"]) == 0
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert main(["fit", "conf/a.yaml", "--run-dir", "other"]) == 0
+    assert main(["show", "conf/a.yaml"]) == 1
 
 
 def test_the_exit_codes_of_a_process() -> None:

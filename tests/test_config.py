@@ -33,6 +33,13 @@ def composed(*texts: str, overrides: tuple[str, ...] = (), folder: Path) -> dict
     return resolve(compose(files, overrides))
 
 
+@pytest.mark.parametrize("time", ['"01:30"', "01:30", '"00:00:90"', '"12:30"', '"1:30.5"'])
+def test_a_time_is_a_text_and_stays_one_when_the_configuration_is_saved(time: str) -> None:
+    config = parse(f"callbacks: {{timer: {{max_time: {time}}}}}", "conf.yaml")
+    assert resolve(config) == {"callbacks": {"timer": {"max_time": time.strip('"')}}}
+    assert parse(to_yaml(config), "the saved one") == config
+
+
 def test_the_right_file_wins_and_the_command_line_over_it(tmp_path: Path) -> None:
     second = "trainer: {max_epochs: 2}\nseed: 7\n"
     config = composed(GOOD, second, overrides=("seed=9",), folder=tmp_path)

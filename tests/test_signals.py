@@ -195,6 +195,55 @@ def test_a_second_sigterm_has_its_own_effect() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+def test_of_two_signals_at_the_same_moment_both_are_heard(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[int] = []
+
+    class Own(BaseException):
+        pass
+
+    def own(number: int, frame: Any) -> None:
+        heard.append(number)
+        raise Own
+
+    class Both(Callback):
+        def on_train_batch_end(self, trainer: Trainer) -> None:
+            if trainer.state.step == 2:
+                signal.pthread_sigmask(signal.SIG_BLOCK, both)
+                for number in both:
+                    signal.pthread_kill(threading.get_ident(), number)  # or another thread hears it
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+
+    both = (signal.SIGTERM, signal.SIGINT)
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with pytest.raises(Own):
+            run(None, Both())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]  # SIGINT was noted first: Python hears them in the order of their numbers
+    assert "race condition" not in capsys.readouterr().err
+
+
+def test_after_a_keyboard_interrupt_the_net_is_usable_the_folder_free_and_the_run_goes_on(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    kept: list[Trainer] = []
+
+    class Keep(Callback):
+        def on_fit_start(self, trainer: Trainer) -> None:
+            kept.append(trainer)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", Send(signal.SIGINT, "on_train_batch_end", 5, times=2), Keep())
+    stopped = kept[0]
+    assert stopped.net(torch.ones(2, 1)).isfinite().all()
+    stopped.callbacks = {}
+    stopped.run = None
+    assert stopped.fit(stopped.net, MSELoss(), SGD(stopped.net.param(), 0.1), line())["stop_reason"] == "max_epochs"
+    resumed = run(tmp_path / "run", resume=True)
+    assert outcome(resumed, tmp_path / "run") == outcome(whole, tmp_path / "whole")
+
+
 def test_after_a_fit_the_old_handlers_are_back_and_another_fit_runs_whole(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     trainer = run(tmp_path, Send(signal.SIGINT, "on_train_batch_end", 2))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torture import configs, crash, flips, folders, full, kills, poison
+from torture import configs, crash, flips, folders, full, interrupts, kills, load, poison, readonly, tables, terminals
 from torture.tally import Tally
 
 FEW: dict[str, Callable[[Path], list[Tally]]] = {
@@ -24,6 +24,18 @@ FEW: dict[str, Callable[[Path], list[Tally]]] = {
     "other models": lambda folder: folders.others(folder, 9),
     "poison": lambda folder: configs.poison(folder, 60),
     "mutations": lambda folder: configs.fuzz(folder, 60),
+    "a long run": lambda folder: load.long(folder, 20_000),
+    "a second trainer": lambda folder: load.shared(folder, 6),
+    "clocks": lambda folder: load.clocks(folder, 8),
+    "a folder turns read-only": lambda folder: readonly.midway(folder, 7),
+    "streams": lambda folder: terminals.streams(folder, 35),
+    "terminals": lambda folder: terminals.columns(folder, (1, 20)),
+    "tables": lambda folder: tables.files(folder, 9),
+    "rare classes": lambda folder: tables.classes(folder, 11),
+    "a large table": lambda folder: tables.large(folder, 100_000),
+    "one signal": lambda folder: interrupts.once(folder, 71),
+    "two signals": lambda folder: interrupts.twice(folder, 151),
+    "signals in a rewind": lambda folder: interrupts.rewinding(folder, 31),
 }
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from . import streams
 from .errors import UserError, escaped, near, refusal, shortage
 
 COMMANDS = {
@@ -55,6 +54,9 @@ stopped by a signal."""
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose complaints are ours."""
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file, flush=True)  # argparse's own says nothing of a full disk
 
     def error(self, message: str) -> NoReturn:
         options = [o for action in self._actions for o in action.option_strings]
@@ -128,20 +130,34 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    streams.prepare()
     try:
         code = run(words)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush is quiet
+        streams.hush(sys.stdout)
         return 1
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        if interrupted(error):
+            return 130
         if "--debug" in words:
             traceback.print_exc()
         return told(error)
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            streams.hush(sys.stderr)
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether an error came of a KeyboardInterrupt: a library that was cleaning up may have raised it instead."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def told(error: Exception) -> int:
@@ -157,7 +173,7 @@ def told(error: Exception) -> int:
         lines = [f"error: {kind}{str(error).split(chr(10))[0]}"]
         lines += ["this is a fault in the code, not in what you gave; --debug shows the traceback"]
         code = 1
-    print(*map(escaped, lines), sep="\n", file=sys.stderr)
+    streams.say(*map(escaped, lines))
     return code
 
 

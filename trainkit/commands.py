@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from . import checkpoint, registry, signals, snapshot
+from . import checkpoint, registry, signals, snapshot, streams
 from .build import Parts, build, run_folder
 from .callback import Callback
 from .config import compose, diff, override, parse, resolve, to_yaml
@@ -54,7 +54,7 @@ def fit(args: argparse.Namespace, more: Mapping[str, Callback] | None = None) ->
     if content is not None:
         _tell_differences(content, config)
         for line in snapshot.differences(trainer, content):
-            print(f"resumed under other conditions: {line}; bits may differ", file=sys.stderr)
+            streams.say(f"resumed under other conditions: {line}; bits may differ")
     assert trainer.run is not None
     data = _data(parts, content)
     optimizer = parts.optimizer(parts.net)
@@ -66,8 +66,12 @@ def fit(args: argparse.Namespace, more: Mapping[str, Callback] | None = None) ->
         if new and trainer.state.step == 0:
             trainer.run.discard()
         raise
-    print(escaped(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {folder}"))
-    _print_metrics(summary["metrics"])
+    try:
+        print(escaped(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {folder}"))
+        _print_metrics(summary["metrics"])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        streams.hush(sys.stdout)  # the run is done, be it read or not: the exit code is its own
     if trainer.signal is not None:
         return signals.exit_code(trainer.signal)
     return NOT_FINITE if summary["stop_reason"] == "nan" else 0
@@ -89,7 +93,7 @@ def _resumed(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
             raise UserError(f"resume: {path} has no folder checkpoints; name a run's folder or a checkpoint")
         file, content, skipped = checkpoint.newest(path / "checkpoints")
         for line in skipped:
-            print(*(f"skipped: {escaped(part)}" for part in line.split("\n")), sep="\n", file=sys.stderr)
+            streams.say(*(f"skipped: {escaped(part)}" for part in line.split("\n")))
         folder = args.run_dir or path
     else:
         file, content = path, checkpoint.load(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from .build import run_folder
 from .checkpoint import write
 from .errors import UserError
 from .grid import Plan, axes_of, planned
+from .streams import say
 from .trial import Trial
 
 DRAWN = 12  # trials in one figure, at most
@@ -44,7 +44,7 @@ def compare(args: argparse.Namespace) -> int:
             trained(plans, args.against, done)
     except (Stopped, signals.Interrupted) as stop:
         code = signals.exit_code(stop.args[0])
-        print(f"{signals.name(stop.args[0])} came; {len(done)} trial{'s' * (len(done) != 1)} done", file=sys.stderr)
+        say(f"{signals.name(stop.args[0])} came; {len(done)} trial{'s' * (len(done) != 1)} done")
     finally:
         if done:
             report(done, folder, args.log, bool(args.grid))
@@ -77,7 +77,7 @@ def names(paths: Sequence[Path]) -> list[str]:
 def trained(plans: Sequence[Plan], against: str | None, done: list[Trial]) -> None:
     """Train each; `done` has every finished trial at any moment, also one whose rival is still at work."""
     for i, plan in enumerate(plans):
-        print(f"{i + 1} of {len(plans)}: {plan.name}", file=sys.stderr)
+        say(f"{i + 1} of {len(plans)}: {plan.name}")
         before = len(done)
         with naming(plan.name if len(plans) > 1 else ""):
             done[before:] = plan.run(against, done.append)
@@ -131,5 +131,5 @@ def report(trials: Sequence[Trial], folder: Path, log: bool, grid: bool) -> None
         figures.write(figures.draw(shown, log), folder)
         files += ", figures/"
     except UserError as error:
-        print(f"no figures: {error}", file=sys.stderr)
+        say(f"no figures: {error}")
     print(f"\n{folder}: {files}")

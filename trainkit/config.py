@@ -115,12 +115,17 @@ def _bounded(text: str, origin: str) -> None:
                 raise UserError(f"{origin}{where}: {shown(event.value)}; {REFERENCE}")
 
 
+BASE_60 = re.compile(
+    r"[-+]?([1-9][\d_]*(:[0-5]?\d)+|\d[\d_]*(:[0-5]?\d)+\.[\d_]*)"
+)  # 01:30 is a text, and saved without quotes
+
+
 def _refuse_base_60(text: str, origin: str) -> None:
     """Refuse an unquoted 12:30, which YAML reads as 750."""
     if not re.search(r"\d:[0-5]?\d", text):
         return
     for token in yaml.scan(text, Loader=READER):
-        if isinstance(token, ScalarToken) and token.plain and re.fullmatch(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?", token.value):
+        if isinstance(token, ScalarToken) and token.plain and BASE_60.fullmatch(token.value):
             where = f"{origin}, line {token.start_mark.line + 1}" if "\n" in text else origin
             raise UserError(f"{where}: {shown(token.value, '')} is a number to the base 60 in YAML; put it in quotes")
 

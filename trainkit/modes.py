@@ -6,7 +6,6 @@ cannot be compiled runs eagerly, and one line says why.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from . import streams
 from .errors import UserError
 from .step import batches, clipping, differentiation, training_step
 
@@ -164,4 +164,4 @@ class Kernels(TorchDispatchMode):
 
 def say(line: str) -> None:
     """Tell the user on stderr, as the bar does."""
-    print(f"trainer.mode {line}", file=sys.stderr)
+    streams.say(f"trainer.mode {line}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -22,13 +23,24 @@ def noting(note: Callable[[int], None]) -> Iterator[None]:
     caught = (signal.SIGINT, signal.SIGTERM)
     before = {s: signal.getsignal(s) for s in caught}
 
-    def restore() -> None:
+    noted = False
+
+    def restore(upto: int = max(caught)) -> None:
         for s, handler in before.items():
-            signal.signal(s, handler)
+            if s <= upto:
+                signal.signal(s, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        restore()
-        note(number)
+        nonlocal noted
+        second, noted = noted, True
+        restore(number)  # Python hears pending signals in ascending order, and loses one whose handler goes meanwhile
+        usual = before[signal.Signals(number)]
+        if not second:
+            note(number)
+        elif callable(usual):
+            usual(number, frame)
+        elif usual == signal.SIG_DFL:
+            os.kill(os.getpid(), number)
 
     for s in caught:
         signal.signal(s, handle)

@@ -256,10 +256,10 @@ class Trainer:
                     raise
                 finally:
                     self.call("on_fit_end")
-            assert self.stopping is not None
-            self.summary = summarize(self, time.perf_counter() - began)
-            if self.run is not None:
-                self.run.write_text("summary.json", json.dumps(self.summary, indent=2) + "\n")
+                assert self.stopping is not None
+                self.summary = summarize(self, time.perf_counter() - began)
+                if self.run is not None:
+                    self.run.write_text("summary.json", json.dumps(self.summary, indent=2) + "\n")
         finally:
             if self.run is not None:
                 self.run.close()

@@ -10,7 +10,7 @@ from tempfile import mkdtemp
 
 import torch
 
-from . import configs, crash, flips, folders, full, kills, poison
+from . import configs, crash, flips, folders, full, interrupts, kills, load, notebook, poison, readonly, tables, terminals
 from .tally import Tally
 
 FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the table; the longest begin first
@@ -24,8 +24,28 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the ta
     "folders": lambda folder: [*folders.layouts(folder / "a"), *folders.names(folder / "b"), *folders.others(folder / "c")],
     "configs": configs.poison,
     "fuzz": lambda folder: configs.fuzz(folder, 2000),
+    "load": lambda folder: [
+        *load.long(folder / "a"),
+        *load.shared(folder / "b"),
+        *load.clocks(folder / "c"),
+        *readonly.mounted(folder / "d"),
+        *readonly.midway(folder / "e"),
+        *terminals.streams(folder / "f"),
+        *terminals.columns(folder / "g"),
+        *tables.files(folder / "h"),
+        *tables.classes(folder / "i"),
+        *tables.large(folder / "j"),
+    ],
+    "signals": lambda folder: [
+        *interrupts.once(folder / "a", 2),
+        *interrupts.twice(folder / "b", 4),
+        *interrupts.rewinding(folder / "c", 2),
+        *interrupts.compiling(folder / "d"),
+        *interrupts.anywhen(folder / "e", 100, 20),
+        *notebook.notebook(folder / "f"),
+    ],
 }
-LONGEST = ("configs", "values", "kills", "crash", "fuzz")
+LONGEST = ("load", "signals", "configs", "values", "kills", "crash", "fuzz")
 
 
 def family(name: str) -> tuple[str, list[Tally], float]:

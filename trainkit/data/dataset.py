@@ -35,7 +35,8 @@ class Part:
     def take(self, index: Tensor) -> Part:
         """The samples at `index`, in its order."""
         x = self.x[index] if isinstance(self.x, Tensor) else self.x.take(index)
-        return Part(x, self.t[index], None if self.label is None else self.label[index])
+        t = self.t[index]
+        return Part(x, t, t if self.label is self.t else None if self.label is None else self.label[index])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Part:
         """Moved to `device`; floating tensors become `dtype`, class indices stay int64."""

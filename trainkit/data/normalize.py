@@ -60,8 +60,12 @@ class Normalizer:
         """Rows (k, ...) filled and scaled."""
         if self.fill is not None:
             x = torch.where(torch.isnan(x), self.fill.to(x.dtype), x)
-        scaled = (x.double() - self.mean) / self.std if self.mean.dim() else (x - float(self.mean)) / float(self.std)
-        return scaled.to(x.dtype)
+        if not self.mean.dim():
+            return ((x - float(self.mean)) / float(self.std)).to(x.dtype)
+        scaled = torch.empty_like(x)
+        for rows, block in zip(blocks(scaled), blocks(x), strict=True):  # all at once it were thrice the data in float64
+            rows.copy_((block.double() - self.mean) / self.std)
+        return scaled
 
     def state_dict(self) -> dict[str, Tensor | None]:
         return {"mean": self.mean, "std": self.std, "fill": self.fill}

@@ -111,6 +111,8 @@ def csv(
             raise UserError(f"data.target: {target!r}, the schema's is {plan.target!r}; a trained model keeps its target")
         table = _table(path, plan)
     whole = _part(path, table, plan)
+    del table  # of many rows it is as large as what follows
+    _release()
 
     if isinstance(test, str):
         train, held = whole, _part(test, _table(test, plan), plan)
@@ -201,8 +203,7 @@ def _infer(
             table = table.set_column(table.schema.get_field_index(name), name, spelled.column(name))
     for name in kinds:
         if name in texts and name not in said:
-            insist = "data.task=classification" if name == target else f"data.drop=[{name}], or list it in data.categorical"
-            _refuse_many(path, table, name, f"say {insist}")
+            _refuse_odd(path, table, name, name == target)
 
     classes = None
     if task == "classification":
@@ -223,17 +224,23 @@ def _infer(
     return schema, table
 
 
-def _refuse_many(path: str, table: Any, name: str, cure: str) -> None:
-    """Stops at a column of more than MANY texts, and shows the first that is no number: often the one that is wrong."""
+def _refuse_odd(path: str, table: Any, name: str, is_target: bool) -> None:
+    """Stops at a column of more than MANY texts, or of numbers for the most part, and shows the first text that is none."""
     import pyarrow.compute as pc
 
     column = table.column(name).cast("string")
     values = pc.unique(column).drop_null()
-    if len(values) <= MANY:
+    texts = [value for value in values.to_pylist() if _number(value) is None]
+    if len(values) <= MANY and not 0 < len(texts) < len(values) / 2:
         return
-    odd = next((value for value in values.to_pylist() if _number(value) is None), values[0].as_py())
+    odd = texts[0] if texts else values[0].as_py()
     row = pc.index(column, odd).as_py() + 2
-    raise UserError(f"{path}: column {name!r} holds {len(values)} different texts, such as {odd!r} in row {row}; {cure}")
+    odd = f"{odd[:40]!r}{'...' if len(odd) > 40 else ''}"
+    cure = "data.task=classification" if is_target else f"data.drop=[{name}], or list it in data.categorical"
+    if len(values) > MANY:
+        raise UserError(f"{path}: column {name!r} holds {len(values)} different texts, such as {odd} in row {row}; say {cure}")
+    why = f"is no number, {len(values) - len(texts)} of {len(values)} different values are"
+    raise UserError(f"{path}: column {name!r}, row {row}: {odd} {why}; mend it, or say {cure}")
 
 
 def _table(path: str, schema: Schema) -> Any:
@@ -264,7 +271,7 @@ def _rows(path: str, table: Any, schema: Schema) -> Rows:
     for name in schema.columns:
         column = table.column(name)
         if name not in schema.categories:
-            x[:, at] = _numbers(path, name, column, x.dtype)
+            x[:, at] = _numbers(path, name, column, x.dtype, "or leave the field empty and say data.missing=median")
             absent, wide = x[:, at].isnan(), 1
         else:
             known = schema.categories[name]
@@ -281,7 +288,7 @@ def _rows(path: str, table: Any, schema: Schema) -> Rows:
     column = table.column(schema.target)
     cure = "remove these rows: a target is never filled in"
     if schema.classes is None:
-        t = _numbers(path, schema.target, column, x.dtype)[:, None]
+        t = _numbers(path, schema.target, column, x.dtype, "or remove the row")[:, None]
         _refuse(path, f"target {schema.target!r}", t[:, 0].isnan(), cure)
         return Rows(x, t, None)
     label = _codes(path, schema.target, column, schema.classes)
@@ -295,7 +302,7 @@ def _refuse(path: str, place: str, absent: Tensor, cure: str) -> None:
         raise UserError(f"{path}: {place}, row {int(where[0]) + 2}: missing ({len(where)} such); {cure}")
 
 
-def _numbers(path: str, name: str, column: Any, dtype: torch.dtype) -> Tensor:
+def _numbers(path: str, name: str, column: Any, dtype: torch.dtype, cure: str) -> Tensor:
     """(n,) of `dtype`, NaN where missing."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -308,7 +315,7 @@ def _numbers(path: str, name: str, column: Any, dtype: torch.dtype) -> Tensor:
         kind = str(dtype).removeprefix("torch.")
         raise UserError(
             f"{path}: column {name!r}, row {row + 2}: {float(exact[row])} is infinite in {kind} ({len(where)} such); "
-            "mend it, or leave the field empty and say data.missing=median"
+            f"mend it, {cure}"
         )
     return number
 
@@ -354,7 +361,7 @@ def _vocabulary(column: Any) -> list[str]:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        return None if "_" in text else float(text)  # 1_000 is a number in Python alone
     except ValueError:
         return None
 
@@ -379,11 +386,10 @@ def _held_out(n: int, label: Tensor | None, share: float, seed: int) -> Tensor:
         raise UserError(f"data.test: {share} of {n} rows is none; ask for a larger share, a second file, or 0")
 
     order = torch.randperm(n, generator=generator(seed, "csv", "test"))
-    order = order[group[order].argsort(stable=True)]  # shuffled inside each group, the groups in a row
-    group = group[order]
-    rank = torch.arange(n) - (count.cumsum(0) - count)[group]
+    order = order[group.to(torch.int32)[order].argsort(stable=True)]  # shuffled inside each group, the groups in a row
     out = torch.zeros(n, dtype=torch.bool)
-    out[order] = rank < take[group]
+    for of_group, first in zip(order.split(count.tolist()), take.tolist(), strict=True):
+        out[of_group[:first]] = True
     return out
 
 
@@ -401,6 +407,8 @@ def _header(path: str) -> list[str]:
             names: list[str] = file.schema.names
     except (ValueError, OSError) as error:  # ArrowInvalid and UnicodeDecodeError are ValueErrors
         raise _error(path, error, []) from error
+    if any("\0" in name for name in names):
+        raise _error(path, ValueError("a NUL in the header"), [])
     for name, count in Counter(names).items():
         if count > 1:
             raise UserError(f"{path}: {count} columns are named {name!r}; give each a name of its own")
@@ -441,9 +449,17 @@ def _read(path: str, names: list[str], kinds: Mapping[str, Kind | None]) -> Any:
     for field in table.schema:
         if pa.types.is_binary(field.type):
             raise _error(path, ValueError(f"column {field.name!r} holds bytes that are no text"), [])
+    _release()
     if table.num_rows == 0:
         raise UserError(f"{path}: a header and no rows; needs at least one row")
     return table
+
+
+def _release() -> None:
+    """Give back what Arrow keeps for its next table: as much as the last one."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
 
 
 def _error(path: str, error: Exception, names: list[str]) -> UserError:
@@ -457,12 +473,12 @@ def _error(path: str, error: Exception, names: list[str]) -> UserError:
         place = f", row {row}" if row else ""
         return _encoding(path) or UserError(f"{path}{place}: {got} values, the header has {expected}; mend or remove the row")
     if "Empty CSV" in text:
-        return UserError(f"{path}: empty; needs a header and at least one row")
+        return _encoding(path) or UserError(f"{path}: empty; needs a header and at least one row")
     return _encoding(path) or UserError(f"{path}: not read as CSV: {text}")
 
 
 def _encoding(path: str) -> UserError | None:
-    """The first line that is not UTF-8, if there is one."""
+    """The first line that is not UTF-8 or holds a NUL, if there is one."""
     try:
         with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -473,6 +489,9 @@ def _encoding(path: str) -> UserError | None:
                     return UserError(
                         f"{path}: line {number}, byte {error.start + 1}: 0x{byte:02x} is not UTF-8; save the file as UTF-8"
                     )
+                if b"\0" in line:
+                    at = f"{path}: line {number}, byte {line.index(0) + 1}: 0x00"
+                    return UserError(f"{at} belongs to no text (UTF-16? a file cut short?); save the file as UTF-8")
     except (OSError, EOFError):
         pass  # what went wrong before says more
     return None

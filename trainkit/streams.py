@@ -1,0 +1,34 @@
+"""The standard streams: one that is closed, broken, full or too narrow for a letter ends no run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from io import TextIOWrapper
+from typing import TextIO
+
+
+def prepare() -> None:
+    """Give closed streams /dev/null, or the first files opened would be taken for them; escape what stdout cannot spell."""
+    for handle, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open for the process's length)
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.encoding.lower().replace("-", "") != "utf8":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def say(*lines: str) -> None:
+    """Lines on stderr. Nobody reads, or the disk is full: the work goes on."""
+    with suppress(OSError):
+        print(*lines, sep="\n", file=sys.stderr)
+
+
+def hush(stream: TextIO) -> None:
+    """Send what is left of a stream that cannot be written to /dev/null, so that the interpreter's own flush is quiet."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
