@@ -10,12 +10,13 @@ from tempfile import mkdtemp
 
 import torch
 
-from . import configs, crash, flips, folders, full, kills, poison
+from . import configs, crash, flips, folders, full, kills, poison, resume
 from .tally import Tally
 
 FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the table; the longest begin first
     "crash": crash.sweep,
     "kills": lambda folder: kills.kills(folder, 200),
+    "resume": lambda folder: [*resume.trials(folder / "a"), *resume.beside(folder / "b")],
     "full": lambda folder: [*full.limits(folder / "a", 60), *full.devices(folder / "b"), *full.mounts(folder / "c", 20)],
     "flips": lambda folder: flips.damage(folder, 2000, 500, 500),
     "code": poison.code,
@@ -25,7 +26,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the ta
     "configs": configs.poison,
     "fuzz": lambda folder: configs.fuzz(folder, 2000),
 }
-LONGEST = ("configs", "values", "kills", "crash", "fuzz")
+LONGEST = ("resume", "configs", "values", "kills", "crash", "fuzz")
 
 
 def family(name: str) -> tuple[str, list[Tally], float]:
