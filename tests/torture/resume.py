@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import count
+from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
 from shutil import rmtree
+from threading import Lock
 from unittest.mock import patch
 
+from trainkit import verify
 from trainkit.config import compose, resolve
 from trainkit.errors import UserError
-from trainkit.verify import callback_kinds, points, trial, uninterrupted
 
 from .tally import Tally, inside
 
@@ -33,10 +40,26 @@ MODES = ("eager", "compile")
 STEPS = 5  # random ones; a validation, a save and an epoch's end beside them
 
 
-def trials(folder: Path, configs: Collection[str] = tuple(CONFIGS), modes: Collection[str] = MODES) -> list[Tally]:
-    """A row for each configuration and mode: its run left alone once, and interrupted at each kind of point."""
-    with inside(folder), one_thread(), ThreadPoolExecutor(2) as pool:  # the longest begin first
-        whole = {(name, mode): pool.submit(Whole, name, mode) for mode in reversed(MODES) for name in configs if mode in modes}
+PHASES = {
+    "step": "at {} random steps",
+    "validation": "in a validation",
+    "save": "killed in a save",
+    "epoch": "at an epoch's end",
+}
+
+
+def trials(
+    folder: Path,
+    configs: Collection[str] = tuple(CONFIGS),
+    modes: Collection[str] = MODES,
+    steps: int = STEPS,
+    phases: Collection[str] = tuple(PHASES),
+) -> list[Tally]:
+    """A row for each configuration and mode: its run left alone once, and interrupted at points of each kind."""
+    compile = "compile" in modes
+    with inside(folder), forks(compile) as process, patch.object(verify, "process", process), ThreadPoolExecutor(2) as pool:
+        keys = [(name, mode) for mode in reversed(MODES) for name in configs if mode in modes]  # the longest begin first
+        whole = {(name, mode): pool.submit(Whole, name, mode, steps, phases) for name, mode in keys}
         runs = {key: run.result() for key, run in whole.items()}
         tried = {key: [pool.submit(run.trial, i) for i in range(len(run.points))] for key, run in runs.items()}
         for key, verdicts in tried.items():
@@ -48,11 +71,11 @@ def trials(folder: Path, configs: Collection[str] = tuple(CONFIGS), modes: Colle
 class Whole:
     """An uninterrupted run and the points to interrupt others at; where it cannot be, no points, and the tally says why."""
 
-    def __init__(self, name: str, mode: str) -> None:
+    def __init__(self, name: str, mode: str, steps: int, phases: Collection[str]) -> None:
         overrides, words = CONFIGS[name]
-        self.what = f"{name}{words}, {mode}"
-        self.tally, self.points = Tally(self.what, HOLDS), []
-        self.folder = Path(f"{Path(name).stem}-{mode}")
+        self.tally = Tally(f"{name}{words}, {mode}", HOLDS)
+        self.points: list[verify.Point] = []
+        self.folder = Path.cwd() / f"{Path(name).stem}-{mode}"
         overrides = [*overrides, f"trainer.mode={mode}", "callbacks.progress_bar=null"]
         if name == FASHION:
             overrides.append(f"data.root={ROOT / DATA}")
@@ -61,37 +84,65 @@ class Whole:
                 return
         self.fit = ["fit", str(ROOT / name), *overrides]
         config = resolve(compose([ROOT / name], overrides))
-        self.kinds = callback_kinds(config)
+        self.kinds = verify.callback_kinds(config)
         try:
-            self.run = uninterrupted(self.fit, self.folder / "whole")
+            self.run = verify.uninterrupted(self.fit, self.folder / "whole")
         except UserError as error:
             self.tally.count(str(error))
             return
         if self.run.mode != mode:
             self.tally.attack += ": skipped, it cannot be compiled here (is a C++ compiler installed?)"
             return
-        self.points = points(self.run, STEPS, config.get("seed", 0))
-        others = " and ".join(", ".join(PHASES[p.phase] for p in self.points if p.phase != "step").rsplit(", ", 1))
-        steps = sum(p.phase == "step" for p in self.points)
-        self.tally.attack += f": interrupted at {steps} random steps, {others}, and resumed"
+        self.points = [p for p in verify.points(self.run, steps, config.get("seed", 0)) if p.phase in phases]
+        there = [p.phase for p in self.points]
+        self.tally.attack += f": interrupted {', '.join(PHASES[p].format(there.count(p)) for p in dict.fromkeys(there))}"
 
     def trial(self, i: int) -> str | None:
         """What differs at point number i."""
         own = self.folder / f"point{i + 1}"
-        begun, verdict = trial(self.points[i], self.fit, [], own, self.run, self.kinds)
+        begun, verdict = verify.trial(self.points[i], self.fit, [], own, self.run, self.kinds)
         if not verdict:
             rmtree(own, ignore_errors=True)
         return f"{self.points[i]}, resumed from {begun}: {'; '.join(verdict[:3])}" if verdict else None
 
 
-PHASES = {"validation": "in a validation", "save": "killed in a save", "epoch": "at an epoch's end"}
+# -- processes -------------------------------------------------------------------------------------------------------------
+
+LOADED = ["trainkit.verify", "trainkit.trainer", "trainkit.callbacks.tensorboard", "trainkit.callbacks.progress_bar"]
+COMPILER = ["torch._dynamo", "torch._inductor.compile_fx", "torch._inductor.codegen.cpp_wrapper_cpu"]
+Process = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Processes of one thread each: two run at a time."""
-    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):
-        yield
+def forks(compile: bool) -> Iterator[Process]:
+    """`verify.process` in a fork of a process that has loaded its modules and done nothing: most of a start is spared.
+
+    One thread each, since two run at a time.
+    """
+    context, numbers, lock = get_context("forkserver"), count(), Lock()
+    context.set_forkserver_preload(LOADED + COMPILER * compile)
+
+    def process(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+        log = Path(f"log{next(numbers)}").resolve()
+        child = context.Process(target=act, args=(module, words, str(log)))
+        with lock:  # a start asks after all children, and only one may hear how one ended
+            child.start()
+        wait([child.sentinel])
+        with lock:
+            child.join()
+        assert child.exitcode is not None
+        return subprocess.CompletedProcess(words, child.exitcode, "", log.read_text(errors="replace"))
+
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHONPATH": path}):
+        yield process
+
+
+def act(module: str, words: Sequence[str], log: str) -> None:
+    """`python -m module words`, its stderr in a file."""
+    for handle, name in ((1, os.devnull), (2, log)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o644), handle)
+    sys.exit(import_module("trainkit.cli" if module == "trainkit" else module).main(list(words)))
 
 
 # -- Lightning -------------------------------------------------------------------------------------------------------------
