@@ -31,6 +31,7 @@ from .commands import NOT_FINITE
 from .config import compose, resolve
 from .errors import UserError, escaped
 from .rng import stream
+from .snapshot import mode_of
 
 POINTS = 5
 FEW = 4  # differences told of a run
@@ -140,7 +141,7 @@ class Ended:
     @property
     def mode(self) -> str:
         """eager or compile: `trainer.mode: auto` chooses by the clock, and would not choose alike each time."""
-        return str(self.last["environment"].get("mode", "eager"))
+        return str(mode_of(self.last))
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -91,7 +91,7 @@ class Whole:
             self.tally.count(str(error))
             return
         if self.run.mode != mode:
-            self.tally.attack += ": skipped, it cannot be compiled here (is a C++ compiler installed?)"
+            self.tally.attack += ": skipped, it is not compiled here; `trainkit fit` with trainer.mode=compile says why"
             return
         self.points = [p for p in verify.points(self.run, steps, config.get("seed", 0)) if p.phase in phases]
         there = [p.phase for p in self.points]
@@ -108,7 +108,7 @@ class Whole:
 
 # -- processes -------------------------------------------------------------------------------------------------------------
 
-LOADED = ["trainkit.verify", "trainkit.trainer", "trainkit.callbacks.tensorboard", "trainkit.callbacks.progress_bar"]
+LOADED = ["trainkit.verify", "trainkit.trainer", "trainkit.callbacks.tensorboard"]
 COMPILER = ["torch._dynamo", "torch._inductor.compile_fx", "torch._inductor.codegen.cpp_wrapper_cpu"]
 Process = Callable[..., subprocess.CompletedProcess[str]]
 
