@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ def of_lightning(folder: Path, resume: Path | None = None) -> tuple[Tensor, Tens
     saves: list[Any] = []
     if resume is None:
         saves = [
-            ModelCheckpoint(folder, "{step}", every_n_epochs=2, save_on_train_epoch_end=True, save_top_k=-1),
-            ModelCheckpoint(folder, "{step}", every_n_train_steps=INSIDE, save_top_k=-1),
+            ModelCheckpoint(folder / "epochs", "{step}", every_n_epochs=1, save_on_train_epoch_end=True, save_top_k=-1),
+            ModelCheckpoint(folder / "steps", "{step}", every_n_train_steps=1, save_top_k=-1),
         ]
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": bool(saves)}
     trainer = lightning.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=saves, **quiet)
@@ -68,14 +69,20 @@ def of_lightning(folder: Path, resume: Path | None = None) -> tuple[Tensor, Tens
     return before, torch.nn.utils.parameters_to_vector(net.parameters()).detach()
 
 
+def saved(folder: Path, step: int) -> Path:
+    """Lightning's checkpoint of that step: where an epoch ends there, the one of its end."""
+    return folder / ("steps" if step % EACH else "epochs") / f"step={step}.ckpt"
+
+
 class Keep(trainkit.Callback):
     """A snapshot after each step that is asked for, once its epoch has ended where it ends there."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Collection[int] = ()) -> None:
+        self.steps = steps
         self.at: dict[int, dict[str, Any]] = {}
 
     def on_checkpoint(self, trainer: trainkit.Trainer) -> None:
-        if trainer.state.step in STOPS.values():
+        if trainer.state.step in self.steps:
             self.at[trainer.state.step] = plain(trainer.snapshot())
 
 
@@ -90,29 +97,37 @@ def of_trainkit(keep: Keep, resume: dict[str, Any] | None = None) -> tuple[Tenso
     return before, torch.cat([p.flatten() for p, _ in net.param()])
 
 
+Pair = tuple[float, float]  # Lightning's and trainkit's
+
+
+def trial(folder: Path, steps: Collection[int]) -> tuple[Pair, Pair, dict[int, Pair]]:
+    """The largest difference of a parameter: end and beginning, the whole run again, and by step the run resumed from there."""
+    keep = Keep(steps)
+    start, whole = of_lightning(folder)
+    ours_start, ours = of_trainkit(keep)
+    again = of_lightning(folder / "again")[1], of_trainkit(Keep())[1]
+    resumed = {s: (of_lightning(folder, saved(folder, s))[1], of_trainkit(keep, keep.at[s])[1]) for s in steps}
+
+    def both(theirs: Tensor, mine: Tensor) -> Pair:
+        return float((theirs - whole).abs().max()), float((mine - ours).abs().max())
+
+    return both(start, ours_start), both(*again), {step: both(*ends) for step, ends in resumed.items()}
+
+
 def main() -> None:
     _, page = options(__doc__, rounds=1)
     if missing("lightning", "the trial of resuming"):
         return
     warnings.simplefilter("ignore")
-    keep = Keep()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        start, whole = of_lightning(folder)
-        ours_start, ours = of_trainkit(keep)
-        ends = {"nothing: the whole run again": (of_lightning(folder / "again")[1], of_trainkit(Keep())[1])}
-        for words, step in STOPS.items():
-            ends[words] = of_lightning(folder, folder / f"step={step}.ckpt")[1], of_trainkit(keep, keep.at[step])[1]
-    rows = [(words, f"{apart(theirs, whole):.2g}", f"{apart(mine, ours):.2g}") for words, (theirs, mine) in ends.items()]
+        moved, again, resumed = trial(Path(name), list(STOPS.values()))
+    ends = {"nothing: the whole run again": again, **{words: resumed[step] for words, step in STOPS.items()}}
+    rows = [(words, f"{theirs:.2g}", f"{mine:.2g}") for words, (theirs, mine) in ends.items()]
     note = (
         "The largest difference of a parameter at the end from the uninterrupted run, which moved one by at most"
-        f" {apart(whole, start):.2g} (Lightning) and {apart(ours, ours_start):.2g} (trainkit)."
+        f" {moved[0]:.2g} (Lightning) and {moved[1]:.2g} (trainkit)."
     )
     show("resume", ("resumed from", f"Lightning {version('lightning')}", "trainkit"), rows, note, page)
-
-
-def apart(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 from trainkit.callback import Callback
 from trainkit.errors import UserError, near
 from trainkit.optim.optimizer import momentum_of
-from trainkit.pattern import COUNT, Either, accept
+from trainkit.pattern import COUNT, Either, accept, shown
 from trainkit.trainer import Trainer
 
 SCHEDULERS = (
@@ -34,6 +35,7 @@ SCHEDULERS = (
     "MultiplicativeLR",
 )
 CALLABLE_ARGUMENTS = {"lr_lambda", "scale_fn"}
+REPLAYED = 50_000  # rates of a changed schedule that a resume computes one after the other: a second
 WRONG = (TypeError, ValueError, ArithmeticError)  # what torch raises at arguments it cannot use, some of it at the first step
 
 
@@ -80,7 +82,7 @@ class LRScheduler(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         self.start(trainer.optimizer.configured, momentum_of(trainer.optimizer), trainer.replicas)
         if self.restored is not None:
-            self._restore(self.restored, trainer.state.step)
+            self._restore(self.restored, trainer)
         self._apply(trainer)
 
     def start(self, rates: Sequence[float], momentum: dict[str, Any], replicas: int) -> None:
@@ -167,20 +169,30 @@ class LRScheduler(Callback):
         accept(state, {"schedule": str, "advanced": COUNT, "progress": [{str: Any}], "groups": [[moving]]}, "state")
         self.restored = state  # the schedule is built when the fit starts
 
-    def _restore(self, state: dict[str, Any], steps: int) -> None:
+    def _restore(self, state: dict[str, Any], trainer: Trainer) -> None:
         """Go on where the checkpoint stood; a schedule that is configured otherwise now is run anew up to there."""
+        then, steps, epochs = (
+            "epoch" if state["schedule"].endswith("'epoch')") else "step",
+            trainer.state.step,
+            trainer.epochs_done,
+        )
+        done = {"step": steps, "epoch": epochs}[then]
+        if state["advanced"] > done:
+            raise contradiction("advanced", state["advanced"], f"the run has done {done} {then}s")
         configured = [[g["initial_lr"] for g in c.param_groups] for c in self.carriers]
         same = state["schedule"] == repr((self.chosen, self.interval)) and configured == [
             [g["initial_lr"] for g in c] for c in state["groups"]
         ]
         sizes = [len(c) for c in state["groups"]] == [len(c) for c in configured] and len(state["progress"]) == len(configured)
         if not sizes or (not same and not self.plateau):
-            for _ in range(0 if self.plateau else min(state["advanced"], steps)):
-                self.advance()
+            if not self.plateau:
+                anew = steps if self.interval == "step" else trainer.state.epoch
+                self._replay(state["advanced"] if then == self.interval else anew)
             return
         self.advanced = state["advanced"]
+        most = steps + epochs if self.plateau else self.advanced  # a plateau counts validations
         for scheduler, saved in zip(self.schedulers, state["progress"], strict=True):
-            set_progress(scheduler, saved)
+            set_progress(scheduler, saved, most)
         for carrier, saved_groups in zip(self.carriers, state["groups"], strict=True):
             for group, saved in zip(carrier.param_groups, saved_groups, strict=True):
                 first = group["initial_lr"]
@@ -188,6 +200,22 @@ class LRScheduler(Callback):
                 if group["initial_lr"] not in (0, first):  # another rate is configured now: its share that was left stays
                     group["lr"] *= first / group["initial_lr"]
                 group["initial_lr"] = first
+
+    def _replay(self, n: int) -> None:
+        """The first n epochs or steps of the schedule: one by one where that takes at most a second, else at once."""
+        if n * sum(map(updates, self.schedulers)) > REPLAYED:
+            if not all(map(jumps, self.schedulers)):
+                cure = "resume with the schedule of the checkpoint, or with one whose rate follows from their number"
+                raise UserError(f"{self.chosen[0]}: changed, and would be run anew over {n} {self.interval}s; {cure}")
+            try:
+                for carrier, scheduler in zip(self.carriers, self.schedulers, strict=True):
+                    carrier.step()
+                    jump(scheduler, n - 1)
+            except WRONG as error:
+                raise UserError(f"{self.chosen[0]}: {error}") from error
+            self.advanced, n = n - 1, 1
+        for _ in range(n):
+            self.advance()
 
 
 MOVING = ("lr", "initial_lr", "momentum", "betas")
@@ -257,15 +285,47 @@ def progress(scheduler: Any) -> dict[str, Any]:
     return moved
 
 
-def set_progress(scheduler: Any, saved: Mapping[str, Any]) -> None:
+def set_progress(scheduler: Any, saved: Mapping[str, Any], most: int) -> None:
+    """The progress that a checkpoint has, of at most so many epochs or steps."""
     own = progress(scheduler)
     number: dict[type, Any] = {bool: bool, str: str, type(None): Either(None, float)}
     kinds = {k: number.get(type(v), float) for k, v in own.items() if k != "inner"}
     accept({k: v for k, v in saved.items() if k in kinds}, {k: p for k, p in kinds.items() if k in saved}, "state.progress")
+    if "last_epoch" in own and not saved.get("last_epoch", 0) <= most:
+        raise contradiction("progress.last_epoch", saved["last_epoch"], f"the schedule has gone on at most {most} times")
     for key, value in saved.items():
         if key == "inner":
             accept(value, [{str: Any}] if "inner" in own and len(value) == len(own["inner"]) else (), "state.progress.inner")
             for inner, inner_saved in zip(scheduler._schedulers, value, strict=True):
-                set_progress(inner, inner_saved)
+                set_progress(inner, inner_saved, most)
         elif key in own:
             setattr(scheduler, key, value)
+
+
+def contradiction(name: str, value: Any, known: str) -> UserError:
+    return UserError(f"state.{name}: the checkpoint has {shown(value)}, but {known}; take another checkpoint of the run")
+
+
+def updates(scheduler: Any) -> int:
+    """The rates that a step computes, or more."""
+    inner = getattr(scheduler, "_schedulers", None)
+    return len(scheduler.optimizer.param_groups) if inner is None else sum(map(updates, inner))
+
+
+def jumps(scheduler: Any) -> bool:
+    """Whether the rate after n steps follows from n: not where it is a product of what functions or other schedules gave."""
+    if isinstance(scheduler, torch_schedulers.SequentialLR):
+        return all(map(jumps, scheduler._schedulers))
+    return not isinstance(scheduler, (torch_schedulers.ChainedScheduler, torch_schedulers.MultiplicativeLR))
+
+
+def jump(scheduler: Any, n: int) -> None:
+    """Where n steps from the beginning lead, at once: by torch's closed form where the steps are a recursion."""
+    if isinstance(scheduler, torch_schedulers.SequentialLR):
+        i = bisect_right(scheduler._milestones, n)
+        jump(scheduler._schedulers[i], n - (scheduler._milestones[i - 1] if i else 0))
+        scheduler.last_epoch = n
+    elif isinstance(scheduler, torch_schedulers.CosineAnnealingWarmRestarts):
+        scheduler.step(n)
+    else:
+        scheduler._update_lr(n)

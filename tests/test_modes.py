@@ -465,6 +465,13 @@ def test_a_resumed_auto_goes_on_with_what_it_chose(stepwise: type[Stepwise]) -> 
     assert fit(Notes(None), mode="auto", resume=notes.snapshots[1])[0].running == "compile"
 
 
+def test_a_run_that_is_resumed_after_its_last_step_says_how_its_steps_were_run(stepwise: type[Stepwise]) -> None:
+    notes = Notes(None)
+    whole = fit(notes, mode="compile")[1]
+    again = fit(Notes(None), mode="compile", resume=notes.snapshots[-1])[1]  # nothing is left to compile for
+    assert again["mode"] == whole["mode"] == "compile"
+
+
 def test_a_mode_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match=r"trainer.mode: fast; choose eager, compile, auto"):
         Trainer(mode="fast")  # type: ignore[arg-type]

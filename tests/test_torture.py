@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torture import configs, crash, flips, folders, full, interrupts, kills, load, poison, readonly, tables, terminals
+from torture import configs, crash, flips, folders, full, interrupts, kills, load, poison, readonly, resume, tables, terminals
 from torture.tally import Tally
 
 FEW: dict[str, Callable[[Path], list[Tally]]] = {
     "a failing call": lambda folder: crash.sweep(folder, 37, crash.MODES[:2]),
     "a kill at a call": lambda folder: crash.sweep(folder, 37, crash.MODES[2:]),
     "kills": lambda folder: kills.kills(folder, 5, per_run=5),
+    "resumes": lambda folder: resume.trials(folder, ["tests/torture/resume.yaml"], ["eager"], 1, ["step", "save"]),
     "a limit": lambda folder: full.limits(folder, 2),
     "a full device": full.devices,
     "damage": lambda folder: flips.damage(folder, 60, 20, 20),

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainkit import Adam, cli, interrupt, verify
+from trainkit import Adam, cli, interrupt, modes, verify
 from trainkit.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -118,6 +118,64 @@ def test_dropout_adam_plateau_accumulation_replicas_and_validation_inside_the_ep
     assert [row[2] for row in table(out)] == ["exact"] * 9
 
 
+# A rate at which the weights grow from step to step, and leave float32 in the second epoch.
+DIVERGES = """\
+seed: 4
+data: {name: disk, train: 60, test: 20, targets: binary}
+model: [{Linear: [2, 8]}, ReLU, {Dropout: 0.3}, {Linear: [8, 8]}, ReLU, {Linear: [8, 1]}]
+loss: MSELoss
+optimizer: {SGD: {lr: 1.3}}
+trainer: {max_epochs: 9, batch_size: 6, log_every_n_steps: 7}
+callbacks:
+  validation_split: {fraction: 0.2, every_n_steps: 5}
+  terminate_on_nan: {}
+  checkpoint: {}
+  csv_log: {}
+"""
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_run_that_ends_at_nan_is_resumed_to_the_same_step_file_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("diverges.yaml").write_text(DIVERGES)
+    assert main(["verify-resume", "diverges.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert re.match(r"uninterrupted: \d+ steps, 1 epochs, ended by terminate_on_nan \(exit code 3\), ", out)
+    assert [row[2] for row in table(out)] == ["exact"] * 8
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize("file", ["before_nan.pt", "checkpoints/best.pt"])
+def test_a_file_that_only_one_of_two_runs_left_is_found(file: str) -> None:
+    Path("diverges.yaml").write_text(DIVERGES)
+    a, b = (verify.uninterrupted(["fit", "diverges.yaml", "callbacks.checkpoint.monitor=val/loss"], Path(n)) for n in "ab")
+    assert verify.compare(a, b, {}) == []
+    Path("b", file).unlink()
+    assert verify.compare(a, verify.Ended(Path("b"), b.code), {}) == [
+        "differs at the end",
+        f"{file}: only in one of the two runs",
+    ]
+    assert "exit code: 3 and 0" in verify.compare(a, verify.Ended(Path("b")), {})
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_run_that_a_callback_stops_early_is_resumed_to_the_same_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["callbacks.early_stopping.patience=2", "optimizer.Adam.lr=0.3", "trainer.max_epochs=50"]
+    assert main(["verify-resume", "much.yaml", *words]) == 0
+    out = capsys.readouterr().out
+    assert int(out.removeprefix("uninterrupted: ").split()[0]) < 400  # of 50 epochs of 8 steps
+    assert [row[2] for row in table(out)] == ["exact"] * 8
+
+
+@pytest.mark.usefixtures("unkilled")
+def test_what_auto_chose_is_kept_though_the_clock_would_choose_otherwise(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter([False])  # by the uninterrupted run, and by no other
+    monkeypatch.setattr(modes.Steps, "_worth_while", lambda self, left: next(asked))
+    assert main(["verify-resume", "much.yaml", "trainer.mode=auto", "--points", "1"]) == 0
+    assert [row[2] for row in table(capsys.readouterr().out)] == ["exact"] * 3
+
+
 @pytest.fixture
 def unkilled(inside: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same without the kill in a save, which takes a process."""
@@ -196,7 +254,7 @@ def test_what_fails_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_same_command_picks_the_same_points() -> None:
     last = {"data": {"train": 100, "batch": 10}}
-    ended = SimpleNamespace(summary={"step": 35}, files={"last.pt": last}, rows=[{"step": "10", "val/loss": "1"}], scalars={})
+    ended = SimpleNamespace(summary={"step": 35}, last=last, rows=[{"step": "10", "val/loss": "1"}], scalars={})
     chosen = verify.points(ended, 4, 0)  # type: ignore[arg-type]
     assert chosen == verify.points(ended, 4, 0)  # type: ignore[arg-type]
     assert chosen != verify.points(ended, 4, 1)  # type: ignore[arg-type]
@@ -204,5 +262,5 @@ def test_the_same_command_picks_the_same_points() -> None:
     assert chosen[4].step == 10
     assert chosen[5].saved < chosen[5].step
     assert chosen[6].step in (10, 20, 30)
-    short = SimpleNamespace(summary={"step": 1}, files={"last.pt": last}, rows=[], scalars={})
+    short = SimpleNamespace(summary={"step": 1}, last=last, rows=[], scalars={})
     assert verify.points(short, 9, 0) == [verify.Point("step", 1)]  # type: ignore[arg-type]

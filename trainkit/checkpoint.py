@@ -299,6 +299,12 @@ def check_types(content: dict[str, Any]) -> None:
             )
         elif data["batch"] and state["batch"] > -(-data["train"] // data["batch"]):
             wrong.append(f"state.batch: {state['batch']}; an epoch has {-(-data['train'] // data['batch'])}")
+        least = state["epoch"] + state["batch"]  # not more: the epochs behind may have had other batches
+        if state["step"] < least or (state["epoch"] == 0 and state["step"] != least):
+            bound = f"{'at least ' if state['epoch'] else ''}{least}"
+            wrong.append(
+                f"state.step: {state['step']}; needs {bound}, after {state['epoch']} epochs and {state['batch']} batches"
+            )
     if wrong:
         raise UserErrors(line.removeprefix("content.").removeprefix("content: ") for line in wrong)
 

@@ -1,4 +1,4 @@
-"""A fit that is interrupted at a point: `python -m trainkit.interrupt PHASE STEP SAVED fit CONF ...`, for `verify-resume`.
+"""A fit that is interrupted at a point: `python -m trainkit.interrupt PHASE STEP SAVED MODE fit CONF ...`, for `verify-resume`.
 
 It is `trainkit fit` and one private callback, which sends this very process a signal: SIGTERM, or SIGKILL during a save. The
 run that resumes is `trainkit fit --resume`, and knows nothing of it.
@@ -9,22 +9,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 from . import cli, commands
 from .callback import Callback
 from .callbacks import Checkpoint
+from .modes import Mode
 from .trainer import Trainer
 
+NEVER = ("step", "0", "0")  # a point that no run comes to
 NAME = "interrupt"  # of the callback; its empty state stands in the checkpoints of the interrupted run
 
 
 class Strike(Callback):
-    """A signal at `step`."""
+    """A signal at `step`, in a run of that mode, as the uninterrupted one was."""
 
-    def __init__(self, step: int, saved: int) -> None:
-        self.step, self.saved = step, saved
+    def __init__(self, step: int, saved: int, mode: Mode) -> None:
+        self.step, self.saved, self.mode = step, saved, mode
+
+    def setup(self, trainer: Trainer) -> None:
+        trainer.mode = self.mode
 
     def next_step(self, step: int) -> int | None:
         return min((s for s in (self.saved, self.step) if s > step), default=None)
@@ -81,9 +86,9 @@ PHASES: dict[str, type[Strike]] = {"step": AtStep, "epoch": AtEpochEnd, "validat
 
 
 def main(words: list[str]) -> int:
-    phase, step, saved, *rest = words
+    phase, step, saved, mode, *rest = words
     try:
-        return commands.fit(cli.parsed(rest), {NAME: PHASES[phase](int(step), int(saved))})
+        return commands.fit(cli.parsed(rest), {NAME: PHASES[phase](int(step), int(saved), cast(Mode, mode))})
     except Exception as error:
         return cli.told(error)
 

@@ -193,7 +193,12 @@ def differences(trainer: Trainer, content: dict[str, Any]) -> list[str]:
 
 def mode(trainer: Trainer, content: dict[str, Any]) -> Any:
     """The trainer's mode; auto goes on with what it chose then."""
-    return content["environment"].get("mode", "eager") if trainer.mode == "auto" else trainer.mode
+    return mode_of(content) if trainer.mode == "auto" else trainer.mode
+
+
+def mode_of(content: dict[str, Any]) -> Any:
+    """eager or compile, as the checkpoint's steps were run."""
+    return content["environment"].get("mode", "eager")
 
 
 def digest(net: Module) -> str:

@@ -20,7 +20,7 @@ from .data.normalize import Normalizer
 from .device import find_device
 from .errors import UserError, near
 from .evaluate import Metrics, evaluate
-from .modes import Mode, Steps
+from .modes import Mode, Steps, steps_left
 from .nn.loss import Loss
 from .nn.module import Module
 from .optim.optimizer import Optimizer
@@ -244,6 +244,8 @@ class Trainer:
                     with torch.inference_mode():
                         self.steps = Steps(self, self.mode if resume is None else snapshot.mode(self, resume))
                     self.running = self.steps.mode
+                    if resume is not None and not steps_left(self):
+                        self.running = snapshot.mode_of(resume)  # that of the steps, which are all done
                     self.call("on_fit_start")
                     with torch.inference_mode():
                         self._loop()

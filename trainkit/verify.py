@@ -2,7 +2,8 @@
 
 One run is left alone. Others are interrupted, each at a point of its own (see `interrupt.py`), and resumed by
 `trainkit fit --resume` in a new process; then the folders are compared. On a difference the uninterrupted run is made once
-more, to tell a resume that is not exact from a run that never repeats.
+more, to tell a resume that is not exact from a run that never repeats. A run that `terminate_on_nan` ends (exit code 3) is a
+run too: the resumed one must end so, with the same files.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from typing import Any
 
 from . import checkpoint, interrupt
 from .apart import gaps, largest_first, same
+from .commands import NOT_FINITE
 from .config import compose, resolve
 from .errors import UserError, escaped
 from .rng import stream
+from .snapshot import mode_of
 
 POINTS = 5
 FEW = 4  # differences told of a run
+ENDED = (0, NOT_FINITE)  # exit codes of a run that came to its own end
 
 # What is not compared, and why. A place in angle brackets is every callback of that class, whatever its name.
 LEFT_OUT = {
@@ -58,7 +62,7 @@ class Point:
 
 
 def verify_resume(args: argparse.Namespace) -> int:
-    """Print a row for each point and a sentence; 0, or 1 if a resumed run ends otherwise."""
+    """Print a row for each point and a sentence. 0 if every resumed run ends alike, however the run itself does; else 1."""
     if not args.paths:
         raise UserError("verify-resume: no CONF; name a YAML file, verify-resume conf/mlp.yaml trainer.max_epochs=5")
     n = POINTS if args.points is None else args.points
@@ -76,7 +80,9 @@ def verify_resume(args: argparse.Namespace) -> int:
         whole = uninterrupted(fit, folder / "whole")
         chosen = points(whole, n, config.get("seed", 0))
         epochs, steps, seconds = (whole.summary[k] for k in ("epoch", "step", "wall_s"))
-        print(f"uninterrupted: {steps} steps, {epochs} epochs, {seconds:.1f} s and a start; now {len(chosen)} times the same")
+        nan = f"ended by terminate_on_nan (exit code {NOT_FINITE}), " if whole.code == NOT_FINITE else ""
+        took = f"{seconds:.1f} s and a start"
+        print(f"uninterrupted: {steps} steps, {epochs} epochs, {nan}{took}; now {len(chosen)} times the same")
         width = max(len("interrupted"), *(len(str(p)) for p in chosen))
         print(f"{'interrupted':<{width}}  {'resumed from':<14}verdict", flush=True)
         wrong = 0
@@ -93,7 +99,7 @@ def verify_resume(args: argparse.Namespace) -> int:
         if not wrong:
             print(f"{len(chosen)} of {len(chosen)} resumed runs end with the bits of the uninterrupted one.")
             return 0
-        again = compare(whole, uninterrupted(fit, folder / "again"), kinds)
+        again = compare(whole, uninterrupted(fit, folder / "again", whole.mode), kinds)
     if again:
         print(f"Two uninterrupted runs differ too, so this run never repeats, resumed or not: {escaped('; '.join(again[:2]))}.")
     else:
@@ -117,14 +123,25 @@ def scratch(keep: bool) -> Iterator[Path]:
 
 
 class Ended:
-    """What a run has left in its folder."""
+    """What a run has left in its folder, and the exit code it ended with."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, code: int = 0) -> None:
+        self.code = code
         self.summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         log = folder / "metrics.csv"
         self.rows = list(csv.DictReader(log.read_text(encoding="utf-8").splitlines())) if log.exists() else []
         self.scalars = scalars(folder)
-        self.files = {path.name: checkpoint.load(path) for path in checkpoint.saved(folder / "checkpoints")}
+        files = [*checkpoint.saved(folder / "checkpoints"), *checkpoint.saved(folder)]  # before_nan.pt stands beside them
+        self.files = {path.relative_to(folder).as_posix(): checkpoint.load(path) for path in files}
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.files["checkpoints/last.pt"]
+
+    @property
+    def mode(self) -> str:
+        """eager or compile: `trainer.mode: auto` chooses by the clock, and would not choose alike each time."""
+        return str(mode_of(self.last))
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -143,11 +160,13 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def uninterrupted(fit: list[str], folder: Path) -> Ended:
-    done = process("trainkit", *fit, f"--run-dir={folder}")
-    if done.returncode:
+def uninterrupted(fit: list[str], folder: Path, mode: str | None = None) -> Ended:
+    """The run left alone, in a mode that may be given."""
+    held = () if mode is None else (*interrupt.NEVER, mode)
+    done = process("trainkit.interrupt" if held else "trainkit", *held, *fit, f"--run-dir={folder}")
+    if done.returncode not in ENDED:
         raise UserError("the uninterrupted run failed\n" + "\n".join(last_words(done, 10)))
-    ended = Ended(folder)
+    ended = Ended(folder, done.returncode)
     if ended.summary["stop_reason"] == "max_time":
         raise UserError("verify-resume: the clock ended the run (max_time), so no other ends alike; end it by steps or epochs")
     if not ended.summary["step"]:
@@ -159,17 +178,17 @@ def trial(
     point: Point, fit: list[str], imports: list[str], folder: Path, whole: Ended, kinds: dict[str, str]
 ) -> tuple[str, list[str]]:
     """Interrupt, resume, compare: what was resumed from, and what differs."""
-    where = (point.phase, str(point.step), str(point.saved))
+    where = (point.phase, str(point.step), str(point.saved), whole.mode)
     struck = process("trainkit.interrupt", *where, *fit, f"--run-dir={folder}")
     if struck.returncode != (-signal.SIGKILL if point.phase == "save" else 128 + signal.SIGTERM):
-        ending = "ended before that point" if struck.returncode == 0 else "failed"
+        ending = "ended before that point" if struck.returncode in ENDED else "failed"
         return "-", [f"the run that was to be interrupted {ending}", *last_words(struck, FEW)]
     state = checkpoint.newest(folder / "checkpoints")[1]["state"]
     resumed = process("trainkit", "fit", f"--resume={folder}", *imports)
     begun = f"step {state['step']}"
-    if resumed.returncode:
+    if resumed.returncode not in ENDED:
         return begun, ["the resumed run failed", *last_words(resumed, FEW)]
-    return begun, compare(whole, Ended(folder), kinds)
+    return begun, compare(whole, Ended(folder, resumed.returncode), kinds)
 
 
 def process(module: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -190,8 +209,7 @@ def last_words(done: subprocess.CompletedProcess[str], n: int) -> list[str]:
 def points(whole: Ended, n: int, seed: int) -> list[Point]:
     """n random steps before the last; a validation, a save and an epoch's end where the run has them. A function of the run."""
     draw = random.Random(stream(seed, "verify-resume"))
-    last = next(reversed(whole.files.values())) if "last.pt" not in whole.files else whole.files["last.pt"]
-    total, data = whole.summary["step"], last["data"]
+    total, data = whole.summary["step"], whole.last["data"]
     each = -(-data["train"] // data["batch"])
     inside = range(1, max(total, 2))
     chosen = [Point("step", s) for s in sorted(draw.sample(inside, min(n, len(inside))))]
@@ -218,10 +236,11 @@ def compare(a: Ended, b: Ended, kinds: dict[str, str]) -> list[str]:
     """What differs between two runs, a line each: the first step whose records do, then the files, the largest first."""
     first = sorted(filter(None, [first_row(a.rows, b.rows), first_scalar(a.scalars, b.scalars)]))
     lines = [f"differs from step {step} on: {words}" for step, words in first]
-    found = [(f"checkpoints/{name}", "only in one of the two runs") for name in sorted(a.files.keys() ^ b.files.keys())]
-    for name in sorted(a.files.keys() & b.files.keys(), key=lambda name: name not in ("final.pt", "last.pt")):
-        of_file = largest_first(g for g in gaps(a.files[name], b.files[name]) if not left_out(g.place, kinds))
-        found += [(f"{name} {gap.place}", gap.words) for gap in of_file]
+    found = [("exit code", f"{a.code} and {b.code}")] if a.code != b.code else []
+    found += [(path, "only in one of the two runs") for path in sorted(a.files.keys() ^ b.files.keys())]
+    for path in sorted(a.files.keys() & b.files.keys(), key=lambda path: Path(path).name not in ("final.pt", "last.pt")):
+        of_file = largest_first(g for g in gaps(a.files[path], b.files[path]) if not left_out(g.place, kinds))
+        found += [(f"{Path(path).name} {gap.place}", gap.words) for gap in of_file]
     found += [(f"summary.json {g.place}", g.words) for g in gaps(a.summary, b.summary) if g.place not in LEFT_OUT]
     model_first = sorted(found, key=lambda pair: " model." not in pair[0])
     if model_first and not lines:

@@ -26,6 +26,7 @@ from trainkit import (
     UserError,
     tensors,
 )
+from trainkit.callbacks import lr_scheduler
 from trainkit.checkpoint import plain
 from trainkit.optim.optimizer import Optimizer
 
@@ -337,6 +338,55 @@ def test_a_plateau_keeps_its_share_of_a_rate_changed_on_resume() -> None:
     assert old.rates[8] == [0.05]
     rest, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script([1] * 12), lr=0.02, resume=old.kept[8])
     assert rest.rates[0] == [0.01]
+
+
+def test_an_interval_changed_on_resume_counts_in_the_new_one() -> None:
+    schedule: dict[str, Any] = {"ExponentialLR": {"gamma": 0.9}}
+    old, _ = run(LRScheduler("step", **schedule), snapshots=True)
+    new, _ = run(LRScheduler("epoch", **schedule))
+    rest, _ = run(LRScheduler("epoch", **schedule), resume=old.kept[17], snapshots=True)
+    assert rest.rates == new.rates[17:]
+    again, _ = run(LRScheduler("epoch", **schedule), resume=rest.kept[26])
+    assert again.rates == new.rates[26:]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
+def test_a_long_schedule_is_run_anew_at_once(
+    name: str, arguments: Mapping[str, Any], interval: Any, replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one by one would take long: to the same rates but for their last bits, or not at all."""
+    old, _ = run(LRScheduler(interval, StepLR={"step_size": 5}), snapshots=True, replicas=replicas)
+    new, _ = run(LRScheduler(interval, **{name: arguments}), replicas=replicas)
+    monkeypatch.setattr(lr_scheduler, "REPLAYED", 0)
+    for k in (2, 7, 10, 17, 22, 25):
+        changed = LRScheduler(interval, **{name: arguments})
+        if name in ("ChainedScheduler", "MultiplicativeLR") and k // (1 if interval == "step" else A_EPOCH):
+            with pytest.raises(UserError, match=rf"{name}: changed, and would be run anew over \d+ {interval}s; resume with"):
+                run(changed, resume=old.kept[k], replicas=replicas)
+            continue
+        rest, _ = run(changed, resume=old.kept[k], replicas=replicas)
+        torch.testing.assert_close(rest.rates, new.rates[k:], rtol=1e-12, atol=0)
+        assert rest.momentum == new.momentum[k:]
+
+
+FORGED: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda s: s.update(advanced=6), r"advanced: the checkpoint has 6, but the run has done 5 epochs; take another"),
+    (lambda s: s.update(advanced=10**12, schedule="x"), r"advanced: .* 1000000000000, but the run has done 17 steps"),
+    (lambda s: s["progress"][0].update(last_epoch=6), "last_epoch: the checkpoint has 6, but the schedule .* at most 5 times"),
+    (lambda s: s["progress"][0].update(last_epoch=math.nan), "last_epoch: the checkpoint has nan"),
+    (lambda s: s["progress"][0]["inner"][1].update(last_epoch=10**12), "last_epoch: the checkpoint has 1000000000000"),
+]
+
+
+@pytest.mark.parametrize(("forge", "message"), FORGED)
+def test_a_count_that_contradicts_the_run_is_refused(forge: Callable[[dict[str, Any]], object], message: str) -> None:
+    name, arguments = CASES[12]
+    old, _ = run(LRScheduler(**{name: arguments}), snapshots=True)
+    forge(old.kept[17]["callbacks"]["lr_scheduler"])
+    with pytest.raises(UserError, match=message):
+        run(LRScheduler(**{name: arguments}), resume=old.kept[17])
 
 
 # -- the curve before training, and mistakes -----------------------------------------------------------------------------

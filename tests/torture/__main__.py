@@ -35,7 +35,7 @@ def main() -> int:
             print(f"-- {name}: {seconds:.0f} s", flush=True)
             for t in tallies:
                 gave += len(t.gave)
-                print(f"{t.tried:>6}  {t.attack}: {len(t.gave)} gave, {measured(t)}", flush=True)
+                print(f"{t.tried:>6}  {t.attack}" + (f": {len(t.gave)} gave, {measured(t)}" if t.tried else ""), flush=True)
                 print(*(f"        {line}\n" for line in t.gave[:MOST]), sep="", end="", flush=True)
             if args.write:
                 write(name, table(tallies, seconds), PAGE)

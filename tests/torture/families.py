@@ -10,12 +10,28 @@ from tempfile import mkdtemp
 
 import torch
 
-from . import configs, crash, flips, folders, full, interrupts, kills, load, notebook, poison, readonly, tables, terminals
+from . import (
+    configs,
+    crash,
+    flips,
+    folders,
+    full,
+    interrupts,
+    kills,
+    load,
+    notebook,
+    poison,
+    readonly,
+    resume,
+    tables,
+    terminals,
+)
 from .tally import Tally
 
 FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the table; the longest begin first
     "crash": crash.sweep,
     "kills": lambda folder: kills.kills(folder, 200),
+    "resume": lambda folder: [*resume.trials(folder / "a"), *resume.beside(folder / "b")],
     "full": lambda folder: [*full.limits(folder / "a", 60), *full.devices(folder / "b"), *full.mounts(folder / "c", 20)],
     "flips": lambda folder: flips.damage(folder, 2000, 500, 500),
     "code": poison.code,
@@ -45,7 +61,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the ta
         *notebook.notebook(folder / "f"),
     ],
 }
-LONGEST = ("load", "signals", "configs", "values", "kills", "crash", "fuzz")
+LONGEST = ("load", "signals", "resume", "configs", "values", "kills", "crash", "fuzz")
 
 
 def family(name: str) -> tuple[str, list[Tally], float]:

@@ -351,6 +351,16 @@ def overlapping(data: bytes) -> bytes:
     return sealed(out.getvalue())
 
 
+SCHEDULE = ("callbacks", "lr_scheduler")
+
+
+def long_run(content: dict[str, Any]) -> bytes:
+    """Counters that agree, and a schedule that is configured otherwise: it is run anew over all of them."""
+    state = {**content["state"], "epoch": 10**12, "step": 4 * 10**12}
+    spoilt = put({**content, "state": state}, (*SCHEDULE, "schedule"), "(('StepLR', {'step_size': 1}), 'epoch')")
+    return stored(put(spoilt, (*SCHEDULE, "advanced"), 10**12))
+
+
 BOMBS: dict[str, Callable[[dict[str, Any], bytes], bytes | int]] = {
     "deflated 300 MB": lambda c, d: rezipped(
         d, lambda n, b: [(n, bytes(300 << 20) if n.endswith("data/0") else b)], zipfile.ZIP_DEFLATED
@@ -395,12 +405,17 @@ BOMBS: dict[str, Callable[[dict[str, Any], bytes], bytes | int]] = {
     ),
     "no pickle": lambda c, d: rezipped(d, lambda n, b: [] if n.endswith("data.pkl") else [(n, b)]),
     "paths in names": lambda c, d: rezipped(d, lambda n, b: [(f"../../{n}", b)]),
+    "a run of 10^12 epochs under another schedule": lambda c, d: long_run(c),
+    "a run of 10^12 epochs in 8 steps": lambda c, d: stored({**c, "state": {**c["state"], "epoch": 10**12}}),
+    "a run of 0 epochs in 10^12 steps": lambda c, d: stored({**c, "state": {**c["state"], "epoch": 0, "step": 10**12}}),
+    "a schedule of 10^12 epochs in a run of 2": lambda c, d: stored(put(c, (*SCHEDULE, "advanced"), 10**12)),
+    "a schedule of 10^12 epochs in one of 2": lambda c, d: stored(put(c, (*SCHEDULE, "progress", 0, "last_epoch"), 10**12)),
     "a configuration of 1 MiB": lambda c, d: stored({**c, "config": "a: " + "[" * (1 << 20)}),
     "a configuration of 900 kB of keys": lambda c, d: stored({**c, "config": "".join(f"k{i}: 1\n" for i in range(90_000))}),
     "a configuration that unfolds": lambda c, d: stored({**c, "config": c["config"] + UNFOLDING}),
     "a configuration that merges": lambda c, d: stored({**c, "config": c["config"] + MERGING}),
 }
-FINE = {name for name in BOMBS if name.startswith("a configuration")}  # to look into
+FINE = {name for name in BOMBS if name.startswith(("a configuration", "a run", "a schedule"))}  # to look into
 UNFOLDING = "z: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
     f"z{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )

@@ -1,0 +1,179 @@
+"""The trial of `verify-resume` on configurations as they are used, interpreted and compiled; and a like trial on Lightning."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import count
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from pathlib import Path
+from shutil import rmtree
+from threading import Lock
+from unittest.mock import patch
+
+from trainkit import verify
+from trainkit.config import compose, resolve
+from trainkit.errors import UserError
+
+from .tally import Tally, inside
+
+ROOT = Path(__file__).parents[2]
+HOLDS = "each point is an interruption in one process and `fit --resume` in another; no bit of the run's files differs"
+FASHION = "conf/fashion_mnist.yaml"
+DATA = ".data/fashion_mnist"
+CONFIGS: dict[str, tuple[list[str], str]] = {  # overrides, and what to say of them
+    "conf/mlp.yaml": ([], ""),
+    FASHION: (["trainer.max_epochs=2"], " of 2 epochs"),
+    "tests/torture/resume.yaml": ([], " (Dropout, Adam, ReduceLROnPlateau, accumulation, replicas)"),
+}
+MODES = ("eager", "compile")
+STEPS = 5  # random ones; a validation, a save and an epoch's end beside them
+
+
+PHASES = {
+    "step": "at {} random steps",
+    "validation": "in a validation",
+    "save": "killed in a save",
+    "epoch": "at an epoch's end",
+}
+
+
+def trials(
+    folder: Path,
+    configs: Collection[str] = tuple(CONFIGS),
+    modes: Collection[str] = MODES,
+    steps: int = STEPS,
+    phases: Collection[str] = tuple(PHASES),
+) -> list[Tally]:
+    """A row for each configuration and mode: its run left alone once, and interrupted at points of each kind."""
+    compile = "compile" in modes
+    with inside(folder), forks(compile) as process, patch.object(verify, "process", process), ThreadPoolExecutor(2) as pool:
+        keys = [(name, mode) for mode in reversed(MODES) for name in configs if mode in modes]  # the longest begin first
+        whole = {(name, mode): pool.submit(Whole, name, mode, steps, phases) for name, mode in keys}
+        runs = {key: run.result() for key, run in whole.items()}
+        tried = {key: [pool.submit(run.trial, i) for i in range(len(run.points))] for key, run in runs.items()}
+        for key, verdicts in tried.items():
+            for verdict in verdicts:
+                runs[key].tally.count(verdict.result())
+    return [runs[name, mode].tally for name in configs for mode in MODES if mode in modes]
+
+
+class Whole:
+    """An uninterrupted run and the points to interrupt others at; where it cannot be, no points, and the tally says why."""
+
+    def __init__(self, name: str, mode: str, steps: int, phases: Collection[str]) -> None:
+        overrides, words = CONFIGS[name]
+        self.tally = Tally(f"{name}{words}, {mode}", HOLDS)
+        self.points: list[verify.Point] = []
+        self.folder = Path.cwd() / f"{Path(name).stem}-{mode}"
+        overrides = [*overrides, f"trainer.mode={mode}", "callbacks.progress_bar=null"]
+        if name == FASHION:
+            overrides.append(f"data.root={ROOT / DATA}")
+            if not (ROOT / DATA).is_dir():
+                self.tally.attack += f": skipped, {DATA} is not there (make fashion-mnist)"
+                return
+        self.fit = ["fit", str(ROOT / name), *overrides]
+        config = resolve(compose([ROOT / name], overrides))
+        self.kinds = verify.callback_kinds(config)
+        try:
+            self.run = verify.uninterrupted(self.fit, self.folder / "whole")
+        except UserError as error:
+            self.tally.count(str(error))
+            return
+        if self.run.mode != mode:
+            self.tally.attack += ": skipped, it is not compiled here; `trainkit fit` with trainer.mode=compile says why"
+            return
+        self.points = [p for p in verify.points(self.run, steps, config.get("seed", 0)) if p.phase in phases]
+        there = [p.phase for p in self.points]
+        self.tally.attack += f": interrupted {', '.join(PHASES[p].format(there.count(p)) for p in dict.fromkeys(there))}"
+
+    def trial(self, i: int) -> str | None:
+        """What differs at point number i."""
+        own = self.folder / f"point{i + 1}"
+        begun, verdict = verify.trial(self.points[i], self.fit, [], own, self.run, self.kinds)
+        if not verdict:
+            rmtree(own, ignore_errors=True)
+        return f"{self.points[i]}, resumed from {begun}: {'; '.join(verdict[:3])}" if verdict else None
+
+
+# -- processes -------------------------------------------------------------------------------------------------------------
+
+LOADED = ["trainkit.verify", "trainkit.trainer", "trainkit.callbacks.tensorboard"]
+COMPILER = ["torch._dynamo", "torch._inductor.compile_fx", "torch._inductor.codegen.cpp_wrapper_cpu"]
+Process = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@contextmanager
+def forks(compile: bool) -> Iterator[Process]:
+    """`verify.process` in a fork of a process that has loaded its modules and done nothing: most of a start is spared.
+
+    One thread each, since two run at a time.
+    """
+    context, numbers, lock = get_context("forkserver"), count(), Lock()
+    context.set_forkserver_preload(LOADED + COMPILER * compile)
+
+    def process(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+        log = Path(f"log{next(numbers)}").resolve()
+        child = context.Process(target=act, args=(module, words, str(log)))
+        with lock:  # a start asks after all children, and only one may hear how one ended
+            child.start()
+        wait([child.sentinel])
+        with lock:
+            child.join()
+        assert child.exitcode is not None
+        return subprocess.CompletedProcess(words, child.exitcode, "", log.read_text(errors="replace"))
+
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHONPATH": path}):
+        yield process
+
+
+def act(module: str, words: Sequence[str], log: str) -> None:
+    """`python -m module words`, its stderr in a file."""
+    for handle, name in ((1, os.devnull), (2, log)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o644), handle)
+    sys.exit(import_module("trainkit.cli" if module == "trainkit" else module).main(list(words)))
+
+
+# -- Lightning -------------------------------------------------------------------------------------------------------------
+
+
+def beside(folder: Path, seed: int = 0) -> list[Tally]:
+    """The trial of benchmarks/resume.py at more points: a row for trainkit, and Lightning's outcome as a remark."""
+    if find_spec("lightning") is None:
+        return [Tally("The comparison with Lightning: skipped, lightning is not installed (extra bench)", HOLDS)]
+    from resume import EACH, EPOCHS
+    from resume import trial as both
+
+    draw = random.Random(seed)
+    ends = [EACH * epoch for epoch in range(1, EPOCHS)]
+    steps = sorted(draw.sample([s for s in range(1, EACH * EPOCHS) if s % EACH], STEPS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        moved, again, resumed = both(folder, [*steps, *ends])
+    stops = f"{STEPS} steps inside an epoch and {len(ends)} epochs' ends"
+    ours = Tally(f"the net of benchmarks/resume.py, from Python: resumed at {stops}", HOLDS_IN_PYTHON)
+    for step, (_, gap) in resumed.items():
+        ours.count(f"step {step}: a parameter differs by {gap:.2g}" if gap or again[1] else None)
+    apart = {step: theirs for step, (theirs, _) in resumed.items() if theirs}
+    words = f"Lightning {version('lightning')}, which does not promise it, at the same points of the same task"
+    words += f" (`fit(ckpt_path=...)`, a new trainer, torch's DataLoader): {len(apart)} of {len(resumed)} runs ended with other"
+    words += " parameters"
+    if apart:
+        words += f", the largest difference of each {min(apart.values()):.2g} to {max(apart.values()):.2g}"
+        words += f" where the run itself moved one by {moved[0]:.2g}"
+    words += "; two runs that were not interrupted are " + ("equal" if not again[0] else f"{again[0]:.2g} apart")
+    return [ours, Tally(words, HOLDS_IN_PYTHON)]
+
+
+HOLDS_IN_PYTHON = "from Python the parameters are compared"
