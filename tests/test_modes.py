@@ -113,6 +113,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "sum of Huber": {"loss": lambda: HuberLoss("sum"), "data": one_hot, "net": lambda: Sequential(Linear(2, 2), Softmax())},
     "branches": {"net": branches},
     "a module twice": {"net": shared},
+    "Dropout in parts": {"net": lambda: drop_net(), "accumulate": 2},
     "Dropout": {"net": lambda: Sequential(Linear(2, 4), Dropout(0.4), Recompute(Linear(4, 4), Dropout(0.3)), Linear(4, 2))},
 }
 EACH = {"lr": [0.1, 0.05, 0.0], "momentum": [0.9, 0.5, 0.1], "weight_decay": [0.1, 0.0, 0.2]}
@@ -172,6 +173,8 @@ def test_the_traced_step_is_a_pure_function_with_the_bits_of_eager(
     for s, b in zip(optimizer.state(), before, strict=True):
         assert torch.equal(s, b), "compiling and its check have undone their steps"
     assert optimizer.t == 1
+    masks = [node for node in graphs[0][0].graph.nodes if node.target is torch.ops.trainkit.mask.default]
+    assert [node.args[2] for node in masks] == [None, *masks][: len(masks)], "each waits for the one before"
     drawn = torch.get_rng_state()
     losses = many(order, 1, 2)
     found = [s.clone() for s in optimizer.state()]

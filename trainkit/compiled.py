@@ -31,16 +31,17 @@ _numbers = itertools.count()
 
 
 @torch.library.custom_op("trainkit::mask", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def mask(x: Tensor, which: Tensor) -> Tensor:
+def mask(x: Tensor, which: Tensor, before: Tensor | None) -> Tensor:
     """What module number `which` draws for x, out of compiled code: from the generators that a checkpoint saves.
 
-    The number is a tensor, so that the graphs of all such nets are the same and are found compiled."""
+    The number is a tensor, so that the graphs of all such nets are the same and are found compiled. `before`: the mask that
+    eager draws before this one, or a compiler would be free to change their order."""
     module = _drawing[int(which)]
     return type(module).mask(module, x)  # its own, also while it is lent one that comes here
 
 
 @mask.register_fake
-def _(x: Tensor, which: Tensor) -> Tensor:
+def _(x: Tensor, which: Tensor, before: Tensor | None) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -88,7 +89,8 @@ class Compiled:
             warnings.simplefilter("ignore")
             arguments = [a.clone() for a in self._arguments(order)]
             lent: list[tuple[Home, Any]] = [((vars(optimizer), "t"), 2)]  # any update but the first, which is eager's
-            lent += [((vars(m), "mask"), _asking(m)) for m in self.random]
+            drawn: list[Tensor | None] = [None]
+            lent += [((vars(m), "mask"), _asking(m, drawn)) for m in self.random]
             for _, m in net.modules():
                 if isinstance(m, Recompute):  # a second pass would draw anew
                     lent += [((vars(m), name), getattr(super(Recompute, m), name)) for name in ("fwd", "bwd", "grad")]
@@ -254,12 +256,17 @@ def compiled(function: Callable[..., tuple[Tensor]], arguments: Sequence[Tensor]
         return made
 
 
-def _asking(module: Any) -> Callable[[Tensor], Tensor]:
-    """A `mask` for `module` that a graph can hold: a call of the module's own."""
+def _asking(module: Any, drawn: list[Tensor | None]) -> Callable[[Tensor], Tensor]:
+    """A `mask` for `module` that a graph can hold: a call of the module's own. drawn: the mask before it, of any module."""
     number = next(_numbers)
     _drawing[number] = module
     which = torch.tensor(number)
-    return lambda x: mask(x, which)
+
+    def asking(x: Tensor) -> Tensor:
+        drawn[0] = made = mask(x, which, drawn[0])
+        return made
+
+    return asking
 
 
 def _row(optimizer: Optimizer, replicas: Sequence[int]) -> list[Any]:
