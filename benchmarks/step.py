@@ -48,7 +48,7 @@ README = ("bare PyTorch", "trainkit", "early stopping", "MLPClassifier", "scan")
 
 
 def main() -> None:
-    rounds, page = options(__doc__, rounds=5)
+    rounds, page = options(__doc__, rounds=9)
     chosen = installed(CONTENDERS)
     times = [[r.seconds / r.steps * 1e6 for r in rs] for rs in contest(chosen, TASK, EPOCHS, rounds, 1, warm=TASK)]
     rows = [[name, spread(t), ratio(t, times[0])] for name, t in zip(chosen, times, strict=True)]

@@ -45,19 +45,21 @@ def main() -> int:
 
 
 def table(tallies: list[Tally], seconds: float) -> str:
-    """What was tried, how often, what gave; below it what must hold."""
-    rows = [f"| {t.attack} | {t.tried:,} | {len(t.gave)} | {measured(t)} |" for t in tallies if t.tried]
-    notes = [f"Must hold: {words}." for words in dict.fromkeys(t.holds for t in tallies)]
-    notes += [f"{t.attack}." for t in tallies if not t.tried]
+    """What was tried, what must hold, how often it was tried, how often it gave."""
+    rows, before = [], ""
+    for t in filter(lambda t: t.tried, tallies):
+        holds, before = "the same" if t.holds == before else t.holds, t.holds
+        rows.append(f"| {t.attack} | {holds} | {t.tried:,} | {len(t.gave)} | {measured(t)} |")
+    notes = [f"{t.attack}." for t in tallies if not t.tried]
     limit = [f"Above {SECONDS:g} s or {MEGABYTES:g} MB an attack counts as giving."] if any(t.slowest for t in tallies) else []
-    head = ["| attack | times | gave | longest, largest |", "|---|---|---|---|"]
+    head = ["| attack | what must hold | times | gave | longest, largest |", "|---|---|---|---|---|"]
     return "\n".join([*head, *rows, "", " ".join([*notes, *limit, f"{seconds:.0f} s in all."])])
 
 
 def total(page: str) -> str:
     """The sum of the page's tables."""
-    rows = [line.split(" | ") for line in page.splitlines() if re.match(r"\| .* \| [\d,]+ \| \d+ \| ", line)]
-    tried, gave = (sum(int(row[i].replace(",", "")) for row in rows) for i in (1, 2))
+    rows = [line.split(" | ")[-3:-1] for line in page.splitlines() if re.match(r"\| .* \| [\d,]+ \| \d+ \| ", line)]
+    tried, gave = (sum(int(row[i].replace(",", "")) for row in rows) for i in (0, 1))
     minutes = sum(map(int, re.findall(r"(\d+) s in all\.$", page, re.MULTILINE))) / 60
     where = f"torch {version('torch')}, Python {platform.python_version()}, {os.cpu_count()} cores"
     where += f", {platform.system()}"
