@@ -33,6 +33,8 @@ reports: .venv/bin/python
 	.venv/bin/python benchmarks/reports.py
 
 torture: .venv/bin/python
+	.venv/bin/pip install -q -c constraints.txt -e '.[bench]'
+	-@$(MAKE) -s fashion-mnist
 	PYTHONPATH=tests:benchmarks:. .venv/bin/python -m torture --write
 
 fashion-mnist: $(FASHION_LAST)

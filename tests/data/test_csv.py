@@ -16,8 +16,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainkit.data.arrow import BLOCK, MISSING
 from trainkit.data.dataset import Dataset
-from trainkit.data.table import BLOCK, FEW, MANY, MISSING, csv, read_rows
+from trainkit.data.table import FEW, MANY, csv, read_rows
 from trainkit.errors import UserError
 
 FLOWERS = """\

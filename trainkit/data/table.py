@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,16 +12,15 @@ from torch.utils.dlpack import from_dlpack
 
 from ..errors import UserError, near
 from ..rng import generator
+from . import arrow
+from .arrow import MISSING, Kind
 from .dataset import Dataset, Part, Targets, encode
 
 Task = Literal["classification", "regression"]
 Missing = Literal["refuse", "mean", "median"]
-Kind = Literal["number", "text"]
 
-MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null")  # quoted or not, with spaces around or none
 FEW = 20  # integers of at most so many different values are classes to task=auto, others numbers to regress on
 MANY = 256  # more different texts than this are names, dates or numbers gone wrong, unless the config lists the column
-BLOCK = 8 << 20  # bytes; the longest line that can be read
 
 
 @dataclass(frozen=True)
@@ -112,7 +107,7 @@ def csv(
         table = _table(path, plan)
     whole = _part(path, table, plan)
     del table  # of many rows it is as large as what follows
-    _release()
+    arrow.release()
 
     if isinstance(test, str):
         train, held = whole, _part(test, _table(test, plan), plan)
@@ -152,7 +147,7 @@ def _infer(
     low: float,
 ) -> tuple[Schema, Any]:
     """The schema that `path` and the arguments call for, and the file's table."""
-    names = _header(path)  # first: it tells when pyarrow is not there
+    names = arrow.header(path)  # first: it tells when pyarrow is not there
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -174,7 +169,7 @@ def _infer(
     kinds.update(dict.fromkeys(categorical, "text"))
     kinds[target] = {"auto": None, "classification": "text", "regression": "number"}[task]
     kinds = {name: kinds[name] for name in [*columns, target]}
-    table = _read(path, names, kinds)
+    table = arrow.read(path, names, kinds)
     if table.num_rows < 2:
         raise UserError(f"{path}: one row; training needs at least 2")
 
@@ -198,7 +193,7 @@ def _infer(
     texts = {name for name in [*columns, target] if not numeric(name)} | ({target} if task == "classification" else set())
     again = [name for name in kinds if name in texts and not _is_text(table.schema.field(name).type)]
     if again:
-        spelled = _read(path, names, dict.fromkeys(again, "text"))
+        spelled = arrow.read(path, names, dict.fromkeys(again, "text"))
         for name in again:
             table = table.set_column(table.schema.get_field_index(name), name, spelled.column(name))
     for name in kinds:
@@ -245,7 +240,7 @@ def _refuse_odd(path: str, table: Any, name: str, is_target: bool) -> None:
 
 def _table(path: str, schema: Schema) -> Any:
     """The columns of `path` that `schema` asks for; the target too where there is one."""
-    names = _header(path)
+    names = arrow.header(path)
     present = set(names)
     absent = [name for name in schema.columns if name not in present]
     if absent:
@@ -254,13 +249,13 @@ def _table(path: str, schema: Schema) -> Any:
     kinds: dict[str, Kind | None] = {name: "text" if name in schema.categories else "number" for name in schema.columns}
     if schema.target in names:
         kinds[schema.target] = "text" if schema.task == "classification" else "number"
-    return _read(path, names, kinds)
+    return arrow.read(path, names, kinds)
 
 
 def _part(path: str, table: Any, schema: Schema) -> Part:
     rows = _rows(path, table, schema)
     if rows.t is None:
-        raise UserError(f"{path}: no column {schema.target!r}, the target; add it{near(schema.target, _header(path))}")
+        raise UserError(f"{path}: no column {schema.target!r}, the target; add it{near(schema.target, arrow.header(path))}")
     return Part(rows.x, rows.t, rows.label)
 
 
@@ -391,107 +386,3 @@ def _held_out(n: int, label: Tensor | None, share: float, seed: int) -> Tensor:
     for of_group, first in zip(order.split(count.tolist()), take.tolist(), strict=True):
         out[of_group[:first]] = True
     return out
-
-
-def _header(path: str) -> list[str]:
-    """The column names of a file that is there, holds a header and repeats no name."""
-    try:
-        from pyarrow import csv as arrow
-    except ImportError as error:
-        raise UserError("data: reading CSV files needs pyarrow; pip install 'trainkit[csv]'") from error
-    if not Path(path).is_file():
-        raise UserError(f"data: no file {path!r}; give the path of a CSV file, seen from {Path.cwd()}")
-    options = arrow.ReadOptions(use_threads=False, block_size=BLOCK)
-    try:
-        with arrow.open_csv(path, read_options=options, parse_options=arrow.ParseOptions(newlines_in_values=True)) as file:
-            names: list[str] = file.schema.names
-    except (ValueError, OSError) as error:  # ArrowInvalid and UnicodeDecodeError are ValueErrors
-        raise _error(path, error, []) from error
-    if any("\0" in name for name in names):
-        raise _error(path, ValueError("a NUL in the header"), [])
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise UserError(f"{path}: {count} columns are named {name!r}; give each a name of its own")
-    return names
-
-
-def _read(path: str, names: list[str], kinds: Mapping[str, Kind | None]) -> Any:
-    """The columns `kinds` as a pyarrow.Table of at least one row: float64, dictionary of texts, where None as inferred."""
-    import pyarrow as pa
-    from pyarrow import csv as arrow
-
-    types = {"number": pa.float64(), "text": pa.dictionary(pa.int32(), pa.string())}
-    convert = arrow.ConvertOptions(
-        include_columns=list(kinds),
-        column_types={name: types[kind] for name, kind in kinds.items() if kind},
-        null_values=[around + text for text in MISSING for around in ("", " ")],
-        strings_can_be_null=True,
-        true_values=[],  # "true" is a text like another
-        false_values=[],
-    )
-
-    def read(threads: bool) -> Any:
-        return arrow.read_csv(
-            path,
-            read_options=arrow.ReadOptions(use_threads=threads, block_size=BLOCK),
-            # An empty line is a missing value where there is one column, and nothing where there are more.
-            parse_options=arrow.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1),
-            convert_options=convert,
-        )
-
-    try:
-        table = read(threads=True)
-    except (ValueError, OSError):
-        try:
-            table = read(threads=False)  # only a single thread counts the rows
-        except (ValueError, OSError) as error:
-            raise _error(path, error, names) from error
-    for field in table.schema:
-        if pa.types.is_binary(field.type):
-            raise _error(path, ValueError(f"column {field.name!r} holds bytes that are no text"), [])
-    _release()
-    if table.num_rows == 0:
-        raise UserError(f"{path}: a header and no rows; needs at least one row")
-    return table
-
-
-def _release() -> None:
-    """Give back what Arrow keeps for its next table: as much as the last one."""
-    import pyarrow as pa
-
-    pa.default_memory_pool().release_unused()
-
-
-def _error(path: str, error: Exception, names: list[str]) -> UserError:
-    """Arrow's error in a user's words."""
-    text = str(error)
-    if found := re.search(r"column #(\d+): Row #(\d+): .* invalid value '(.*)'", text, re.DOTALL):
-        column, row, value = found.groups()
-        return UserError(f"{path}: column {names[int(column)]!r}, row {row}: {value!r} is not a number; mend it")
-    if found := re.search(r"(?:Row #(\d+): )?Expected (\d+) columns, got (\d+)", text):
-        row, expected, got = found.groups()
-        place = f", row {row}" if row else ""
-        return _encoding(path) or UserError(f"{path}{place}: {got} values, the header has {expected}; mend or remove the row")
-    if "Empty CSV" in text:
-        return _encoding(path) or UserError(f"{path}: empty; needs a header and at least one row")
-    return _encoding(path) or UserError(f"{path}: not read as CSV: {text}")
-
-
-def _encoding(path: str) -> UserError | None:
-    """The first line that is not UTF-8 or holds a NUL, if there is one."""
-    try:
-        with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    line.decode()
-                except UnicodeDecodeError as error:
-                    byte = line[error.start]
-                    return UserError(
-                        f"{path}: line {number}, byte {error.start + 1}: 0x{byte:02x} is not UTF-8; save the file as UTF-8"
-                    )
-                if b"\0" in line:
-                    at = f"{path}: line {number}, byte {line.index(0) + 1}: 0x00"
-                    return UserError(f"{at} belongs to no text (UTF-16? a file cut short?); save the file as UTF-8")
-    except (OSError, EOFError):
-        pass  # what went wrong before says more
-    return None
