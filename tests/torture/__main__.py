@@ -30,7 +30,12 @@ def main() -> int:
     gave = 0
     chosen = args.only or [*LONGEST, *(name for name in FAMILIES if name not in LONGEST)]
     with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=1) as pool:
-        for done in as_completed([pool.submit(family, name) for name in chosen]):
+        futures = {pool.submit(family, name): name for name in chosen}
+        for done in as_completed(futures):
+            if error := done.exception():
+                gave += 1
+                print(f"-- {futures[done]} broke off: {error!r}", flush=True)
+                continue
             name, tallies, seconds = done.result()
             print(f"-- {name}: {seconds:.0f} s", flush=True)
             for t in tallies:
