@@ -66,7 +66,8 @@ class Sequential(Container):
     def grad(self, saved: list[Any], dy: Value) -> None:
         """Empties `saved` from its end: an activation's memory is free when the module that saved it has used it."""
         for i in range(len(saved) - 1, self._first, -1):
-            dy = bwd_value(self.layers[i], saved.pop(), dy)
+            m, s = self.layers[i], saved.pop()
+            dy = m.bwd(s, dy) if type(s) is not Each else bwd_value(m, s, dy)
         if self._first < len(saved):
             m, s = self.layers[self._first], saved.pop()
             if type(s) is Each:

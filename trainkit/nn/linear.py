@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -44,27 +42,25 @@ class Linear(Module):
         elif self.bias:
             self.b.zero_()
 
-    def fwd(self, x: Tensor) -> tuple[Tensor, Any]:
+    def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
         rows = x if x.dim() == 2 + self.lead else self._rows(x)
         if self.lead:
             y = torch.baddbmm(self.b.unsqueeze(1), rows, self.w.mT) if self.bias else torch.bmm(rows, self.w.mT)
         else:
             y = kernels.linear(rows, self.w, self.b if self.bias else None)
-        return (y if rows is x else y.view(*x.shape[:-1], self.out_features)), (rows, x.shape)
+        return (y if rows is x else y.view(*x.shape[:-1], self.out_features)), rows
 
-    def bwd(self, saved: Any, dy: Tensor) -> Tensor:
-        rows, shape = saved
-        dy = self._accumulate(rows, dy)
-        dx = torch.bmm(dy, self.w) if self.lead else torch.mm(dy, self.w)  # dx = dy w
-        return dx if dx.shape == shape else dx.view(shape)
+    def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
+        rows = dy if dy.dim() == x.dim() else self._rows(dy)
+        self._accumulate(x, rows)
+        dx = torch.bmm(rows, self.w) if self.lead else torch.mm(rows, self.w)  # dx = dy w
+        return dx if rows is dy else dx.view(*dy.shape[:-1], self.in_features)
 
-    def grad(self, saved: Any, dy: Tensor) -> None:
-        self._accumulate(saved[0], dy)
+    def grad(self, x: Tensor, dy: Tensor) -> None:
+        self._accumulate(x, dy if dy.dim() == x.dim() else self._rows(dy))
 
-    def _accumulate(self, x: Tensor, dy: Tensor) -> Tensor:
-        """The parameters' gradients; returns dy as rows."""
-        if dy.dim() != x.dim():
-            dy = self._rows(dy)
+    def _accumulate(self, x: Tensor, dy: Tensor) -> None:
+        """The parameters' gradients, of x and dy as rows."""
         if self.lead:
             self.dw.baddbmm_(dy.mT, x)  # dw += dyᵀ x
             if self.bias:
@@ -74,7 +70,6 @@ class Linear(Module):
             self.dw.addmm_(dyt, x)
             if self.bias:
                 self.db.addmv_(dyt, kernels.ones(dy, dy.shape[0]))  # db += dyᵀ 1
-        return dy
 
     def _rows(self, x: Tensor) -> Tensor:
         """(..., features) as (n, features), behind the replica axis."""

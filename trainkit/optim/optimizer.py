@@ -170,9 +170,9 @@ class Optimizer:
         return f"{type(self).__name__}(lr={rates}, {self.p.numel()} parameters)"
 
 
-def plus(t: Tensor, d: Tensor, a: Number) -> Tensor:
-    """t + a d."""
-    return t.addcmul(d, a) if isinstance(a, Tensor) else t.add(d, alpha=a)
+def plus(t: Tensor, d: Tensor, a: Number, out: Tensor | None = None) -> Tensor:
+    """t + a d, in `out`, which may be one of the two."""
+    return torch.addcmul(t, d, a, out=out) if isinstance(a, Tensor) else torch.add(t, d, alpha=a, out=out)
 
 
 def add(t: Tensor, d: Tensor, a: Number) -> None:

@@ -75,8 +75,10 @@ class SGD(Optimizer):
         if self.slots:
             if self.t == 1:
                 self.m.copy_(g)
-            else:
+            elif self.dampening:
                 self.m.mul_(self.momentum).add_(g, alpha=1 - self.dampening)
+            else:
+                plus(g, self.m, self.momentum, out=self.m)
             g = plus(g, self.m, self.momentum) if self.nesterov else self.m
         self.descend(g)
 
