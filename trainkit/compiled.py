@@ -47,6 +47,11 @@ def _(x: Tensor, which: Tensor, before: Tensor | None) -> Tensor:
 
 CHUNK = 64  # steps of a call at most
 PATIENCE = 0.1  # seconds of one call at most, so that a signal or a bar need not wait longer
+OPTIONS = {
+    "cpp_wrapper": True,  # the loop too is C++
+    "pattern_matcher": False,  # or a product and the sum behind it, taken apart here, become addmm again
+    "size_asserts": False,  # the arguments are always the same tensors
+}
 LOSS, GRADIENT, UPDATE = 1e-4, 1e-3, 1e-5  # how far a compiled step may be from eager (see `Compiled._check`)
 
 
@@ -104,10 +109,7 @@ class Compiled:
         return [torch.default_generator if g is None else g for g in found.values()]
 
     def __call__(self, order: Tensor, first: int, count: int) -> Tensor:
-        rows = []
-        for _ in range(count):
-            self.optimizer.count()
-            rows.append(_row(self.optimizer, self.table.shape[2:]))
+        rows = self._rows(count)
         if rows != self.rows[:count]:
             self.table[:count] = torch.tensor(rows, dtype=self.table.dtype)
             self.rows = rows
@@ -117,6 +119,18 @@ class Compiled:
         losses: Tensor = self.call(*self._arguments(order))[0][:count]
         self.seconds = (time.perf_counter() - began) / count
         return losses
+
+    def _rows(self, count: int) -> list[Any]:
+        """The optimizer's numbers for each of its next updates, which are counted."""
+        o, replicas = self.optimizer, self.table.shape[2:]
+        if type(o).count is Optimizer.count:  # none follows from the count
+            o.t += count
+            return [_row(o, replicas)] * count
+        rows = []
+        for _ in range(count):
+            o.count()
+            rows.append(_row(o, replicas))
+        return rows
 
     def fitting(self, count: int) -> int:
         """At most `count` steps: as many as a call takes, and does in PATIENCE."""
@@ -225,7 +239,9 @@ def traced(function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tens
     # A product and the sum with a bias are taken apart: the addition joins the kernel that comes after it.
     apart = {
         aten.addmm.default: lambda b, x, w, beta=1, alpha=1: b + torch.mm(x, w),
+        aten.addmm_.default: lambda b, x, w, beta=1, alpha=1: b.add_(torch.mm(x, w)),
         aten.baddbmm.default: lambda b, x, w, beta=1, alpha=1: b + torch.bmm(x, w),
+        aten.baddbmm_.default: lambda b, x, w, beta=1, alpha=1: b.add_(torch.bmm(x, w)),
     }
     made = make_fx(function, decomposition_table=apart)(*arguments)
     constants = []
@@ -251,8 +267,10 @@ def compiled(function: Callable[..., tuple[Tensor]], arguments: Sequence[Tensor]
     graph = make_fx(function)(*arguments)
     for node in graph.graph.nodes:
         node.meta.clear()  # the values seen while tracing belong to another fake mode
-    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True))):
-        made: Any = compile_fx(graph, list(arguments), config_patches={"cpp_wrapper": True})
+    # All sizes are known: without being told so, the compiler keeps them open wherever one occurs twice.
+    sizes = ShapeEnv(assume_static_by_default=True)
+    with tracing(TracingContext(FakeTensorMode(shape_env=sizes, allow_non_fake_inputs=True))):
+        made: Any = compile_fx(graph, list(arguments), config_patches=OPTIONS)
         return made
 
 

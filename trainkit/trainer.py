@@ -320,10 +320,11 @@ class Trainer:
 
     def ahead(self) -> int:
         """How many steps may be taken at once: up to where somebody looks."""
-        state, inside = self.state, self.validate_every_n_steps
-        ends = [state.step - state.step % n + n for n in (self.log_every_n_steps, inside) if n]
+        state, heard = self.state, self.hooks["on_losses"] or self.hooks["on_step_log"]
+        every = (self.log_every_n_steps if heard else None, self.validate_every_n_steps)
+        ends = [state.step - state.step % n + n for n in every if n]
         ends += [end for end in (self.max_steps, *(look(state.step) for look in self.looks)) if end is not None]
-        return max(1, min(ends) - state.step)
+        return max(1, min(ends, default=state.step + self.steps_per_epoch) - state.step)
 
     def order(self, epoch: int) -> Tensor:
         """The order of the training samples: (n,), or (r, n) with a row a replica."""
