@@ -93,6 +93,7 @@ class TerminateOnNaN(Callback):
         if found is not None:
             return text + found
         names = ", ".join(self.movers.callbacks)
-        if trainer.running == "compile":
-            return f"{text}numbers are not finite in compiled code; the same step, eager, gives finite ones"
+        if trainer.running != "eager":
+            where = "compiled code" if trainer.running == "compile" else "the captured step"
+            return f"{text}numbers are not finite in {where}; the same step, eager, gives finite ones"
         return f"{text}numbers are not finite{f' after the step: made so by a callback ({names})' if names else ''}"

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stepwise import Stepwise
+from tape import Tape
 from torch import Tensor
 
 from trainkit import (
@@ -46,10 +47,13 @@ from trainkit import (
     ValidationSplit,
     compiled,
     disk,
+    graphed,
     modes,
     tensors,
 )
 from trainkit.compiled import Compiled, traced
+from trainkit.graphed import Graphed
+from trainkit.many import Many
 from trainkit.step import batches, clipping, differentiation, training_step
 
 
@@ -119,29 +123,56 @@ STEPS: dict[str, dict[str, Any]] = {
 EACH = {"lr": [0.1, 0.05, 0.0], "momentum": [0.9, 0.5, 0.1], "weight_decay": [0.1, 0.0, 0.2]}
 
 
+class Case:
+    """One of STEPS with its eager step, taken once; `steps_like_eager` compares what runs many of them."""
+
+    def __init__(self, name: str, replicas: int) -> None:
+        case = STEPS[name]
+        rule, numbers = case.get("rule", (SGD, {"lr": 0.1, "momentum": 0.9}))
+        if replicas > 1:
+            numbers = {**numbers, **{key: EACH[key] for key in EACH if key in numbers and name != "SGD with all"}}
+        data, loss = case.get("data", lambda d: d)(points()), case.get("loss", CrossEntropyLoss)()
+        clip, accumulate = case.get("clip", (None, None)), case.get("accumulate", 1)
+        model = case.get("net", net)().to(dtype=torch.float64)
+        model = model.replicate(range(replicas)) if replicas > 1 else model
+        loss.lead = model.lead
+        part, size = data.train.to(torch.device("cpu"), torch.float64), 6
+        self.optimizer = rule(model.param(), **numbers)
+        self.eager = training_step(model, loss, self.optimizer, accumulate, *clip)
+        n = len(part)
+        self.order = torch.stack([torch.randperm(n) for _ in range(replicas)]) if model.lead else torch.randperm(n)
+        self.steps = list(batches(part, self.order, size))
+        self.eager(*self.steps[0])
+        gradient = differentiation(model, loss, accumulate)
+        self.given = (model, self.optimizer, gradient, lambda: clipping(self.optimizer, model.lead, *clip), part, size)
+
+    def steps_like_eager(self, kind: type[Many]) -> None:
+        before = [s.clone() for s in self.optimizer.state()]
+        many = kind(*self.given)
+        for s, b in zip(self.optimizer.state(), before, strict=True):
+            assert torch.equal(s, b), "construction and its check have undone their steps"
+        assert self.optimizer.t == 1
+        drawn = torch.get_rng_state()
+        losses = many(self.order, 1, 2)
+        found = [s.clone() for s in self.optimizer.state()]
+        for s, b in zip(self.optimizer.state(), before, strict=True):
+            s.copy_(b)
+        self.optimizer.t = 1
+        after = torch.get_rng_state()
+        torch.set_rng_state(drawn)
+        wanted = torch.stack([self.eager(x, t) for x, t in self.steps[1:3]])
+        assert torch.equal(torch.get_rng_state(), after)
+        torch.testing.assert_close(losses, wanted, rtol=1e-12, atol=1e-14)
+        for a, b in zip(found, self.optimizer.state(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+
+
 @pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize("name", STEPS)
 def test_the_traced_step_is_a_pure_function_with_the_bits_of_eager(
     name: str, replicas: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = STEPS[name]
-    rule, numbers = case.get("rule", (SGD, {"lr": 0.1, "momentum": 0.9}))
-    if replicas > 1:
-        numbers = {**numbers, **{key: EACH[key] for key in EACH if key in numbers and name != "SGD with all"}}
-    data, loss, clip = (
-        case.get("data", lambda d: d)(points()),
-        case.get("loss", CrossEntropyLoss)(),
-        case.get("clip", (None, None)),
-    )
-    model = case.get("net", net)().to(dtype=torch.float64)
-    model = model.replicate(range(replicas)) if replicas > 1 else model
-    loss.lead = model.lead
-    part, size = data.train.to(torch.device("cpu"), torch.float64), 6
-    optimizer = rule(model.param(), **numbers)
-    eager = training_step(model, loss, optimizer, case.get("accumulate", 1), *clip)
-    order = torch.stack([torch.randperm(len(part)) for _ in range(replicas)]) if model.lead else torch.randperm(len(part))
-    steps = list(batches(part, order, size))
-    eager(*steps[0])
+    case = Case(name, replicas)
 
     def uncompiled(function: Any, arguments: Any) -> Any:
         """The graph of a single step, run in a loop of Python."""
@@ -154,7 +185,7 @@ def test_the_traced_step_is_a_pure_function_with_the_bits_of_eager(
         return graphs[-1]
 
     def loop(*tensors: Tensor) -> tuple[Tensor]:
-        n = len(optimizer.state())
+        n = len(case.optimizer.state())
         state, (first, end, x, t, order, table, losses, *constants) = tensors[:n], tensors[n:]
         losses = losses.clone()
         for i in range(int(first), int(end)):
@@ -167,30 +198,73 @@ def test_the_traced_step_is_a_pure_function_with_the_bits_of_eager(
 
     monkeypatch.setattr(compiled, "compiled", uncompiled)
     monkeypatch.setattr(compiled, "traced", noting)
-    before = [s.clone() for s in optimizer.state()]
-    gradient = differentiation(model, loss, case.get("accumulate", 1))
-    many = Compiled(model, optimizer, gradient, lambda: clipping(optimizer, model.lead, *clip), part, size)
-    for s, b in zip(optimizer.state(), before, strict=True):
-        assert torch.equal(s, b), "compiling and its check have undone their steps"
-    assert optimizer.t == 1
+    case.steps_like_eager(Compiled)
     masks = [node for node in graphs[0][0].graph.nodes if node.target is torch.ops.trainkit.mask.default]
     assert [node.args[2] for node in masks] == [None, *masks][: len(masks)], "each waits for the one before"
-    drawn = torch.get_rng_state()
-    losses = many(order, 1, 2)
-    found = [s.clone() for s in optimizer.state()]
-    for s, b in zip(optimizer.state(), before, strict=True):
-        s.copy_(b)
-    optimizer.t = 1
-    after = torch.get_rng_state()
-    torch.set_rng_state(drawn)
-    wanted = torch.stack([eager(x, t) for x, t in steps[1:3]])
-    assert torch.equal(torch.get_rng_state(), after)
-    torch.testing.assert_close(losses, wanted, rtol=1e-12, atol=1e-14)
-    for a, b in zip(found, optimizer.state(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+
+
+# -- the step, captured: its kernels called again on the same tensors ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("name", STEPS)
+def test_a_captured_step_replays_as_eager_steps(name: str, replicas: int, tape: None) -> None:
+    Case(name, replicas).steps_like_eager(Graphed)
+
+
+def test_a_run_of_replays_is_eagers_and_resumes_to_the_same_bit_from_anywhere(tape: None) -> None:
+    split = ValidationSplit(0.2, every_n_steps=4)
+    common: dict[str, Any] = {"batch_size": 4, "clip_norm": 0.5, "max_epochs": 5, "made": drop_net}
+    eager, wanted = fit(split, **common)
+    each = Snapshots()
+    whole, summary = fit(each, split, mode="graph", **common)
+    assert whole.running == "graph"
+    for a, b in zip(whole.optimizer.state(), eager.optimizer.state(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert summary["step"] == wanted["step"]
+    rest, again = fit(split, Snapshots(), mode="graph", resume=each.snapshots[2], **common)
+    assert same(rest, whole)
+    assert again["mode"] == summary["mode"] == "graph"
+
+
+def test_a_step_that_cannot_be_captured_runs_eagerly_on_the_parameters_it_had(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, _ = fit(mode="graph")
+    assert trainer.running == "eager"
+    said = capsys.readouterr().err
+    assert said == "trainer.mode graph: eager, since a CUDA graph needs trainer.device=cuda, and this is cpu\n"
+    assert same(trainer, fit()[0])
+
+    def broken(device: Any, step: Callable[[], None], begin: Callable[[], Any], generators: Any) -> Any:
+        begin()
+        step()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graphed, "captured", broken)
+    trainer, _ = fit(mode="graph", made=drop_net)
+    assert "graph: eager, since capturing failed, RuntimeError: operation not permitted" in capsys.readouterr().err
+    assert same(trainer, fit(made=drop_net)[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_graphs_run_is_eagers_within_rounding_and_resumes_to_the_same_bit() -> None:
+    common: dict[str, Any] = {"batch_size": 4, "clip_norm": 0.5, "max_epochs": 5, "made": drop_net, "device": "cuda"}
+    eager, _ = fit(**common)
+    each = Snapshots()
+    whole, _ = fit(each, mode="graph", **common)
+    assert whole.running == "graph"
+    for a, b in zip(whole.optimizer.state(), eager.optimizer.state(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    assert same(fit(Snapshots(), mode="graph", resume=each.snapshots[2], **common)[0], whole)
 
 
 # -- the loop around calls of many steps --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphed, "captured", Tape.captured)
 
 
 @pytest.fixture
@@ -259,15 +333,15 @@ def test_a_callback_that_does_not_say_when_it_looks_is_asked_after_each_step(ste
     looks = Looks()
     trainer, _ = fit(looks, mode="compile")
     assert looks.steps == list(range(1, 21))
-    assert set(trainer.steps.compiled.calls) == {1}  # type: ignore[union-attr]
+    assert set(trainer.steps.many.calls) == {1}  # type: ignore[union-attr]
 
 
 def test_calls_are_as_long_as_nobody_looks(stepwise: type[Stepwise], tmp_path: Any) -> None:
     trainer, _ = fit(CSVLog(), Checkpoint(every_n_steps=7), mode="compile", run_dir=tmp_path, max_epochs=2)
     # an eager first step, then 4 whole batches of 5 an epoch with an odd one behind; saved after step 7
-    assert trainer.steps.compiled.calls == [3, 2, 2]  # type: ignore[union-attr]
+    assert trainer.steps.many.calls == [3, 2, 2]  # type: ignore[union-attr]
     trainer, _ = fit(LRScheduler("step", StepLR={"step_size": 1}), mode="compile", max_epochs=2)
-    assert set(trainer.steps.compiled.calls) == {1}  # type: ignore[union-attr]
+    assert set(trainer.steps.many.calls) == {1}  # type: ignore[union-attr]
 
 
 def test_a_run_that_is_over_compiles_nothing(stepwise: type[Stepwise]) -> None:
@@ -476,5 +550,5 @@ def test_a_run_that_is_resumed_after_its_last_step_says_how_its_steps_were_run(s
 
 
 def test_a_mode_that_is_none_is_refused() -> None:
-    with pytest.raises(UserError, match=r"trainer.mode: fast; choose eager, compile, auto"):
+    with pytest.raises(UserError, match=r"trainer.mode: fast; choose eager, compile, graph, auto"):
         Trainer(mode="fast")  # type: ignore[arg-type]

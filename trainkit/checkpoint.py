@@ -270,7 +270,7 @@ def check_types(content: dict[str, Any]) -> None:
     if isinstance(content.get("rng"), dict) and "cuda" in content["rng"]:
         pattern["rng"] = {**pattern["rng"], "cuda": [torch.uint8]}
     if isinstance(content.get("environment"), dict) and "mode" in content["environment"]:
-        pattern["environment"] = {**pattern["environment"], "mode": Either("eager", "compile")}
+        pattern["environment"] = {**pattern["environment"], "mode": Either("eager", "compile", "graph")}
     wrong = unlike(content, pattern, "content")
     if not wrong:
         state, data = content["state"], content["data"]

@@ -1,7 +1,7 @@
-"""How the steps of an epoch run: one by one from Python, or many in a call of compiled code.
+"""How the steps of an epoch run: one by one from Python, or many in a call.
 
-`trainer.mode`: eager; compile, after some ten seconds of compiling; auto, which of the two is sooner done by an estimate. What
-cannot be compiled runs eagerly, and one line says why.
+`trainer.mode`: eager; compile, after some ten seconds of compiling; auto, which of the two is sooner done by an estimate;
+graph, replays of one step on a CUDA device. What cannot be compiled or captured runs eagerly, and one line says why.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .errors import UserError
 from .step import batches, clipping, differentiation, training_step
 
 if TYPE_CHECKING:
-    from .compiled import Compiled
+    from .many import Many
     from .trainer import Trainer
 
-Mode = Literal["eager", "compile", "auto"]
+Mode = Literal["eager", "compile", "graph", "auto"]
 Call = tuple[Tensor, int, int]  # losses of some steps, (steps,) or (steps, r) and alike; how many steps; samples of each
 
 # Seconds to compile, measured on two cores: so many, and so many for each kernel of a step (docs/decisions.md).
@@ -39,8 +39,8 @@ class Steps:
         limits = trainer.clip_norm, trainer.clip_value
         self.trainer, self.optimizer, self.part, self.size = trainer, trainer.optimizer, trainer.data.train, trainer.step_size
         self.step = training_step(trainer.net, trainer.loss, trainer.optimizer, trainer.accumulate, *limits)
-        self.mode: Literal["eager", "compile"] = "eager"
-        self.compiled: Compiled | None = None
+        self.mode: Literal["eager", "compile", "graph"] = "eager"
+        self.many: Many | None = None
         left = steps_left(trainer)
         if mode == "eager" or left == 0:
             return
@@ -49,22 +49,22 @@ class Steps:
             with torch.random.fork_rng(devices=[]):  # a module of the user's may draw; its steps here are undone
                 if mode == "auto" and not self._worth_while(left):
                     return
-                self.compiled = self._compile()
-            self.mode = "compile"
+                self.many = self._many("graph" if mode == "graph" else "compile")
+            self.mode = "graph" if mode == "graph" else "compile"
         except Exception as error:  # whatever a compiler, or a module that cannot be traced, comes up with
-            say(f"{mode}: eager, since {reason(error)}")
+            say(f"{mode}: eager, since {reason(error, 'capturing' if mode == 'graph' else 'compiling')}")
 
     def epoch(self, order: Tensor, first: int) -> Iterator[Call]:
-        """The steps of an epoch from number `first` on, some at a time: as many as the trainer looks ahead, if compiled."""
+        """The steps of an epoch from number `first` on: one by one, or as many in a call as the trainer looks ahead."""
         axis, step = order.dim() - 1, self.step
-        if self.compiled is not None:
+        if self.many is not None:
             full = order.shape[axis] // self.size
             if self.optimizer.t == 0:  # the very first update may be of another form
                 yield step(*next(batches(self.part, order, self.size))).unsqueeze(0), 1, self.size
                 first = 1
             while first < full:
-                n = self.compiled.fitting(min(full - first, self.trainer.ahead()))
-                yield self.compiled(order, first, n), n, self.size
+                n = self.many.fitting(min(full - first, self.trainer.ahead()))
+                yield self.many(order, first, n), n, self.size
                 first += n
             if first * self.size == order.shape[axis]:  # no odd batch at the end
                 return
@@ -76,18 +76,19 @@ class Steps:
 
     def join(self, losses: list[Tensor]) -> Tensor:
         """The losses of calls, (steps,) or (steps, r)."""
-        return torch.stack(losses) if self.compiled is None else torch.cat(losses)
+        return torch.stack(losses) if self.many is None else torch.cat(losses)
 
-    def _compile(self) -> Compiled:
-        from .compiled import Compiled
+    def _many(self, mode: Literal["compile", "graph"]) -> Many:
+        from . import compiled, graphed
 
+        kind = compiled.Compiled if mode == "compile" else graphed.Graphed
         t = self.trainer
         gradient = differentiation(t.net, t.loss, t.accumulate)
 
         def clip() -> Callable[[], None] | None:
             return clipping(t.optimizer, t.net.lead, t.clip_norm, t.clip_value)
 
-        return Compiled(t.net, t.optimizer, gradient, clip, self.part, self.size)
+        return kind(t.net, t.optimizer, gradient, clip, self.part, self.size)
 
     def _worth_while(self, left: int) -> bool:
         """Whether compiled steps, compiling included, are sooner done; says so."""
@@ -121,22 +122,22 @@ def steps_left(trainer: Trainer) -> int:
 
 
 def refuse(trainer: Trainer) -> None:
-    """Raise UserError where a step cannot be compiled, by what is known beforehand."""
+    """Raise UserError where a step can be neither compiled nor captured, by what is known beforehand."""
     if not trainer.optimizer.holds_gradient:
-        raise UserError("SGD with into_momentum has no gradient of its own, which a compiled step is made of")
+        raise UserError("SGD with into_momentum has no gradient of its own, by which such a step is checked")
     if not isinstance(trainer.data.train.x, Tensor):
         raise UserError("the data is streamed from its file")
 
 
-def reason(error: Exception) -> str:
-    """What went wrong, in a line."""
+def reason(error: Exception, what: str) -> str:
+    """What went wrong in compiling or capturing, in a line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ""
     if isinstance(error, UserError):
         return text
     if "compiler" in type(error).__name__.lower() or "compiler" in text.lower():
         return "no C++ compiler was found (install g++, or set CXX)"
-    return f"compiling failed, {type(error).__name__}: {text[:200]}"
+    return f"{what} failed, {type(error).__name__}: {text[:200]}"
 
 
 def seconds(call: Callable[[], Any]) -> float:

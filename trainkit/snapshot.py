@@ -197,7 +197,7 @@ def mode(trainer: Trainer, content: dict[str, Any]) -> Any:
 
 
 def mode_of(content: dict[str, Any]) -> Any:
-    """eager or compile, as the checkpoint's steps were run."""
+    """eager, compile or graph, as the checkpoint's steps were run."""
     return content["environment"].get("mode", "eager")
 
 

@@ -40,7 +40,8 @@ class Trainer:
     replicas: models trained at once, replica r being the run of seed + r, or of seeds[r]. seed: of the data's order, of
     Dropout, and of the replicas' weights.
     device: auto (cuda where there is one), cpu, cuda, cuda:1. dtype: of parameters and data.
-    mode: eager, step by step; compile, many steps in a call of compiled code; auto, what is sooner done (see `modes.py`).
+    mode: eager, step by step; compile, many steps in a call of compiled code; auto, what is sooner done; graph, replays of a
+        step captured on a CUDA device (see `modes.py`).
     threads: torch's, during a fit; None: one if its products are small, else all (see `cores.py`).
     log_every_n_steps: how often losses are fetched from the device. callbacks: a mapping by name, or a list.
     run_dir: the run's folder; None leaves no files. config: the text that is saved with every checkpoint.
@@ -99,7 +100,7 @@ class Trainer:
         self.device, self.dtype = find_device(device), getattr(torch, dtype)
         self.mode: Mode = mode
         self.threads = threads
-        self.running: Mode = mode  # eager or compile, once a fit has begun
+        self.running: Mode = mode  # eager, compile or graph, once a fit has begun
         self.callbacks = named(callbacks)
         self.run = None if run_dir is None else Run(Path(run_dir))
         self.config = config

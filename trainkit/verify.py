@@ -140,7 +140,7 @@ class Ended:
 
     @property
     def mode(self) -> str:
-        """eager or compile: `trainer.mode: auto` chooses by the clock, and would not choose alike each time."""
+        """eager, compile or graph: `trainer.mode: auto` chooses by the clock, and would not choose alike each time."""
         return str(mode_of(self.last))
 
 

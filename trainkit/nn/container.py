@@ -80,12 +80,12 @@ class Recompute(Sequential):
     """y = fₖ(... f₁(x)), saving x alone: the backward pass computes the rest again. Memory for a second forward pass.
 
     Known as activation checkpointing, torch.utils.checkpoint. The second pass draws the random numbers of the first.
-    In compiled code it is a Sequential, and the compiler chooses what is kept.
+    In compiled code it is a Sequential, and the compiler chooses what is kept; in a captured step too, if it draws.
     Source: Chen, Xu, Zhang, Guestrin 2016.
     """
 
     def fwd(self, x: Value) -> tuple[Value, Any]:
-        drawn = [(g, g.get_state()) for g in self._generators()]
+        drawn = [(g, g.get_state()) for g in self.drawn_from()]
         return super().fwd(x)[0], (x, drawn)
 
     def bwd(self, saved: Any, dy: Value) -> Value:
@@ -105,7 +105,7 @@ class Recompute(Sequential):
             g.set_state(state)
         return again
 
-    def _generators(self) -> list[torch.Generator]:
+    def drawn_from(self) -> list[torch.Generator]:
         """The generators that the modules inside draw from, each once; torch's global one stands for None."""
         found = {id(g): g for _, m in self.modules() for g in getattr(m, "generators", ()) if m.training}
         return [torch.default_generator if g is None else g for g in found.values()]
