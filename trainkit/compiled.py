@@ -14,10 +14,9 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from .errors import UserError
 from .flat import unflatten
-from .many import Home, Many, lent
-from .nn.module import Module
+from .lend import Home, homes, lent
+from .many import Many
 
 _drawing: WeakValueDictionary[int, Any] = WeakValueDictionary()  # modules that compiled code asks for random numbers
 _numbers = itertools.count()
@@ -54,8 +53,8 @@ class Compiled(Many):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        net, optimizer, back = self.net, self.optimizer, self.undo()
-        self.homes = _homes(net, optimizer.pairs)
+        back = self.undo()
+        self.homes = homes(self.net, self.optimizer.pairs)
         self.constants: list[Tensor] = []
         # Tensors made in inference mode cannot be traced; torch's compiler warns of its own parts.
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
@@ -178,12 +177,3 @@ def _asking(module: Any, drawn: list[Tensor | None]) -> Callable[[Tensor], Tenso
         return made
 
     return asking
-
-
-def _homes(net: Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Home, Home]]:
-    """The attributes that hold each parameter and each gradient."""
-    found = {id(v): (vars(m), name) for _, m in net.modules() for name, v in vars(m).items() if isinstance(v, Tensor)}
-    missing = [name for name, *pair in net.named_param() if any(id(v) not in found for v in pair)]
-    if missing:
-        raise UserError(f"{missing[0]} is no attribute of its module; write self.w, self.dw = self.parameter(...)")
-    return [(found[id(p)], found[id(g)]) for p, g in pairs]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
-from .many import Many, lent
+from .lend import lent
+from .many import Many
 
 WARM = 3  # steps before the capture, in which libraries and the allocator settle; torch's advice
 

@@ -8,8 +8,7 @@ the bits of a run do not depend on where its calls begin and end.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,12 +17,11 @@ from torch import Tensor
 from .data.dataset import Part
 from .errors import UserError
 from .flat import spread
+from .lend import Home
 from .nn.container import Recompute
 from .nn.module import Module
 from .optim.optimizer import Optimizer
 from .step import Gradient
-
-Home = tuple[dict[str, Any], str]  # the attributes of an object, and the name of one
 
 CHUNK = 64  # steps of a call at most
 PATIENCE = 0.1  # seconds of one call at most, so that a signal or a bar need not wait longer
@@ -175,19 +173,3 @@ class Many:
         r = self.replicas[0]
         given = {name: v if len(v) > 1 else v * r for name, v in o.given.items()}
         return [given[name] if name in given else [getattr(o, name)] * r for name in o.numbers]
-
-
-@contextmanager
-def lent(values: Sequence[tuple[Home, Any]]) -> Iterator[None]:
-    """Each home holds its value inside, and after that what it held before, or nothing."""
-    before = [home.get(name, ...) for (home, name), _ in values]
-    try:
-        for (home, name), value in values:
-            home[name] = value
-        yield
-    finally:
-        for ((home, name), _), value in zip(values, before, strict=True):
-            if value is ...:
-                del home[name]
-            else:
-                home[name] = value

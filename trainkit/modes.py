@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import streams
 from .errors import UserError
-from .step import batches, clipping, differentiation, training_step
+from .step import Passes, batches, clipping, differentiation, training_step
 
 if TYPE_CHECKING:
     from .many import Many
@@ -38,14 +38,15 @@ class Steps:
     def __init__(self, trainer: Trainer, mode: Mode) -> None:
         limits = trainer.clip_norm, trainer.clip_value
         self.trainer, self.optimizer, self.part, self.size = trainer, trainer.optimizer, trainer.data.train, trainer.step_size
-        self.step = training_step(trainer.net, trainer.loss, trainer.optimizer, trainer.accumulate, *limits)
+        self.net: Passes = trainer.net if trainer.precision == "full" else _in_bfloat16(trainer)
+        self.step = training_step(self.net, trainer.loss, trainer.optimizer, trainer.accumulate, *limits)
         self.mode: Literal["eager", "compile", "graph"] = "eager"
         self.many: Many | None = None
         left = steps_left(trainer)
         if mode == "eager" or left == 0:
             return
         try:
-            refuse(trainer)
+            refuse(trainer, mode)
             with torch.random.fork_rng(devices=[]):  # a module of the user's may draw; its steps here are undone
                 if mode == "auto" and not self._worth_while(left):
                     return
@@ -83,7 +84,7 @@ class Steps:
 
         kind = compiled.Compiled if mode == "compile" else graphed.Graphed
         t = self.trainer
-        gradient = differentiation(t.net, t.loss, t.accumulate)
+        gradient = differentiation(self.net, t.loss, t.accumulate)
 
         def clip() -> Callable[[], None] | None:
             return clipping(t.optimizer, t.net.lead, t.clip_norm, t.clip_value)
@@ -116,17 +117,28 @@ class Steps:
         return saved, takes
 
 
+def _in_bfloat16(trainer: Trainer) -> Passes:
+    """The net with passes in bfloat16; says so where the processor is slow at them."""
+    from .precision import InBfloat16, slowdown
+
+    if trainer.device.type == "cpu" and (times := slowdown()) > 1:
+        streams.say(f"trainer.precision bf16: a product takes {times:.1f} times as long as in float32 on this processor")
+    return InBfloat16(trainer.net)
+
+
 def steps_left(trainer: Trainer) -> int:
     left = max(0, trainer.max_epochs - trainer.state.epoch) * trainer.steps_per_epoch - trainer.state.batch
     return left if trainer.max_steps is None else max(0, min(left, trainer.max_steps - trainer.state.step))
 
 
-def refuse(trainer: Trainer) -> None:
+def refuse(trainer: Trainer, mode: Mode) -> None:
     """Raise UserError where a step can be neither compiled nor captured, by what is known beforehand."""
     if not trainer.optimizer.holds_gradient:
         raise UserError("SGD with into_momentum has no gradient of its own, by which such a step is checked")
     if not isinstance(trainer.data.train.x, Tensor):
         raise UserError("the data is streamed from its file")
+    if trainer.precision == "bf16" and mode != "graph":
+        raise UserError("compiled code does not round to bfloat16 where the passes of trainer.precision=bf16 do")
 
 
 def reason(error: Exception, what: str) -> str:

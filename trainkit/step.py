@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,15 +12,26 @@ from .data.dataset import Part
 from .data.stored import Stored, ahead
 from .errors import UserError
 from .nn.loss import Loss
-from .nn.module import Module
+from .nn.module import Value
 from .optim.optimizer import Optimizer
+
+
+class Passes(Protocol):
+    """What a step asks of a net."""
+
+    lead: int
+
+    def fwd(self, x: Value) -> tuple[Value, Any]: ...
+
+    def grad(self, saved: Any, dy: Value) -> None: ...
+
 
 Step = Callable[[Tensor, Tensor], Tensor]
 Gradient = Callable[[Tensor, Tensor], Tensor]
 
 
 def training_step(
-    net: Module,
+    net: Passes,
     loss: Loss,
     optimizer: Optimizer,
     accumulate: int = 1,
@@ -48,7 +60,7 @@ def training_step(
     return step
 
 
-def differentiation(net: Module, loss: Loss, accumulate: int = 1) -> Gradient:
+def differentiation(net: Passes, loss: Loss, accumulate: int = 1) -> Gradient:
     """gradient(x, t) -> loss, adding to the gradients of the net's parameters: forward, loss, backward."""
 
     def differentiate(x: Tensor, t: Tensor) -> Tensor:

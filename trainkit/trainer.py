@@ -40,6 +40,7 @@ class Trainer:
     replicas: models trained at once, replica r being the run of seed + r, or of seeds[r]. seed: of the data's order, of
     Dropout, and of the replicas' weights.
     device: auto (cuda where there is one), cpu, cuda, cuda:1. dtype: of parameters and data.
+    precision: of the passes; full, as dtype says, or bf16, in bfloat16 over parameters of that type (see `precision.py`).
     mode: eager, step by step; compile, many steps in a call of compiled code; auto, what is sooner done; graph, replays of a
         step captured on a CUDA device (see `modes.py`).
     threads: torch's, during a fit; None: one if its products are small, else all (see `cores.py`).
@@ -61,6 +62,7 @@ class Trainer:
         seeds: Sequence[int] | None = None,
         device: str = "auto",
         dtype: Literal["float32", "float64"] = "float32",
+        precision: Literal["full", "bf16"] = "full",
         mode: Mode = "eager",
         threads: int | None = None,
         log_every_n_steps: int = 50,
@@ -89,6 +91,8 @@ class Trainer:
             raise UserError("trainer.accumulate: with batch_size null a step is one pass over all samples; give a batch_size")
         if dtype not in ("float32", "float64"):
             raise UserError(f"trainer.dtype: {dtype}; choose float32 or float64")
+        if precision not in ("full", "bf16"):
+            raise UserError(f"trainer.precision: {precision}; choose full or bf16")
         if mode not in get_args(Mode):
             raise UserError(f"trainer.mode: {mode}; choose {', '.join(get_args(Mode))}")
         self.max_epochs, self.min_epochs, self.max_steps = max_epochs, min_epochs, max_steps
@@ -98,7 +102,7 @@ class Trainer:
         self.replicas, self.seed, self.log_every_n_steps = replicas, seed, log_every_n_steps
         self.seeds = [seed + r for r in range(replicas)] if seeds is None else list(seeds)
         self.device, self.dtype = find_device(device), getattr(torch, dtype)
-        self.mode: Mode = mode
+        self.precision, self.mode = precision, mode
         self.threads = threads
         self.running: Mode = mode  # eager, compile or graph, once a fit has begun
         self.callbacks = named(callbacks)
