@@ -39,7 +39,7 @@ def peak(c: Contender) -> int:
 
 
 def main() -> None:
-    rounds, page = options(__doc__, rounds=3)
+    rounds, page = options(__doc__, rounds=9)
     chosen = installed(CONTENDERS)
     times = [[r.seconds / r.steps for r in rs] for rs in contest(chosen, TASK, 1, rounds, THREADS, warm=TASK)]
     rows = [
@@ -54,7 +54,7 @@ def main() -> None:
     )
     show("wide", header, rows, note, page)
     if resident("VmRSS"):
-        memory({name: c for name, c in chosen.items() if name != PRODUCTS}, rounds, page)
+        memory({name: c for name, c in chosen.items() if name != PRODUCTS}, min(rounds, 3), page)
 
 
 def memory(chosen: dict[str, Contender], rounds: int, page: Path | None) -> None:
