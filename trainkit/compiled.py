@@ -108,9 +108,7 @@ class Compiled(Many):
         p, _, *slots = (s.clone() for s in state)
         own = [p for p, _ in o.pairs]
         pairs = [(view, torch.zeros_like(view)) for view in unflatten(p, own)]
-        with lent(
-            [(home, v) for homes, pair in zip(self.homes, pairs, strict=True) for home, v in zip(homes, pair, strict=True)]
-        ):
+        with lent([(home, v) for two, pair in zip(self.homes, pairs, strict=True) for home, v in zip(two, pair, strict=True)]):
             value = self.gradient(*self.batch(i, x, t, order))
         g = torch.cat([g.reshape(-1) for _, g in pairs])  # not a flat buffer first: each gradient is then written once
         now = {"p": p, "g": g, "pairs": list(zip(unflatten(p, own), unflatten(g, own), strict=True))}
