@@ -32,7 +32,7 @@ CONTENDERS = (
 
 
 def main() -> None:
-    rounds, page = options(__doc__, rounds=3)
+    rounds, page = options(__doc__, rounds=7)
     if not (ROOT / ".data" / TASK.data).is_dir():
         raise SystemExit("skipped Fashion-MNIST, the data is not there: make fashion-mnist")
     chosen = installed(CONTENDERS)
