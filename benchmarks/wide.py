@@ -12,6 +12,7 @@ from task import Task, resident
 
 TASK = Task(sizes=(784, 2048, 2048, 2048, 10), batch=512, rule="sgd", lr=0.01, data="random", samples=6 * 512)
 THREADS, MIB = 2, 2**20
+PEAKS = 3  # rounds of the memory's table at most: a process for each
 PRODUCTS = "its matrix products alone (torch.mm)"
 
 CONTENDERS = (
@@ -54,7 +55,7 @@ def main() -> None:
     )
     show("wide", header, rows, note, page)
     if resident("VmRSS"):
-        memory({name: c for name, c in chosen.items() if name != PRODUCTS}, min(rounds, 3), page)
+        memory({name: c for name, c in chosen.items() if name != PRODUCTS}, min(rounds, PEAKS), page)
 
 
 def memory(chosen: dict[str, Contender], rounds: int, page: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""A step in compiled code is eager's step; its bits do not depend on where calls begin and end; nobody misses a hook by it."""
+"""Steps in compiled code or replayed are eager's; their bits do not depend on where calls begin and end; no hook is missed."""
 
 from __future__ import annotations
 
@@ -340,6 +340,9 @@ def test_calls_are_as_long_as_nobody_looks(stepwise: type[Stepwise], tmp_path: A
     trainer, _ = fit(CSVLog(), Checkpoint(every_n_steps=7), mode="compile", run_dir=tmp_path, max_epochs=2)
     # an eager first step, then 4 whole batches of 5 an epoch with an odd one behind; saved after step 7
     assert trainer.steps.many.calls == [3, 2, 2]  # type: ignore[union-attr]
+    for callbacks, calls in (((), [3, 4]), ((Notes(None),), [1, 2, 1, 2, 1])):  # a log at each second step, where it is heard
+        trainer, _ = fit(*callbacks, mode="compile", log_every_n_steps=2, max_epochs=2)
+        assert trainer.steps.many.calls == calls  # type: ignore[union-attr]
     trainer, _ = fit(LRScheduler("step", StepLR={"step_size": 1}), mode="compile", max_epochs=2)
     assert set(trainer.steps.many.calls) == {1}  # type: ignore[union-attr]
 

@@ -14,31 +14,27 @@ from torch import Tensor
 from .errors import UserError
 from .lend import lent
 from .many import Many
+from .nn.container import drawn_from
 
 WARM = 3  # steps before the capture, in which libraries and the allocator settle; torch's advice
 
 
 class Graphed(Many):
-    """Construction captures a step, and checks a replay against eager. Raises UserError on another device than CUDA, or where
-    a replay differs; whatever torch raises where a step cannot be captured (a look at a number, say) comes through.
-    """
+    """Raises UserError on another device than CUDA; whatever torch raises where a step cannot be captured, one that looks at a
+    number, comes through."""
 
     kind = "captured"
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self.order, self.at = self.some_order.clone(), self.first.clone()
-        back = self.undo()
-        self.loans = self.passing_once(lambda m: bool(m.drawn_from()))
-        try:
-            self.replay = captured(self.x.device, self._step, lambda: self.at.copy_(self.first), self.generators())
-        finally:
-            back()
-        self.check(back)
+    def make(self, order: Tensor) -> None:
+        self.order = order.clone()
+        self.first, self.at = torch.zeros(2, dtype=torch.int64, device=order.device).unbind(0)
+        self.loans = self.passing_once(lambda m: bool(drawn_from(m)))
+        self.replay = captured(order.device, self._step, lambda: self.at.copy_(self.first), drawn_from(self.net))
 
-    def run(self, order: Tensor, count: int) -> Tensor:
+    def run(self, order: Tensor, first: int, count: int) -> Tensor:
         self.order.copy_(order)
-        self.at.copy_(self.first)
+        self.first.fill_(first)
+        self.at.fill_(first)
         for _ in range(count):
             self.replay()
         return self.losses[:count].clone()

@@ -18,21 +18,21 @@ from .data.dataset import Part
 from .errors import UserError
 from .flat import spread
 from .lend import Home
-from .nn.container import Recompute
+from .nn.container import Recompute, drawn_from
 from .nn.module import Module
 from .optim.optimizer import Optimizer
 from .step import Gradient
 
 CHUNK = 64  # steps of a call at most
 PATIENCE = 0.1  # seconds of one call at most, so that a signal or a bar need not wait longer
-LOSS, GRADIENT, UPDATE = 1e-4, 1e-3, 1e-5  # how far such a step may be from eager (see `Many.check`)
+LOSS, GRADIENT, UPDATE = 1e-4, 1e-3, 1e-5  # how far such a step may be from eager (see `Many._check`)
 
 
 class Many:
     """`steps(order, first, count) -> losses`: the steps number `first` and following of an epoch, (count,) or (count, r).
 
-    Moves the optimizer's buffers on, in place; the gradient buffer holds the last step's. A kind of it writes `run`, and ends
-    its construction with `check`.
+    Moves the optimizer's buffers on, in place; the gradient buffer holds the last step's. A kind of it writes `make` and `run`.
+    Construction makes what runs and checks one step against eager. Raises UserError where it differs, and what `make` raises.
     """
 
     kind = ""  # in messages
@@ -50,32 +50,38 @@ class Many:
         part: all samples; size: of a batch."""
         self.net, self.optimizer, self.gradient, self.clip, self.size = net, optimizer, gradient, clip, size
         assert isinstance(part.x, Tensor)  # no Stored
-        self.x, self.t, device = part.x, part.t, part.x.device
+        self.x, self.t = part.x, part.t
         self.replicas = optimizer.pairs[0][0].shape[:1] if net.lead else ()
         # In float64: 1 - β of a float32 β has lost half of its digits.
         self.table = optimizer.p.new_zeros(CHUNK, len(optimizer.numbers), *self.replicas, dtype=torch.float64)
         self.rows: list[Any] = []  # what the table holds
         self.losses = optimizer.p.new_zeros(CHUNK, *self.replicas)
-        self.first, self.end = torch.zeros(2, dtype=torch.int64, device=device).unbind(0)
         self.seconds = 0.0  # of a step, in the call before
-        self.random = [m for _, m in net.modules() if hasattr(m, "generators")]
-        self.some_order = torch.arange(len(part), device=device).expand(*self.replicas, len(part)).clone()
+        order = torch.arange(len(part), device=part.x.device).expand(*self.replicas, len(part)).clone()
+        back = self._undo()
+        try:
+            self.make(order)
+        finally:
+            back()
+        self._check(order, back)
 
     def __call__(self, order: Tensor, first: int, count: int) -> Tensor:
         rows = self._rows(count)
         if rows != self.rows[:count]:
             self.table[:count] = torch.tensor(rows, dtype=self.table.dtype)
             self.rows = rows
-        self.first.fill_(first)
-        self.end.fill_(first + count)
         began = time.perf_counter()
-        losses = self.run(order, count)
+        losses = self.run(order, first, count)
         self.seconds = (time.perf_counter() - began) / count
         return losses
 
-    def run(self, order: Tensor, count: int) -> Tensor:
-        """The steps from `self.first` up to `self.end`, with the table's numbers: their losses."""
-        raise NotImplementedError
+    def make(self, order: Tensor) -> None:
+        """What `run` needs. May take steps, with any order like `order`: they are undone."""
+        raise NotImplementedError(f"{type(self).__name__} has no make")
+
+    def run(self, order: Tensor, first: int, count: int) -> Tensor:
+        """The losses of those steps, taken with the numbers in the table's first rows."""
+        raise NotImplementedError(f"{type(self).__name__} has no run")
 
     def fitting(self, count: int) -> int:
         """At most `count` steps: as many as a call takes, and does in PATIENCE."""
@@ -95,20 +101,15 @@ class Many:
             now = {k: spread(v.to(o.p.dtype), own) if k in o.given else v[0] for k, v in now.items()}
         return {**now, "still": now["lr"] == 0 if self.replicas else None, "t": 2}  # the first update is eager's
 
-    def generators(self) -> list[torch.Generator]:
-        """Those that the net draws from, each once; torch's global one stands for None."""
-        found = {id(g): g for m in self.random for g in m.generators}
-        return [torch.default_generator if g is None else g for g in found.values()]
-
     def passing_once(self, which: Callable[[Recompute], bool]) -> list[tuple[Home, Any]]:
         """What makes a Recompute a Sequential where `which` says so: its second pass would draw anew."""
         found = [m for _, m in self.net.modules() if isinstance(m, Recompute) and which(m)]
         return [((vars(m), name), getattr(super(Recompute, m), name)) for m in found for name in ("fwd", "bwd", "grad")]
 
-    def undo(self) -> Callable[[], None]:
+    def _undo(self) -> Callable[[], None]:
         """A function that takes optimizer and generators back to where they stand now."""
         o, count = self.optimizer, self.optimizer.t
-        state, drawn = [s.clone() for s in o.state()], [(g, g.get_state()) for g in self.generators()]
+        state, drawn = [s.clone() for s in o.state()], [(g, g.get_state()) for g in drawn_from(self.net)]
 
         def back() -> None:
             o.t = count
@@ -119,9 +120,8 @@ class Many:
 
         return back
 
-    def check(self, back: Callable[[], None]) -> None:
-        """One step beside eager, undone afterwards: the loss, the gradient, and what the update makes of that gradient.
-        back: takes optimizer and generators back to where they were before anything was tried."""
+    def _check(self, order: Tensor, back: Callable[[], None]) -> None:
+        """One step beside eager, undone by `back` afterwards: the loss, the gradient, and what the update makes of it."""
         o = self.optimizer
 
         def again() -> None:
@@ -129,14 +129,14 @@ class Many:
             o.t = max(o.t, 1)  # not the first update, which is eager's
 
         again()
-        rows = self.some_order.narrow(self.net.lead, 0, self.size)
+        rows = order.narrow(self.net.lead, 0, self.size)
         o.begin()
         loss = self.gradient(self.x[rows], self.t[rows])
         if (clip := self.clip()) is not None:
             clip()
         gradient = o.g.clone()
         again()
-        found = self(self.some_order, 0, 1)[0].clone()
+        found = self(order, 0, 1)[0].clone()
         state = [s.clone() for s in o.state()]
         again()
         o.g.copy_(state[1])

@@ -50,8 +50,9 @@ class Steps:
             with torch.random.fork_rng(devices=[]):  # a module of the user's may draw; its steps here are undone
                 if mode == "auto" and not self._worth_while(left):
                     return
-                self.many = self._many("graph" if mode == "graph" else "compile")
-            self.mode = "graph" if mode == "graph" else "compile"
+                chosen: Literal["compile", "graph"] = "graph" if mode == "graph" else "compile"
+                self.many = self._together(chosen)
+            self.mode = chosen
         except Exception as error:  # whatever a compiler, or a module that cannot be traced, comes up with
             say(f"{mode}: eager, since {reason(error, 'capturing' if mode == 'graph' else 'compiling')}")
 
@@ -79,7 +80,7 @@ class Steps:
         """The losses of calls, (steps,) or (steps, r)."""
         return torch.stack(losses) if self.many is None else torch.cat(losses)
 
-    def _many(self, mode: Literal["compile", "graph"]) -> Many:
+    def _together(self, mode: Literal["compile", "graph"]) -> Many:
         from . import compiled, graphed
 
         kind = compiled.Compiled if mode == "compile" else graphed.Graphed

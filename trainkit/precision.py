@@ -1,7 +1,7 @@
 """Passes in bfloat16 over parameters that stay wide: `trainer.precision: bf16`.
 
 bfloat16 has the range of float32 and 8 of its 24 binary digits: enough for activations and their gradients, and half their
-memory; too few for a parameter, in which a step of less than a 256th of it would be lost.
+memory; too few for a parameter, in which a step of less than a 512th of it would be lost.
 """
 
 from __future__ import annotations

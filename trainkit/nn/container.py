@@ -85,7 +85,7 @@ class Recompute(Sequential):
     """
 
     def fwd(self, x: Value) -> tuple[Value, Any]:
-        drawn = [(g, g.get_state()) for g in self.drawn_from()]
+        drawn = [(g, g.get_state()) for g in drawn_from(self)]
         return super().fwd(x)[0], (x, drawn)
 
     def bwd(self, saved: Any, dy: Value) -> Value:
@@ -105,10 +105,11 @@ class Recompute(Sequential):
             g.set_state(state)
         return again
 
-    def drawn_from(self) -> list[torch.Generator]:
-        """The generators that the modules inside draw from, each once; torch's global one stands for None."""
-        found = {id(g): g for _, m in self.modules() for g in getattr(m, "generators", ()) if m.training}
-        return [torch.default_generator if g is None else g for g in found.values()]
+
+def drawn_from(net: Module) -> list[torch.Generator]:
+    """The generators that a pass in training draws from, each once; torch's global one stands for None."""
+    found = {id(g): g for _, m in net.modules() for g in getattr(m, "generators", ()) if m.training}
+    return [torch.default_generator if g is None else g for g in found.values()]
 
 
 class Residual(Sequential):
