@@ -35,6 +35,7 @@ class Checkpoint(Callback):
     """
 
     writes = True
+    files = ("checkpoints/last.pt", "checkpoints/best.pt")
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class Checkpoint(Callback):
         self.saved: tuple[int, int] | None = None  # (step, batch) of last.pt
         self.took, self.ended = GUESS, time.monotonic()  # the last save: how long, and when
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_train_start(self, trainer: Trainer) -> None:
         assert trainer.run is not None
         self._delete_gone(trainer)  # what a run that was killed between saving and deleting has left
         delete(trainer.run.checkpoints / "final.pt")
@@ -136,6 +137,7 @@ class Checkpoint(Callback):
             self.saved = before
             raise
         self.waiting = {}
+        trainer.call("on_save_end")
         self._delete_gone(trainer)
         self.ended = time.monotonic()
         self.took = self.ended - began

@@ -22,12 +22,13 @@ class CSVLog(Callback):
     """
 
     writes = True
+    files = ("metrics.csv",)
 
     def setup(self, trainer: Trainer) -> None:
         self.columns, self.rows = ["epoch", "step"], 0
         self.file: TextIO | None = None
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_train_start(self, trainer: Trainer) -> None:
         kept = self._read(trainer)[: self.rows] if self.rows else []
         self.rows = len(kept)  # fewer where the run goes on in another folder
         self._rewrite(trainer, kept)

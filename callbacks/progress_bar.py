@@ -54,7 +54,7 @@ class ProgressBar(Callback):
         self.every_seconds = every_seconds
         self.bar: Bar | None = None
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_train_start(self, trainer: Trainer) -> None:
         total = trainer.max_epochs * trainer.steps_per_epoch
         if trainer.max_steps is not None:
             total = min(total, trainer.max_steps)

@@ -27,6 +27,7 @@ class TensorBoard(Callback):
     """
 
     writes = True
+    files = ("events.out.tfevents",)
 
     def __init__(self, histograms_every_n_epochs: int | None = None) -> None:
         if histograms_every_n_epochs is not None and histograms_every_n_epochs < 1:
@@ -34,7 +35,7 @@ class TensorBoard(Callback):
         self.histograms_every_n_epochs = histograms_every_n_epochs
         self.writer: EventFile | None = None
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_train_start(self, trainer: Trainer) -> None:
         assert trainer.run is not None
         self.there = scalars_at(trainer.state.step, trainer.run.path) if trainer.state.step else set()
         self.there_at = trainer.state.step

@@ -67,6 +67,7 @@ def test_the_events_of_a_run_are_those_of_the_docstring() -> None:
     assert recorder.events == [
         "setup 0",
         "on_fit_start 0",
+        "on_train_start 0",
         "on_train_epoch_start 0",
         "on_train_batch_end 1",
         "on_losses 1",

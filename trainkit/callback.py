@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 HOOKS = (
     "setup",
     "on_fit_start",
+    "on_train_start",
     "on_train_epoch_start",
     "on_train_batch_end",
     "on_losses",
@@ -27,6 +28,7 @@ HOOKS = (
     "on_metrics",
     "on_log",
     "on_checkpoint",
+    "on_save_end",
     "on_train_end",
     "on_test_end",
     "on_exception",
@@ -42,12 +44,18 @@ class Callback:
 
     name = ""
     writes = False  # True for one that writes into the run's folder: it needs one, and has no part in an evaluation
+    files: tuple[str, ...] = ()  # what it writes there, by name: two callbacks of a run cannot share one
 
     def setup(self, trainer: Trainer) -> None:
         """The data is there (`trainer.data`), not yet scaled or moved: split it here."""
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        """Everything is built; a resumed run's state is restored."""
+        """Everything is built; a resumed run's state is restored. Refuse here what cannot be trained: raise UserError.
+
+        Nothing has been written yet, and nothing may be: a fit that is refused leaves the run's folder as it was."""
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Nothing was refused, and the run's folder is there and locked: open files, write, delete."""
 
     def on_train_epoch_start(self, trainer: Trainer) -> None:
         """Before the first batch of an epoch (not again when a run resumes inside it)."""
@@ -78,6 +86,9 @@ class Callback:
     def on_checkpoint(self, trainer: Trainer) -> None:
         """Save, if it is time: after each step, after each epoch (then `trainer.state.batch` is 0), and once after the last
         step, whatever ended the loop but an exception (then `trainer.loop_ended`)."""
+
+    def on_save_end(self, trainer: Trainer) -> None:
+        """`last.pt` of this moment is on the disk: a resumed run continues from here."""
 
     def on_train_end(self, trainer: Trainer) -> None:
         """No step follows, and no signal ended the run: the parameters may take their final form."""
@@ -111,6 +122,16 @@ def overrides(callback: Callback, hook: str) -> bool:
     """Whether `callback` does anything at `hook`. An instance opts out by `self.hook = super().hook`."""
     method = getattr(callback, hook)
     return getattr(method, "__func__", method) is not getattr(Callback, hook)
+
+
+def check_files(callbacks: Mapping[str, Callback]) -> None:
+    """Raise UserError where two callbacks would write one file of the run's folder."""
+    owner: dict[str, str] = {}
+    for name, cb in callbacks.items():
+        for file in cb.files:
+            if file in owner:
+                raise UserError(f"callbacks.{name}: writes {file}, as callbacks.{owner[file]} does; leave one of them out")
+            owner[file] = name
 
 
 class CallbackError(RuntimeError):

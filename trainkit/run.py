@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from .checkpoint import saved, sweep, write
+from .checkpoint import load, saved, sweep, write
 from .errors import UserError
 
 
@@ -57,6 +57,13 @@ class Run:
     def taken(self) -> bool:
         """Whether a run has left a checkpoint or its summary here."""
         return bool(saved(self.checkpoints)) or (self.path / "summary.json").exists()
+
+    def is_ahead(self, step: int) -> bool:
+        """Whether `last.pt` holds a later step than `step`."""
+        try:
+            return bool(load(self.checkpoints / "last.pt")["state"]["step"] > step)
+        except UserError:
+            return False
 
     def close(self) -> None:
         if self._lock is not None:

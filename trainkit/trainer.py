@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import cores, signals, snapshot
-from .callback import HOOKS, Callback, listeners, named, overrides
+from .callback import HOOKS, Callback, check_files, listeners, named, overrides
 from .data.dataset import Dataset, Part
 from .data.normalize import Normalizer
 from .device import find_device
@@ -118,6 +118,7 @@ class Trainer:
         self.diverged: int | None = None  # the first epoch whose train/loss was not finite
         self.restored = False  # set by a callback that changes the parameters after the last step
         self.rewound = False  # set by a callback that puts the state back to an earlier step: the loop ends there
+        self.going_back = False  # the fit resumes an earlier state than the folder's last.pt, which the next save replaces
         self.signal: int | None = None
         self.summary: dict[str, Any] = {}
 
@@ -212,13 +213,14 @@ class Trainer:
         """Train `net` in place and return the summary (see `summary.py`).
 
             prepare data, net and optimizer; restore `resume`        setup
-                                                                     on_fit_start
+                                                                     on_fit_start (may refuse; nothing is written yet)
+                                                                     on_train_start
             for each epoch:                                          on_train_epoch_start
                 for each batch:
                     step: zero, forward, loss, backward, clip, update
                                                                      on_train_batch_end, on_losses, on_step_log
                     validate, if it is due inside the epoch          on_validation_end, on_metrics, on_log
-                                                                     on_checkpoint
+                                                                     on_checkpoint (on_save_end after each save)
                 validate, if it is due                               on_validation_end, on_train_epoch_end
                                                                      on_metrics, on_log, on_checkpoint
                                                                      on_checkpoint, on_train_end
@@ -230,6 +232,7 @@ class Trainer:
         for name, cb in self.callbacks.items():
             if cb.writes and self.run is None:
                 raise UserError(f"callbacks.{name}: needs a run folder to write in; give the trainer a run_dir")
+        check_files(self.callbacks)
         self.hooks = listeners(self, self.callbacks.values())
         each_step = ("on_train_batch_end", "on_checkpoint")
         self.looks = [cb.next_step for cb in self.callbacks.values() if any(overrides(cb, hook) for hook in each_step)]
@@ -244,14 +247,16 @@ class Trainer:
                 try:
                     prepare(self, resume)
                     cores.use(cores.chosen(self, resume))
-                    if self.run is not None and self.config:
-                        self.run.write_text("config.yaml", self.config)
+                    self.going_back = resume is not None and self.run is not None and self.run.is_ahead(self.state.step)
                     with torch.inference_mode():
                         self.steps = Steps(self, self.mode if resume is None else snapshot.mode(self, resume))
                     self.running = self.steps.mode
                     if resume is not None and not steps_left(self):
                         self.running = snapshot.mode_of(resume)  # that of the steps, which are all done
-                    self.call("on_fit_start")
+                    self.call("on_fit_start")  # the last one that may refuse: nothing is written before
+                    if self.run is not None and self.config:
+                        self.run.write_text("config.yaml", self.config)
+                    self.call("on_train_start")
                     with torch.inference_mode():
                         self._loop()
                         self._fetch_losses(log=False)  # those that a signal has left
