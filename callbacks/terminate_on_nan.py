@@ -68,6 +68,7 @@ class TerminateOnNaN(Callback):
             for s, old in zip(rewind.changed(trainer), before[r].tensors, strict=True):
                 for v, o in zip(unflatten(s, own), unflatten(old, own), strict=True):
                     v[r].copy_(o[r])
+            trainer.state.loss_sum[r], trainer.state.samples[r] = before[r].state["loss_sum"][r], before[r].state["samples"][r]
             say(words[r])
         trainer.activate([active and r not in stopped for r, active in enumerate(trainer.state.active)])
         if ending:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainkit.step import batches
+from trainkit.data.loader import batches
 
 
 class Stepwise:

@@ -426,9 +426,9 @@ FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a pickle": (lambda data: pickle.dumps(Evil()), "no checkpoint"),
     "code in a checkpoint": (lambda data: saved({"format": 1, "x": Evil()}), "something else than plain values"),
     "a whole module": (lambda data: saved(torch.nn.Linear(2, 2)), "something else than plain values"),
-    "a list": (lambda data: saved([1]), "format a list of 1, this trainkit reads format 1"),
+    "a list": (lambda data: saved([1]), "format a list of 1, this trainkit reads format 2"),
     "no format": (lambda data: saved({}), "format 'missing'"),
-    "format 2": (lambda data: changed(data, lambda c: c.update(format=2)), "format 2, this trainkit reads format 1"),
+    "format 1": (lambda data: changed(data, lambda c: c.update(format=1)), "format 1, this trainkit reads format 2"),
     "format true": (lambda data: changed(data, lambda c: c.update(format=True)), "format True"),
     "format a tensor": (lambda data: changed(data, lambda c: c.update(format=torch.zeros(3))), "format a tensor"),
     "a stride bomb": (
@@ -541,8 +541,8 @@ def state(**values: Any) -> Callable[[dict[str, Any]], object]:
 CONTENTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "negative epoch": (state(epoch=-1), "state.epoch: -1; needs a whole number from 0"),
     "epoch as text": (state(epoch="3"), "state.epoch: '3'; needs a whole number"),
-    "more batches than an epoch has": (state(batch=99, samples=36), "state.batch: 99; an epoch has 4"),
-    "samples that do not add up": (state(batch=2, samples=0), "are not 0"),
+    "more batches than an epoch has": (state(batch=99, samples=[36]), "state.batch: 99; an epoch has 4"),
+    "samples that do not add up": (state(batch=2, samples=[0]), "are not 0"),
     "too many replicas": (state(active=[True, True]), "state.active has 2"),
     "no replicas": (state(active=[], loss_sum=[]), "0 replicas"),
     "too many sums": (state(loss_sum=[0.0, 1.0]), "state.loss_sum: 2 values"),

@@ -42,7 +42,7 @@ def test_show_tells_what_is_in_a_file(whole: dict[str, Any], capsys: pytest.Capt
     out = capsys.readouterr().out
     norm = float(whole["model"]["0.weight"].norm())
     for part in (
-        f"a.pt: format 1, {Path('a.pt').stat().st_size:,} bytes",
+        f"a.pt: format 2, {Path('a.pt').stat().st_size:,} bytes",
         "stands at epoch 1, step 2, batch 0, replicas 1",
         "configuration: seed 3, data None, loss MSELoss",
         f"parameters: 3 numbers, sha256 {whole['params_sha256']}",

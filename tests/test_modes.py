@@ -52,9 +52,10 @@ from trainkit import (
     tensors,
 )
 from trainkit.compiled import Compiled, traced
+from trainkit.data.loader import batches
 from trainkit.graphed import Graphed
 from trainkit.many import Many
-from trainkit.step import batches, clipping, differentiation, training_step
+from trainkit.step import clipping, differentiation, training_step
 
 
 def points(n: int = 23) -> Dataset:

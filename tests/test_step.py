@@ -31,10 +31,11 @@ from trainkit import (
 )
 from trainkit.build import build
 from trainkit.config import compose, resolve
+from trainkit.data.loader import batches
 from trainkit.nn.loss import Loss
 from trainkit.nn.module import Module
 from trainkit.rng import generator, order
-from trainkit.step import batches, training_step
+from trainkit.step import training_step
 
 ROOT = Path(__file__).parents[1]
 
@@ -258,7 +259,9 @@ def test_a_large_epoch_is_gathered_in_pieces_and_comes_out_the_same(monkeypatch:
     part = Part(torch.randn(50, 3), torch.randn(50, 1))
     at = torch.randperm(50)
     whole = [x for x, _ in batches(part, at, 4)]
-    monkeypatch.setattr("trainkit.step.BLOCK", 100)  # a batch has 48 bytes: two batches a piece
+    monkeypatch.setattr(
+        "trainkit.data.loader.BLOCK", 400
+    )  # a batch takes 16 rows of 12 bytes, four of them its own: two batches a piece
     pieces = [x for x, _ in batches(part, at, 4)]
     assert len(pieces) == 13
     assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))

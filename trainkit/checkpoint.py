@@ -25,7 +25,7 @@ from .pattern import COUNT, Either, shown, unlike
 from .pickled import MOST as MOST_OPCODES
 from .pickled import inspect
 
-FORMAT = 1
+FORMAT = 2
 MARK = b"trainkit sha256 "
 COMMENT = len(MARK) + 64
 TEMPORARY = ".tmp-"
@@ -240,11 +240,12 @@ CONTENT: dict[str, Any] = {
         "epoch": COUNT,
         "batch": COUNT,
         "step": COUNT,
-        "samples": COUNT,
+        "samples": [COUNT],
         "loss_sum": [float],
         "lr": [float],
         "pending": bool,
         "active": [bool],
+        "first_nonfinite_epoch": Either(None, COUNT),
     },
     "model": {str: Tensor},
     "optimizer": {str: Any},  # the optimizer itself says what it needs
@@ -275,7 +276,7 @@ def check_types(content: dict[str, Any]) -> None:
     if not wrong:
         state, data = content["state"], content["data"]
         replicas = len(state["active"])
-        each = {"state.loss_sum": state["loss_sum"], "state.lr": state["lr"], "rng.passes": content["rng"]["passes"]}
+        each = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr")} | {"rng.passes": content["rng"]["passes"]}
         each |= {f"metrics.{shown(k, '')}": v for k, v in content["metrics"].items()}
         wrong += [f"{k}: {len(v)} values, state.active has {replicas}" for k, v in each.items() if len(v) != replicas]
         wrong += [
@@ -288,15 +289,9 @@ def check_types(content: dict[str, Any]) -> None:
         mean, std = content["normalizer"]["mean"], content["normalizer"]["std"]
         if mean.shape != std.shape or not (mean.isfinite().all() and (std > 0).all() and std.isfinite().all()):
             wrong.append(f"normalizer: mean {shown(mean)}, std {shown(std)}; needs one shape, finite means, deviations above 0")
-        if (
-            state["batch"]
-            and data["train"]
-            and data["batch"]
-            and state["samples"] != min(state["batch"] * data["batch"], data["train"])
-        ):
-            wrong.append(
-                f"state: {state['batch']} batches of {data['batch']} out of {data['train']} samples are not {state['samples']}"
-            )
+        taken, most = min(state["batch"] * data["batch"], data["train"]), max(state["samples"], default=0)
+        if state["batch"] and data["train"] and data["batch"] and not 0 < most <= taken:  # less: a replica that had stopped
+            wrong.append(f"state: {state['batch']} batches of {data['batch']} out of {data['train']} samples are not {most}")
         elif data["batch"] and state["batch"] > -(-data["train"] // data["batch"]):
             wrong.append(f"state.batch: {state['batch']}; an epoch has {-(-data['train'] // data['batch'])}")
         least = state["epoch"] + state["batch"]  # not more: the epochs behind may have had other batches

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .data.loader import batches
 from .flat import unflatten
+from .nn.loss import Loss
 from .nn.watch import Call, watching
 from .rewind import changed
-from .step import batches, clipping, differentiation
+from .step import clipping, differentiation
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -89,9 +91,9 @@ def _watched(trainer: Trainer, r: int) -> None:
         if v.is_floating_point() and not of(v).isfinite().all():
             raise Found(f"data: {what}{_sample(of(v), of(index))}")
     o.begin()
-    with watching(net, see), _hearing(loss, trainer.accumulate, r, check, reach):
-        value = differentiation(net, loss, trainer.accumulate)(x, t)
-    check(type(loss).__name__, value)
+    with watching(net, see):
+        value = differentiation(net, _checked(loss, check, reach), trainer.accumulate)(x, t)
+    check(type(loss).__name__, value, "; no target of the batch counts")
     if (clip := clipping(o, net.lead, trainer.clip_norm, trainer.clip_value)) is not None:
         clip()
         for (name, _, _), g in zip(net.named_param(), unflatten(o.g, own), strict=True):
@@ -111,29 +113,23 @@ def _named(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
             yield what + name, v
 
 
-@contextmanager
-def _hearing(loss: Any, parts: int, r: int, check: Any, reach: Any) -> Iterator[None]:
-    """Check what the loss's fwd and bwd give."""
-    fwd, bwd, name = loss.fwd, loss.bwd, type(loss).__name__
+def _checked(loss: Loss, check: Any, reach: Any) -> Loss:
+    """The loss, with what its fwd and bwd give checked; that of a batch's parts too."""
+    checked, name = copy(loss), type(loss).__name__
 
-    def heard_fwd(y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
-        value, saved = fwd(y, t)
-        count = loss.count(t)
-        counted = float(count.reshape(-1)[r]) if isinstance(count, Tensor) and count.numel() > 1 else float(count)
-        if counted or parts == 1:  # a part in which every target is ignored has no mean, and takes no part
-            check(name, value, f"; the net's output reaches {reach(y)}" if counted else "; no target of the batch counts")
+    def fwd(y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+        value, saved = loss.fwd(y, t)
+        if loss.reduction == "sum" or torch.as_tensor(loss.count(t)).all():  # else there is no mean
+            check(name, value, f"; the net's output reaches {reach(y)}")
         return value, saved
 
-    def heard_bwd(saved: Any) -> Tensor:
-        dy: Tensor = bwd(saved)
+    def bwd(saved: Any) -> Tensor:
+        dy = loss.bwd(saved)
         check(f"{name} backward", dy)
         return dy
 
-    loss.fwd, loss.bwd = heard_fwd, heard_bwd
-    try:
-        yield
-    finally:
-        del loss.fwd, loss.bwd
+    vars(checked).update(fwd=fwd, bwd=bwd, summed=lambda: _checked(loss.summed(), check, reach))
+    return checked
 
 
 def told(v: Tensor) -> str:

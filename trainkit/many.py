@@ -18,9 +18,10 @@ from .data.dataset import Part
 from .errors import UserError
 from .flat import spread
 from .lend import Home
-from .nn.container import Recompute, drawn_from
+from .nn.container import Recompute
 from .nn.module import Module
 from .optim.optimizer import Optimizer
+from .rewind import undoing
 from .step import Gradient
 
 CHUNK = 64  # steps of a call at most
@@ -58,7 +59,7 @@ class Many:
         self.losses = optimizer.p.new_zeros(CHUNK, *self.replicas)
         self.seconds = 0.0  # of a step, in the call before
         order = torch.arange(len(part), device=part.x.device).expand(*self.replicas, len(part)).clone()
-        back = self._undo()
+        back = undoing(net, optimizer)
         try:
             self.make(order)
         finally:
@@ -105,20 +106,6 @@ class Many:
         """What makes a Recompute a Sequential where `which` says so: its second pass would draw anew."""
         found = [m for _, m in self.net.modules() if isinstance(m, Recompute) and which(m)]
         return [((vars(m), name), getattr(super(Recompute, m), name)) for m in found for name in ("fwd", "bwd", "grad")]
-
-    def _undo(self) -> Callable[[], None]:
-        """A function that takes optimizer and generators back to where they stand now."""
-        o, count = self.optimizer, self.optimizer.t
-        state, drawn = [s.clone() for s in o.state()], [(g, g.get_state()) for g in drawn_from(self.net)]
-
-        def back() -> None:
-            o.t = count
-            for s, b in zip(o.state(), state, strict=True):
-                s.copy_(b)
-            for generator, seen in drawn:
-                generator.set_state(seen)
-
-        return back
 
     def _check(self, order: Tensor, back: Callable[[], None]) -> None:
         """One step beside eager, undone by `back` afterwards: the loss, the gradient, and what the update makes of it."""

@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import streams
+from .data.loader import batches
 from .errors import UserError
-from .step import Passes, batches, clipping, differentiation, training_step
+from .rewind import undoing
+from .step import Passes, clipping, differentiation, training_step
 
 if TYPE_CHECKING:
     from .many import Many
@@ -47,11 +49,10 @@ class Steps:
             return
         try:
             refuse(trainer, mode)
-            with torch.random.fork_rng(devices=[]):  # a module of the user's may draw; its steps here are undone
-                if mode == "auto" and not self._worth_while(left):
-                    return
-                chosen: Literal["compile", "graph"] = "graph" if mode == "graph" else "compile"
-                self.many = self._together(chosen)
+            if mode == "auto" and not self._worth_while(left):
+                return
+            chosen: Literal["compile", "graph"] = "graph" if mode == "graph" else "compile"
+            self.many = self._together(chosen)
             self.mode = chosen
         except Exception as error:  # whatever a compiler, or a module that cannot be traced, comes up with
             say(f"{mode}: eager, since {reason(error, 'capturing' if mode == 'graph' else 'compiling')}")
@@ -103,18 +104,15 @@ class Steps:
 
     def _estimate(self, left: int) -> tuple[float, float]:
         """Seconds that compiled steps would save in all, and those that compiling takes; undoes the steps it tries."""
-        o = self.optimizer
         x, t = next(batches(self.part, self.trainer.order(0), self.size))
-        before, count = [s.clone() for s in o.state()], o.t
+        back = undoing(self.trainer.net, self.optimizer)
         saved, takes = MOST_SAVED * left * seconds(lambda: self.step(x, t)), COMPILE
         if saved > takes:  # else there is no need to look closer
             with Kernels() as kernels:
                 self.step(x, t)
             n, one = sum(kernels.seen.values()), torch.ones(1, device=x.device)
             saved, takes = min(saved, SAVED * left * n * seconds(lambda: one.add_(1))), COMPILE + COMPILE_KERNEL * n
-        for s, b in zip(o.state(), before, strict=True):
-            s.copy_(b)
-        o.t = count
+        back()
         return saved, takes
 
 

@@ -46,7 +46,7 @@ def prepare(trainer: Trainer, resume: dict[str, Any] | None, normalizer: Normali
     trainer.step_size = samples if trainer.batch_size is None else min(samples, trainer.batch_size * trainer.accumulate)
     _check_shapes(trainer)
     rates = o.configured * (replicas // len(o.configured))
-    trainer.state = State(loss_sum=[0.0] * replicas, lr=rates, active=[True] * replicas)
+    trainer.state = State(samples=[0] * replicas, loss_sum=[0.0] * replicas, lr=rates, active=[True] * replicas)
     trainer.metrics, trainer.fresh = {}, set()
     trainer.set_lr(rates)
     if resume is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,9 +11,29 @@ from torch import Tensor
 
 from .callback import overrides
 from .checkpoint import plain
+from .nn.container import drawn_from
+from .nn.module import Module
+from .optim.optimizer import Optimizer
 
 if TYPE_CHECKING:
     from .trainer import Trainer
+
+
+def undoing(net: Module, optimizer: Optimizer) -> Callable[[], None]:
+    """A function that takes back what steps on trial change from here on: the optimizer's buffers, and every random state."""
+    count, state = optimizer.t, [s.clone() for s in optimizer.state()]
+    drawn = [(g, g.get_state()) for g in (*drawn_from(net), torch.default_generator)]
+    python = random.getstate()  # a user's module may draw from the global generators
+
+    def back() -> None:
+        optimizer.t = count
+        for s, before in zip(optimizer.state(), state, strict=True):
+            s.copy_(before)
+        for g, before in drawn:
+            g.set_state(before)
+        random.setstate(python)
+
+    return back
 
 
 class Movers:
@@ -73,7 +93,7 @@ class Kept:
 
 
 def copied(state: dict[str, Any]) -> dict[str, Any]:
-    return {**state, **{k: state[k][:] for k in ("loss_sum", "lr", "active")}}
+    return {**state, **{k: state[k][:] for k in ("samples", "loss_sum", "lr", "active")}}
 
 
 def changed(trainer: Trainer) -> list[Tensor]:

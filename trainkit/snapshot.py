@@ -6,6 +6,7 @@ import hashlib
 import platform
 import random
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
     check_data(content, trainer.data)
     check_rng(trainer, content["rng"])
     load_callbacks(trainer, content)  # first, since they may refuse too
-    trainer.state = State(**state)
+    trainer.state = State(**deepcopy(state))  # the steps move its lists on
     trainer.net.load_state_dict(content["model"])
     trainer.optimizer.load_state_dict(content["optimizer"])
     if gradient is not None and trainer.optimizer.holds_gradient:

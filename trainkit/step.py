@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .data.dataset import Part
-from .data.stored import Stored, ahead
 from .errors import UserError
 from .nn.loss import Loss
 from .nn.module import Value
@@ -69,25 +67,24 @@ def differentiation(net: Passes, loss: Loss, accumulate: int = 1) -> Gradient:
         net.grad(saved, loss.bwd(s))
         return value
 
+    summed = loss.summed()  # sums add up over parts, means do not: a part may count for nothing, which alone is 0 / 0
+
     def differentiate_in_parts(x: Tensor, t: Tensor) -> Tensor:
         size = -(-x.shape[net.lead] // accumulate)
-        whole, total = loss.count(t), torch.zeros((), dtype=x.dtype, device=x.device)
-        if isinstance(whole, Tensor):
-            whole = whole.clamp(min=torch.finfo(whole.dtype).tiny)  # 0 where all is ignored
+        count: float | Tensor = loss.count(t) if loss.reduction == "mean" else 1
+        scale = torch.where(count == 0, 0, 1 / count) if isinstance(count, Tensor) else 1 / count  # 0: all is ignored
+        total = torch.zeros((), dtype=x.dtype, device=x.device)
         for xi, ti in zip(x.split(size, net.lead), t.split(size, net.lead), strict=True):
-            share = loss.count(ti) / whole if loss.reduction == "mean" else 1.0  # a number, or one a replica
             y, saved = net.fwd(xi)
-            value, s = loss.fwd(y, ti)
-            dy = loss.bwd(s)
-            if isinstance(share, Tensor):
-                value = torch.where(share == 0, 0, value)  # all of this part is ignored: 0 / 0
-                share = share.to(dy.dtype)
-                dy.mul_(share.view(*share.shape, *[1] * (dy.dim() - share.dim())))
+            value, s = summed.fwd(y, ti)
+            dy = summed.bwd(s)
+            if isinstance(scale, Tensor):
+                dy.mul_(scale.to(dy.dtype).view(*scale.shape, *[1] * (dy.dim() - scale.dim())))
             else:
-                dy.mul_(share)
+                dy.mul_(scale)
             net.grad(saved, dy)
-            total = total + value * share
-        return total
+            total = total + value
+        return (total * scale).to(x.dtype)
 
     return differentiate if accumulate == 1 else differentiate_in_parts
 
@@ -111,27 +108,3 @@ def clipping(optimizer: Optimizer, lead: int, norm: float | None, value: float |
             optimizer.g.mul_((norm / (torch.linalg.vector_norm(optimizer.g) + 1e-6)).clamp_(max=1))
 
     return clip
-
-
-BLOCK = 1 << 22  # bytes of input gathered at once: a small epoch in one call, a large one in pieces that stay in the cache
-
-
-def batches(part: Part, order: Tensor, size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """(x, t) of each batch of `size` samples in `order` (n,) or (r, n), from batch `first` on; the last may be shorter."""
-    axis = order.dim() - 1
-    row = part.x.shape[1:].numel() * part.x.element_size() * (order.shape[0] if axis else 1)
-    rows = size * max(1, BLOCK // max(1, row * size))
-    blocks = order.narrow(axis, first * size, order.shape[axis] - first * size).split(rows, axis)
-
-    def gather(block: Tensor) -> tuple[Tensor, Tensor]:
-        return rows_of(part.x, block), rows_of(part.t, block)
-
-    for x, t in ahead(gather, blocks) if isinstance(part.x, Stored) else map(gather, blocks):
-        yield from zip(x.split(size, axis), t.split(size, axis), strict=True)
-
-
-def rows_of(x: Tensor | Stored, index: Tensor) -> Tensor:
-    """x[index] for positions of any shape. In memory by index_select: up to five times as fast."""
-    if isinstance(x, Stored):
-        return x[index]
-    return x.index_select(0, index.reshape(-1)).view(*index.shape, *x.shape[1:])

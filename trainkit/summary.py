@@ -15,8 +15,8 @@ def summarize(trainer: Trainer, seconds: float) -> dict[str, Any]:
     """What summary.json says: where the run stands, why it stopped, a digest of the parameters, the metrics."""
     assert trainer.stopping is not None
     words = trainer.stopping.words
-    if trainer.diverged is not None:
-        words += f"; train/loss is not finite since epoch {trainer.diverged}, try a lower lr"
+    if (epoch := trainer.state.first_nonfinite_epoch) is not None:
+        words += f"; train/loss is not finite since epoch {epoch}, try a lower lr"
     return {
         "epoch": trainer.state.epoch,
         "step": trainer.state.step,

@@ -115,7 +115,6 @@ class Trainer:
         self.validate_every_n_steps: int | None = None
         self.stopping: Stop | None = None
         self.loop_ended = False
-        self.diverged: int | None = None  # the first epoch whose train/loss was not finite
         self.restored = False  # set by a callback that changes the parameters after the last step
         self.rewound = False  # set by a callback that puts the state back to an earlier step: the loop ends there
         self.going_back = False  # the fit resumes an earlier state than the folder's last.pt, which the next save replaces
@@ -237,7 +236,7 @@ class Trainer:
         each_step = ("on_train_batch_end", "on_checkpoint")
         self.looks = [cb.next_step for cb in self.callbacks.values() if any(overrides(cb, hook) for hook in each_step)]
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
-        self.stopping, self.signal, self.loop_ended, self.diverged = None, None, False, None
+        self.stopping, self.signal, self.loop_ended = None, None, False
         self.restored = self.rewound = False
         began = time.perf_counter()
         if self.run is not None:
@@ -316,7 +315,7 @@ class Trainer:
                 self._end_epoch()
 
     def begin_epoch(self) -> None:
-        self.state.loss_sum, self.state.samples = [0.0] * self.replicas, 0
+        self.state.loss_sum, self.state.samples = [0.0] * self.replicas, [0] * self.replicas
         self.call("on_train_epoch_start")
 
     def note(self, losses: Tensor, steps: int, samples: int) -> None:
@@ -358,8 +357,8 @@ class Trainer:
         if self.data.val is not None and self._validates() and not self._validated(self.data.val):
             return  # interrupted: the resumed run begins here again
         self.log("train/loss", self._mean_loss())
-        if self.diverged is None and not all(map(math.isfinite, self.metrics["train/loss"])):
-            self.diverged = self.epochs_done
+        if state.first_nonfinite_epoch is None and not all(map(math.isfinite, self.metrics["train/loss"])):
+            state.first_nonfinite_epoch = self.epochs_done
         self.log("lr", state.lr)
         self.call("on_train_epoch_end")
         self._publish()
@@ -368,8 +367,8 @@ class Trainer:
         self.fresh.clear()
 
     def _mean_loss(self) -> list[float]:
-        """The loss of this epoch's steps, a mean over their samples."""
-        return [s / self.state.samples for s in self.state.loss_sum]
+        """The loss of this epoch's steps, a mean over their samples; of a replica that had stopped before it, NaN."""
+        return [s / n if n else math.nan for s, n in zip(self.state.loss_sum, self.state.samples, strict=True)]
 
     def _publish(self) -> None:
         """New metrics to those who decide, then to those who write."""
@@ -425,10 +424,11 @@ class Trainer:
             losses /= torch.tensor(counts, dtype=losses.dtype, device=losses.device).unsqueeze(1)
         values: list[list[float]] = losses.tolist()
         self._losses, self._counts = [], []
+        trained = [r for r, active in enumerate(state.active) if active]
         for row, n in zip(values, counts, strict=True):
-            state.samples += n
-            for r, value in enumerate(row):
-                state.loss_sum[r] += value * n
+            for r in trained:
+                state.samples[r] += n
+                state.loss_sum[r] += row[r] * n
         return values
 
     def _finish(self) -> None:
@@ -437,7 +437,7 @@ class Trainer:
             self.stopping = Stop(signals.name(self.signal), f"{signals.name(self.signal)} came; --resume continues")
             return
         self.call("on_train_end")
-        if self.state.samples and "train/loss" not in self.metrics:
+        if any(self.state.samples) and "train/loss" not in self.metrics:
             self.metrics["train/loss"] = self._mean_loss()  # the run ended inside its first epoch
         try:
             final = self.evaluate(self.data.train)

@@ -13,8 +13,9 @@ from task import MOMENTUM, Result, Stopwatch, Task, load
 from trainkit import SGD, Adam, Callback, CrossEntropyLoss, Linear, Module, Optimizer, ReLU, Sequential, Trainer
 from trainkit.build import build
 from trainkit.config import compose, resolve
+from trainkit.data.loader import batches
 from trainkit.rng import order
-from trainkit.step import batches, training_step
+from trainkit.step import training_step
 
 
 class Clock(Callback):

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 import trainkit
 from trainkit.data.dataset import Part
+from trainkit.data.loader import batches
 from trainkit.errors import UserError
 from trainkit.evaluate import answers
 from trainkit.nn.loss import Loss
 from trainkit.nn.module import Value
 from trainkit.optim.optimizer import Optimizer
 from trainkit.rng import order
-from trainkit.step import batches
 from trainkit.trainer import Trainer
 
 Criterion = Any  # a loss of torch.nn: a module whose `reduction`, `weight` and `ignore_index` are looked at

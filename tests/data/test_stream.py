@@ -39,10 +39,10 @@ from trainkit import (
 from trainkit.checkpoint import plain
 from trainkit.cli import main
 from trainkit.data import normalize as normalize_file
+from trainkit.data.loader import batches
 from trainkit.data.normalize import Normalizer, moments
 from trainkit.data.npy import dressed, open_npy
 from trainkit.data.stored import AHEAD, Rows, Stored, ahead
-from trainkit.step import batches
 
 N, TEST, SHAPE = 61, 20, (3, 4)
 
@@ -80,7 +80,7 @@ def written_idx(folder: Path, x: np.ndarray[Any, Any]) -> str:
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks of two batches and of five rows; and no test leaves a thread."""
-    monkeypatch.setattr("trainkit.step.BLOCK", 2 * 7 * 12 * 4)
+    monkeypatch.setattr("trainkit.data.loader.BLOCK", 2 * 8 * 12 * 4)  # a batch of 7 takes 8 rows
     monkeypatch.setattr(normalize_file, "BLOCK", 5 * 12 * 8)
     yield
     assert threads() == []

@@ -23,6 +23,7 @@ from . import (
     poison,
     readonly,
     resume,
+    shapes,
     tables,
     terminals,
 )
@@ -32,6 +33,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the ta
     "crash": crash.sweep,
     "kills": lambda folder: kills.kills(folder, 200),
     "resume": lambda folder: [*resume.trials(folder / "a"), *resume.beside(folder / "b")],
+    "shapes": lambda folder: shapes.shapes(folder, 470, 30),
     "full": lambda folder: [*full.limits(folder / "a", 60), *full.devices(folder / "b"), *full.mounts(folder / "c", 20)],
     "flips": lambda folder: flips.damage(folder, 2000, 500, 500),
     "code": poison.code,
@@ -61,7 +63,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the ta
         *notebook.notebook(folder / "f"),
     ],
 }
-LONGEST = ("load", "signals", "resume", "configs", "values", "kills", "crash", "fuzz")
+LONGEST = ("shapes", "load", "signals", "resume", "configs", "values", "kills", "crash", "fuzz")
 
 
 def family(name: str) -> tuple[str, list[Tally], float]:

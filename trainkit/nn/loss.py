@@ -7,7 +7,8 @@ Names and conventions are torch's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from copy import copy
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -47,8 +48,14 @@ class Loss:
             )
 
     def count(self, t: Tensor) -> int | Tensor:
-        """What a mean divides by, up to a factor of all batches: their means are put together in these shares."""
-        return t.shape[self.lead]
+        """What a mean over t divides by, a number or one a replica: means of batches are put together from sums and counts."""
+        return t.numel() // (t.shape[0] if self.lead else 1)
+
+    def summed(self) -> Self:
+        """This loss with reduction sum."""
+        loss = copy(self)
+        loss.reduction = "sum"
+        return loss
 
     def forward(self, y: Tensor, t: Tensor) -> Tensor:
         self.check(y, t)
@@ -198,8 +205,10 @@ class NLLLoss(Loss):
         return (q if self.class_weight is None else q * self._column(y)), norm, (None if smoothing else index)
 
     def count(self, t: Tensor) -> int | Tensor:
-        """Σ weight[t] over what is not ignored."""
-        if t.is_floating_point() or (self.class_weight is None and self.ignore_index is None):
+        """Σ weight[t] over what is not ignored; of probabilities, how many rows of them there are."""
+        if t.is_floating_point():
+            return super().count(t) // max(t.shape[self.axis(t)], 1)
+        if self.class_weight is None and self.ignore_index is None:
             return super().count(t)
         counted = torch.ones_like(t, dtype=torch.bool) if self.ignore_index is None else t != self.ignore_index
         weight = counted.double()
