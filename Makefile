@@ -35,6 +35,7 @@ reports: .venv/bin/python
 torture: .venv/bin/python
 	.venv/bin/pip install -q -c constraints.txt -e '.[bench]'
 	-@$(MAKE) -s fashion-mnist
+	-@$(MAKE) -s breast-cancer
 	PYTHONPATH=tests:benchmarks:. .venv/bin/python -m torture --write
 
 fashion-mnist: $(FASHION_LAST)

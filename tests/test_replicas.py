@@ -24,6 +24,7 @@ from trainkit import (
     CrossEntropyLoss,
     Dataset,
     Dropout,
+    EarlyStopping,
     FanOut,
     HuberLoss,
     L1Loss,
@@ -258,6 +259,15 @@ def test_the_clip_is_each_replicas_own() -> None:
     loud = run(mlp, MSELoss(), OPTIMIZERS["SGD"], real(), SEED, 2, lambda: [Blow(1)], clip_norm=0.01)
     for (p, _), (q, _) in zip(quiet.net.param(), loud.net.param(), strict=True):
         assert torch.equal(p[0], q[0])
+
+
+def test_a_replica_that_stops_inside_the_first_epoch_has_the_loss_of_its_own_steps() -> None:
+    def stops() -> list[Callback]:
+        return [ValidationSplit(0.2, every_n_steps=2), EarlyStopping("val/loss", patience=1, min_delta=0.01)]
+
+    together = run(mlp, CrossEntropyLoss(), OPTIMIZERS["Adam"], classes(), SEED, R, stops, batch_size=1, max_epochs=1)
+    assert len(set(together.state.samples)) > 1  # they stopped at steps of their own
+    compare(mlp, CrossEntropyLoss, OPTIMIZERS["Adam"], classes, stops, batch_size=1, max_epochs=1)
 
 
 def test_the_trainer_replicates_a_plain_net() -> None:

@@ -28,6 +28,8 @@ from trainkit.step import training_step
 
 LOSSES = {
     "weights": CrossEntropyLoss(weight=[1.0, 5.0, 0.1]),
+    "a weight of 0": CrossEntropyLoss(weight=[0.0, 5.0, 0.0]),  # parts of classes 0 and 2 alone have no mean of their own
+    "a smoothed weight of 0": CrossEntropyLoss(weight=[0.0, 5.0, 0.0], label_smoothing=0.2),  # but they have a sum
     "ignored": CrossEntropyLoss(ignore_index=1),
     "weights and ignored": CrossEntropyLoss(weight=[1.0, 5.0, 0.1], ignore_index=2),
     "smoothed weights": CrossEntropyLoss(weight=[1.0, 5.0, 0.1], label_smoothing=0.2),
@@ -42,9 +44,10 @@ def sample(n: int = 22) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("replicas", [1, 3])
-def test_parts_of_a_batch_add_up_to_it_whatever_the_classes_weigh(loss: Loss, replicas: int) -> None:
+@pytest.mark.parametrize("parts", [4, 22])
+def test_parts_of_a_batch_add_up_to_it_whatever_the_classes_weigh(loss: Loss, parts: int, replicas: int) -> None:
     values, gradients = [], []
-    for parts in (1, 4):
+    for accumulate in (1, parts):
         net = Sequential(Linear(4, 3)).to(dtype=torch.float64)
         net = net.replicate(range(replicas)) if replicas > 1 else net.draw(torch.Generator().manual_seed(0))
         loss.lead = net.lead
@@ -52,7 +55,7 @@ def test_parts_of_a_batch_add_up_to_it_whatever_the_classes_weigh(loss: Loss, re
         x, t = sample()
         if replicas > 1:
             x, t = x.expand(replicas, *x.shape), torch.stack([t.roll(r) for r in range(replicas)])
-        values.append(training_step(net, loss, optimizer, accumulate=parts)(x, t))
+        values.append(training_step(net, loss, optimizer, accumulate=accumulate)(x, t))
         gradients.append(optimizer.g.clone())
     loss.lead = 0
     torch.testing.assert_close(values[0].double(), values[1].double(), rtol=1e-12, atol=1e-12)
@@ -114,7 +117,11 @@ def test_a_run_that_diverges_says_since_when() -> None:
     x = torch.linspace(-1, 1, 60).unsqueeze(1)
     trainer = Trainer(batch_size=10, device="cpu", max_epochs=3)
     trainer.fit(net, MSELoss(), SGD(net.param(), lr=1e20), tensors(x, 2 * x))  # squares its error at each step
-    assert "train/loss is not finite since epoch 1, try a lower lr" in trainer.summary["stop_words"]
+    since = "train/loss is not finite since epoch 1, try a lower lr"
+    assert since in trainer.summary["stop_words"]
+    resumed = Trainer(batch_size=10, device="cpu", max_epochs=4)
+    resumed.fit(net, MSELoss(), SGD(net.param(), lr=1e20), tensors(x, 2 * x), resume=trainer.snapshot())
+    assert since in resumed.summary["stop_words"]
     assert "not finite" not in fit(max_epochs=2).summary["stop_words"]
 
 

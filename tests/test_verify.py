@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from trainkit import Adam, cli, interrupt, modes, verify
@@ -132,6 +133,21 @@ callbacks:
   checkpoint: {}
   csv_log: {}
 """
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.parametrize(("inputs", "batch"), [(25, 10), (7, 9), (30, 1)])
+def test_batches_that_are_no_multiple_of_64_bytes(inputs: int, batch: int, capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.random.default_rng(0).standard_normal((90, inputs)).astype("f4")
+    np.save("x.npy", x)
+    np.save("t.npy", (x.sum(1) > 0).astype("i8"))
+    data, model = (
+        "data={name: npy, train_x: x.npy, train_t: t.npy}",
+        f"model=[{{Linear: [{inputs}, 5]}}, Tanh, {{Linear: [5, 2]}}]",
+    )
+    words = ["trainer.replicas=1", "trainer.accumulate=1", f"trainer.batch_size={batch}", "trainer.max_epochs=2"]
+    assert main(["verify-resume", "much.yaml", data, model, *words, "--points", "3"]) == 0
+    assert "6 of 6 resumed runs end with the bits of the uninterrupted one." in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("inside")

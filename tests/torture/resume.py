@@ -29,11 +29,12 @@ from .tally import Tally, inside
 
 ROOT = Path(__file__).parents[2]
 HOLDS = "each point is an interruption in one process and `fit --resume` in another; no bit of the run's files differs"
-FASHION = "conf/fashion_mnist.yaml"
-DATA = ".data/fashion_mnist"
+FASHION, CANCER = "conf/fashion_mnist.yaml", "conf/breast_cancer.yaml"
+DATA = {FASHION: ("root", ".data/fashion_mnist"), CANCER: ("path", ".data/breast_cancer.csv")}  # the key, and what make brings
 CONFIGS: dict[str, tuple[list[str], str]] = {  # overrides, and what to say of them
     "conf/mlp.yaml": ([], ""),
     FASHION: (["trainer.max_epochs=2"], " of 2 epochs"),
+    CANCER: ([], " (batches of 3,600 bytes)"),
     "tests/torture/resume.yaml": ([], " (Dropout, Adam, ReduceLROnPlateau, accumulation, replicas)"),
 }
 MODES = ("eager", "compile")
@@ -77,10 +78,11 @@ class Whole:
         self.points: list[verify.Point] = []
         self.folder = Path.cwd() / f"{Path(name).stem}-{mode}"
         overrides = [*overrides, f"trainer.mode={mode}", "callbacks.progress_bar=null"]
-        if name == FASHION:
-            overrides.append(f"data.root={ROOT / DATA}")
-            if not (ROOT / DATA).is_dir():
-                self.tally.attack += f": skipped, {DATA} is not there (make fashion-mnist)"
+        if name in DATA:
+            key, data = DATA[name]
+            overrides.append(f"data.{key}={ROOT / data}")
+            if not (ROOT / data).exists():
+                self.tally.attack += f": skipped, {data} is not there (see the Makefile)"
                 return
         self.fit = ["fit", str(ROOT / name), *overrides]
         config = resolve(compose([ROOT / name], overrides))
