@@ -256,6 +256,7 @@ CONTENT: dict[str, Any] = {
         "classes": Either(None, [str]),
         "threshold": Either(None, float),
         "schema": {str: Any},
+        "fingerprints": {str: str},
     },
     "callbacks": {str: {str: Any}},
     "rng": {"python": (int, torch.int64, Either(None, float)), "torch": torch.uint8, "passes": [torch.uint8]},

@@ -62,7 +62,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class Rows:
-    """A file read by a schema: `x` (n, width), NaN where a number is missing; `t` and `label` as in `Part`, or None."""
+    """A file read by a schema: `x` (n, width) float64, NaN where a number is missing; `t`, `label` as in `Part`, or None."""
 
     x: Tensor
     t: Tensor | None
@@ -85,8 +85,9 @@ def csv(
 ) -> Dataset:
     """The CSV file `path` (UTF-8, comma, a header; .gz too) with the column `target` to be predicted.
 
-    x (n, width): a column of numbers gives one feature; one of texts, or listed in `categorical`, one 0/1 feature for each text
-    in `path`, sorted. t: classes, sorted, ints by value, encoded as `targets` ("index" unless said); or (n, 1) numbers.
+    x (n, width), float64: a column of numbers gives one feature; one of texts, or listed in `categorical`, one 0/1 feature for
+    each text in `path`, sorted. t: classes, sorted, ints by value, encoded as `targets` ("index" unless said); or (n, 1), the
+    numbers.
     task: auto takes texts, and integers of at most 20 different values, for classes, and other numbers for a regression.
     test: the share held out, at random by `seed` (in classification from each class alike), or a second file; 0 for none.
     missing: an empty field, ?, NA, N/A, NaN or NULL is refused, or filled with the training part's mean or median; a missing
@@ -261,12 +262,12 @@ def _part(path: str, table: Any, schema: Schema) -> Part:
 
 def _rows(path: str, table: Any, schema: Schema) -> Rows:
     width = sum(len(schema.categories.get(name, [""])) for name in schema.columns)
-    x = torch.zeros(table.num_rows, width, dtype=torch.get_default_dtype())
+    x = torch.zeros(table.num_rows, width, dtype=torch.float64)  # rounded once, when they have been scaled
     at = 0
     for name in schema.columns:
         column = table.column(name)
         if name not in schema.categories:
-            x[:, at] = _numbers(path, name, column, x.dtype, "or leave the field empty and say data.missing=median")
+            x[:, at] = _numbers(path, name, column, "or leave the field empty and say data.missing=median")
             absent, wide = x[:, at].isnan(), 1
         else:
             known = schema.categories[name]
@@ -283,7 +284,7 @@ def _rows(path: str, table: Any, schema: Schema) -> Rows:
     column = table.column(schema.target)
     cure = "remove these rows: a target is never filled in"
     if schema.classes is None:
-        t = _numbers(path, schema.target, column, x.dtype, "or remove the row")[:, None]
+        t = _numbers(path, schema.target, column, "or remove the row")[:, None]
         _refuse(path, f"target {schema.target!r}", t[:, 0].isnan(), cure)
         return Rows(x, t, None)
     label = _codes(path, schema.target, column, schema.classes)
@@ -297,20 +298,17 @@ def _refuse(path: str, place: str, absent: Tensor, cure: str) -> None:
         raise UserError(f"{path}: {place}, row {int(where[0]) + 2}: missing ({len(where)} such); {cure}")
 
 
-def _numbers(path: str, name: str, column: Any, dtype: torch.dtype, cure: str) -> Tensor:
-    """(n,) of `dtype`, NaN where missing."""
+def _numbers(path: str, name: str, column: Any, cure: str) -> Tensor:
+    """(n,) float64, NaN where missing."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    exact = from_dlpack(pc.fill_null(pc.cast(column, pa.float64(), safe=False), float("nan")).combine_chunks())
-    number = exact.to(dtype)
+    number = from_dlpack(pc.fill_null(pc.cast(column, pa.float64(), safe=False), float("nan")).combine_chunks())
     where = number.isinf().nonzero()[:, 0]
     if len(where):
         row = int(where[0])
-        kind = str(dtype).removeprefix("torch.")
         raise UserError(
-            f"{path}: column {name!r}, row {row + 2}: {float(exact[row])} is infinite in {kind} ({len(where)} such); "
-            f"mend it, {cure}"
+            f"{path}: column {name!r}, row {row + 2}: {float(number[row])} is not finite ({len(where)} such); mend it, {cure}"
         )
     return number
 
