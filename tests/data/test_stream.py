@@ -430,7 +430,9 @@ def test_a_missing_number_is_refused_wherever_it_is(tmp_path: Path, part: str) -
     x = numbers("f4")
     x[{"train": 30, "test": N + 11}[part], 1, 2] = np.nan
     data = npy(**saved(tmp_path, x), normalize="feature")
-    says = {"train": r"train_x.npy: row 30", "test": r"test_x.npy: row 11"}[part] + r", feature \(1, 2\): nan is missing \(1 such\)"
+    says = {"train": r"train_x.npy: row 30", "test": r"test_x.npy: row 11"}[
+        part
+    ] + r", feature \(1, 2\): nan is missing \(1 such\)"
     with pytest.raises(UserError, match=says):
         run(data)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -66,10 +66,14 @@ def _place(data: Dataset, name: str, key: Literal["x", "t"], wrong: Test) -> tup
 
 
 def _column(data: Dataset, key: Literal["x", "t"], at: list[int]) -> str:
-    """`, feature 3`, `, column 'width'` where columns have names."""
-    columns, categories = data.schema.get("columns"), data.schema.get("categories")
-    if isinstance(columns, list) and isinstance(categories, dict):
-        names = [name for name in columns for _ in categories.get(name, [name])] if key == "x" else [data.schema["target"]]
-        return f", column {shown(names[at[0]])}"
+    """`, feature 3`; `, column 'width'` where columns have names."""
+    if names := columns(data.schema):
+        return f", column {shown(names[at[0]] if key == 'x' else data.schema['target'])}"
     kind = "feature" if key == "x" else "target"
     return f", {kind} {at[0] if len(at) == 1 else tuple(at)}" if at else f", {kind}"
+
+
+def columns(schema: Mapping[str, Any]) -> list[str]:
+    """The column that each feature comes from, by the schema of a CSV file; [] by another."""
+    categories = schema.get("categories", {})
+    return [name for name in schema.get("columns", []) for _ in categories.get(name, [name])]

@@ -14,7 +14,9 @@ from ..errors import UserError, near
 from ..rng import generator
 from . import arrow
 from .arrow import MISSING, Kind
+from .check import columns
 from .dataset import Dataset, Part, Targets, encode
+from .stored import Stored
 
 Task = Literal["classification", "regression"]
 Missing = Literal["refuse", "mean", "median"]
@@ -135,6 +137,18 @@ def read_rows(path: str, schema: Mapping[str, object]) -> Rows:
     """
     plan = Schema.of(schema)
     return _rows(path, _table(path, plan), plan)
+
+
+def refuse_infinite(path: str, schema: Mapping[str, object], x: Tensor | Stored, scaled: Tensor | Stored) -> None:
+    """Raise UserError at the first number of the file's rows `x` that is not finite in `scaled`, as the net takes it."""
+    where = (~scaled[:].isfinite()).nonzero()
+    if len(where):
+        row, at = where[0].tolist()
+        kind = str(scaled.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{path}: column {columns(schema)[at]!r}, row {row + 2}: {float(x[row : row + 1][0, at]):g} is not finite in {kind}"
+            f" once it is scaled ({len(where)} such); mend it, or remove the row"
+        )
 
 
 def _infer(
