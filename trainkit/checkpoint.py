@@ -56,7 +56,7 @@ def save(content: dict[str, Any], path: Path) -> None:
 
 
 def write(data: bytes | Iterable[bytes], path: Path) -> None:
-    """Replace `path` by `data` (or its pieces), atomically and durably; on any error the old file is kept and no temporary is."""
+    """Replace `path` by `data`, whole or in pieces, atomically and durably; on any error the old file stays as it was."""
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)

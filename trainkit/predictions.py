@@ -56,8 +56,8 @@ def _class(classes: tuple[str, ...], k: int) -> str:
 def _field(text: str) -> str:
     """`text` as a field of a line, in quotes where it needs them."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([0, text])
-    return line.getvalue()[2:]
+    csv.writer(line, lineterminator="\n").writerow([0, text])
+    return line.getvalue()[2:-1]
 
 
 def _outputs(net: Module, x: Tensor | Stored, replicas: int) -> Iterator[tuple[int, int, Tensor]]:

@@ -281,7 +281,7 @@ def _rows(path: str, table: Any, schema: Schema) -> Rows:
     for name in schema.columns:
         column = table.column(name)
         if name not in schema.categories:
-            x[:, at] = _numbers(path, name, column, "or leave the field empty and say data.missing=median")
+            _numbers(path, name, column, x[:, at], "or leave the field empty and say data.missing=median")
             absent, wide = x[:, at].isnan(), 1
         else:
             known = schema.categories[name]
@@ -298,7 +298,8 @@ def _rows(path: str, table: Any, schema: Schema) -> Rows:
     column = table.column(schema.target)
     cure = "remove these rows: a target is never filled in"
     if schema.classes is None:
-        t = _numbers(path, schema.target, column, "or remove the row")[:, None]
+        t = torch.empty(table.num_rows, 1, dtype=x.dtype)
+        _numbers(path, schema.target, column, t[:, 0], "or remove the row")
         _refuse(path, f"target {schema.target!r}", t[:, 0].isnan(), cure)
         return Rows(x, t, None)
     label = _codes(path, schema.target, column, schema.classes)
@@ -312,19 +313,22 @@ def _refuse(path: str, place: str, absent: Tensor, cure: str) -> None:
         raise UserError(f"{path}: {place}, row {int(where[0]) + 2}: missing ({len(where)} such); {cure}")
 
 
-def _numbers(path: str, name: str, column: Any, cure: str) -> Tensor:
-    """(n,) float64, NaN where missing."""
+def _numbers(path: str, name: str, column: Any, into: Tensor, cure: str) -> None:
+    """Write a column into (n,) float64, NaN where missing; chunk by chunk, since a column may be large."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    number = from_dlpack(pc.fill_null(pc.cast(column, pa.float64(), safe=False), float("nan")).combine_chunks())
-    where = number.isinf().nonzero()[:, 0]
+    at = 0
+    for chunk in column.chunks:
+        number = from_dlpack(pc.fill_null(pc.cast(chunk, pa.float64(), safe=False), float("nan")))
+        into[at : at + len(number)] = number
+        at += len(number)
+    where = into.isinf().nonzero()[:, 0]
     if len(where):
         row = int(where[0])
         raise UserError(
-            f"{path}: column {name!r}, row {row + 2}: {float(number[row])} is not finite ({len(where)} such); mend it, {cure}"
+            f"{path}: column {name!r}, row {row + 2}: {float(into[row])} is not finite ({len(where)} such); mend it, {cure}"
         )
-    return number
 
 
 def _codes(path: str, name: str, column: Any, known: list[str]) -> Tensor:
@@ -338,8 +342,8 @@ def _codes(path: str, name: str, column: Any, known: list[str]) -> Tensor:
     index = {text: i for i, text in enumerate(known)}
     texts = [text.strip() for text in column.dictionary.to_pylist()]
     code = torch.tensor([-1 if text in MISSING else index.get(text, -2) for text in texts] + [-1])
-    entry = from_dlpack(pc.fill_null(column.indices, len(texts))).long()
-    code = code[entry]
+    entry = from_dlpack(pc.fill_null(column.indices, len(texts)))
+    code = code.index_select(0, entry)
     where = (code == -2).nonzero()[:, 0]
     if len(where):
         row = int(where[0])
