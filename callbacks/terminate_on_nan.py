@@ -26,8 +26,10 @@ class TerminateOnNaN(Callback):
     is not finite it takes the steps since then again, one by one, to the step that breaks the state, and that one under watch.
     The run ends with the state before it, which `before_nan.pt` in the run's folder keeps; it is the last checkpoint's too.
     With replicas each is stopped on its own, with its parameters of before, and told on stderr; the last one ends the run.
-    min_epochs are not waited for.
+    min_epochs are not waited for. Infinite numbers in the data are not refused at the start: the step that takes one names it.
     """
+
+    handles_nonfinite = True
 
     def on_fit_start(self, trainer: Trainer) -> None:
         self.movers = Movers(trainer)

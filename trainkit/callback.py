@@ -44,6 +44,7 @@ class Callback:
 
     name = ""
     writes = False  # True for one that writes into the run's folder: it needs one, and has no part in an evaluation
+    handles_nonfinite = False  # True for one that handles infinite numbers in the data: they are then not refused at the start
     files: tuple[str, ...] = ()  # what it writes there, by name: two callbacks of a run cannot share one
 
     def setup(self, trainer: Trainer) -> None:

@@ -11,7 +11,7 @@ import os
 import struct
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from pickletools import genops
@@ -55,14 +55,14 @@ def save(content: dict[str, Any], path: Path) -> None:
     write(dump(content), path)
 
 
-def write(data: bytes, path: Path) -> None:
-    """Replace `path` by `data`, atomically and durably; on any error the old file is untouched and no temporary is left."""
+def write(data: bytes | Iterable[bytes], path: Path) -> None:
+    """Replace `path` by `data`, whole or in pieces, atomically and durably; on any error the old file stays as it was."""
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())  # never tried again: after a failure the pages may be gone
             os.replace(temporary, path)
@@ -257,6 +257,7 @@ CONTENT: dict[str, Any] = {
         "classes": Either(None, [str]),
         "threshold": Either(None, float),
         "schema": {str: Any},
+        "fingerprints": {str: str},
     },
     "callbacks": {str: {str: Any}},
     "rng": {"python": (int, torch.int64, Either(None, float)), "torch": torch.uint8, "passes": [torch.uint8]},

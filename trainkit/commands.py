@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +17,7 @@ from .callback import Callback
 from .config import compose, diff, override, parse, resolve, to_yaml
 from .data.dataset import Dataset, Part
 from .errors import UserError, escaped
-from .evaluate import answers
-from .evaluate import predict as outputs_of
+from .predictions import as_csv
 from .prepare import prepare_to_evaluate
 from .rng import seed_globals
 from .run import Run, plain_name
@@ -151,33 +148,18 @@ def predict(args: argparse.Namespace) -> int:
     if len(tables) > 1:
         raise UserError(f"{', '.join(map(str, tables))}: one file to predict at a time")
     trainer, file = _loaded_for_table(args, tables[0]) if tables else _loaded(args)
-    part, classes, replicas = trainer.data.test, trainer.data.classes, trainer.replicas
+    part, replicas = trainer.data.test, trainer.replicas
     if part is None:
         raise UserError(f"{file}: its data has no test part; name a CSV file to predict")
-    y = outputs_of(trainer.net, part.x, 1024, replicas)
-    answer = answers(y, trainer.loss, trainer.data, trainer.net.lead) if classes is not None else None
     out = args.out or _run_of(file) / "predictions.csv"
-    rows = y.reshape(replicas, len(part), -1).tolist()
-    named = None if answer is None else answer.reshape(replicas, -1).tolist()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    head = ["replica"] if replicas > 1 else []
-    writer.writerow([*head, "sample", *(f"y{i}" for i in range(len(rows[0][0]))), *(["answer"] if named else [])])
-    for r in range(replicas):
-        for i, values in enumerate(rows[r]):
-            said = [_class(classes, named[r][i])] if named is not None and classes is not None else []
-            writer.writerow([*([r] if head else []), i, *values, *said])
     try:
-        checkpoint.write(text.getvalue().encode(), out)
+        checkpoint.write(as_csv(trainer.net, trainer.loss, trainer.data, part.x, replicas), out)
     except UserError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
         raise UserError(f"{error}; choose another with --out") from error
     print(escaped(f"{len(part)} samples by {file} -> {out}"))
     return 0
-
-
-def _class(classes: tuple[str, ...], k: int) -> str:
-    """The name of class k; a net may have more outputs than there are names."""
-    return classes[k] if k < len(classes) else str(k)
 
 
 def _loaded(args: argparse.Namespace, split: bool = False) -> tuple[Trainer, Path]:
@@ -194,7 +176,7 @@ def _loaded(args: argparse.Namespace, split: bool = False) -> tuple[Trainer, Pat
 
 def _loaded_for_table(args: argparse.Namespace, table: Path) -> tuple[Trainer, Path]:
     """The same with the rows of a CSV file as its test part. The data it was trained on need not be there."""
-    from .data.table import read_rows
+    from .data.table import read_rows, refuse_infinite
 
     file, content, config = _opened(args)
     known = content["data"]
@@ -209,7 +191,9 @@ def _loaded_for_table(args: argparse.Namespace, table: Path) -> tuple[Trainer, P
     raw = Dataset(
         train=Part(x, torch.zeros(len(x))), classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"]
     )
-    rows = snapshot.normalizer(content, raw).apply(raw.train).to(trainer.device, trainer.dtype)
+    scaled = snapshot.normalizer(content, raw).apply(raw.train, trainer.dtype)
+    refuse_infinite(str(table), known["schema"], x, scaled.x)
+    rows = scaled.to(trainer.device, trainer.dtype)
     trainer.data = raw.with_parts(train=rows, test=rows)
     return trainer, file
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
-from . import snapshot
+from . import snapshot, streams
 from .callback import listeners
+from .data import check
 from .data.dataset import Dataset, Part
+from .data.fingerprint import fingerprints
 from .data.normalize import Normalizer
+from .data.statistics import ranges
 from .errors import UserError
 from .nn.loss import Loss
 from .nn.module import Module, evaluating
 from .optim.optimizer import Optimizer
-from .rng import generator
+from .rng import generator, order
 from .state import State
 
 if TYPE_CHECKING:
@@ -23,13 +28,19 @@ if TYPE_CHECKING:
 
 def prepare(trainer: Trainer, resume: dict[str, Any] | None, normalizer: Normalizer | None = None) -> None:
     """Make the trainer's net, optimizer and data ready for the next step: the first, or the one after `resume`'s."""
+    source, evaluates = trainer.data, normalizer is not None
     trainer.call("setup")
     net, o, replicas = trainer.net, trainer.optimizer, trainer.replicas
     if len(trainer.data.train) == 0:
         raise UserError("data: the training part has 0 samples; give it more, or validation_split a smaller fraction")
     if resume is not None:
         normalizer = snapshot.normalizer(resume, trainer.data)
-    trainer.normalizer = normalizer or Normalizer.fit(trainer.data)
+    trainer.fingerprints = fingerprints(trainer.data)
+    samples = len(trainer.data.train)
+    trainer.step_size = samples if trainer.batch_size is None else min(samples, trainer.batch_size * trainer.accumulate)
+    trainer.normalizer = _checked(
+        trainer, source, normalizer, ("val", "test") if evaluates else ("train", "val", "test"), resume
+    )
     trainer.data = _scaled(trainer)
     if replicas > 1 and not net.lead:
         net.replicate(trainer.seeds)
@@ -42,8 +53,6 @@ def prepare(trainer: Trainer, resume: dict[str, Any] | None, normalizer: Normali
     for _, module in net.modules():
         if hasattr(module, "generators"):
             module.generators = trainer.generators
-    samples = len(trainer.data.train)
-    trainer.step_size = samples if trainer.batch_size is None else min(samples, trainer.batch_size * trainer.accumulate)
     _check_shapes(trainer)
     rates = o.configured * (replicas // len(o.configured))
     trainer.state = State(samples=[0] * replicas, loss_sum=[0.0] * replicas, lr=rates, active=[True] * replicas)
@@ -67,14 +76,74 @@ def prepare_to_evaluate(
     if content is not None:
         snapshot.check_data(content, trainer.data)
         snapshot.load_callbacks(trainer, content)
+        held = [name for name in ("val", "test") if getattr(trainer.data, name) is not None]
+        snapshot.say_changed(trainer, content, held)
         net.load_state_dict(content["model"])
+
+
+def _checked(
+    trainer: Trainer, source: Dataset, given: Normalizer | None, names: tuple[str, ...], resume: dict[str, Any] | None
+) -> Normalizer:
+    """The normalizer `given`, or that of the training part, once every number of the parts `names` is known to be usable.
+
+    UserError: a missing number without a fill; an infinite one, or one that becomes infinite in the run's dtype. Left to a
+    callback that handles such numbers, if there is one, and to nobody where the run ends before it takes the sample.
+    """
+    data, dtype = trainer.data, trainer.dtype
+    parts: dict[str, Part] = {name: part for name in names if (part := getattr(data, name)) is not None and len(part)}
+    spans = {name: ranges(p.x) for name, p in parts.items() if isinstance(p.x, Tensor) or p.x.may_miss()}
+    fill = data.fill if given is None else given.fill
+    for name, span in spans.items():
+        if span.missing and fill is None:
+            check.refuse_missing(data, name, source)
+
+    def refuse(name: str, key: Literal["x", "t"], wrong: check.Test, what: str, cure: str = check.MEND) -> None:
+        if name == "train" and not _takes(trainer, check.rows(getattr(data.train, key), wrong), resume):
+            streams.say(f"data: a number of the training part {what}; the run ends before it takes it")
+        else:
+            check.refuse(data, name, key, wrong, what, cure, source)
+
+    handled = any(cb.handles_nonfinite for cb in trainer.callbacks.values())
+    kind = str(dtype).removeprefix("torch.")
+    for name, part in parts.items() if not handled else ():
+        if name in spans and not spans[name].finite:
+            refuse(name, "x", torch.isinf, "is not finite")
+        if part.t.is_floating_point() and not part.t.isfinite().all():
+            refuse(name, "t", lambda t: ~t.isfinite(), "is not finite")
+        elif part.t.is_floating_point() and not part.t.to(dtype).isfinite().all():
+            cure = "divide the targets, or set trainer.dtype=float64"
+            refuse(name, "t", lambda t: ~t.to(dtype).isfinite(), f"is infinite in {kind}", cure)
+    normalizer = given or Normalizer.fit(data, spans.get("train"))
+    for name, span in spans.items() if not handled else ():
+        ends = normalizer.scale(
+            torch.stack([span.low, span.high]), dtype
+        )  # monotonic: what is between them is finite if they are
+        if span.finite and not ends.isfinite().all():
+            what, cure = f"is infinite in {kind} once it is scaled", "set data.normalize=feature or trainer.dtype=float64"
+            refuse(name, "x", lambda x: ~normalizer.scale(x, dtype).isfinite(), what, f"{cure}, or {check.MEND}")
+    return normalizer
+
+
+def _takes(trainer: Trainer, rows: Tensor, resume: dict[str, Any] | None) -> bool:
+    """Whether a training step up to max_steps takes one of the training samples `rows`."""
+    if trainer.max_steps is None:
+        return True
+    state = asdict(State()) if resume is None else resume["state"]
+    n, size, epoch, batch = len(trainer.data.train), trainer.step_size, state["epoch"], state["batch"]
+    left = trainer.max_steps - state["step"]
+    while left > 0 and epoch < trainer.max_epochs:
+        taken = slice(batch * size, (batch + left) * size)
+        if any(torch.isin(order(seed, epoch, n)[taken], rows).any() for seed in trainer.seeds):
+            return True
+        left, epoch, batch = left - (-(-n // size) - batch), epoch + 1, 0
+    return False
 
 
 def _scaled(trainer: Trainer) -> Dataset:
     """The data as the net takes it: scaled, in the run's dtype, on its device."""
     data = trainer.data
     parts = {"train": data.train, "val": data.val, "test": data.test}
-    scaled = {k: None if p is None else trainer.normalizer.apply(p) for k, p in parts.items()}
+    scaled = {k: None if p is None else trainer.normalizer.apply(p, trainer.dtype) for k, p in parts.items()}
     return data.with_parts(**{k: None if p is None else p.to(trainer.device, trainer.dtype) for k, p in scaled.items()})
 
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import __version__, cores
+from . import __version__, cores, streams
 from .callback import Callback
 from .checkpoint import FORMAT, check_types
+from .data.check import PARTS
 from .data.dataset import Dataset
 from .data.normalize import Normalizer
 from .errors import MOST, UserError, UserErrors
@@ -45,6 +46,7 @@ def take(trainer: Trainer) -> dict[str, Any]:
             "classes": None if trainer.data.classes is None else list(trainer.data.classes),
             "threshold": trainer.data.threshold,
             "schema": trainer.data.schema,
+            "fingerprints": trainer.fingerprints,
         },
         "callbacks": {name: cb.state_dict() for name, cb in trainer.callbacks.items()},
         "rng": rng(trainer),
@@ -78,6 +80,7 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
     check_data(content, trainer.data)
     check_rng(trainer, content["rng"])
     load_callbacks(trainer, content)  # first, since they may refuse too
+    check_same(trainer, content)
     trainer.state = State(**deepcopy(state))  # the steps move its lists on
     trainer.net.load_state_dict(content["model"])
     trainer.optimizer.load_state_dict(content["optimizer"])
@@ -137,6 +140,34 @@ def check_data(content: dict[str, Any], data: Dataset) -> None:
     had, has = content["data"]["classes"], data.classes
     if had != (None if has is None else list(has)):
         raise UserError(f"data: the checkpoint's classes are {listed(had)}, the data's {listed(has)}; keep the data")
+
+
+def changed(trainer: Trainer, content: dict[str, Any], keys: Sequence[str] = ("x", "t")) -> list[str]:
+    """The parts of the data whose numbers are not those that the checkpoint's run had, or that it did not have."""
+    then, now = content["data"]["fingerprints"], trainer.fingerprints
+    return [name for name in PARTS if any(now.get(f"{name}.{key}") != then.get(f"{name}.{key}") for key in keys)]
+
+
+def check_same(trainer: Trainer, content: dict[str, Any]) -> None:
+    """Refuse data of which samples may have moved from the training part to another; say in a line which part has changed.
+
+    A training part that has changed alone is taken, inside an epoch too: a row may have been mended after a NaN.
+    """
+    other = changed(trainer, content, ["x"])
+    held = [PARTS[name] for name in other if name != "train" and getattr(trainer.data, name) is not None]
+    if "train" in other and held:
+        raise UserError(
+            f"data: the training and the {' and '.join(held)} part have changed since the checkpoint, so the"
+            f" {' and '.join(held)} part may hold rows that were trained on; keep the data as it was, or start a new run"
+        )
+    say_changed(trainer, content, PARTS)
+
+
+def say_changed(trainer: Trainer, content: dict[str, Any], names: Iterable[str]) -> None:
+    """A line on stderr for each of the parts `names` that has changed since the checkpoint."""
+    for name in changed(trainer, content):
+        if name in names:
+            streams.say(f"data: the {PARTS[name]} part has changed since the checkpoint (other numbers, rows or order)")
 
 
 def load_callbacks(trainer: Trainer, content: dict[str, Any]) -> None:

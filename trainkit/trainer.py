@@ -128,6 +128,7 @@ class Trainer:
     optimizer: Optimizer
     data: Dataset
     normalizer: Normalizer
+    fingerprints: dict[str, str]  # of the data before they are scaled, by part (see `data/fingerprint.py`)
     generators: tuple[torch.Generator, ...]  # of the passes: Dropout's masks, a replica each
     step_size: int  # samples of one step
 

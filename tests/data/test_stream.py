@@ -38,10 +38,11 @@ from trainkit import (
 )
 from trainkit.checkpoint import plain
 from trainkit.cli import main
-from trainkit.data import normalize as normalize_file
+from trainkit.data import statistics
 from trainkit.data.loader import batches
-from trainkit.data.normalize import Normalizer, moments
+from trainkit.data.normalize import Normalizer
 from trainkit.data.npy import dressed, open_npy
+from trainkit.data.statistics import moments
 from trainkit.data.stored import AHEAD, Rows, Stored, ahead
 
 N, TEST, SHAPE = 61, 20, (3, 4)
@@ -81,7 +82,7 @@ def written_idx(folder: Path, x: np.ndarray[Any, Any]) -> str:
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks of two batches and of five rows; and no test leaves a thread."""
     monkeypatch.setattr("trainkit.data.loader.BLOCK", 2 * 8 * 12 * 4)  # a batch of 7 takes 8 rows
-    monkeypatch.setattr(normalize_file, "BLOCK", 5 * 12 * 8)
+    monkeypatch.setattr(statistics, "BLOCK", 5 * 12 * 8)
     yield
     assert threads() == []
 
@@ -122,7 +123,7 @@ def test_a_run_from_a_npy_file_has_the_bits_of_a_run_from_memory(
     x = numbers(dtype)
     files = saved(tmp_path, x)
     as_read = torch.from_numpy(x.astype(x.dtype.newbyteorder("=")))
-    own = as_read if dtype in ("f4", ">f4", "f8") else as_read.float() / (255 if dtype == "u1" else 1)
+    own = as_read if dtype in ("f4", ">f4", "f8", "i8") else as_read.float() / (255 if dtype == "u1" else 1)
     label = torch.from_numpy(LABEL)
     memory = tensors(own[:N], label[:N], (own[N:], label[N:]), normalize=normalize)
     streamed = npy(**files, normalize=normalize)
@@ -188,9 +189,9 @@ def test_statistics_in_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyP
         std, mean = torch.std_mean(x.double(), dim=over, correction=0)
         in_blocks = moments(x, over)
         torch.testing.assert_close(in_blocks, (mean, std), rtol=1e-12, atol=0)
-        monkeypatch.setattr(normalize_file, "BLOCK", 1 << 22)
+        monkeypatch.setattr(statistics, "BLOCK", 1 << 22)
         assert all(torch.equal(a, b) for a, b in zip(moments(x, over), (mean, std), strict=True))  # one block: the same bits
-        monkeypatch.setattr(normalize_file, "BLOCK", 5 * 12 * 8)
+        monkeypatch.setattr(statistics, "BLOCK", 5 * 12 * 8)
 
 
 # -- the thread ----------------------------------------------------------------------------------------------------------
@@ -421,7 +422,7 @@ def test_classes_need_integers(tmp_path: Path) -> None:
 
 def test_integers_may_be_numbers_to_regress_on(tmp_path: Path) -> None:
     data = npy(**saved(tmp_path, numbers("f4")), targets="real")
-    assert (data.classes, data.train.label, data.train.t.shape, data.train.t.dtype) == (None, None, (N, 1), torch.float32)
+    assert (data.classes, data.train.label, data.train.t.shape, data.train.t.dtype) == (None, None, (N, 1), torch.float64)
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -429,14 +430,16 @@ def test_a_missing_number_is_refused_wherever_it_is(tmp_path: Path, part: str) -
     x = numbers("f4")
     x[{"train": 30, "test": N + 11}[part], 1, 2] = np.nan
     data = npy(**saved(tmp_path, x), normalize="feature")
-    says = {"train": "data: 1 missing numbers", "test": "data: missing numbers outside the training part"}[part]
+    says = {"train": r"train_x.npy: row 30", "test": r"test_x.npy: row 11"}[
+        part
+    ] + r", feature \(1, 2\): nan is missing \(1 such\)"
     with pytest.raises(UserError, match=says):
         run(data)
 
 
 def test_a_file_of_integers_is_not_searched_for_missing_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = npy(**saved(tmp_path, numbers("u1")))
-    monkeypatch.setattr(normalize_file, "blocks", None)
+    monkeypatch.setattr(statistics, "blocks", None)
     Normalizer.fit(data).apply(data.train)
 
 

@@ -41,7 +41,7 @@ def targets(values: list[str]) -> bytes:
 
 
 UTF8, NUL, ODD, WIDTH = "is not UTF-8; save", "0x00 belongs to no text", "is no number, .* mend it", "the header has 3; mend"
-MISSING, INFINITE = "missing .1 such.; mend .* data.missing", r"is infinite in float32 .1 such.; mend"
+MISSING, INFINITE = "missing .1 such.; mend .* data.missing", r"is not finite .1 such.; mend"
 FILES: dict[str, tuple[bytes, str]] = {  # what is in it, and what is said of it, or "" where it trains
     "whole": (GOOD, ""),
     "UTF-8 with a mark": (b"\xef\xbb\xbf" + GOOD, ""),
@@ -80,7 +80,7 @@ FILES: dict[str, tuple[bytes, str]] = {  # what is in it, and what is said of it
     "names in a column": (column([f"x{i}" for i in range(400)]), "'b' holds 400 different texts, such as 'x0' in row 2; say"),
     "inf": (row("inf,10.0,0"), f"'a', row 22: inf {INFINITE}"),
     "-Infinity": (row("-Infinity,10.0,0"), f"'a', row 22: -inf {INFINITE}"),
-    "1e39": (row("1e39,10.0,0"), f"'a', row 22: 1e[+]39 {INFINITE}"),
+    "1e39": (row("1e39,10.0,0"), ""),
     "1e400": (row("1e400,10.0,0"), f"'a', row 22: inf {INFINITE}"),
     "an infinite target": (
         targets([*(f"{i}.5" for i in range(39)), "inf"]),

@@ -12,6 +12,17 @@ from ..errors import UserError
 from .stored import Stored
 
 Targets = Literal["index", "onehot", "binary", "real"]
+MOST_DIMS = 64  # of an array, the samples' own included: torch's limit
+
+
+def floating(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which numbers of a source are kept until they are scaled: no number changes that float64 can hold.
+
+    float32 and float64 are kept; integers of 32 bits or more become float64; the others fit into the default dtype.
+    """
+    if dtype in (torch.float32, torch.float64):
+        return dtype
+    return torch.float64 if not dtype.is_floating_point and dtype.itemsize >= 4 else torch.get_default_dtype()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .dataset import Dataset, Part, Targets, encode
+from .dataset import MOST_DIMS, Dataset, Part, Targets, encode, floating
 from .memory import class_names
 from .stored import Rows, Stored
 
@@ -44,8 +44,9 @@ def idx(
     """{train,t10k}-images-idx3-ubyte and {train,t10k}-labels-idx1-ubyte in the folder `root`, each with or without .gz;
     `.idx3` for `-idx3` is read too.
 
-    x (n, 28, 28) in the default dtype, uint8 pixels / 255, other dtypes as they are. `classes` default to "0", "1", ... up to
-    the largest training label. `train` and `test` keep the first so many samples; with test=0 the t10k files are not read.
+    x (n, 28, 28) in the default dtype, uint8 pixels / 255, other dtypes as they are (int32 and float64 in float64). `classes`
+    default to "0", "1", ... up to the largest training label. `train` and `test` keep the first so many samples; with test=0
+    the t10k files are not read.
     stream: the images stay in their files, which are then not gzipped, and are read in blocks while the net trains, to the
     same bits as from memory (see `stored.py`).
     UserError: a file that is absent, cut, longer than its header says or not IDX; counts and labels that do not fit.
@@ -66,7 +67,7 @@ def idx(
                 f"data.{key}: {keep} samples, {folder} holds {len(image)}; ask for at most that many, or leave it out"
             )
         label = label[:keep]
-        inputs = partial(pixels, dtype=torch.get_default_dtype())
+        inputs = partial(pixels, dtype=floating(image.dtype))
         x = inputs(image[:keep]) if isinstance(image, Tensor) else Stored(image, dress=(inputs,)).first(len(label))
         return Part(x, encode(label, len(names), targets, low), label)
 
@@ -140,6 +141,8 @@ def _header(path: Path, file: BinaryIO, most: int, exact: bool) -> tuple[torch.d
             f"the number of dimensions; {CURE}"
         )
     dtype, dims = DTYPES[magic[2]], magic[3]
+    if dims > MOST_DIMS:
+        raise UserError(f"{path}: an array of {dims} dimensions; at most {MOST_DIMS} can be read: {CURE}")
     sizes = file.read(4 * dims)
     if len(sizes) < 4 * dims:
         raise UserError(f"{path}: ends inside its header of {4 + 4 * dims} bytes; fetch the file again: {CURE}")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .dataset import Dataset, Part
+from .dataset import MOST_DIMS, Dataset, Part, floating
 
 MOST_CLASSES = 65_536  # more than any label set in use: above it, the labels are numbers to regress on or a broken file
 
@@ -44,7 +43,8 @@ def tensors(
     1 above the middle of the two values.
     other floats (n, ...): a regression; (n,) becomes (n, 1), since a loss of (n, 1) against (n,) would broadcast.
 
-    Integers in `x` become the default dtype, unscaled. UserError: complex, empty or unequal tensors, labels out of range.
+    Integers in `x` become the default dtype, those of 32 bits or more float64, unscaled.
+    UserError: complex, empty or unequal tensors, labels out of range.
     """
     train = _pair("train", x, t)
     held = None if test is None else _pair("test", *test)
@@ -90,6 +90,10 @@ def _pair(place: str, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             raise UserError(f"data.{place}: {name} is {_words(value)}; pass real numbers, such as torch.view_as_real({name})")
         if value.dim() == 0 or value.numel() == 0:
             raise UserError(f"data.{place}: {name} is {_words(value)}; needs shape (n, ...) with at least one sample")
+        if value.dim() > MOST_DIMS:
+            raise UserError(
+                f"data.{place}: {name} has {value.dim()} dimensions, at most {MOST_DIMS} can be used; {name}.flatten(1)"
+            )
     if len(x) != len(t):
         raise UserError(f"data.{place}: {len(x)} inputs, {len(t)} targets; each input needs one target")
     if not t.is_floating_point() and t.dim() != 1:
@@ -97,7 +101,7 @@ def _pair(place: str, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             f"data.{place}: t is {_words(t)}; class indices have shape (n,): t.squeeze(1); other targets are floats: t.float()"
         )
     if not x.is_floating_point():
-        x = x.to(torch.get_default_dtype())
+        x = x.to(floating(x.dtype))
     if not t.is_floating_point():
         return x, t.long()
     return x, t[:, None] if t.dim() == 1 else t

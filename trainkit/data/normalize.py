@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from .stored import Stored, ahead
+from . import check
+from .statistics import Frame, Range, blocks, filled, moments, ranges
+from .stored import Stored
 
 if TYPE_CHECKING:
     from .dataset import Dataset, Part
@@ -20,51 +21,52 @@ class Normalizer:
 
     `feature`: mean and std (population, /n) of each input feature over the n samples, shape of one sample; a constant
     feature has std 1. `global`: one mean and std over all. `none`: mean 0, std 1. `fill`: the value for NaN, a feature each,
-    or None. Statistics are float64, merged from those of blocks of BLOCK bytes, so that data in memory and data in a file have
-    the same: n = nₐ + n_b, d = mean_b - meanₐ, mean = meanₐ + d n_b / n, var = (nₐ varₐ + n_b var_b) / n + d² nₐ n_b / n².
-    Source: Chan, Golub, LeVeque 1979, Updating formulae and a pairwise algorithm for computing sample variances.
+    or None. Statistics and scaling are computed in float64, whatever the dtype of x is and of the result will be.
     """
 
     def __init__(self, mean: Tensor, std: Tensor, fill: Tensor | None) -> None:
         self.mean, self.std, self.fill = mean, std, fill
 
     @classmethod
-    def fit(cls, data: Dataset) -> Normalizer:
-        x = data.train.x
-        fill = None
-        if data.fill is not None:  # whether or not this part misses a number: another may
+    def fit(cls, data: Dataset, span: Range | None = None) -> Normalizer:
+        """The statistics of `data.train`, whose range is `span` (found here where it is None and of use).
+
+        UserError: missing numbers without a fill; infinite ones, of which there is no mean.
+        """
+        x, fill, frame = data.train.x, None, None
+        if span is None and (data.fill is not None or not (isinstance(x, Stored) and x.small_integers())):
+            span = ranges(x)
+        if span is not None:
+            if span.missing and data.fill is None:
+                check.refuse_missing(data, "train")
+            if not span.finite and (data.fill is not None or data.normalize != "none"):
+                check.refuse(data, "train", "x", torch.isinf, "has no mean", check.MEND)
+        if data.fill is not None and span is not None:  # whether or not this part misses a number: another may
             x = x[:]  # a median needs all at once
-            fill = x.double().nanmean(0) if data.fill == "mean" else x.double().nanmedian(0).values
-            fill = fill.nan_to_num(0.0)  # a column with no number at all
-            x = torch.where(torch.isnan(x), fill.to(x.dtype), x)
-        elif count := missing(x):
-            raise UserError(f"data: {count} missing numbers; say data.missing=mean or median, or mend the file")
+            fill = _fill(x.double(), data.fill, Frame.of(span.low, span.high))
         zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
         if data.normalize == "none":
             return cls(zero, one, fill)
-        mean, std = moments(x, (0,) if data.normalize == "feature" else tuple(range(x.dim())))
+        if span is not None:
+            ends = (span.low, span.high) if data.normalize == "feature" else (span.low.min(), span.high.max())
+            frame = Frame.of(*ends)
+        mean, std = moments(x, (0,) if data.normalize == "feature" else tuple(range(x.dim())), frame, fill)
         return cls(mean, torch.where(std > 0, std, one), fill)
 
-    def apply(self, part: Part) -> Part:
-        """The part with its inputs filled and scaled; those of a file when they are read."""
+    def apply(self, part: Part, dtype: torch.dtype | None = None) -> Part:
+        """The part with its inputs filled, scaled and in `dtype` (None: their own); those of a file when they are read."""
         from .dataset import Part
 
-        if self.fill is None and missing(part.x):
-            raise UserError(
-                "data: missing numbers outside the training part; say data.missing=mean or median, or mend the file"
-            )
-        x = part.x.then(self.scale) if isinstance(part.x, Stored) else self.scale(part.x)
-        return Part(x, part.t, part.label)
+        scale = partial(self.scale, dtype=dtype)
+        return Part(part.x.then(scale) if isinstance(part.x, Stored) else scale(part.x), part.t, part.label)
 
-    def scale(self, x: Tensor) -> Tensor:
-        """Rows (k, ...) filled and scaled."""
-        if self.fill is not None:
-            x = torch.where(torch.isnan(x), self.fill.to(x.dtype), x)
-        if not self.mean.dim():
-            return ((x - float(self.mean)) / float(self.std)).to(x.dtype)
-        scaled = torch.empty_like(x)
-        for rows, block in zip(blocks(scaled), blocks(x), strict=True):  # all at once it were thrice the data in float64
-            rows.copy_((block.double() - self.mean) / self.std)
+    def scale(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Rows (k, ...) filled and scaled, in `dtype`. Block by block: all at once it were thrice the data in float64."""
+        if not self.mean.dim() and self.mean == 0 and self.std == 1:
+            return filled(x, self.fill).to(dtype or x.dtype)
+        scaled = torch.empty_like(x, dtype=dtype)
+        for rows, block in zip(blocks(scaled), blocks(x), strict=True):
+            rows.copy_((filled(block.double(), self.fill) - self.mean) / self.std)
         return scaled
 
     def state_dict(self) -> dict[str, Tensor | None]:
@@ -78,34 +80,10 @@ class Normalizer:
         return cls(mean, std, state["fill"])
 
 
-BLOCK = 1 << 22  # bytes of float64: the statistics of that many rows at a time
-
-
-def blocks(x: Tensor | Stored) -> Generator[Tensor, None, None]:
-    """The rows of x in order, as many at a time as BLOCK says for their shape, whatever their dtype."""
-    size = max(1, BLOCK // (8 * max(1, x.shape[1:].numel())))
-    cuts = (slice(i, i + size) for i in range(0, len(x), size))
-    yield from ahead(x.__getitem__, cuts) if isinstance(x, Stored) else map(x.__getitem__, cuts)
-
-
-def moments(x: Tensor | Stored, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and population deviation of x (n, ...) over the dimensions `over`, which begin with 0, in float64."""
-    n, mean, std = 0, torch.zeros(()), torch.zeros(())
-    for block in blocks(x):
-        std_b, mean_b = torch.std_mean(block.double(), dim=over, correction=0)
-        n_b, n = len(block), n + len(block)
-        if n_b == n:  # the first
-            mean, std = mean_b, std_b
-            continue
-        d, share = mean_b - mean, n_b / n
-        mean = mean + share * d
-        std = ((1 - share) * std.square() + share * std_b.square() + share * (1 - share) * d.square()).sqrt()
-    return mean, std
-
-
-def missing(x: Tensor | Stored) -> int:
-    """How many numbers of x are NaN; a file of integers is not looked at."""
-    if isinstance(x, Tensor):
-        absent = torch.isnan(x)
-        return int(absent.sum()) if absent.any() else 0
-    return sum(int(torch.isnan(block).sum()) for block in blocks(x)) if x.may_miss() else 0
+def _fill(x: Tensor, how: str, frame: Frame | None) -> Tensor:
+    """Mean or median of each feature of x (n, ...) over the numbers that are there; 0 where there is none."""
+    if how == "median":
+        found = x.nanmedian(0).values
+    else:
+        found = x.nanmean(0) if frame is None else frame.out(frame.into(x).nanmean(0))
+    return found.nan_to_num(0.0)

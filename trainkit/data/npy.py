@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .dataset import Dataset, Part, Targets, encode
+from .dataset import MOST_DIMS, Dataset, Part, Targets, encode, floating
 from .memory import class_names
 from .stored import Rows, Stored
 
@@ -51,7 +51,8 @@ def npy(
 ) -> Dataset:
     """Arrays saved by `np.save`: x (n, ...) of numbers, t (n,) integer classes, or floats (n,) or (n, k) to regress on.
 
-    x / scale, in the default dtype (float64 stays); `scale` defaults to 255 for uint8 pixels, else 1. `targets` default to
+    x / scale, in the default dtype, or in float64 where that is its own or it has integers of 32 bits or more; `scale` defaults
+    to 255 for uint8 pixels, else 1. `targets` default to
     index for integers, real for floats; `low` as in `encode`. `classes` default to "0", "1", ... up to the largest label.
     stream: x stays in its file and is read in blocks while the net trains, to the same bits as from memory; t, some bytes a
     sample, is in memory either way, and so is one batch. false: x is read into memory at once.
@@ -75,7 +76,7 @@ def npy(
     def part(x: Stored, t: Tensor, path: str) -> Part:
         kept = x if stream else x[:]
         if names is None:
-            real = t if t.is_floating_point() else t.to(torch.get_default_dtype())
+            real = t.to(floating(t.dtype))
             return Part(kept, real[:, None] if t.dim() == 1 else real)
         class_names(t, list(names), path)
         return Part(kept, encode(t, len(names), targets, low), t)
@@ -117,10 +118,13 @@ def _pair(key: str, x_path: str, t_path: str, scale: float | None) -> tuple[Stor
 
 
 def dressed(rows: Rows, scale: float | None = None) -> Stored:
-    """Rows as floating inputs: float32 and float64 as they are, others in the default dtype; divided by `scale`, which is
-    255 for uint8 where none is given."""
-    dtype = rows.dtype if rows.dtype in (torch.float32, torch.float64) else torch.get_default_dtype()
+    """Rows as floating inputs (see `floating`), divided by `scale`, which is 255 for uint8 where none is given."""
+    dtype = floating(rows.dtype)
     divisor = scale if scale is not None else 255.0 if rows.dtype == torch.uint8 else 1.0
+    if not rows.dtype.is_floating_point:  # these are not searched for infinite numbers
+        most = 1 if rows.dtype == torch.bool else torch.iinfo(rows.dtype).max
+        if not torch.tensor(most, dtype=dtype).div_(divisor).isfinite():
+            raise UserError(f"data.scale: {divisor:g}; {_words(rows)} divided by it is infinite; needs a larger number")
     return Stored(rows, dress=(lambda x: x.to(dtype) if divisor == 1 else x.to(dtype).div_(divisor),))
 
 
@@ -182,6 +186,8 @@ def _parse(path: Path, text: bytes) -> tuple[torch.dtype, tuple[int, ...], bool]
         raise UserError(f"{path}: dtype {descr!r}; {cure}")
     if fortran and len(shape) > 1:
         raise UserError(f"{path}: in Fortran order, a sample's numbers lie apart; np.save(path, np.ascontiguousarray(x))")
+    if len(shape) > MOST_DIMS:
+        raise UserError(f"{path}: an array of {len(shape)} dimensions; at most {MOST_DIMS} can be read: x.reshape(len(x), -1)")
     if not shape:
         raise UserError(f"{path}: a single number, of shape (); needs one sample a row, (n, ...)")
     native = "<" if sys.byteorder == "little" else ">"

@@ -117,8 +117,12 @@ class Stored:
         return self.then(lambda x: x.to(device, dtype))
 
     def may_miss(self) -> bool:
-        """Whether a number can be NaN: an integer cannot."""
+        """Whether a number can be NaN or infinite: an integer cannot."""
         return self.rows.dtype.is_floating_point
+
+    def small_integers(self) -> bool:
+        """Whether its numbers are integers of at most 16 bits, of which no statistic is hard."""
+        return not self.may_miss() and self.rows.dtype.itemsize <= 2
 
 
 AHEAD = 2  # blocks made while one is used: the second hides a block that takes longer than its steps

@@ -14,7 +14,9 @@ from ..errors import UserError, near
 from ..rng import generator
 from . import arrow
 from .arrow import MISSING, Kind
+from .check import columns
 from .dataset import Dataset, Part, Targets, encode
+from .stored import Stored
 
 Task = Literal["classification", "regression"]
 Missing = Literal["refuse", "mean", "median"]
@@ -62,7 +64,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class Rows:
-    """A file read by a schema: `x` (n, width), NaN where a number is missing; `t` and `label` as in `Part`, or None."""
+    """A file read by a schema: `x` (n, width) float64, NaN where a number is missing; `t`, `label` as in `Part`, or None."""
 
     x: Tensor
     t: Tensor | None
@@ -85,8 +87,9 @@ def csv(
 ) -> Dataset:
     """The CSV file `path` (UTF-8, comma, a header; .gz too) with the column `target` to be predicted.
 
-    x (n, width): a column of numbers gives one feature; one of texts, or listed in `categorical`, one 0/1 feature for each text
-    in `path`, sorted. t: classes, sorted, ints by value, encoded as `targets` ("index" unless said); or (n, 1) numbers.
+    x (n, width), float64: a column of numbers gives one feature; one of texts, or listed in `categorical`, one 0/1 feature for
+    each text in `path`, sorted. t: classes, sorted, ints by value, encoded as `targets` ("index" unless said); or (n, 1), the
+    numbers.
     task: auto takes texts, and integers of at most 20 different values, for classes, and other numbers for a regression.
     test: the share held out, at random by `seed` (in classification from each class alike), or a second file; 0 for none.
     missing: an empty field, ?, NA, N/A, NaN or NULL is refused, or filled with the training part's mean or median; a missing
@@ -134,6 +137,18 @@ def read_rows(path: str, schema: Mapping[str, object]) -> Rows:
     """
     plan = Schema.of(schema)
     return _rows(path, _table(path, plan), plan)
+
+
+def refuse_infinite(path: str, schema: Mapping[str, object], x: Tensor | Stored, scaled: Tensor | Stored) -> None:
+    """Raise UserError at the first number of the file's rows `x` that is not finite in `scaled`, as the net takes it."""
+    where = (~scaled[:].isfinite()).nonzero()
+    if len(where):
+        row, at = where[0].tolist()
+        kind = str(scaled.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{path}: column {columns(schema)[at]!r}, row {row + 2}: {float(x[row : row + 1][0, at]):g} is not finite in {kind}"
+            f" once it is scaled ({len(where)} such); mend it, or remove the row"
+        )
 
 
 def _infer(
@@ -261,12 +276,12 @@ def _part(path: str, table: Any, schema: Schema) -> Part:
 
 def _rows(path: str, table: Any, schema: Schema) -> Rows:
     width = sum(len(schema.categories.get(name, [""])) for name in schema.columns)
-    x = torch.zeros(table.num_rows, width, dtype=torch.get_default_dtype())
+    x = torch.zeros(table.num_rows, width, dtype=torch.float64)  # rounded once, when they have been scaled
     at = 0
     for name in schema.columns:
         column = table.column(name)
         if name not in schema.categories:
-            x[:, at] = _numbers(path, name, column, x.dtype, "or leave the field empty and say data.missing=median")
+            _numbers(path, name, column, x[:, at], "or leave the field empty and say data.missing=median")
             absent, wide = x[:, at].isnan(), 1
         else:
             known = schema.categories[name]
@@ -283,7 +298,8 @@ def _rows(path: str, table: Any, schema: Schema) -> Rows:
     column = table.column(schema.target)
     cure = "remove these rows: a target is never filled in"
     if schema.classes is None:
-        t = _numbers(path, schema.target, column, x.dtype, "or remove the row")[:, None]
+        t = torch.empty(table.num_rows, 1, dtype=x.dtype)
+        _numbers(path, schema.target, column, t[:, 0], "or remove the row")
         _refuse(path, f"target {schema.target!r}", t[:, 0].isnan(), cure)
         return Rows(x, t, None)
     label = _codes(path, schema.target, column, schema.classes)
@@ -297,22 +313,22 @@ def _refuse(path: str, place: str, absent: Tensor, cure: str) -> None:
         raise UserError(f"{path}: {place}, row {int(where[0]) + 2}: missing ({len(where)} such); {cure}")
 
 
-def _numbers(path: str, name: str, column: Any, dtype: torch.dtype, cure: str) -> Tensor:
-    """(n,) of `dtype`, NaN where missing."""
+def _numbers(path: str, name: str, column: Any, into: Tensor, cure: str) -> None:
+    """Write a column into (n,) float64, NaN where missing; chunk by chunk, since a column may be large."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    exact = from_dlpack(pc.fill_null(pc.cast(column, pa.float64(), safe=False), float("nan")).combine_chunks())
-    number = exact.to(dtype)
-    where = number.isinf().nonzero()[:, 0]
+    at = 0
+    for chunk in column.chunks:
+        number = from_dlpack(pc.fill_null(pc.cast(chunk, pa.float64(), safe=False), float("nan")))
+        into[at : at + len(number)] = number
+        at += len(number)
+    where = into.isinf().nonzero()[:, 0]
     if len(where):
         row = int(where[0])
-        kind = str(dtype).removeprefix("torch.")
         raise UserError(
-            f"{path}: column {name!r}, row {row + 2}: {float(exact[row])} is infinite in {kind} ({len(where)} such); "
-            f"mend it, {cure}"
+            f"{path}: column {name!r}, row {row + 2}: {float(into[row])} is not finite ({len(where)} such); mend it, {cure}"
         )
-    return number
 
 
 def _codes(path: str, name: str, column: Any, known: list[str]) -> Tensor:
@@ -326,8 +342,8 @@ def _codes(path: str, name: str, column: Any, known: list[str]) -> Tensor:
     index = {text: i for i, text in enumerate(known)}
     texts = [text.strip() for text in column.dictionary.to_pylist()]
     code = torch.tensor([-1 if text in MISSING else index.get(text, -2) for text in texts] + [-1])
-    entry = from_dlpack(pc.fill_null(column.indices, len(texts))).long()
-    code = code[entry]
+    entry = from_dlpack(pc.fill_null(column.indices, len(texts)))
+    code = code.index_select(0, entry)
     where = (code == -2).nonzero()[:, 0]
     if len(where):
         row = int(where[0])

@@ -1,0 +1,110 @@
+"""Passes over the numbers of a part, in blocks, so that data in memory and data in a file have the same statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .stored import Stored, ahead
+
+BLOCK = 1 << 22  # bytes of float64: the statistics of that many rows at a time
+FAR = 1024.0  # a feature whose middle is that many times its half width from 0 is shifted to 0 first
+PLAIN = (2.0**-300, 2.0**300)  # squares of such numbers, and sums of them, neither overflow nor vanish
+
+
+def blocks(x: Tensor | Stored) -> Generator[Tensor, None, None]:
+    """The rows of x in order, as many at a time as BLOCK says for their shape, whatever their dtype."""
+    size = max(1, BLOCK // (8 * max(1, x.shape[1:].numel())))
+    cuts = (slice(i, i + size) for i in range(0, len(x), size))
+    yield from ahead(x.__getitem__, cuts) if isinstance(x, Stored) else map(x.__getitem__, cuts)
+
+
+@dataclass(frozen=True)
+class Range:
+    """The least and the largest number of each feature, NaN left out: float64, the shape of one sample; 0 where all is NaN.
+
+    missing: a number is NaN. finite: no number is infinite.
+    """
+
+    low: Tensor
+    high: Tensor
+    missing: bool
+
+    @property
+    def finite(self) -> bool:
+        return bool(self.low.isfinite().all() and self.high.isfinite().all())
+
+
+def ranges(x: Tensor | Stored) -> Range:
+    """The range of x (n, ...), in one pass."""
+    low = torch.full(x.shape[1:], torch.inf, dtype=torch.float64)
+    high, missing = -low, False
+    for block in blocks(x):
+        low_b, high_b = block.amin(0), block.amax(0)  # NaN, where a number of the feature is
+        if low_b.isnan().any():
+            missing, absent = True, block.isnan()
+            low_b, high_b = (torch.where(absent, end, block) for end in (torch.inf, -torch.inf))
+            low_b, high_b = low_b.amin(0), high_b.amax(0)
+        low, high = low.minimum(low_b.cpu().double()), high.maximum(high_b.cpu().double())
+    empty = low > high
+    return Range(low.masked_fill(empty, 0), high.masked_fill(empty, 0), missing)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """x = shift + unit z: where the numbers z of a feature are near 0 and of a size that can be squared.
+
+    shift is the middle of a feature that is far from 0, which float64 resolves no better than its numbers: their differences
+    are exact, and a sum of them is not rounded to the size of the middle. unit is a power of two. Ordinary features have
+    shift 0 and unit 1, which change no bit.
+    """
+
+    shift: Tensor
+    unit: Tensor
+
+    @classmethod
+    def of(cls, low: Tensor, high: Tensor) -> Frame | None:
+        """The frame of finite numbers from low to high; None if every feature is ordinary."""
+        middle, half = low / 2 + high / 2, high / 2 - low / 2
+        shift = torch.where(middle.abs() > FAR * half, middle, 0.0)
+        reach = torch.where(shift == 0, low.abs().maximum(high.abs()), half)
+        power = reach / (2 * reach.frexp().mantissa)  # exact: the power of two at or below
+        unit = torch.where((reach == 0) | ((reach > PLAIN[0]) & (reach < PLAIN[1])), 1.0, power)
+        return None if (shift == 0).all() and (unit == 1).all() else cls(shift, unit)
+
+    def into(self, x: Tensor) -> Tensor:
+        return (x - self.shift) / self.unit
+
+    def out(self, mean: Tensor) -> Tensor:
+        return self.shift + self.unit * mean
+
+
+def moments(
+    x: Tensor | Stored, over: tuple[int, ...], frame: Frame | None = None, fill: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and population deviation of x (n, ...) over the dimensions `over`, which begin with 0, in float64.
+
+    Merged from those of blocks: n = nₐ + n_b, d = mean_b - meanₐ, mean = meanₐ + d n_b / n,
+    var = (nₐ varₐ + n_b var_b) / n + d² nₐ n_b / n². `fill` takes the place of NaN.
+    Source: Chan, Golub, LeVeque 1979, Updating formulae and a pairwise algorithm for computing sample variances.
+    """
+    n, mean, std = 0, torch.zeros(()), torch.zeros(())
+    for block in blocks(x):
+        z = filled(block.double(), fill)
+        std_b, mean_b = torch.std_mean(z if frame is None else frame.into(z), dim=over, correction=0)
+        n_b, n = len(block), n + len(block)
+        if n_b == n:  # the first
+            mean, std = mean_b, std_b
+            continue
+        d, share = mean_b - mean, n_b / n
+        mean = mean + share * d
+        std = ((1 - share) * std.square() + share * std_b.square() + share * (1 - share) * d.square()).sqrt()
+    return (mean, std) if frame is None else (frame.out(mean), frame.unit * std)
+
+
+def filled(x: Tensor, fill: Tensor | None) -> Tensor:
+    """x with `fill`, a number a feature, in the place of NaN."""
+    return x if fill is None else torch.where(torch.isnan(x), fill.to(x.dtype), x)
