@@ -271,7 +271,11 @@ def _checkpoint_file(args: argparse.Namespace) -> Path:
 
 
 def _run_of(file: Path) -> Path:
-    return file.parent.parent if file.parent.name == "checkpoints" else file.parent
+    """The folder of the run that a checkpoint belongs to by its place, or the folder that it lies in."""
+    folder = file.parent
+    if folder.absolute().name != "checkpoints":
+        return folder
+    return folder.parent if folder.name else Path("..")
 
 
 def compare(args: argparse.Namespace) -> int:

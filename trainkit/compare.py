@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -72,8 +70,6 @@ class Comparison(Folder):
         super().begin()
         try:
             self._check()  # again, as the lock is held only now
-            if not os.access(self.path, os.W_OK | os.X_OK):
-                raise self.refusal(PermissionError(errno.EACCES, "Permission denied"))
         except UserError:
             self.undo()
             raise

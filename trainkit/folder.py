@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -57,8 +58,10 @@ class Folder:
         """Lock a folder that has the marker; no byte changes. Raises UserError where it is not writable or already locked."""
         if self._lock is not None:
             return
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
+            if not self.marked:  # a device, say: opening one may do something
+                raise FileNotFoundError(errno.ENOENT, f"there is no file {self.marker}")
+            flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self._hold(os.open(self.path / self.marker, flags))
         except OSError as error:
             raise self.refusal(error) from error
@@ -126,8 +129,6 @@ class Folder:
     def _hold(self, handle: int) -> None:
         """Lock the marker that was opened, or close it."""
         try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise FileExistsError(0, f"{self.marker} is not a file")
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.fstat(handle).st_nlink:  # whoever had it locked has removed it since it was opened
                 raise BlockingIOError
@@ -139,6 +140,15 @@ class Folder:
             os.close(handle)
             raise
         self._lock = handle
+
+
+def check_writable(folder: Path) -> None:
+    """Raise the OSError of a folder in which no file can be made."""
+    os.stat(f"{folder}/.")  # raises for what is not a folder
+    if os.access(folder, os.W_OK | os.X_OK):
+        return
+    number = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+    raise OSError(number, os.strerror(number))
 
 
 KINDS = {

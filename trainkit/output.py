@@ -12,7 +12,7 @@ from types import TracebackType
 
 from .checkpoint import sync_folder
 from .errors import UserError, cause
-from .folder import kind_of
+from .folder import check_writable, kind_of
 
 HEADER = re.compile(rb"(replica,)?sample,y0(,y\d+)*(,answer)?\r?\n")  # the first line of every file of predictions
 LONGEST = 1 << 24  # bytes of a header
@@ -46,12 +46,7 @@ class Output:
             self._target = Path(os.path.realpath(path)) if follow else path
             if found and not predicted(self._target):
                 raise self._error("holds something else than predictions")
-            folder = self._target.parent
-            if not os.access(folder, os.W_OK | os.X_OK):
-                os.stat(folder)  # for the error of one that is not there
-                raise PermissionError(errno.EACCES, "Permission denied")
-            if not folder.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, "Not a directory")
+            check_writable(self._target.parent)
         except OSError as error:
             unread = error.errno == errno.ENXIO and found == "a pipe"
             raise self._error("a pipe that nothing reads" if unread else f"not saved, {cause(error)}") from error

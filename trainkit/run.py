@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from .checkpoint import load, saved, sweep, write
 from .errors import UserError
-from .folder import Folder, kind_of
+from .folder import Folder, check_writable, kind_of
 from .streams import say
 
 WRITTEN = (  # by a run, beside the files of its callbacks; a folder is named before what is in it
@@ -110,9 +109,12 @@ class Run(Folder):
             if (found := kind_of(path)) != wanted:
                 why = f"{name} is {found}{' and could lead elsewhere' if found == 'a link' else ''}, not {wanted}"
                 raise UserError(f"run folder {self.path}: {why}; remove it")
-        for folder in (self.path, self.checkpoints) if self._lock is not None else ():
-            if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
-                raise self.refusal(PermissionError(errno.EACCES, "Permission denied"))
+        try:
+            for folder in (self.path, self.checkpoints) if ours else ():
+                if folder.is_dir():
+                    check_writable(folder)
+        except OSError as error:
+            raise self.refusal(error) from error
 
     def _check_untaken(self) -> None:
         if self.marked and self.taken():
