@@ -219,6 +219,10 @@ def test_from_python_the_same_is_refused() -> None:
     fit("new")
     with pytest.raises(UserError, match="holds a run already"):
         fit("new")
+    trainer = fit("empty", epochs=0)
+    with pytest.raises(UserError, match="holds a run already"):
+        trainer.fit(trainer.net, trainer.loss, trainer.optimizer, trainer.data)
+    assert Path("empty/summary.json").exists()
     content = checkpoint.load(Path("new/checkpoints/last.pt"))
     assert fit("new", content, epochs=3).state.epoch == 3
     assert fit("branch", content, epochs=3).state.epoch == 3

@@ -114,7 +114,7 @@ def _resumed(origin: Path) -> dict[str, Any]:
 def _newest_run(args: argparse.Namespace) -> Path:
     if not args.paths:
         raise UserError("resume: name a run, --resume logs/mlp/2026-01-31_12-00-00, or a CONF whose newest run to continue")
-    folder = Path("logs") / args.paths[0].stem
+    folder = run_folder(args.paths[0]).parent
     runs = [Run(path) for path in folder.glob("*") if Run(path).marked]
     saved = {r.path: max(f.lstat().st_mtime_ns for f in files) for r in runs if (files := checkpoint.saved(r.checkpoints))}
     if not saved:

@@ -95,11 +95,11 @@ class Folder:
         for path in self._made:
             with suppress(OSError):
                 path.unlink() if path.name == self.marker else path.rmdir()
-        self._made = []
         self.close()
 
     def close(self) -> None:
         """Unlock."""
+        self._made = []  # another fit may use the object, and has made nothing of it
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
