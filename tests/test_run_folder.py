@@ -291,6 +291,15 @@ def test_a_comparison_replaces_no_file(name: str, capsys: pytest.CaptureFixture[
     assert f"holds {name} already; choose another with --out" in refused(capsys, "compare", "conf.yaml", "--out", "out")
 
 
+def test_a_marker_that_another_process_locks_first_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Folder(Path("x")), Folder(Path("x"))
+    real = first._hold
+    monkeypatch.setattr(first, "_hold", lambda handle: (second.lock(), real(handle))[1])
+    with pytest.raises(UserError, match="at work in it"):
+        first.begin()
+    assert second.marked
+
+
 def test_a_marker_that_was_removed_before_it_was_locked_locks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Folder(Path("x")), Folder(Path("x"))
     first.begin()

@@ -81,8 +81,8 @@ class Folder:
             except FileExistsError:
                 self.lock()
                 return
-            self._made.insert(0, marker)
             self._hold(handle)
+            self._made.insert(0, marker)  # not before: where another process was first to lock it, it is that one's
             os.write(handle, f"{self.kind} of trainkit; {self.worker} cannot write here while this file is locked\n".encode())
         except BaseException as error:
             self.undo()
