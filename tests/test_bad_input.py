@@ -113,7 +113,7 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "data without a name": (but("name: disk, ", ""), [], ["data: ", "needs a name"]),
     "data that only Python has": (but("name: disk", "name: tensors"), [], ["data.name: no data 'tensors'"]),
     "callback misspelt": (with_callbacks("{early_stoping: {}}"), [], ["callbacks.early_stoping", "'early_stopping'"]),
-    "callback by path": (with_callbacks("{../x: {}}"), [], ["no callback '../x'"]),
+    "callback by path": (with_callbacks("{../x: {}}"), [], ["callbacks: '../x' is not a callback's name"]),
     "callback Callback": (with_callbacks("{x: {Callback: {}}}"), [], ["callbacks.x: no callback 'Callback'"]),
     "callback without a mapping": (with_callbacks("{checkpoint: 5}"), [], ["callbacks.checkpoint: 5", "{} for none"]),
     "callbacks a list": (with_callbacks("[checkpoint]"), [], ["callbacks: ['checkpoint']; needs a mapping"]),
@@ -189,7 +189,11 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "an option of another command": (GOOD, ["--out", "x.csv"], ["fit: takes no --out; predict, compare do"]),
     "resume of nothing": (GOOD, ["--resume", "nowhere"], ["resume: no nowhere; name a run's folder or a checkpoint"]),
     "resume without a run": (GOOD, ["--resume"], ["resume: no run of conf.yaml with a checkpoint in logs/conf"]),
-    "resume of a folder that is no run": (GOOD, ["--resume", "."], ["resume: . has no folder checkpoints"]),
+    "resume of a folder that is no run": (
+        GOOD,
+        ["--resume", "."],
+        ["resume: . is not a run's folder, it has no file .trainkit-run"],
+    ),
     "import of nothing": (GOOD, ["--import", "nowhere.py"], ["--import nowhere.py: no such file"]),
     "import of a YAML": (GOOD, ["--import", "conf.yaml"], ["conf.yaml: cannot be imported; needs a .py file"]),
 }
@@ -321,7 +325,7 @@ def test_a_taken_folder_is_refused_and_stays_as_it_is(run: Path, capsys: pytest.
 
 def test_a_folder_at_work_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree(run)
-    with open(run / ".lock", "w") as lock:
+    with open(run / ".trainkit-run") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "run folder run: another trainer is at work in it" in refused(capsys, "fit", "--resume", run)
         assert tree(run) == before
@@ -347,7 +351,11 @@ def test_a_folder_whose_checkpoints_lead_elsewhere_is_refused(capsys: pytest.Cap
     Path("elsewhere/.tmp-mine").write_text("keep")
     Path("run").mkdir()
     Path("run/checkpoints").symlink_to(Path("elsewhere").resolve())
-    assert "checkpoints is a link" in refused(capsys, "fit", "conf.yaml", "--run-dir", "run")
+    assert "holds checkpoints, which is not a run's" in refused(capsys, "fit", "conf.yaml", "--run-dir", "run")
+    Path("run/.trainkit-run").touch()
+    assert "checkpoints is a link and could lead elsewhere" in refused(capsys, "fit", "conf.yaml", "--run-dir", "run")
+    assert "checkpoints is a link and could lead elsewhere" in refused(capsys, "fit", "--resume", "run")
+    assert os.listdir("elsewhere") == [".tmp-mine"]
     assert tree(Path("elsewhere")) == {"elsewhere/.tmp-mine": b"keep"}
 
 
@@ -635,8 +643,9 @@ def test_a_link_among_the_checkpoints_is_not_followed(run: Path, capsys: pytest.
     LAST.rename("outside.pt")
     LAST.symlink_to(Path("outside.pt").resolve())
     assert "last.pt: is a link" in refused(capsys, "test", run, "--checkpoint", "last")
-    assert main(["fit", "--resume", str(run), "trainer.max_epochs=3"]) == 0
-    assert "skipped: checkpoint run/checkpoints/last.pt: is a link" in capsys.readouterr().err
+    before = tree(Path())
+    assert "last.pt is a link and could lead elsewhere" in refused(capsys, "fit", "--resume", run)
+    assert tree(Path()) == before
 
 
 def test_a_terminal_obeys_no_message(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

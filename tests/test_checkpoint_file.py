@@ -150,24 +150,32 @@ def test_a_temporary_that_is_there_or_a_link_is_not_written_to(tmp_path: Path) -
     assert (tmp_path / "precious").read_text() == "keep"
 
 
-def test_an_opened_run_sweeps_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
+def test_a_run_that_begins_sweeps_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for name in (".tmp-99-last.pt", "last.pt", "my.tmp-file"):
         (tmp_path / "checkpoints" / name).write_text("x")
     (tmp_path / ".tmp-99-config.yaml").write_text("x")
+    (tmp_path / Run.marker).touch()
+    before = sorted(tmp_path.rglob("*"))
     run = Run(tmp_path)
-    run.open(new=False)
+    run.open(going_on=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    run.begin()
     run.close()
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [".lock", "last.pt", "my.tmp-file"]
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [Run.marker, "last.pt", "my.tmp-file"]
 
 
 def test_one_trainer_to_a_folder(tmp_path: Path) -> None:
     first, second = Run(tmp_path / "run"), Run(tmp_path / "run")
     first.open()
-    with pytest.raises(UserError, match="another trainer is at work in it"):
-        second.open()
-    first.close()
     second.open()
+    assert not (tmp_path / "run").exists()
+    first.begin()
+    for act in (second.begin, second.lock):
+        with pytest.raises(UserError, match="another trainer is at work in it"):
+            act()
+    first.close()
+    second.begin()
     second.close()
 
 

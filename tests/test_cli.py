@@ -101,7 +101,14 @@ def test_a_run_leaves_its_files_and_a_summary_of_the_promised_keys(capsys: pytes
     assert out.splitlines()[0].endswith("; run")
     assert printed(out)["test/loss"] == f"{metrics['test/loss']:.4g}"
     names = [str(p.relative_to("run")) for p in sorted(Path("run").rglob("*")) if p.is_file()]
-    assert names == [".lock", "checkpoints/best.pt", "checkpoints/last.pt", "config.yaml", "metrics.csv", "summary.json"]
+    assert names == [
+        ".trainkit-run",
+        "checkpoints/best.pt",
+        "checkpoints/last.pt",
+        "config.yaml",
+        "metrics.csv",
+        "summary.json",
+    ]
 
 
 def test_with_replicas_a_metric_is_mean_std_and_values(capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,7 +318,8 @@ def test_closed_streams_end_no_run_and_nothing_is_written_into_its_files(closed:
     words = [sys.executable, "-m", "trainkit", "fit", "conf/a.yaml", "--run-dir", "run"]
     shell = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh"]
     assert subprocess.run([*shell, *words], capture_output=True, env=ENVIRONMENT).returncode == 0
-    assert Path("run/.lock").read_text() == ""
+    assert Path("run/.trainkit-run").read_text().startswith("run folder of trainkit; ")
+    assert Path("run/.trainkit-run").read_text().count("\n") == 1
     assert summary()["stop_reason"] == "max_epochs"
 
 

@@ -341,9 +341,9 @@ MISTAKES = {
     "the second file's mistake": (["a.yaml", "bad.yaml"], "bad.yaml: loss: no loss 'Cross'"),
     "a folder that is a file": (
         ["a.yaml", "--out", "a.yaml"],
-        "a.yaml: cannot be made or written, File exists; choose another",
+        "a.yaml: cannot be made or written (Not a directory); choose another",
     ),
-    "a folder that is taken": (["a.yaml", "--out", "taken"], "taken: holds a comparison already; choose another"),
+    "a folder that is taken": (["a.yaml", "--out", "taken"], "taken: holds compare.json already; choose another"),
     "no file": ([], "compare: no CONF; name YAML files"),
 }
 

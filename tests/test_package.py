@@ -84,7 +84,7 @@ def works_for(user: Path, path: Path | None, callbacks: Path, rivals: Path, inte
     said = python("-m", "trainkit", "fit", "conf.yaml", "--run-dir", "run", path=path, folder=user, interpreter=interpreter)
     assert "mine says hello after 4 steps" in said
     assert sorted(p.name for p in (user / "run").iterdir() if p.is_file()) == [
-        ".lock",
+        ".trainkit-run",
         "config.yaml",
         "metrics.csv",
         "summary.json",

@@ -6,7 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torture import configs, crash, flips, folders, full, interrupts, kills, load, poison, readonly, resume, tables, terminals
+from torture import (
+    configs,
+    crash,
+    flips,
+    folders,
+    full,
+    interrupts,
+    kills,
+    load,
+    poison,
+    readonly,
+    refusals,
+    resume,
+    tables,
+    terminals,
+)
 from torture.tally import Tally
 
 FEW: dict[str, Callable[[Path], list[Tally]]] = {
@@ -23,6 +38,8 @@ FEW: dict[str, Callable[[Path], list[Tally]]] = {
     "layouts": lambda folder: folders.layouts(folder, 17),
     "names": lambda folder: folders.names(folder, 7),
     "other models": lambda folder: folders.others(folder, 9),
+    "refused resumes": lambda folder: refusals.resumes(folder, 12),
+    "files of the user's": lambda folder: refusals.users(folder, 20),
     "poison": lambda folder: configs.poison(folder, 60),
     "mutations": lambda folder: configs.fuzz(folder, 60),
     "a long run": lambda folder: load.long(folder, 20_000),

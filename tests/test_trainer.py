@@ -283,7 +283,7 @@ def test_an_error_releases_the_run_folder(tmp_path: Path) -> None:
 
 def test_one_trainer_to_a_folder(tmp_path: Path) -> None:
     class Second(Callback):
-        def on_fit_start(self, trainer: Trainer) -> None:
+        def on_train_start(self, trainer: Trainer) -> None:
             run(run_dir=tmp_path)
 
     with pytest.raises(UserError, match="another trainer is at work in it"):

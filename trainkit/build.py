@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from . import registry
-from .callback import Callback
+from .callback import Callback, bad_name
 from .data.dataset import Dataset
 from .errors import UserError, UserErrors, near, shortage
 from .nn.container import Container, Sequential
@@ -206,6 +206,9 @@ def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
         place = f"callbacks.{name}"
         if arguments is None:
             continue
+        if wrong_name := bad_name(name):
+            errors.append(f"callbacks: {wrong_name}")
+            continue
         key = name
         if name not in registry.names("callback") and isinstance(arguments, dict) and len(arguments) == 1:
             key, arguments = next(iter(arguments.items()))
@@ -227,9 +230,5 @@ def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
 
 
 def run_folder(conf: Path, root: Path = Path("logs")) -> Path:
-    """`logs/<conf name>/<time>`, with a number behind it where two runs begin in one second."""
-    stamp = root / (conf.stem.strip("-. ") or "run") / time.strftime("%Y-%m-%d_%H-%M-%S")
-    folder, k = stamp, 2
-    while folder.exists():
-        folder, k = stamp.with_name(f"{stamp.name}_{k}"), k + 1
-    return folder
+    """`logs/<conf name>/<time>`; where two begin in one second, `Folder.begin` puts a number behind it."""
+    return root / (conf.stem.strip("-. ") or "run") / time.strftime("%Y-%m-%d_%H-%M-%S")

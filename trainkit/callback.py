@@ -125,14 +125,15 @@ def overrides(callback: Callback, hook: str) -> bool:
     return getattr(method, "__func__", method) is not getattr(Callback, hook)
 
 
-def check_files(callbacks: Mapping[str, Callback]) -> None:
-    """Raise UserError where two callbacks would write one file of the run's folder."""
+def check_files(callbacks: Mapping[str, Callback]) -> list[str]:
+    """The files of the run's folder that the callbacks write. Raises UserError where two would write the same one."""
     owner: dict[str, str] = {}
     for name, cb in callbacks.items():
         for file in cb.files:
             if file in owner:
                 raise UserError(f"callbacks.{name}: writes {file}, as callbacks.{owner[file]} does; leave one of them out")
             owner[file] = name
+    return list(owner)
 
 
 class CallbackError(RuntimeError):
@@ -179,8 +180,17 @@ def named(callbacks: Mapping[str, Callback] | Iterable[Callback]) -> dict[str, C
     for name, cb in made.items():
         if not isinstance(cb, Callback):
             raise UserError(f"callbacks: {cb!r} is no Callback")
+        if wrong := bad_name(name):
+            raise UserError(f"callbacks.{name}: {wrong}")
         cb.name = name
     return made
+
+
+def bad_name(name: Any) -> str:
+    """What is wrong with a callback's name, which messages show and checkpoints keep; else nothing."""
+    if isinstance(name, str) and name and name.isprintable() and not set(name) & {"/", "\\"}:
+        return ""
+    return f"{name!r} is not a callback's name; needs printable text without / and \\"
 
 
 WORDS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import streams
-from .errors import UserError, escaped, near, refusal, shortage
+from .errors import UserError, near, refusal, shortage
 
 COMMANDS = {
     "fit": "train: fit CONF [CONF ...] [key=value ...]",
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if interrupted(error):
             return 130
         if "--debug" in words:
-            traceback.print_exc()
+            streams.say(traceback.format_exc().rstrip())
         return told(error)
     finally:
         try:
@@ -173,7 +173,7 @@ def told(error: Exception) -> int:
         lines = [f"error: {kind}{str(error).split(chr(10))[0]}"]
         lines += ["this is a fault in the code, not in what you gave; --debug shows the traceback"]
         code = 1
-    streams.say(*map(escaped, lines))
+    streams.say(*lines)
     return code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from omegaconf import DictConfig
 
 from . import checkpoint, registry, signals, snapshot, streams
 from .build import Parts, build, run_folder
-from .callback import Callback
+from .callback import Callback, check_files
 from .config import compose, diff, override, parse, resolve, to_yaml
 from .data.dataset import Dataset, Part
-from .errors import UserError, escaped
+from .errors import UserError
+from .output import Output
 from .predictions import as_csv
 from .prepare import prepare_to_evaluate
 from .rng import seed_globals
@@ -30,43 +32,36 @@ NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has ended
 def fit(args: argparse.Namespace, more: Mapping[str, Callback] | None = None) -> int:
     """Train from a configuration, from the beginning or from a checkpoint; with `more` callbacks behind the configuration's."""
     _imports(args)
-    content, folder = _resumed(args) if args.resume is not None else (None, None)
-    if folder is None:
-        if not args.paths:
-            raise UserError("fit: no CONF; name a YAML file, fit conf/mlp.yaml")
-        folder = args.run_dir or run_folder(args.paths[0])
-        if Run(folder).taken():
-            raise UserError(f"run folder {folder}: holds a run already; continue it, --resume {folder}, or choose another")
+    run, origin = _places(args)
+    with closing(run):  # locked at once where it goes on: what is read of it then is the last that was written
+        run.open(going_on=origin is not None)
+        content = None if origin is None else _resumed(origin)
+        return _fit(args, run, content, more or {})
+
+
+def _fit(args: argparse.Namespace, run: Run, content: dict[str, Any] | None, more: Mapping[str, Callback]) -> int:
     if args.paths:
         composed = compose(args.paths, args.overrides)
-    elif (folder / "config.yaml").is_file() or content is None:
-        composed = compose([folder / "config.yaml"], args.overrides)
+    elif content is None or (not run.new and (run.path / "config.yaml").is_file()):
+        composed = compose([run.path / "config.yaml"], args.overrides)
     else:
-        composed = _own_config(content, folder, args.overrides)
+        composed = _own_config(content, run.path, args.overrides)
     config = resolve(composed)
     parts = build(config)
-    parts.callbacks.update(more or {})
-    trainer = parts.trainer(run_dir=folder, config=to_yaml(composed))
+    parts.callbacks.update(more)
+    trainer = parts.trainer(config=to_yaml(composed))
+    trainer.run = run
+    run.open(check_files(parts.callbacks), going_on=content is not None)
     seed_globals(parts.seed)
     if content is not None:
         _tell_differences(content, config)
         for line in snapshot.differences(trainer, content):
             streams.say(f"resumed under other conditions: {line}; bits may differ")
-    assert trainer.run is not None
     data = _data(parts, content)
-    optimizer = parts.optimizer(parts.net)
-    new = not folder.exists()
-    trainer.run.open(new=content is None)
+    summary = trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data, resume=content)
     try:
-        summary = trainer.fit(parts.net, parts.loss, optimizer, data, resume=content)
-    except BaseException:
-        if new and trainer.state.step == 0:
-            trainer.run.discard()
-        raise
-    try:
-        print(escaped(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {folder}"))
+        streams.tell(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {run.path}")
         _print_metrics(summary["metrics"])
-        sys.stdout.flush()
     except BrokenPipeError:
         streams.hush(sys.stdout)  # the run is done, be it read or not: the exit code is its own
     if trainer.signal is not None:
@@ -80,35 +75,48 @@ def _data(parts: Parts, content: dict[str, Any] | None) -> Dataset:
     return parts.data(schema=schema) if schema else parts.data()
 
 
-def _resumed(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
-    """The checkpoint to continue from and its run's folder."""
-    path = Path(args.resume) if args.resume else args.run_dir or _newest_run(args)
-    if not path.exists():
-        raise UserError(f"resume: no {path}; name a run's folder or a checkpoint")
-    if path.is_dir():
-        if not (path / "checkpoints").is_dir():
-            raise UserError(f"resume: {path} has no folder checkpoints; name a run's folder or a checkpoint")
-        file, content, skipped = checkpoint.newest(path / "checkpoints")
-        for line in skipped:
-            streams.say(*(f"skipped: {escaped(part)}" for part in line.split("\n")))
-        folder = args.run_dir or path
+def _places(args: argparse.Namespace) -> tuple[Run, Path | None]:
+    """The run's folder, and the run or checkpoint that it continues, if any. A run goes on in its own folder or a new one."""
+    if args.resume is None:
+        if not args.paths:
+            raise UserError("fit: no CONF; name a YAML file, fit conf/mlp.yaml")
+        return Run(args.run_dir or run_folder(args.paths[0]), new=True, numbered=args.run_dir is None), None
+    origin = Path(args.resume) if args.resume else args.run_dir or _newest_run(args)
+    if not origin.exists():
+        raise UserError(f"resume: no {origin}; name a run's folder or a checkpoint")
+    own = Run(origin if origin.is_dir() else _run_of(origin))
+    if not own.marked:
+        if origin.is_dir():
+            cure = "name a run's folder, or a checkpoint and where to go on: --run-dir DIR"
+            raise UserError(f"resume: {origin} is not a run's folder, it has no file {Run.marker}; {cure}")
+        if args.run_dir is None:
+            raise UserError(f"resume: {origin} lies in no run's folder; say where to go on: --run-dir DIR")
+    elif args.run_dir is None or (args.run_dir.exists() and args.run_dir.samefile(own.path)):
+        return own, origin
+    return Run(args.run_dir, new=True), origin
+
+
+def _resumed(origin: Path) -> dict[str, Any]:
+    """The checkpoint to continue from: of a run's folder its newest."""
+    if origin.is_dir():
+        file, content, skipped = checkpoint.newest(origin / "checkpoints")
+        streams.say(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
     else:
-        file, content = path, checkpoint.load(path)
-        folder = args.run_dir or (path.parent.parent if path.parent.name == "checkpoints" else path.parent)
+        file, content = origin, checkpoint.load(origin)
     state = content["state"]
-    print(escaped(f"resuming {file}: epoch {state['epoch']}, step {state['step']}"))
-    return content, folder
+    streams.tell(f"resuming {file}: epoch {state['epoch']}, step {state['step']}")
+    return content
 
 
 def _newest_run(args: argparse.Namespace) -> Path:
     if not args.paths:
         raise UserError("resume: name a run, --resume logs/mlp/2026-01-31_12-00-00, or a CONF whose newest run to continue")
-    folder = Path("logs") / args.paths[0].stem
-    runs = folder.glob("*/checkpoints")
-    saved = {run: max(file.lstat().st_mtime_ns for file in files) for run in runs if (files := checkpoint.saved(run))}
+    folder = run_folder(args.paths[0]).parent
+    runs = [Run(path) for path in folder.glob("*") if Run(path).marked]
+    saved = {r.path: max(f.lstat().st_mtime_ns for f in files) for r in runs if (files := checkpoint.saved(r.checkpoints))}
     if not saved:
         raise UserError(f"resume: no run of {args.paths[0]} with a checkpoint in {folder}; name one, --resume RUN")
-    return max(saved, key=lambda p: saved[p]).parent
+    return max(saved, key=lambda p: saved[p])
 
 
 def _tell_differences(content: dict[str, Any], config: dict[str, Any]) -> None:
@@ -116,7 +124,7 @@ def _tell_differences(content: dict[str, Any], config: dict[str, Any]) -> None:
     if not content["config"]:
         return  # it was trained from Python
     for line in diff(resolve(parse(content["config"], "the checkpoint's configuration")), config):
-        print(escaped(f"changed since the checkpoint: {line}"))
+        streams.tell(f"changed since the checkpoint: {line}")
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -136,7 +144,7 @@ def _measure(args: argparse.Namespace, name: str) -> int:
         cure = "callbacks: {validation_split: {}}" if name == "val" else "data with a test part"
         raise UserError(f"{file}: its data has no {name} part; train with {cure}")
     trainer.measure(name, part)
-    print(escaped(f"{file}, {len(part)} samples"))
+    streams.tell(f"{file}, {len(part)} samples")
     _print_metrics({n: spread_of(v) for n, v in trainer.metrics.items()})
     return 0
 
@@ -151,14 +159,11 @@ def predict(args: argparse.Namespace) -> int:
     part, replicas = trainer.data.test, trainer.replicas
     if part is None:
         raise UserError(f"{file}: its data has no test part; name a CSV file to predict")
-    out = args.out or _run_of(file) / "predictions.csv"
-    try:
-        checkpoint.write(as_csv(trainer.net, trainer.loss, trainer.data, part.x, replicas), out)
-    except UserError as error:
-        if not isinstance(error.__cause__, OSError):
-            raise
-        raise UserError(f"{error}; choose another with --out") from error
-    print(escaped(f"{len(part)} samples by {file} -> {out}"))
+    out = Output(args.out or _run_of(file) / "predictions.csv", follow=args.out is not None)
+    with out, closing(as_csv(trainer.net, trainer.loss, trainer.data, part.x, replicas)) as chunks:
+        for chunk in chunks:
+            out.write(chunk)
+    (streams.tell if out.descriptor is None else streams.say)(f"{len(part)} samples by {file} -> {out.path}")
     return 0
 
 
@@ -249,7 +254,11 @@ def _checkpoint_file(args: argparse.Namespace) -> Path:
 
 
 def _run_of(file: Path) -> Path:
-    return file.parent.parent if file.parent.name == "checkpoints" else file.parent
+    """The folder of the run that a checkpoint belongs to by its place, or the folder that it lies in."""
+    folder = file.parent
+    if folder.absolute().name != "checkpoints":
+        return folder
+    return folder.parent if folder.name else Path("..")
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -329,8 +338,7 @@ def show(args: argparse.Namespace) -> int:
 
     _imports(args)
     parts, trainer = _prepared(args)
-    print(report.layers(parts.net, _sample(trainer, 1)[0], trainer))
-    print(report.outline(parts, trainer))
+    streams.tell(report.layers(parts.net, _sample(trainer, 1)[0], trainer), report.outline(parts, trainer))
     return 0
 
 
@@ -360,6 +368,6 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     for name, value in sorted(metrics.items()):
         if isinstance(value, dict):
             mean, std = (("nan" if v is None else f"{v:.4g}") for v in (value["mean"], value["std"]))
-            print(f"  {name:<12} {mean} ± {std} over {len(value['values'])}")
+            streams.tell(f"  {name:<12} {mean} ± {std} over {len(value['values'])}")
         else:
-            print(f"  {name:<12} {'nan' if value is None else f'{value:.4g}'}")
+            streams.tell(f"  {name:<12} {'nan' if value is None else f'{value:.4g}'}")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import NoReturn
 
 from . import rivals, signals, tables
 from .build import run_folder
 from .checkpoint import write
-from .errors import UserError
+from .errors import UserError, escaped
+from .folder import EVENTS, Folder
 from .grid import Plan, axes_of, planned
-from .streams import say
+from .streams import say, tell
 from .trial import Trial
 
 DRAWN = 12  # trials in one figure, at most
@@ -36,7 +37,8 @@ def compare(args: argparse.Namespace) -> int:
         if args.grid:
             raise UserError("compare: --grid and --against do not go together; choose a point, then hold it against the rival")
     plans = plans_of(args)
-    folder = made(args.out or run_folder(Path("compare")))
+    folder = Comparison(args.out or run_folder(Path("compare")), numbered=args.out is None)
+    folder.begin()
     done: list[Trial] = []
     code = 0
     try:
@@ -46,12 +48,36 @@ def compare(args: argparse.Namespace) -> int:
         code = signals.exit_code(stop.args[0])
         say(f"{signals.name(stop.args[0])} came; {len(done)} trial{'s' * (len(done) != 1)} done")
     finally:
-        if done:
-            report(done, folder, args.log, bool(args.grid))
-        else:
-            with suppress(OSError):  # it holds something else
-                folder.rmdir()
+        try:
+            if done:
+                report(done, folder.path, args.log, bool(args.grid))
+            else:
+                folder.undo()
+        finally:
+            folder.close()
     return code
+
+
+class Comparison(Folder):
+    """The folder of a comparison: nothing in it is replaced. It is made and locked before anything is trained."""
+
+    kind, worker, marker = "comparison folder", "another comparison", ".trainkit-compare"
+    files = ("compare.md", "compare.csv", "compare.json", "figures", EVENTS)
+
+    def begin(self) -> None:
+        """Raises UserError for a folder that holds a file that would be written, or cannot be written, or is in use."""
+        self._check()
+        super().begin()
+        try:
+            self._check()  # again, as the lock is held only now
+        except UserError:
+            self.undo()
+            raise
+
+    def _check(self) -> None:
+        there = [] if self.numbered else self.there(self.files)
+        if there:
+            raise UserError(f"comparison folder {self.path}: holds {there[0]} already; choose another with --out")
 
 
 def plans_of(args: argparse.Namespace) -> list[Plan]:
@@ -62,7 +88,7 @@ def plans_of(args: argparse.Namespace) -> list[Plan]:
     for path, name in zip(args.paths, names(args.paths), strict=True):
         with naming(str(path) if several else ""):
             plans += planned(path, args.overrides, axes, several, name)
-    return plans
+    return [replace(p, name=escaped(p.name), points=[escaped(point) for point in p.points]) for p in plans]
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -99,19 +125,6 @@ def stopped(number: int) -> NoReturn:
     raise Stopped(number)
 
 
-def made(folder: Path) -> Path:
-    """The folder, made and found writable before anything is trained. Raises UserError where it cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):  # the surest way to know
-            pass
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made or written, {error.strerror}; choose another with --out") from error
-    if (folder / "compare.json").exists():
-        raise UserError(f"{folder}: holds a comparison already; choose another with --out")
-    return folder
-
-
 def report(trials: Sequence[Trial], folder: Path, log: bool, grid: bool) -> None:
     """Write `compare.md`, `.csv`, `.json`; print the table; draw the figures as PNG files and for TensorBoard."""
     from . import figures
@@ -124,7 +137,7 @@ def report(trials: Sequence[Trial], folder: Path, log: bool, grid: bool) -> None
         for name, content in (("md", text + "\n"), ("csv", tables.as_csv(trials)), ("json", tables.as_json(trials))):
             write(content.encode(), folder / f"compare.{name}")
     finally:
-        print(short)
+        tell(short)
     shown = trials if len(trials) <= DRAWN else tables.ranked(trials)[:DRAWN]
     files = "compare.md, compare.csv, compare.json"
     try:
@@ -132,4 +145,4 @@ def report(trials: Sequence[Trial], folder: Path, log: bool, grid: bool) -> None
         files += ", figures/"
     except UserError as error:
         say(f"no figures: {error}")
-    print(f"\n{folder}: {files}")
+    tell("", f"{folder}: {files}")

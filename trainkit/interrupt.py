@@ -87,6 +87,8 @@ PHASES: dict[str, type[Strike]] = {"step": AtStep, "epoch": AtEpochEnd, "validat
 
 def main(words: list[str]) -> int:
     phase, step, saved, mode, *rest = words
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:  # inherited; the fit would leave its own signal ignored
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         return commands.fit(cli.parsed(rest), {NAME: PHASES[phase](int(step), int(saved), cast(Mode, mode))})
     except Exception as error:

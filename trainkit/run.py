@@ -1,62 +1,82 @@
-"""A run's folder: one trainer at a time, files that replace each other whole, no name that leads out of it."""
+"""A run's folder: one trainer at a time, nothing of others in it replaced, files that replace each other whole."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from .checkpoint import load, saved, sweep, write
 from .errors import UserError
+from .folder import Folder, check_writable, kind_of
+from .streams import say
+
+WRITTEN = (  # by a run, beside the files of its callbacks; a folder is named before what is in it
+    "config.yaml",
+    "summary.json",
+    "before_nan.pt",
+    "checkpoints",
+    "checkpoints/last.pt",
+    "checkpoints/best.pt",
+    "checkpoints/final.pt",
+)
 
 
-class Run:
-    """The folder `path`, made when opened, and held by a lock until closed."""
+class Run(Folder):
+    """The folder `path` of a run. `open` may refuse it and writes nothing; `begin` makes it ready to be written.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.checkpoints = path / "checkpoints"
-        self._lock: int | None = None
+    new: it may not hold a run, even if the fit goes on from a checkpoint (of another folder).
+    """
 
-    def open(self, new: bool = True) -> None:
-        """Make the folder and lock it. Raises UserError where it cannot be made, another trainer holds it, or, unless its run
-        is to go on (new is False), where it holds one.
+    kind, worker, option, marker = "run folder", "another trainer", "--run-dir", ".trainkit-run"
+
+    def __init__(self, path: Path, new: bool = False, numbered: bool = False) -> None:
+        super().__init__(path, numbered)
+        self.new = new or numbered
+        self._names: tuple[str, ...] = WRITTEN
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def open(self, files: Iterable[str] = (), going_on: bool = False) -> None:
+        """Check that the run can write into its folder; with `going_on`, and the marker there, lock it.
+
+        files: what the callbacks write. Raises UserError where it holds another run, or something that is not a run's under a
+        name that the run writes, or where another trainer is at work in it.
         """
-        if self._lock is not None:
-            return
+        self._names = tuple(dict.fromkeys([*WRITTEN, *files]))
+        if going_on and not self.new and self.marked:
+            self.lock()
+        if not self.numbered:
+            self._check()
+            if self._lock is None:
+                self._check_untaken()
+
+    def begin(self) -> None:
+        """Make the folder ready to be written, locked and without temporaries: after the last refusal of a fit."""
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            if self.checkpoints.is_symlink():
-                raise UserError(f"run folder {self.path}: checkpoints is a link and could lead elsewhere; make it a folder")
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-            self._lock = os.open(self.path / ".lock", flags, 0o644)
-            if not os.access(self.checkpoints, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, "Permission denied", str(self.checkpoints))
+            if self._lock is None:
+                anew = not self.numbered and self.marked
+                super().begin()
+                self._check()  # again, as the lock is held only now
+                self._check_untaken()
+                if anew:
+                    say(f"run folder {self.path}: the run in it has saved nothing; begun anew")
+            sweep(self.path)
+            sweep(self.checkpoints)
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
-            self.close()
-            raise UserError(
-                f"run folder {self.path}: cannot be made or written ({error.strerror}); choose another with --run-dir"
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.close()
-            raise UserError(
-                f"run folder {self.path}: another trainer is at work in it; wait for it, or choose another with --run-dir"
-            ) from None
-        if new and self.taken():
-            self.close()
-            raise UserError(
-                f"run folder {self.path}: holds a run already; continue it, --resume {self.path}, or choose another"
-            )
-        sweep(self.path)
-        sweep(self.checkpoints)
+            self.undo()
+            raise self.refusal(error) from error
+        except BaseException:
+            self.undo()
+            raise
 
     def taken(self) -> bool:
         """Whether a run has left a checkpoint or its summary here."""
-        return bool(saved(self.checkpoints)) or (self.path / "summary.json").exists()
+        return bool(saved(self.checkpoints)) or os.path.lexists(self.path / "summary.json")
 
     def is_ahead(self, step: int) -> bool:
         """Whether `last.pt` holds a later step than `step`."""
@@ -65,24 +85,41 @@ class Run:
         except UserError:
             return False
 
-    def close(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
     def write_text(self, name: str, text: str) -> None:
         """Replace the file `name` by `text`, whole or not at all."""
         write(text.encode(), self.file(name))
 
     def discard(self) -> None:
-        """Delete the folder, which was made for this run, where nothing was saved in it."""
-        if not saved(self.checkpoints):
+        """Remove the folder with its files if `begin` has made it and nothing was saved in it: a fit failed before a step."""
+        if self.path in self._made and not saved(self.checkpoints):
             shutil.rmtree(self.path, ignore_errors=True)
-        self.close()
+            self.undo()
 
     def file(self, name: str) -> Path:
         """The path of a plain file name in this folder. Raises UserError for a name that could lead elsewhere."""
         return self.path / plain_name(name)
+
+    def _check(self) -> None:
+        """Refuse what is in the way of a file of the run: another's file, and in a run's folder a link, a pipe, a device."""
+        ours = self.marked
+        for name in self.there(self._names if ours else (self.marker, *self._names)):
+            if not ours:
+                raise UserError(f"run folder {self.path}: holds {name}, which is not a run's; choose another with --run-dir")
+            path, wanted = self.path / name, "a folder" if name == "checkpoints" else "a file"
+            if (found := kind_of(path)) != wanted:
+                why = f"{name} is {found}{' and could lead elsewhere' if found == 'a link' else ''}, not {wanted}"
+                raise UserError(f"run folder {self.path}: {why}; remove it")
+        try:
+            for folder in (self.path, self.checkpoints) if ours else ():
+                if folder.is_dir():
+                    check_writable(folder)
+        except OSError as error:
+            raise self.refusal(error) from error
+
+    def _check_untaken(self) -> None:
+        if self.marked and self.taken():
+            cure = f"continue it, --resume {self.path}, or choose another with --run-dir"
+            raise UserError(f"run folder {self.path}: holds a run already; {cure}")
 
 
 def plain_name(name: str) -> str:

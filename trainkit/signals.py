@@ -16,16 +16,20 @@ class Interrupted(Exception):
 
 @contextmanager
 def noting(note: Callable[[int], None]) -> Iterator[None]:
-    """Call `note` with the first signal's number; a second one has its usual effect. Off the main thread nothing changes."""
+    """Call `note` with the first signal's number; a second one has its usual effect.
+
+    Off the main thread nothing changes, and a signal that is ignored stays so: a shell starts background jobs with SIGINT
+    ignored, so that Ctrl-C does not reach them.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    caught = (signal.SIGINT, signal.SIGTERM)
-    before = {s: signal.getsignal(s) for s in caught}
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: h for s, h in handlers.items() if h not in (signal.SIG_IGN, None)}  # None: a handler that is not Python's
 
     noted = False
 
-    def restore(upto: int = max(caught)) -> None:
+    def restore(upto: int = signal.SIGTERM) -> None:
         for s, handler in before.items():
             if s <= upto:
                 signal.signal(s, handler)
@@ -42,7 +46,7 @@ def noting(note: Callable[[int], None]) -> Iterator[None]:
         elif usual == signal.SIG_DFL:
             os.kill(os.getpid(), number)
 
-    for s in caught:
+    for s in before:
         signal.signal(s, handle)
     try:
         yield

@@ -8,6 +8,8 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import TextIO
 
+from .errors import escaped
+
 
 def prepare() -> None:
     """Give closed streams /dev/null, or the first files opened would be taken for them; escape what stdout cannot spell."""
@@ -22,10 +24,17 @@ def prepare() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def say(*lines: str) -> None:
-    """Lines on stderr. Nobody reads, or the disk is full: the work goes on."""
+def tell(*texts: str) -> None:
+    """Print texts on stdout, a line or several each, without what a terminal would obey: names in them are of files."""
+    for text in texts:
+        print(*map(escaped, text.split("\n")), sep="\n", flush=True)
+
+
+def say(*texts: str) -> None:
+    """The same on stderr. Nobody reads, or the disk is full: the work goes on."""
     with suppress(OSError):
-        print(*lines, sep="\n", file=sys.stderr)
+        for text in texts:
+            print(*map(escaped, text.split("\n")), sep="\n", file=sys.stderr)
 
 
 def hush(stream: TextIO) -> None:

@@ -214,6 +214,7 @@ class Trainer:
 
             prepare data, net and optimizer; restore `resume`        setup
                                                                      on_fit_start (may refuse; nothing is written yet)
+            make the run's folder
                                                                      on_train_start
             for each epoch:                                          on_train_epoch_start
                 for each batch:
@@ -232,17 +233,17 @@ class Trainer:
         for name, cb in self.callbacks.items():
             if cb.writes and self.run is None:
                 raise UserError(f"callbacks.{name}: needs a run folder to write in; give the trainer a run_dir")
-        check_files(self.callbacks)
+        files = check_files(self.callbacks)
         self.hooks = listeners(self, self.callbacks.values())
         each_step = ("on_train_batch_end", "on_checkpoint")
         self.looks = [cb.next_step for cb in self.callbacks.values() if any(overrides(cb, hook) for hook in each_step)]
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
         self.stopping, self.signal, self.loop_ended = None, None, False
         self.restored = self.rewound = False
-        began = time.perf_counter()
-        if self.run is not None:
-            self.run.open(new=resume is None)
+        began, first_step = time.perf_counter(), 0
         try:
+            if self.run is not None:
+                self.run.open(files, going_on=resume is not None)
             with signals.noting(self._note), cores.restored():
                 try:
                     prepare(self, resume)
@@ -254,8 +255,11 @@ class Trainer:
                     if resume is not None and not steps_left(self):
                         self.running = snapshot.mode_of(resume)  # that of the steps, which are all done
                     self.call("on_fit_start")  # the last one that may refuse: nothing is written before
-                    if self.run is not None and self.config:
-                        self.run.write_text("config.yaml", self.config)
+                    first_step = self.state.step
+                    if self.run is not None:
+                        self.run.begin()
+                        if self.config:
+                            self.run.write_text("config.yaml", self.config)
                     self.call("on_train_start")
                     with torch.inference_mode():
                         self._loop()
@@ -272,6 +276,10 @@ class Trainer:
                 self.summary = summarize(self, time.perf_counter() - began)
                 if self.run is not None:
                     self.run.write_text("summary.json", json.dumps(self.summary, indent=2) + "\n")
+        except BaseException:
+            if self.run is not None and self.state.step == first_step:
+                self.run.discard()
+            raise
         finally:
             if self.run is not None:
                 self.run.close()

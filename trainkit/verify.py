@@ -29,9 +29,10 @@ from . import checkpoint, interrupt
 from .apart import gaps, largest_first, same
 from .commands import NOT_FINITE
 from .config import compose, resolve
-from .errors import UserError, escaped
+from .errors import UserError
 from .rng import stream
 from .snapshot import mode_of
+from .streams import tell
 
 POINTS = 5
 FEW = 4  # differences told of a run
@@ -82,28 +83,27 @@ def verify_resume(args: argparse.Namespace) -> int:
         epochs, steps, seconds = (whole.summary[k] for k in ("epoch", "step", "wall_s"))
         nan = f"ended by terminate_on_nan (exit code {NOT_FINITE}), " if whole.code == NOT_FINITE else ""
         took = f"{seconds:.1f} s and a start"
-        print(f"uninterrupted: {steps} steps, {epochs} epochs, {nan}{took}; now {len(chosen)} times the same")
+        tell(f"uninterrupted: {steps} steps, {epochs} epochs, {nan}{took}; now {len(chosen)} times the same")
         width = max(len("interrupted"), *(len(str(p)) for p in chosen))
-        print(f"{'interrupted':<{width}}  {'resumed from':<14}verdict", flush=True)
+        tell(f"{'interrupted':<{width}}  {'resumed from':<14}verdict")
         wrong = 0
         for i, point in enumerate(chosen):
             own = folder / f"point{i + 1}"
             begun, verdict = trial(point, fit, imports, own, whole, kinds)
             first, *rest = verdict or ["exact"]
-            print(f"{point!s:<{width}}  {begun:<14}{escaped(first)}")
             more = [f"and {len(rest) - FEW} more"] if len(rest) > FEW else []
-            print(*(f"  {escaped(line)}\n" for line in rest[:FEW] + more), sep="", end="", flush=True)
+            tell(f"{point!s:<{width}}  {begun:<14}{first}", *(f"  {line}" for line in rest[:FEW] + more))
             wrong += bool(verdict)
             if not args.keep:
                 rmtree(own, ignore_errors=True)
         if not wrong:
-            print(f"{len(chosen)} of {len(chosen)} resumed runs end with the bits of the uninterrupted one.")
+            tell(f"{len(chosen)} of {len(chosen)} resumed runs end with the bits of the uninterrupted one.")
             return 0
         again = compare(whole, uninterrupted(fit, folder / "again", whole.mode), kinds)
     if again:
-        print(f"Two uninterrupted runs differ too, so this run never repeats, resumed or not: {escaped('; '.join(again[:2]))}.")
+        tell(f"Two uninterrupted runs differ too, so this run never repeats, resumed or not: {'; '.join(again[:2])}.")
     else:
-        print(f"{wrong} of {len(chosen)} resumed runs end otherwise, while two uninterrupted ones are equal: it is the resume.")
+        tell(f"{wrong} of {len(chosen)} resumed runs end otherwise, while two uninterrupted ones are equal: it is the resume.")
     return 1
 
 
@@ -114,7 +114,7 @@ def scratch(keep: bool) -> Iterator[Path]:
         yield folder
     finally:
         if keep:
-            print(f"kept: {folder}")
+            tell(f"kept: {folder}")
         else:
             rmtree(folder, ignore_errors=True)
 

@@ -22,6 +22,7 @@ from . import (
     notebook,
     poison,
     readonly,
+    refusals,
     resume,
     shapes,
     tables,
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the ta
     "values": poison.values,
     "bombs": poison.bombs,
     "folders": lambda folder: [*folders.layouts(folder / "a"), *folders.names(folder / "b"), *folders.others(folder / "c")],
+    "refusals": lambda folder: [*refusals.resumes(folder / "a", 100), *refusals.users(folder / "b", 103)],
     "configs": configs.poison,
     "fuzz": lambda folder: configs.fuzz(folder, 2000),
     "load": lambda folder: [

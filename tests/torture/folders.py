@@ -57,7 +57,7 @@ def pipe_for(name: str) -> Callable[[], None]:
     return make
 
 
-FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "checkpoints/final.pt", "config.yaml", "summary.json", ".lock")
+FILES = ("checkpoints/last.pt", "checkpoints/best.pt", "checkpoints/final.pt", "config.yaml", "summary.json", ".trainkit-run")
 TEMPORARIES = ("checkpoints/.tmp-1-last.pt", ".tmp-1-config.yaml", f"checkpoints/.tmp-{os.getpid()}-last.pt")
 LAYOUTS: dict[str, Callable[[], None]] = {
     **{f"{n} a link to a file": link(n, "precious/keep") for n in (*FILES, *TEMPORARIES)},

@@ -119,7 +119,6 @@ callbacks:
 """
 WHEN = [
     *(("between steps", n) for n in (1, 2, 3, 6)),
-    ("setup", 1),
     ("a step's backward", 3),
     ("an evaluation", 2),
     ("a save's rename", 9),
@@ -187,7 +186,7 @@ def visits() -> dict[str, str | None]:
     try:
         from trainkit.run import Run
 
-        Run(Path("run")).open(new=False)
+        Run(Path("run")).lock()
         found["in code"] = "was let in"
     except UserError as error:
         found["in code"] = None if "another trainer is at work" in str(error) else str(error)

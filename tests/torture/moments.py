@@ -16,7 +16,7 @@ Act = Callable[[], object]
 PLACES: dict[str, tuple[Any, str]] = {  # what is called at it
     "reading the configuration": (commands, "compose"),
     "building": (commands, "build"),
-    "taking the folder": (run.Run, "open"),
+    "taking the folder": (run.Run, "begin"),
     "loading data": (commands, "_data"),
     "setup": (trainer, "prepare"),
     "scaling": (prepare, "_scaled"),
