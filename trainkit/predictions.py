@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from functools import cache
 from tempfile import TemporaryFile
@@ -23,7 +23,7 @@ BATCH = 1024  # samples of a pass
 NUMBERS = 1 << 18  # that are turned into text at a time: 8 MB as Python's
 
 
-def as_csv(net: Module, loss: Loss, data: Dataset, x: Tensor | Stored, replicas: int = 1) -> Iterator[bytes]:
+def as_csv(net: Module, loss: Loss, data: Dataset, x: Tensor | Stored, replicas: int = 1) -> Generator[bytes, None, None]:
     """The lines of `sample,y0,y1,...,answer`, an answer where there are classes; with replicas `replica` first, one after
     another.
 
