@@ -437,9 +437,3 @@ def test_mistakes_are_told_at_once(arguments: dict[str, Any], message: str) -> N
 def test_what_torch_refuses_is_told_in_its_words() -> None:
     with pytest.raises(UserError, match=r"callbacks\.lr_scheduler on_fit_start.*OneCycleLR.*total_steps"):
         run(LRScheduler(OneCycleLR={"max_lr": 0.1}))
-    with pytest.raises(UserError, match=r"callbacks\.lr_scheduler on_train_epoch_end, epoch 1, step 3: StepLR: .*str"):
-        run(LRScheduler(StepLR={"step_size": "three"}))
-    with pytest.raises(
-        UserError, match=r"callbacks\.lr_scheduler on_train_batch_end, epoch 3, step 7: OneCycleLR: .*total steps"
-    ):
-        run(LRScheduler("step", OneCycleLR={"max_lr": 0.1, "total_steps": 6}))
