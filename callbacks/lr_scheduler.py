@@ -23,6 +23,7 @@ from trainkit.schedules import (
     jumps,
     places,
     progress,
+    rate,
     refused,
     set_progress,
     updates,
@@ -151,8 +152,8 @@ class LRScheduler(Callback):
     def _check_rates(self) -> None:
         """Raise UserError unless the optimizer takes the rates, and the momentum where the schedule moves it."""
         for group in (g for c in self.carriers for g in c.param_groups):
-            if not 0 <= float(group["lr"]) < RATE_LIMIT:
-                raise UserError(f"{self.chosen[0]}: a rate of {float(group['lr']):g}; needs a finite number of at least 0")
+            if not 0 <= rate(group) < RATE_LIMIT:
+                raise UserError(f"{self.chosen[0]}: a rate of {rate(group):g}; needs a finite number of at least 0")
             if "base_momentum" in group and not 0 <= (momentum := group.get("betas", [group.get("momentum")])[0]) < 1:
                 raise UserError(f"{self.chosen[0]}: a momentum of {momentum:g}; needs at least 0 and less than 1")
 
@@ -204,7 +205,7 @@ class LRScheduler(Callback):
     def rates(self, step: int) -> list[float]:
         """The rate of each replica for step number `step` (from 0), warm-up included."""
         grown = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return [float(group["lr"]) * grown for carrier in self.carriers for group in carrier.param_groups]
+        return [rate(group) * grown for carrier in self.carriers for group in carrier.param_groups]
 
     def curve(self, lr: float, epochs: int, steps_per_epoch: int) -> list[float]:
         """The rate of every step of a run, before training; ReduceLROnPlateau shows as constant."""

@@ -6,7 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torture import configs, crash, flips, folders, full, interrupts, kills, load, poison, readonly, resume, tables, terminals
+from torture import (
+    checks,
+    configs,
+    crash,
+    flips,
+    folders,
+    full,
+    interrupts,
+    kills,
+    load,
+    poison,
+    readonly,
+    resume,
+    tables,
+    terminals,
+)
 from torture.tally import Tally
 
 FEW: dict[str, Callable[[Path], list[Tally]]] = {
@@ -25,6 +40,7 @@ FEW: dict[str, Callable[[Path], list[Tally]]] = {
     "other models": lambda folder: folders.others(folder, 9),
     "poison": lambda folder: configs.poison(folder, 60),
     "mutations": lambda folder: configs.fuzz(folder, 60),
+    "checks": lambda folder: checks.checks(folder, 12),
     "a long run": lambda folder: load.long(folder, 20_000),
     "a second trainer": lambda folder: load.shared(folder, 6),
     "clocks": lambda folder: load.clocks(folder, 8),

@@ -316,13 +316,19 @@ def check(args: argparse.Namespace) -> int:
 
     1 if a derivative is wrong.
     """
+    from .rehearsal import untouched
+
+    _imports(args)
+    with untouched():
+        return _check(_composed(args))
+
+
+def _check(composed: DictConfig) -> int:
     from .differences import TOLERANCE, gradcheck, gradcheck_loss
     from .nn.container import Container
     from .nn.watch import trace
     from .rehearsal import begun, rehearse
 
-    _imports(args)
-    composed = _composed(args)
     config = resolve(composed)
     parts = build(config)
     data = parts.data()

@@ -36,13 +36,17 @@ class Shortened(Callback):
 
 def begun(parts: Parts, data: Dataset) -> Trainer:
     """A trainer at the first step of the configured run. Raises UserError for all that a fit refuses before it."""
-    with untouched(parts.seed), TemporaryDirectory(prefix="trainkit-") as folder:
+    with TemporaryDirectory(prefix="trainkit-") as folder:
+        seed_globals(parts.seed)
         trainer = parts.trainer(run_dir=folder)
+        assert trainer.run is not None
         trainer.connect(parts.net, parts.loss, parts.optimizer(parts.net), data)
+        trainer.run.open()
         try:
             trainer.begin(None, "eager")  # compiling refuses nothing
         finally:
             trainer.call("on_fit_end")
+            trainer.run.close()
     return trainer
 
 
@@ -58,7 +62,8 @@ def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Trainer)
     settings["max_epochs"] = 1 if len(short.train) > size else 2
     parts = build({**config, "trainer": settings})
     parts.callbacks["rehearsal"] = Shortened(short)
-    with untouched(parts.seed), TemporaryDirectory(prefix="trainkit-") as folder:
+    with TemporaryDirectory(prefix="trainkit-") as folder:
+        seed_globals(parts.seed)
         trainer = parts.trainer(run_dir=folder, config=text)
         try:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -87,13 +92,12 @@ def head(part: Part, rows: int) -> Part:
 
 
 @contextmanager
-def untouched(seed: int) -> Iterator[None]:
-    """Leave Python's and torch's random states and threads as they were; inside, they are those of a fit of `seed`."""
+def untouched() -> Iterator[None]:
+    """Leave Python's and torch's random states, and torch's threads, as they were."""
     before = random.getstate()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with torch.random.fork_rng(devices=devices), cores.restored():
-            seed_globals(seed)
             yield
     finally:
         random.setstate(before)

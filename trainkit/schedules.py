@@ -182,6 +182,12 @@ def build(carrier: Carrier, name: str, arguments: Mapping[str, Any]) -> Any:
     return getattr(torch_schedulers, name)(carrier, **kwargs)
 
 
+def rate(group: Mapping[str, Any]) -> float:
+    """A group's rate: 0 where the recursion of a schedule that ends at 0 was rounded to less."""
+    lr = float(group["lr"])
+    return 0.0 if -1e-9 * group["initial_lr"] < lr < 0 else lr
+
+
 def progress(scheduler: Any) -> dict[str, Any]:
     """What a scheduler has moved: its plain attributes that are no arguments of its own."""
     given = {*inspect.signature(type(scheduler)).parameters, *DERIVED} - {"last_epoch"}

@@ -11,6 +11,7 @@ from tempfile import mkdtemp
 import torch
 
 from . import (
+    checks,
     configs,
     crash,
     flips,
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the ta
     "folders": lambda folder: [*folders.layouts(folder / "a"), *folders.names(folder / "b"), *folders.others(folder / "c")],
     "configs": configs.poison,
     "fuzz": lambda folder: configs.fuzz(folder, 2000),
+    "checks": lambda folder: checks.checks(folder, 200),
     "load": lambda folder: [
         *load.long(folder / "a"),
         *load.shared(folder / "b"),
