@@ -65,6 +65,8 @@ class Checkpoint(Callback):
             if not re.fullmatch(r"[\w/.-]+", field) or not _SPEC.fullmatch(spec):
                 wanted = "needs names like {epoch} or {val/loss:.3f}"
                 raise UserError(f"Checkpoint: filename={filename!r}, field {{{field}:{spec}}}; {wanted}")
+        ranked = [field for field, _ in self._fields() if field not in ("epoch", "step")] if save_top_k > 1 else []
+        self.monitors = () if monitor is None else (monitor, *ranked)
         plain_name("".join(literal + ("" if field is None else "0") for literal, field, _, _ in _parsed(filename)) + ".pt")
         if filename in ("best", "last", "final"):
             raise UserError(

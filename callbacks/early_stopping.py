@@ -9,7 +9,8 @@ from torch import Tensor
 
 from trainkit.callback import Callback
 from trainkit.errors import UserError, UserErrors
-from trainkit.pattern import COUNT, Either, accept
+from trainkit.pattern import COUNT, Either, accept, shown
+from trainkit.streams import say
 from trainkit.trainer import Trainer
 
 
@@ -39,13 +40,17 @@ class EarlyStopping(Callback):
     ) -> None:
         if mode not in ("min", "max") or threshold_mode not in ("abs", "rel"):
             raise UserError(f"EarlyStopping: mode={mode!r}, threshold_mode={threshold_mode!r}; need min or max, abs or rel")
-        if patience < 0 or min_delta < 0 or start_from_epoch < 0:
+        if patience < 0 or not 0 <= min_delta < math.inf or start_from_epoch < 0:
             given = f"patience={patience}, min_delta={min_delta}, start_from_epoch={start_from_epoch}"
-            raise UserError(f"EarlyStopping: {given}; need 0 or more")
+            raise UserError(f"EarlyStopping: {given}; need finite numbers of at least 0")
+        for name, value in (("stopping_threshold", stopping_threshold), ("divergence_threshold", divergence_threshold)):
+            if value is not None and not math.isfinite(value):
+                raise UserError(f"EarlyStopping: {name}={value}; needs a finite number, or leave it out")
         self.monitor, self.sign, self.patience = monitor, 1.0 if mode == "min" else -1.0, max(patience, 1)
         self.min_delta, self.relative, self.check_finite = min_delta, threshold_mode == "rel", check_finite
         self.stopping_threshold, self.divergence_threshold = stopping_threshold, divergence_threshold
-        self.start_from_epoch, self.restore_best, self.strict = start_from_epoch, restore_best, strict
+        self.start_from_epoch, self.restore_best = start_from_epoch, restore_best
+        self.monitors = (monitor,) if strict else ()
 
     def setup(self, trainer: Trainer) -> None:
         self.best: list[float] = [self.sign * math.inf] * trainer.replicas
@@ -72,7 +77,7 @@ class EarlyStopping(Callback):
             self._stop(trainer, [r for r, why in enumerate(self.stopped) if why])
 
     def on_metrics(self, trainer: Trainer) -> None:
-        values = trainer.fresh_metric(self.monitor, self.strict)
+        values = trainer.fresh_metric(self.monitor)
         if values is None or trainer.state.epoch < self.start_from_epoch:
             return
         improved, ending = [], []
@@ -152,6 +157,9 @@ class EarlyStopping(Callback):
         accept(state, {"monitor": str, "sign": float, **lists, "best_params": {str: Tensor}}, "state")
         self.was_stopped = [bool(why) for why in state["stopped"]]
         if (state["monitor"], state["sign"]) != (self.monitor, self.sign):
-            return  # the best of another metric says nothing
+            was = f"{'min' if state['sign'] > 0 else 'max'} {shown(state['monitor'], '')}"
+            now = f"{'min' if self.sign > 0 else 'max'} {shown(self.monitor, '')}"
+            say(f"callbacks.{self.name}: the monitor was {was}, now it is {now}; its best and its count begin anew")
+            return  # the best of another metric says nothing, nor do its parameters
         self.best, self.waited, self.stopped = list(state["best"]), list(state["waited"]), list(state["stopped"])
         self.best_params = dict(state["best_params"])

@@ -19,6 +19,9 @@ class GradientNorms(Callback):
         if not trainer.optimizer.holds_gradient:
             raise UserError("SGD with into_momentum holds no gradient; leave out this callback, or that")
 
+    def adds_metrics(self, trainer: Trainer) -> list[str]:
+        return [f"{group}/{name}" for group in ("grad_norm", "weight_norm") for name, _, _ in trainer.net.named_param()]
+
     def on_train_epoch_end(self, trainer: Trainer) -> None:
         named = list(trainer.net.named_param())
         for group, tensors in (("grad_norm", [g for _, _, g in named]), ("weight_norm", [p for _, p, _ in named])):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from torture import (
+    checks,
     configs,
     crash,
     flips,
@@ -42,6 +43,7 @@ FEW: dict[str, Callable[[Path], list[Tally]]] = {
     "files of the user's": lambda folder: refusals.users(folder, 20),
     "poison": lambda folder: configs.poison(folder, 60),
     "mutations": lambda folder: configs.fuzz(folder, 60),
+    "checks": lambda folder: checks.checks(folder, 12),
     "a long run": lambda folder: load.long(folder, 20_000),
     "a second trainer": lambda folder: load.shared(folder, 6),
     "clocks": lambda folder: load.clocks(folder, 8),

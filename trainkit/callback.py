@@ -7,10 +7,11 @@ Monitors read at `on_metrics`, when every metric of the moment is there; writers
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .errors import UserError, refusal
+from .errors import UserError, UserErrors, near, refusal
+from .pattern import shown
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -34,6 +35,7 @@ HOOKS = (
     "on_exception",
     "on_fit_end",
 )
+LOGGING = HOOKS[1 : HOOKS.index("on_train_end")]  # where a metric that is added can still be monitored
 
 
 class Callback:
@@ -45,6 +47,7 @@ class Callback:
     name = ""
     writes = False  # True for one that writes into the run's folder: it needs one, and has no part in an evaluation
     handles_nonfinite = False  # True for one that handles infinite numbers in the data: they are then not refused at the start
+    monitors: tuple[str, ...] = ()  # metrics that it needs: a run that will have none of that name is refused
     files: tuple[str, ...] = ()  # what it writes there, by name: two callbacks of a run cannot share one
 
     def setup(self, trainer: Trainer) -> None:
@@ -103,6 +106,12 @@ class Callback:
     def on_fit_end(self, trainer: Trainer) -> None:
         """The last hook, however the fit ended: close what you opened."""
 
+    def adds_metrics(self, trainer: Trainer) -> Collection[str] | None:
+        """The metrics that it adds with `trainer.log`, by name; None where that is not known, as of one of the user's own that
+        overrides a hook in which it could. Say it, and a monitor of another name is refused before the first step."""
+        own = type(self).__module__.startswith("trainkit.")
+        return () if own or not any(overrides(self, hook) for hook in LOGGING) else None
+
     def next_step(self, step: int) -> int | None:
         """The step after `step` at whose end on_train_batch_end or on_checkpoint has something to do; None for no certain one.
 
@@ -134,6 +143,35 @@ def check_files(callbacks: Mapping[str, Callback]) -> list[str]:
                 raise UserError(f"callbacks.{name}: writes {file}, as callbacks.{owner[file]} does; leave one of them out")
             owner[file] = name
     return list(owner)
+
+
+def check_monitors(trainer: Trainer) -> None:
+    """Raise UserErrors where callbacks monitor metrics that no epoch of this run will have.
+
+    Nothing is refused where a callback does not say what it adds: `missing` is asked again after the first epoch.
+    """
+    added = [cb.adds_metrics(trainer) for cb in trainer.callbacks.values()]
+    data = trainer.data
+    known = {"train/loss", "lr"}
+    if data.val is not None:
+        known |= {"val/loss"} | ({"val/error"} if data.classes is not None and data.val.label is not None else set())
+    if None not in added and (found := missing(trainer, known.union(*filter(None, added)))):
+        raise UserErrors(line for _, line in found)
+
+
+def missing(trainer: Trainer, known: Collection[str]) -> list[tuple[str, str]]:
+    """Monitored metrics that are not among `known`, each with a line for the user."""
+    found = []
+    for name, metric in ((name, metric) for name, cb in trainer.callbacks.items() for metric in cb.monitors):
+        if metric in known:
+            continue
+        why = ""
+        if metric.startswith("val/") and trainer.data.val is None:
+            why = "; add the callback validation_split"
+        elif metric == "train/error" or metric.startswith("test/"):
+            why = "; it is measured after the last step only"
+        found.append((metric, f"callbacks.{name}: no metric {shown(metric)}{near(metric, sorted(known))}{why}"))
+    return found
 
 
 class CallbackError(RuntimeError):

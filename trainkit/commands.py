@@ -305,13 +305,27 @@ def _files(args: argparse.Namespace, verb: str, n: int) -> list[Path]:
 
 
 def check(args: argparse.Namespace) -> int:
-    """All errors of a configuration; shapes; each derivative against central differences. 1 if a derivative is wrong."""
+    """All errors of a configuration; shapes; each derivative against central differences; two steps on trial.
+
+    1 if a derivative is wrong.
+    """
+    from .rehearsal import untouched
+
+    _imports(args)
+    with untouched():
+        return _check(_composed(args))
+
+
+def _check(composed: DictConfig) -> int:
     from .differences import TOLERANCE, gradcheck, gradcheck_loss
     from .nn.container import Container
     from .nn.watch import trace
+    from .rehearsal import begun, rehearse
 
-    _imports(args)
-    parts, trainer = _prepared(args)
+    config = resolve(composed)
+    parts = build(config)
+    data = parts.data()
+    trainer = begun(parts, data)
     x, t = _sample(trainer, 4)
     net = parts.net.to("cpu", torch.float64)
     rows = []
@@ -327,6 +341,10 @@ def check(args: argparse.Namespace) -> int:
     width = max(len(r[0]) for r in rows)
     for place, name, error in rows:
         print(f"{place:<{width}}  d{name:<8} {error:.1e}  {'ok' if error <= TOLERANCE else 'WRONG'}")
+    try:
+        print(rehearse(config, to_yaml(composed), data, trainer))
+    except signals.Interrupted as stop:
+        return signals.exit_code(stop.args[0])
     wrong = [r[0] for r in rows if not r[2] <= TOLERANCE]
     print(f"{len(rows) - len(wrong)} of {len(rows)} derivatives agree with central differences to {TOLERANCE:g}")
     return 1 if wrong else 0
@@ -344,12 +362,16 @@ def show(args: argparse.Namespace) -> int:
 
 def _prepared(args: argparse.Namespace) -> tuple[Parts, Trainer]:
     """Everything built and shapes checked on the first batch; nothing written."""
-    if not args.paths:
-        raise UserError("no CONF; name a YAML file, conf/mlp.yaml")
-    parts = build(resolve(compose(args.paths, args.overrides)))
+    parts = build(resolve(_composed(args)))
     trainer = parts.trainer()
     prepare_to_evaluate(trainer, parts.net, parts.loss, parts.optimizer(parts.net), parts.data(), None)
     return parts, trainer
+
+
+def _composed(args: argparse.Namespace) -> DictConfig:
+    if not args.paths:
+        raise UserError("no CONF; name a YAML file, conf/mlp.yaml")
+    return compose(args.paths, args.overrides)
 
 
 def _sample(trainer: Trainer, n: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from . import cores, signals, snapshot
-from .callback import HOOKS, Callback, check_files, listeners, named, overrides
+from .callback import HOOKS, Callback, check_files, check_monitors, listeners, missing, named, overrides
 from .data.dataset import Dataset, Part
 from .data.normalize import Normalizer
 from .device import find_device
-from .errors import UserError, near
+from .errors import UserError, UserErrors, near
 from .evaluate import Metrics, evaluate
 from .modes import Mode, Steps, steps_left
 from .nn.loss import Loss
@@ -118,6 +118,7 @@ class Trainer:
         self.restored = False  # set by a callback that changes the parameters after the last step
         self.rewound = False  # set by a callback that puts the state back to an earlier step: the loop ends there
         self.going_back = False  # the fit resumes an earlier state than the folder's last.pt, which the next save replaces
+        self.failed: UserError | None = None  # what the fit ends with once its state is saved
         self.signal: int | None = None
         self.summary: dict[str, Any] = {}
 
@@ -157,19 +158,10 @@ class Trainer:
         values = [v for v in self.metrics[name] if math.isfinite(v)]
         return sum(values) / len(values) if values else math.nan
 
-    def fresh_metric(self, name: str, strict: bool = True) -> list[float] | None:
-        """The values of a metric if they are new at this moment, else None.
-
-        Raises UserError, unless not strict, for a metric that does not exist and is not still to come from a validation.
-        """
-        if name in self.fresh:
-            return self.metrics[name]
-        awaited = name.startswith("val/") and self.data.val is not None and not any(m.startswith("val/") for m in self.metrics)
-        awaited = awaited or "train/loss" not in self.metrics  # no epoch is done yet
-        if strict and name not in self.metrics and not awaited:
-            why = "" if self.data.val is not None or not name.startswith("val/") else "; add the callback validation_split"
-            raise UserError(f"no metric {name!r}{near(name, sorted(self.metrics))}{why}")
-        return None
+    def fresh_metric(self, name: str) -> list[float] | None:
+        """The values of a metric if they are new at this moment, else None. (`Callback.monitors` makes one that never comes
+        an error.)"""
+        return self.metrics[name] if name in self.fresh else None
 
     @property
     def may_stop(self) -> bool:
@@ -213,6 +205,7 @@ class Trainer:
         """Train `net` in place and return the summary (see `summary.py`).
 
             prepare data, net and optimizer; restore `resume`        setup
+            refuse monitors of metrics that will not come
                                                                      on_fit_start (may refuse; nothing is written yet)
             make the run's folder
                                                                      on_train_start
@@ -230,31 +223,14 @@ class Trainer:
         `resume`: the content of a checkpoint; the run goes on from there to the same bits.
         SIGINT and SIGTERM end it after the current step with everything saved; `fit` then returns as usual.
         """
-        for name, cb in self.callbacks.items():
-            if cb.writes and self.run is None:
-                raise UserError(f"callbacks.{name}: needs a run folder to write in; give the trainer a run_dir")
-        files = check_files(self.callbacks)
-        self.hooks = listeners(self, self.callbacks.values())
-        each_step = ("on_train_batch_end", "on_checkpoint")
-        self.looks = [cb.next_step for cb in self.callbacks.values() if any(overrides(cb, hook) for hook in each_step)]
-        self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
-        self.stopping, self.signal, self.loop_ended = None, None, False
-        self.restored = self.rewound = False
+        files = self.connect(net, loss, optimizer, data)
         began, first_step = time.perf_counter(), 0
         try:
             if self.run is not None:
                 self.run.open(files, going_on=resume is not None)
             with signals.noting(self._note), cores.restored():
                 try:
-                    prepare(self, resume)
-                    cores.use(cores.chosen(self, resume))
-                    self.going_back = resume is not None and self.run is not None and self.run.is_ahead(self.state.step)
-                    with torch.inference_mode():
-                        self.steps = Steps(self, self.mode if resume is None else snapshot.mode(self, resume))
-                    self.running = self.steps.mode
-                    if resume is not None and not steps_left(self):
-                        self.running = snapshot.mode_of(resume)  # that of the steps, which are all done
-                    self.call("on_fit_start")  # the last one that may refuse: nothing is written before
+                    self.begin(resume, self.mode if resume is None else snapshot.mode(self, resume))
                     first_step = self.state.step
                     if self.run is not None:
                         self.run.begin()
@@ -266,6 +242,8 @@ class Trainer:
                         self._fetch_losses(log=False)  # those that a signal has left
                     self.loop_ended = True
                     self.call("on_checkpoint")
+                    if self.failed is not None:
+                        raise self.failed
                     self._finish()
                 except BaseException as error:
                     self.call("on_exception", error)
@@ -284,6 +262,37 @@ class Trainer:
             if self.run is not None:
                 self.run.close()
         return self.summary
+
+    def connect(self, net: Module, loss: Loss, optimizer: Optimizer, data: Dataset) -> list[str]:
+        """Take what is to be trained, and build the table of hooks; the files that the callbacks write.
+
+        Raises UserError where callbacks do not go together.
+        """
+        for name, cb in self.callbacks.items():
+            if cb.writes and self.run is None:
+                raise UserError(f"callbacks.{name}: needs a run folder to write in; give the trainer a run_dir")
+        files = check_files(self.callbacks)
+        self.hooks = listeners(self, self.callbacks.values())
+        each_step = ("on_train_batch_end", "on_checkpoint")
+        self.looks = [cb.next_step for cb in self.callbacks.values() if any(overrides(cb, hook) for hook in each_step)]
+        self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
+        self.stopping, self.signal, self.loop_ended = None, None, False
+        self.restored = self.rewound = False
+        self.failed = None
+        return files
+
+    def begin(self, resume: dict[str, Any] | None, mode: Mode) -> None:
+        """All of a fit that may refuse; nothing is written. (`check` begins a run too.)"""
+        prepare(self, resume)
+        check_monitors(self)
+        cores.use(cores.chosen(self, resume))
+        self.going_back = resume is not None and self.run is not None and self.run.is_ahead(self.state.step)
+        with torch.inference_mode():
+            self.steps = Steps(self, mode)
+        self.running = self.steps.mode
+        if resume is not None and not steps_left(self):
+            self.running = snapshot.mode_of(resume)  # that of the steps, which are all done
+        self.call("on_fit_start")
 
     def _loop(self) -> None:
         """The epochs and steps of `fit`, from where `self.state` stands."""
@@ -380,9 +389,16 @@ class Trainer:
         return [s / n if n else math.nan for s, n in zip(self.state.loss_sum, self.state.samples, strict=True)]
 
     def _publish(self) -> None:
-        """New metrics to those who decide, then to those who write."""
+        """New metrics to those who decide, then to those who write. A monitor that none of them is ends the run."""
         self.call("on_metrics")
         self.call("on_log")
+        if "train/loss" not in self.metrics:
+            return  # no epoch is done yet
+        awaited = self.data.val is not None and not any(m.startswith("val/") for m in self.metrics)
+        if lines := [line for m, line in missing(self, self.metrics) if not (awaited and m.startswith("val/"))]:
+            self.failed = UserErrors(f"{line}; the run ends after step {self.state.step}" for line in lines)
+            self.fresh.clear()  # nothing is ranked by what is not there
+            self.stop("error", str(self.failed), at_once=True)
 
     def _validates(self) -> bool:
         """Whether a validation is due at the end of this epoch."""

@@ -172,7 +172,7 @@ def test_nan_before_min_epochs_does_not_stop_later() -> None:
 
 
 def test_a_missing_metric_is_an_error_that_lists_those_there_are() -> None:
-    with pytest.raises(UserError, match=r"callbacks\.early_stopping on_metrics, epoch 1.*'scor'.*'score'.*train/loss"):
+    with pytest.raises(UserError, match=r"callbacks\.early_stopping: no metric 'scor'.*'score'.*train/loss.*ends after step 1"):
         run([1], EarlyStopping("scor"))
     with pytest.raises(UserError, match=r"no metric 'val/loss'.*add the callback validation_split"):
         run([1], EarlyStopping())
@@ -394,3 +394,28 @@ def test_the_csv_row_of_the_last_epoch_is_written(tmp_path: Path) -> None:
     run([3, 2, 2, 2, 2], EarlyStopping("score", patience=1), CSVLog(), run_dir=tmp_path)
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2", "3"]
+
+
+def test_the_best_parameters_of_another_metric_are_not_restored(capsys: pytest.CaptureFixture[str]) -> None:
+    """Resumed with the metric turned round, the run ends with the best of what it has seen since."""
+
+    class Keep(Callback):
+        def on_checkpoint(self, trainer: Trainer) -> None:
+            if trainer.state.epoch == 3 and not trainer.state.batch:
+                self.content = checkpoint.plain(trainer.snapshot())
+
+    keep = Keep()
+    run([1, 2, 3, 4, 5], EarlyStopping("score", restore_best=True, patience=9), keep)
+    capsys.readouterr()
+    resumed = run([1, 2, 3, 4, 5], EarlyStopping("score", "max", restore_best=True, patience=9), resume=keep.content)
+    script = next(cb for cb in resumed.callbacks.values() if isinstance(cb, Script))
+    assert resumed.net.param()[0][0].flatten().tolist() == script.params[-1]
+    assert "early_stopping: the monitor was min score, now it is max score; its best" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"min_delta": NAN}, {"min_delta": INF}, {"stopping_threshold": -INF}, {"divergence_threshold": NAN}]
+)
+def test_a_limit_that_is_no_number_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(arguments))}="):
+        EarlyStopping("score", **arguments)

@@ -100,11 +100,11 @@ class Watch(Callback):
 
 
 class Script(Callback):
-    def __init__(self, values: list[Any]) -> None:
-        self.values = values
+    def __init__(self, values: list[Any], name: str = "score") -> None:
+        self.values, self.metric = values, name
 
     def on_train_epoch_end(self, trainer: Trainer) -> None:
-        trainer.log("score", self.values[trainer.state.epoch])
+        trainer.log(self.metric, self.values[trainer.state.epoch])
 
 
 def points() -> Dataset:
@@ -437,9 +437,129 @@ def test_mistakes_are_told_at_once(arguments: dict[str, Any], message: str) -> N
 def test_what_torch_refuses_is_told_in_its_words() -> None:
     with pytest.raises(UserError, match=r"callbacks\.lr_scheduler on_fit_start.*OneCycleLR.*total_steps"):
         run(LRScheduler(OneCycleLR={"max_lr": 0.1}))
-    with pytest.raises(UserError, match=r"callbacks\.lr_scheduler on_train_epoch_end, epoch 1, step 3: StepLR: .*str"):
-        run(LRScheduler(StepLR={"step_size": "three"}))
-    with pytest.raises(
-        UserError, match=r"callbacks\.lr_scheduler on_train_batch_end, epoch 3, step 7: OneCycleLR: .*total steps"
-    ):
-        run(LRScheduler("step", OneCycleLR={"max_lr": 0.1, "total_steps": 6}))
+
+
+# -- the trial before the first step -------------------------------------------------------------------------------------
+
+TRIALS: list[tuple[str, dict[str, Any], str]] = [
+    ("epoch", {"StepLR": {"step_size": "three"}}, r"StepLR\.step_size: 'three'; needs a whole number"),
+    ("epoch", {"StepLR": {"step_size": True}}, r"StepLR\.step_size: true"),
+    ("epoch", {"StepLR": {"step_size": 0}}, r"StepLR\.step_size: 0; needs a finite number of at least 1"),
+    ("epoch", {"ExponentialLR": {"gamma": -0.5}}, r"ExponentialLR\.gamma: -0\.5"),
+    ("epoch", {"ExponentialLR": {"gamma": 1j}}, r"ExponentialLR\.gamma: 1j; needs a number"),
+    ("epoch", {"ExponentialLR": {"gamma": 1e5}}, r"a rate of 1e\+39; .*, at epoch 8 of 12; change its arguments"),
+    (
+        "step",
+        {"OneCycleLR": {"max_lr": 0.1, "total_steps": 6}},
+        "total_steps=6 is less than the 36 steps .*; give total_steps=36",
+    ),
+    ("step", {"OneCycleLR": {"max_lr": 0.1, "total_steps": 36, "pct_start": 1}}, "division by zero, at step 36 of 36"),
+    ("epoch", {"ConstantLR": {"factor": 0, "total_iters": 7}}, "division by zero, at epoch 7 of 12"),
+    ("epoch", {"ReduceLROnPlateau": {"mode": "most"}}, r"ReduceLROnPlateau\.mode: 'most'"),
+    ("epoch", {"ReduceLROnPlateau": {"min_lr": [0.1, 0.2]}}, "expected 1 min_lrs, got 2; change its arguments"),
+    ("epoch", {"LambdaLR": {"lr_lambda": lambda k: {}[k]}}, "LambdaLR: KeyError: 0"),
+    ("epoch", {"LambdaLR": {"lr_lambda": lambda k: 1 if k < 5 else math.nan}}, "a rate of nan; .*, at epoch 5 of 12"),
+    ("epoch", {"LambdaLR": {"lr_lambda": lambda k: 1j}}, "LambdaLR: .*complex.*, at epoch 0 of 12"),
+    ("step", {"CyclicLR": {"base_lr": 0.1, "max_lr": 0.2, "max_momentum": 1.5}}, "a momentum of 1.5; needs at least 0"),
+    (
+        "epoch",
+        {
+            "SequentialLR": {
+                "schedulers": [{"StepLR": {"step_size": 1}}, {"OneCycleLR": {"max_lr": 1, "total_steps": 5}}],
+                "milestones": [4],
+            }
+        },
+        "total_steps=5 is less than the 8 epochs",
+    ),
+]
+
+
+@pytest.mark.parametrize(("interval", "schedule", "message"), TRIALS)
+def test_a_schedule_that_would_fail_on_the_way_is_refused_before_the_first_step(
+    interval: Any, schedule: dict[str, Any], message: str
+) -> None:
+    watch = Watch()
+    with pytest.raises(UserError, match=message):
+        run(LRScheduler(interval, "train/loss", **schedule), watch)
+    assert watch.rates == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "place"),
+    [
+        ("CyclicLR", {"base_lr": 0.1, "max_lr": 0.2, "step_size_up": 5, "mode": "triangular2"}, r"\d+ of 300000"),
+        ("ConstantLR", {"factor": 0, "total_iters": 150_000}, "150000 of 300000"),
+        ("ExponentialLR", {"gamma": 1.002}, r"\d+ of 300000"),
+    ],
+)
+def test_a_failure_far_behind_is_found_without_all_steps_before_it(name: str, arguments: Any, place: str) -> None:
+    with pytest.raises(UserError, match=f"{name}: .*, at step {place}; change"):
+        run(LRScheduler("step", **{name: arguments}), epochs=100_000)
+
+
+def test_a_schedule_may_end_at_0_and_with_the_run() -> None:
+    """The recursion of LinearLR rounds to less than 0; the rate behind OneCycleLR's last step is less, and is not used."""
+    linear, _ = run(LRScheduler("step", LinearLR={"start_factor": 0.1, "end_factor": 0, "total_iters": 5}))
+    assert linear.rates[5:] == [[0.0]] * (STEPS - 5)
+    cycle, _ = run(LRScheduler("step", OneCycleLR={"max_lr": 0.1, "total_steps": STEPS, "anneal_strategy": "linear"}))
+    assert min(cycle.rates)[0] >= 0
+
+
+def test_the_trial_calls_a_function_and_leaves_the_schedule_as_it_is() -> None:
+    asked: list[int] = []
+
+    def halves(k: int) -> float:
+        asked.append(k)
+        return float(0.5**k)
+
+    watch, _ = run(LRScheduler(LambdaLR={"lr_lambda": halves}), epochs=3)
+    assert asked == [0, 1, 2, 3] * 2
+    assert watch.rates[::A_EPOCH] == [[0.1], [0.05], [0.025]]
+
+
+# -- resumed with another configuration ------------------------------------------------------------------------------------
+
+
+def test_a_plateau_of_another_metric_keeps_the_rate_and_begins_its_count_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    """The old metric's best of 0 would let no value of the new one count as better."""
+    arguments: dict[str, Any] = {"patience": 1, "factor": 0.5}
+    old, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script([0] * 12), snapshots=True)
+    assert old.rates[17] == [0.025]
+    rising, falling = list(range(12)), [20 - k for k in range(12)]
+    for name, values, mode in (("other", falling, "min"), ("other", rising, "max"), ("score", rising, "max")):
+        plateau = LRScheduler(monitor=name, ReduceLROnPlateau={**arguments, "mode": mode})
+        rest, _ = run(plateau, Script(values, name), resume=old.kept[17])
+        assert set(map(tuple, rest.rates)) == {(0.025,)}
+        assert f"the monitor was min score, now it is {mode} {name}; its best" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "before",
+    [{"ReduceLROnPlateau": {"patience": 0, "factor": 0.1}}, {"StepLR": {"step_size": 1}}, {"warmup_steps": 3}, None],
+    ids=str,
+)
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize(("name", "arguments"), [CASES[0], CASES[12], CASES[14]])
+def test_whatever_the_schedule_was_the_new_one_is_run_anew_up_to_there(
+    before: Any, interval: Any, name: str, arguments: Any
+) -> None:
+    scheduler = LRScheduler(monitor="score", **before) if before else None
+    old, _ = run(scheduler, Script([9] * 12), snapshots=True)
+    new, _ = run(LRScheduler(interval, **{name: arguments}))
+    rest, _ = run(LRScheduler(interval, **{name: arguments}), resume=old.kept[17])
+    assert rest.rates == new.rates[17:]
+
+
+def test_a_plateau_that_was_another_schedule_begins_at_the_configured_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    old, _ = run(LRScheduler(StepLR={"step_size": 1}), snapshots=True)
+    rest, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 99}), Script([9] * 12), resume=old.kept[17])
+    assert set(map(tuple, rest.rates)) == {(LR,)}
+    assert "the plateau begins anew, from the configured rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("schedule", [{"StepLR": {"step_size": 3}}, {"ReduceLROnPlateau": {}}], ids=str)
+def test_a_momentum_changed_on_resume_is_the_new_one(schedule: dict[str, Any]) -> None:
+    old, _ = run(LRScheduler(monitor="train/loss", **schedule), snapshots=True, optimizer="RMSprop")
+    OPTIMIZERS["RMSprop of another momentum"] = (lambda p: RMSprop(p, LR, momentum=0.25), OPTIMIZERS["RMSprop"][1])
+    rest, _ = run(LRScheduler(monitor="train/loss", **schedule), resume=old.kept[17], optimizer="RMSprop of another momentum")
+    assert set(rest.momentum) == {0.25}

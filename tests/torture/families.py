@@ -11,6 +11,7 @@ from tempfile import mkdtemp
 import torch
 
 from . import (
+    checks,
     configs,
     crash,
     flips,
@@ -44,6 +45,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the ta
     "refusals": lambda folder: [*refusals.resumes(folder / "a", 100), *refusals.users(folder / "b", 103)],
     "configs": configs.poison,
     "fuzz": lambda folder: configs.fuzz(folder, 2000),
+    "checks": lambda folder: checks.checks(folder, 200),
     "load": lambda folder: [
         *load.long(folder / "a"),
         *load.shared(folder / "b"),

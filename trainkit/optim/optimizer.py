@@ -13,6 +13,7 @@ from ..flat import flatten, is_flat, spread
 from ..pattern import shown
 
 Rate = float | Sequence[float]
+RATE_LIMIT = 1e38  # what a float32 holds: a learning rate is below it
 Number = float | Tensor  # a tensor where replicas differ, an element each of the flat buffers, and while a step is compiled
 
 
@@ -65,7 +66,7 @@ class Optimizer:
     def set_lr(self, lr: Rate) -> None:
         """The rate for the next updates: a number, or one for each replica. A rate of 0 leaves a replica as it is."""
         for r in lr if isinstance(lr, Sequence) else (lr,):
-            if not 0 <= r < 1e38:  # what a float32 holds
+            if not 0 <= r < RATE_LIMIT:
                 raise UserError(f"{type(self).__name__}: lr={r}; needs a finite number of at least 0")
         self.set_number("lr", lr)
 
