@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +76,8 @@ def test_the_order_is_write_fsync_replace_fsync_the_folder(calls: list[tuple[str
     folder.mkdir()
     calls.clear()
     checkpoint.write(b"new", folder / "a.pt")
-    temporary = f".tmp-{os.getpid()}-a.pt"
+    temporary = calls[0][1]
+    assert re.fullmatch(r"\.tmp-[0-9a-f]{16}-a\.pt", temporary)
     assert calls[:5] == [
         ("open", temporary),
         ("fsync", temporary),
@@ -142,12 +146,54 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         checkpoint.write(b"x" * 10, tmp_path / "a.pt")
 
 
-def test_a_temporary_that_is_there_or_a_link_is_not_written_to(tmp_path: Path) -> None:
+def test_a_temporary_that_is_there_or_a_link_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "urandom", bytes)
     (tmp_path / "precious").write_text("keep")
-    (tmp_path / f".tmp-{os.getpid()}-a.pt").symlink_to(tmp_path / "precious")
+    (tmp_path / f".tmp-{'00' * 8}-a.pt").symlink_to(tmp_path / "precious")
     with pytest.raises(UserError, match="EEXIST"):
         checkpoint.write(b"new", tmp_path / "a.pt")
     assert (tmp_path / "precious").read_text() == "keep"
+
+
+def test_a_temporary_that_a_killed_process_has_left_hinders_none_of_its_id(tmp_path: Path) -> None:
+    for name in (f".tmp-{os.getpid()}-a.pt", f".tmp-{os.getpid()}"):
+        (tmp_path / name).write_text("stale")
+    checkpoint.write(b"new", tmp_path / "a.pt")
+    checkpoint.write(b"newer", tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").read_bytes() == b"newer"
+
+
+TARGETS: dict[str, Callable[[Path], None]] = {
+    "link": lambda path: path.symlink_to(path.with_name("precious")),
+    "link to nothing": lambda path: path.symlink_to(path.with_name("nothing")),
+    "pipe": lambda path: os.mkfifo(path),
+    "folder": lambda path: path.mkdir(),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.filterwarnings("ignore:unclosed.*socket")
+def test_what_is_no_regular_file_is_not_replaced(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    Path("precious").write_text("keep")
+    TARGETS[kind](Path("a.pt"))
+    before = sorted((p.name, p.lstat().st_mode, p.lstat().st_mtime_ns) for p in Path().iterdir())
+    for act in (lambda: checkpoint.write(b"new", Path("a.pt")), lambda: checkpoint.save({"a": 1}, Path("a.pt"))):
+        with pytest.raises(UserError, match=f"a.pt: not saved, there is a {kind.split()[0]}, not a regular file; remove it"):
+            act()
+    assert sorted((p.name, p.lstat().st_mode, p.lstat().st_mtime_ns) for p in Path().iterdir()) == before
+    assert Path("precious").read_text() == "keep"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o027, 0])
+def test_a_file_has_the_mode_that_the_umask_says(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        checkpoint.write(b"x", tmp_path / "a.pt")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.pt").stat().st_mode & 0o777 == 0o644 & ~umask
 
 
 def test_an_opened_run_sweeps_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:

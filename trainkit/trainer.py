@@ -253,7 +253,9 @@ class Trainer:
                     self.running = self.steps.mode
                     if resume is not None and not steps_left(self):
                         self.running = snapshot.mode_of(resume)  # that of the steps, which are all done
-                    self.call("on_fit_start")  # the last one that may refuse: nothing is written before
+                    self.call("on_fit_start")
+                    if any(cb.writes and overrides(cb, "on_checkpoint") for cb in self.callbacks.values()):
+                        snapshot.check_room(self)  # the last that may refuse: nothing is written before
                     if self.run is not None and self.config:
                         self.run.write_text("config.yaml", self.config)
                     self.call("on_train_start")

@@ -179,8 +179,8 @@ def test_top_0_keeps_only_the_last(tmp_path: Path) -> None:
 NAMES = [
     ("{epoch}-{score:.3f}", ["1-0.500.pt", "2-0.250.pt"]),
     ("net-{epoch:03d}-{step}", ["net-001-3.pt", "net-002-6.pt"]),
-    ("{train/loss:.1f}", None),  # a slash in a metric's name makes no folder
-    ("{score:.0f}", ["0-step6.pt", "0.pt"]),  # a name that is taken gets the step
+    ("loss{train/loss:.1f}", None),  # a slash in a metric's name makes no folder
+    ("s{score:.0f}", ["s0-step6.pt", "s0.pt"]),  # a name that is taken gets the step
     ("best-{epoch}", ["best-1.pt", "best-2.pt"]),
 ]
 
@@ -204,10 +204,9 @@ def test_a_name_that_all_states_share_loses_none_of_them(every: int, tmp_path: P
 
 
 REFUSED = [
-    ({"filename": "{epoch.__class__}"}, "no metric 'epoch.__class__'"),
-    ({"filename": "{score.__init__.__globals__}"}, "no metric 'score.__init__.__globals__'"),
-    ({"filename": "{scor}"}, "no metric 'scor'; did you mean 'score'"),
-    ({"filename": "{score:d}"}, "Unknown format code 'd'"),
+    ({"filename": "x{epoch.__class__}"}, "no metric 'epoch.__class__'"),
+    ({"filename": "x{score.__init__.__globals__}"}, "no metric 'score.__init__.__globals__'"),
+    ({"filename": "x{scor}"}, "no metric 'scor'; did you mean 'score'"),
 ]
 
 
@@ -234,6 +233,15 @@ def test_a_name_that_is_missing_is_an_error(arguments: dict[str, Any], message: 
         "a\0b",
         "best",
         "last",
+        "{val/loss:.3f}",  # -0.5.pt is an option to most commands
+        "{score}",
+        "{epoch.__class__}",
+        "s{score:d}",
+        "{epoch}{step}",  # 112: epoch 1 and step 12, or epoch 11 and step 2
+        "s{score:g}.{step}",
+        "x{epoch}1",
+        "x" * 300,
+        "v{val/loss:.99f}" * 3,
     ],
 )
 def test_templates_that_lead_elsewhere_are_refused_at_once(filename: str) -> None:
@@ -403,7 +411,9 @@ def test_files_displaced_before_a_kill_are_deleted_by_the_resumed_run(tmp_path: 
     assert files(tmp_path) == ["best.pt", "epoch1-step3.pt", "epoch2-step6.pt", "epoch3-step9.pt", "last.pt"]
     run(tmp_path, [3, 2, 1, 0], Checkpoint("score", save_top_k=2, every_n_epochs=1), resume=True)
     assert files(tmp_path) == ["best.pt", "epoch3-step9.pt", "epoch4-step12.pt", "last.pt"]
-    assert checkpoint.load(tmp_path / "checkpoints" / "last.pt")["callbacks"]["checkpoint"]["gone"] == ["epoch2-step6.pt"]
+    assert checkpoint.load(tmp_path / "checkpoints" / "last.pt")["callbacks"]["checkpoint"]["gone"] == [
+        [2.0, "epoch2-step6.pt", 6]
+    ]
 
 
 @pytest.mark.parametrize("writes", range(1, 5))
@@ -428,7 +438,7 @@ def test_a_kill_between_two_files_leaves_none_that_lists_a_file_not_there(
     assert done == ["epoch1-step3.pt", "epoch2-step6.pt", "best.pt", "last.pt"][:writes]
     for name in files(tmp_path):
         kept = checkpoint.load(tmp_path / "checkpoints" / name)["callbacks"]["checkpoint"]["kept"]
-        assert {file for _, file in kept} <= set(files(tmp_path))
+        assert {file for _, file, _ in kept} <= set(files(tmp_path))
 
 
 def test_fewer_are_kept_when_fewer_are_asked_for_on_resume(tmp_path: Path) -> None:
@@ -455,7 +465,7 @@ def test_a_strangers_checkpoint_deletes_no_file_outside(name: str, key: str, tmp
     victim.write_text("mine")
     path = tmp_path / "run" / "checkpoints" / "last.pt"
     content = checkpoint.load(path)
-    content["callbacks"]["checkpoint"][key] = [[9.0, name]] if key == "kept" else [name]
+    content["callbacks"]["checkpoint"][key] = [[9.0, name, 3]]
     checkpoint.save(content, path)
     with pytest.raises(UserError, match="needs a plain name"):
         run(tmp_path / "run", [3, 2, 1, 0], Checkpoint("score", save_top_k=1), resume=True)
@@ -477,7 +487,7 @@ def test_saving_waits_for_nothing_it_does_not_need(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
 
 
-def test_a_future_that_was_given_up_ranks_no_more(tmp_path: Path) -> None:
+def test_the_best_of_a_future_that_was_given_up_stays_until_a_better_state_comes(tmp_path: Path) -> None:
     saver = {"save_top_k": 4, "every_n_epochs": 1}
     run(tmp_path, [9, 8, 7, 1], Checkpoint("score", **saver))
     (early,) = tmp_path.glob("checkpoints/epoch3-*.pt")
@@ -486,4 +496,8 @@ def test_a_future_that_was_given_up_ranks_no_more(tmp_path: Path) -> None:
         (tmp_path / "checkpoints" / name).rename(tmp_path / name)
     (tmp_path / "best.pt").rename(tmp_path / "checkpoints" / "best.pt")
     run(tmp_path, [9, 8, 7, 20, 6, 20], Checkpoint("score", **saver), resume=True)
-    assert score_of(tmp_path, "best.pt") == 6  # not 1, which this run has never seen
+    assert score_of(tmp_path, "best.pt") == 1
+    ranked = checkpoint.load(tmp_path / "checkpoints" / "last.pt")["callbacks"]["checkpoint"]["kept"]
+    assert [score for score, _, _ in ranked] == [6, 8, 9, 20]  # the file of 7 is last.pt now
+    run(tmp_path, [9, 8, 7, 20, 6, 20, 0.5], Checkpoint("score", **saver), resume=True)
+    assert score_of(tmp_path, "best.pt") == 0.5
