@@ -82,8 +82,9 @@ class Checkpoint(Callback):
 
     def on_fit_start(self, trainer: Trainer) -> None:
         assert trainer.run is not None
-        for name in (LAST, BEST, FINAL):
-            check_target(trainer.run.checkpoints / name)
+        for path in (trainer.run.checkpoints / name for name in (LAST, BEST, FINAL)):
+            if not path.is_symlink():
+                check_target(path)
         if self.monitor is not None:
             self.held = self._held(trainer.run.checkpoints / BEST)
         self._keep_only_ours(trainer)
@@ -92,7 +93,10 @@ class Checkpoint(Callback):
         assert trainer.run is not None
         folder = trainer.run.checkpoints
         self._delete_gone(trainer)  # what a run that was killed between saving and deleting has left
-        delete(folder / FINAL)
+        links = [name for name in (LAST, BEST, FINAL) if (folder / name).is_symlink()]
+        self._say("links, deleted; the files they lead to are kept", links)
+        for name in {*links, FINAL}:
+            delete(folder / name)
         if self.kept and self.kept[0][1] != BEST and (self.held is None or self.kept[0][0] < self.held[0]):
             source = folder / self.kept[0][1]  # best.pt was lost
             if self._wrote(source, self.kept[0]):
@@ -191,6 +195,8 @@ class Checkpoint(Callback):
 
     def _held(self, path: Path) -> tuple[float, int] | None:
         """Score and step of best.pt as its own content says; None where it is not there, damaged or of another metric."""
+        if path.is_symlink():
+            return None
         try:
             content = load(path)
         except Unread:

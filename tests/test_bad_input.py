@@ -594,7 +594,7 @@ RESUMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "9.weight: in the state, not in the net",
     ),
     "files outside": (
-        lambda c: c["callbacks"]["checkpoint"].update(kept=[[9.0, "../../conf.yaml"], [9.5, "../../conf.yaml"]]),
+        lambda c: c["callbacks"]["checkpoint"].update(kept=[[9.0, "../../conf.yaml", 4], [9.5, "../../conf.yaml", 8]]),
         "resume: callbacks.checkpoint: file name '../../conf.yaml'",
     ),
     "rows of text": (lambda c: c["callbacks"]["csv_log"].update(rows="x"), "callbacks.csv_log: state.rows: 'x'"),
@@ -636,7 +636,10 @@ def test_a_link_among_the_checkpoints_is_not_followed(run: Path, capsys: pytest.
     LAST.symlink_to(Path("outside.pt").resolve())
     assert "last.pt: is a link" in refused(capsys, "test", run, "--checkpoint", "last")
     assert main(["fit", "--resume", str(run), "trainer.max_epochs=3"]) == 0
-    assert "skipped: checkpoint run/checkpoints/last.pt: is a link" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "skipped: checkpoint run/checkpoints/last.pt: is a link" in said
+    assert "callbacks.checkpoint: links, deleted; the files they lead to are kept: last.pt" in said
+    assert checkpoint.load(Path("outside.pt"))["state"]["epoch"] == 2
 
 
 def test_a_terminal_obeys_no_message(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torture import configs, crash, flips, folders, full, interrupts, kills, load, poison, readonly, resume, tables, terminals
+from torture import (
+    configs,
+    crash,
+    flips,
+    folders,
+    forged,
+    full,
+    interrupts,
+    kills,
+    load,
+    poison,
+    readonly,
+    resume,
+    tables,
+    terminals,
+)
 from torture.tally import Tally
 
 FEW: dict[str, Callable[[Path], list[Tally]]] = {
@@ -20,6 +35,7 @@ FEW: dict[str, Callable[[Path], list[Tally]]] = {
     "code": lambda folder: poison.code(folder, 0.005),
     "values": lambda folder: poison.values(folder, 0.004),
     "bombs": lambda folder: poison.bombs(folder, 5),
+    "forged lists": lambda folder: forged.forgeries(folder, 25),
     "layouts": lambda folder: folders.layouts(folder, 17),
     "names": lambda folder: folders.names(folder, 7),
     "other models": lambda folder: folders.others(folder, 9),

@@ -12,8 +12,8 @@ import stat
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,21 +45,13 @@ def save(content: dict[str, Any], path: Path) -> None:
     The bytes go to the disk as they are made; a tensor is copied only where it is a view of a larger memory, or not on the CPU.
     Raises UserError naming path and cause.
     """
-    with replacing(path) as file:
-        _stream(content, file)
+    write(lambda file: _stream(content, file), path)
 
 
-def write(data: bytes, path: Path) -> None:
-    """Replace `path` by `data`, atomically and durably; on any error the old file is untouched and no temporary is left."""
-    with replacing(path) as file:
-        file.write(data)
+def write(data: bytes | Callable[[IO[bytes]], object], path: Path) -> None:
+    """Replace `path` by `data`, or by what it writes into the file it is given, atomically and durably.
 
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file that takes the place of `path` when the body has written it; after any error it is gone.
-
-    Raises UserError naming path and cause.
+    On any error the old file is untouched and no temporary is left. Raises UserError naming path and cause.
     """
     check_target(path)
     temporary = path.with_name(f"{TEMPORARY}{os.urandom(8).hex()}-{path.name}")  # never one that a killed process has left
@@ -67,7 +59,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             with os.fdopen(handle, "wb") as file:
-                yield file
+                file.write(data) if isinstance(data, bytes) else data(file)
                 file.flush()
                 os.fsync(file.fileno())  # never tried again: after a failure the pages may be gone
             os.replace(temporary, path)

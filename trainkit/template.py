@@ -43,7 +43,7 @@ class Template:
         if parts and not parts[0][0] and parts[0][1] not in COUNTERS:
             raise self._wrong("begins with a metric, and a name would begin with - where it is negative; begin it with text")
         self.parts = [(literal, field, spec or "") for literal, field, spec, _ in parts]
-        self.pattern = re.compile(rf"{pattern}(?:-step\d++)?+{re.escape(SUFFIX)}")
+        self.pattern = re.compile(rf"{pattern}(?:-step\d++)?+{re.escape(SUFFIX)}", re.ASCII)
         for sample in _SAMPLES:
             self._try(sample)
 
