@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -107,8 +108,9 @@ def mutation(content: dict[str, Any], draw: random.Random) -> tuple[str, dict[st
     words = []
     for _ in range(draw.choice((1, 1, 2, 3))):
         name = draw.choice(list(FORGE))
-        content = FORGE[name](content, draw)
-        words.append(name)
+        with suppress(AttributeError, KeyError, TypeError):  # an earlier one has left nothing there to forge
+            content = FORGE[name](content, draw)
+            words.append(name)
     return ", ".join(words), content
 
 
@@ -138,7 +140,7 @@ def lists(key: str) -> Callable[[dict[str, Any], random.Random], dict[str, Any]]
 
 def honest(content: dict[str, Any], draw: random.Random) -> dict[str, Any]:
     """The run's own list with a score or a step changed, or moved from one list to the other."""
-    kept = [list(e) for e in content["callbacks"]["checkpoint"]["kept"] if isinstance(e, (list, tuple)) and len(e) == 3]
+    kept = [list(e) for e in content["callbacks"]["checkpoint"]["kept"] if len(e) == 3]
     if not kept:
         return content
     draw.choice(kept)[draw.choice((0, 2))] = draw.choice(NUMBERS)
