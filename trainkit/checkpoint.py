@@ -317,6 +317,8 @@ def check_plain(value: Any, place: str, seen: set[int]) -> None:
         for k, v in value.items() if kind is dict else enumerate(value):
             if type(k) not in (str, int):
                 raise UserError(f"{place}: key {shown(k)}; needs text or a whole number")
+            if type(v) in (str, float, bool):
+                continue  # most values of a long list, without the words for their place
             check_plain(v, f"{place}.{shown(k, '')}" if place else shown(k, ""), seen)
     elif kind not in _PLAIN or (kind is int and value.bit_length() > 63):
         raise UserError(f"{place}: {shown(value)} is no plain value")
