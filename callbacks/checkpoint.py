@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-import re
-import string
+import os
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from trainkit.callback import Callback
-from trainkit.checkpoint import delete, load, plain, save
-from trainkit.errors import UserError
-from trainkit.pattern import Either, accept
+from trainkit.checkpoint import Unread, delete, load, save
+from trainkit.errors import MOST, UserError, escaped
+from trainkit.pattern import COUNT, Either, accept, shown, unlike
 from trainkit.run import plain_name
+from trainkit.streams import say
+from trainkit.template import COUNTERS, Template
 from trainkit.trainer import Trainer
 
+LAST, BEST, FINAL = "last.pt", "best.pt", "final.pt"
 GUESS = 0.02  # seconds of a save before the first one is measured
 SPACING = 20  # saves are at least this many times as far apart as the last one took: 5 % of the time
-_SPEC = re.compile(r"0?\d{0,2}(\.\d{1,2})?[deEfFgG]?")
+Entry = tuple[float, str, int]  # score (the smaller the better), file name, step
+ENTRY = (float, str, COUNT)
+STATE: dict[str, Any] = {"kept": [ENTRY], "gone": [ENTRY], "monitor": Either(None, str), "sign": float}
 
 
 class Checkpoint(Callback):
@@ -29,13 +35,16 @@ class Checkpoint(Callback):
     "{epoch}-{val/loss:.3f}"; a name that is taken gets the step behind it. A state that ranks is kept in memory until the
     next save, and every file of one save is written together, last.pt at last, so a run that is killed and resumed ends with
     the same files. Values that are not finite never rank.
+    A resumed run replaces a best.pt of the same metric by a better state only, even where best.pt is of a later step than the
+    run resumes from. A checkpoint may be a stranger's: of the files that it lists, one is deleted only if the file itself says
+    that it was saved under that name, at that step, for that score.
     Where a callback changes the parameters after the last step (early stopping's restore_best), `final.pt` holds them.
     All of it happens after the metric is known and the schedules have moved, so a file never holds a stale value.
     Errors: UserError naming path and cause where a file cannot be written; the file before it is kept.
     """
 
     writes = True
-    files = ("checkpoints/last.pt", "checkpoints/best.pt")
+    files = tuple(f"checkpoints/{name}" for name in (LAST, BEST, FINAL))
 
     def __init__(
         self,
@@ -55,45 +64,44 @@ class Checkpoint(Callback):
         if every_seconds is not None and not every_seconds > 0:
             raise UserError(f"Checkpoint: every_seconds={every_seconds}; needs a number above 0")
         self.monitor, self.sign, self.save_top_k = monitor, 1.0 if mode == "min" else -1.0, save_top_k
-        self.every_n_epochs, self.every_n_steps, self.every_seconds, self.filename = (
-            every_n_epochs,
-            every_n_steps,
-            every_seconds,
-            filename,
-        )
-        for field, spec in self._fields():
-            if not re.fullmatch(r"[\w/.-]+", field) or not _SPEC.fullmatch(spec):
-                wanted = "needs names like {epoch} or {val/loss:.3f}"
-                raise UserError(f"Checkpoint: filename={filename!r}, field {{{field}:{spec}}}; {wanted}")
-        ranked = [field for field, _ in self._fields() if field not in ("epoch", "step")] if save_top_k > 1 else []
+        self.every_n_epochs, self.every_n_steps, self.every_seconds = every_n_epochs, every_n_steps, every_seconds
+        self.names = Template(filename)
+        ranked = [] if save_top_k < 2 else [field for _, field, _ in self.names.parts if field and field not in COUNTERS]
         self.monitors = () if monitor is None else (monitor, *ranked)
-        plain_name("".join(literal + ("" if field is None else "0") for literal, field, _, _ in _parsed(filename)) + ".pt")
         if filename in ("best", "last", "final"):
             raise UserError(
                 f"Checkpoint: filename={filename!r}; best.pt, last.pt and final.pt are written anyway, choose another"
             )
 
     def setup(self, trainer: Trainer) -> None:
-        self.kept: list[list[Any]] = []  # [score, file name], best first; the score is the smaller the better
+        self.kept: list[Entry] = []  # what this run has ranked, best first
         self.waiting: dict[str, dict[str, Any]] = {}  # states that rank, by file name, not written yet
-        self.gone: set[str] = set()  # files that no longer rank, not deleted yet
+        self.gone: dict[str, Entry] = {}  # files that no longer rank, not deleted yet
+        self.written: set[str] = set()  # files of this fit: they need no proof before they are deleted
+        self.held: tuple[float, int] | None = None  # score and step of the best.pt that was there before this fit
         self.saved: tuple[int, int] | None = None  # (step, batch) of last.pt
         self.took, self.ended = GUESS, time.monotonic()  # the last save: how long, and when
 
+    def on_fit_start(self, trainer: Trainer) -> None:
+        assert trainer.run is not None
+        if self.monitor is not None:
+            self.held = self._held(trainer.run.checkpoints / BEST)
+        self._keep_only_ours(trainer)
+
     def on_train_start(self, trainer: Trainer) -> None:
         assert trainer.run is not None
+        folder = trainer.run.checkpoints
         self._delete_gone(trainer)  # what a run that was killed between saving and deleting has left
-        delete(trainer.run.checkpoints / "final.pt")
-        if any(self._step_of(trainer, name) > trainer.state.step for _, name in self.kept):
-            self.kept = []  # another folder, or a future that this run gave up: its files are no longer the best of this one
-        elif self.kept and self._step_of(trainer, "best.pt") != self._step_of(trainer, self.kept[0][1]):
-            save(load(trainer.run.checkpoints / self.kept[0][1]), trainer.run.checkpoints / "best.pt")  # of a save half done
+        delete(folder / FINAL)
+        if self.kept and self.kept[0][1] != BEST and (self.held is None or self.kept[0][0] < self.held[0]):
+            source = folder / self.kept[0][1]  # best.pt was lost
+            if self._wrote(source, self.kept[0]):
+                save(load(source), folder / BEST)
 
     def on_checkpoint(self, trainer: Trainer) -> None:
-        if self.monitor is not None and trainer.fresh:
-            self._rank(trainer)
+        content = self._rank(trainer) if self.monitor is not None and trainer.fresh else None
         if self._due(trainer):
-            self.save(trainer)
+            self.save(trainer, content)
 
     def next_step(self, step: int) -> int | None:
         n = self.every_n_steps
@@ -115,91 +123,138 @@ class Checkpoint(Callback):
     def on_test_end(self, trainer: Trainer) -> None:
         if trainer.restored:
             assert trainer.run is not None
-            save(trainer.snapshot(), trainer.run.checkpoints / "final.pt")
+            save(trainer.snapshot(), trainer.run.checkpoints / FINAL)
 
-    @staticmethod
-    def _step_of(trainer: Trainer, name: str) -> float:
-        """The step a file was saved at; infinite for none that can be read."""
-        assert trainer.run is not None
-        try:
-            return float(load(trainer.run.checkpoints / name)["state"]["step"])
-        except UserError:
-            return math.inf
+    def save(self, trainer: Trainer, content: dict[str, Any] | None = None) -> None:
+        """Write the files that rank, then last.pt; then delete what is no longer among the best.
 
-    def save(self, trainer: Trainer) -> None:
-        """Write the files that rank, then last.pt; then delete what is no longer among the best."""
+        content: the snapshot of this moment, if there is one already. Each that waited is let go when it is written, so that a
+        save needs the memory of one state beside those that wait.
+        """
         assert trainer.run is not None
-        began, folder, before = time.monotonic(), trainer.run.checkpoints, self.saved
+        began, folder = time.monotonic(), trainer.run.checkpoints
+        for name in sorted(self.waiting, key=lambda name: name == BEST):  # what a file lists is there before it
+            save(self.waiting[name], folder / name)
+            del self.waiting[name]
+            self.written.add(name)
+        save(trainer.snapshot() if content is None else content, folder / LAST)
         self.saved = (trainer.state.step, trainer.state.batch)
-        try:
-            named = sorted(self.waiting.items(), key=lambda item: item[0] == "best.pt")  # what a file lists is there before it
-            for name, content in [*named, ("last.pt", trainer.snapshot())]:
-                save(content, folder / name)
-        except BaseException:
-            self.saved = before
-            raise
-        self.waiting = {}
         trainer.call("on_save_end")
         self._delete_gone(trainer)
         self.ended = time.monotonic()
         self.took = self.ended - began
 
-    def _delete_gone(self, trainer: Trainer) -> None:
-        assert trainer.run is not None
-        for name in self.gone:
-            delete(trainer.run.checkpoints / name)
-        self.gone = set()
-
-    def _rank(self, trainer: Trainer) -> None:
-        """Put this state among the best, if it is one of them; its bytes wait for the next save."""
+    def _rank(self, trainer: Trainer) -> dict[str, Any] | None:
+        """Put this state among the best, if it is one of them: its snapshot, which waits for the next save, else None."""
         assert self.monitor is not None
         if self.save_top_k == 0 or trainer.fresh_metric(self.monitor) is None:
-            return
-        score = self.sign * trainer.metric(self.monitor)
+            return None
+        score, step = self.sign * trainer.metric(self.monitor), trainer.state.step
         if not math.isfinite(score) or (len(self.kept) >= self.save_top_k and score >= self.kept[-1][0]):
-            return
+            return None
         best = not self.kept or score < self.kept[0][0]
-        own = self._name(trainer) if self.save_top_k > 1 else "best.pt"
-        others = [k for k in self.kept if not (best and k[1] == "best.pt")]
-        ranked = sorted([*others, [score, own]], key=lambda k: k[0])
+        own = self._name(trainer) if self.save_top_k > 1 else BEST
+        others = [e for e in self.kept if not (best and e[1] == BEST)]
+        ranked = sorted([*others, (score, own, step)], key=lambda e: e[0])
         self.kept = ranked[: self.save_top_k]
-        for _, name in ranked[self.save_top_k :]:
-            self.waiting.pop(name, None)
-            self.gone.add(name)
-        self.gone.discard(own)
-        content = plain(trainer.snapshot())
-        self.waiting.update({own: content, "best.pt": content} if best else {own: content})
+        for entry in ranked[self.save_top_k :]:
+            self.waiting.pop(entry[1], None)
+            self.gone[entry[1]] = entry
+        self.gone.pop(own, None)
+        replaces = best and (self.held is None or score < self.held[0] or (score, step) == self.held)
+        names = {own, BEST} if replaces else {own} - {BEST}
+        if not names:
+            return None
+        content = trainer.snapshot()
+        self.waiting.update(dict.fromkeys(names, content))
+        return content
 
     def _name(self, trainer: Trainer) -> str:
-        values: dict[str, Any] = {"epoch": trainer.state.epoch, "step": trainer.state.step}
-        text = ""
-        for literal, field, spec, _ in _parsed(self.filename):
-            text += literal
-            if field is not None:
-                value = values[field] if field in values else trainer.metric(field)
-                try:
-                    text += format(value, spec or "")
-                except ValueError as error:
-                    raise UserError(f"filename={self.filename!r}: {error}") from None
-        taken = any(name == f"{text}.pt" for _, name in self.kept)
-        return plain_name(f"{text}-step{trainer.state.step}.pt" if taken else f"{text}.pt")
+        counters = {"epoch": trainer.state.epoch, "step": trainer.state.step}
+        taken = {name for _, name, _ in self.kept}
+        return self.names.make(lambda field: counters[field] if field in counters else trainer.metric(field), taken)
 
-    def _fields(self) -> list[tuple[str, str]]:
-        return [(field, spec or "") for _, field, spec, _ in _parsed(self.filename) if field is not None]
+    def _delete_gone(self, trainer: Trainer) -> None:
+        """Delete the files that no longer rank; one that this fit has not written has to prove that it is the one noted."""
+        assert trainer.run is not None
+        left = []
+        for name, entry in self.gone.items():
+            path = trainer.run.checkpoints / name
+            if name in self.written or self._wrote(path, entry):
+                delete(path)
+            elif os.path.lexists(path):
+                left.append(name)
+        self._say("not deleted, these are not the files that the checkpoint lists", left)
+        self.gone = {}
+
+    # -- what a resumed run finds ----------------------------------------------------------------------------------------
+
+    def _held(self, path: Path) -> tuple[float, int] | None:
+        """Score and step of best.pt as its own content says; None where it is not there, damaged or of another metric."""
+        if path.is_symlink():
+            return None
+        try:
+            content = load(path)
+        except Unread:
+            raise  # it may be better than all that is to come
+        except UserError:
+            return None
+        kept = self._kept_of(content)
+        return (kept[0][0], kept[0][2]) if kept and kept[0][2] == content["state"]["step"] else None
+
+    def _kept_of(self, content: dict[str, Any]) -> list[Entry]:
+        """What a checkpoint lists as best by the same metric, whatever its callback's name was."""
+        for state in content["callbacks"].values():
+            if not unlike(state, STATE, "") and (state["monitor"], state["sign"]) == (self.monitor, self.sign):
+                return [(score, name, step) for score, name, step in state["kept"]]
+        return []
+
+    def _wrote(self, path: Path, entry: Entry) -> bool:
+        """Whether the file at `path` is the one of `entry`, as its own content says."""
+        if path.is_symlink() or not path.is_file():
+            return False
+        try:
+            content = load(path)
+        except UserError:
+            return False
+        return content["state"]["step"] == entry[2] and entry in self._kept_of(content)
+
+    def _keep_only_ours(self, trainer: Trainer) -> None:
+        """Forget listed files that are not in the run's folder, or cannot be this callback's."""
+        assert trainer.run is not None
+        folder = trainer.run.checkpoints
+        there = {p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()} if folder.is_dir() else set()
+        listed = [e for e in [*self.kept, *self.gone.values()] if e[1] in there]
+        ours = {e[1] for e in listed if self.names.makes(e[1])} | ({BEST} if self.held is not None else set())
+        self._say("no longer ranked, filename does not make these names", {e[1] for e in listed} - ours - {BEST})
+        kept: dict[str, Entry] = {}
+        for entry in sorted(self.kept, key=lambda e: e[0]):
+            if entry[1] in ours and entry[2] <= trainer.state.step:
+                kept.setdefault(entry[1], entry)
+        displaced = {e[1]: e for e in [*self.gone.values(), *list(kept.values())[self.save_top_k :]]}
+        self.kept = list(kept.values())[: self.save_top_k]
+        still = {BEST, *(name for _, name, _ in self.kept)}
+        self.gone = {name: e for name, e in displaced.items() if name in ours - still}
+
+    def _say(self, what: str, names: Iterable[str]) -> None:
+        if names := sorted(names):
+            more = f", and {len(names) - MOST} more" if len(names) > MOST else ""
+            say(escaped(f"callbacks.{self.name}: {what}: {', '.join(names[:MOST])}{more}"))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"kept": self.kept, "gone": sorted(self.gone), "monitor": self.monitor, "sign": self.sign}
+        gone = [list(self.gone[name]) for name in sorted(self.gone)]
+        return {"kept": [list(e) for e in self.kept], "gone": gone, "monitor": self.monitor, "sign": self.sign}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        accept(state, {"kept": [(float, str)], "gone": [str], "monitor": Either(None, str), "sign": float}, "state")
-        kept = [[score, plain_name(name)] for score, name in state["kept"]]  # files that will be deleted: never outside
-        if (state["monitor"], state["sign"]) == (self.monitor, self.sign):  # scores of another metric say nothing
-            self.kept = kept[: self.save_top_k]
-            self.gone = {plain_name(n) for n in [*state["gone"], *(n for _, n in kept[self.save_top_k :])]} - {"best.pt"}
-
-
-def _parsed(filename: str) -> list[tuple[str, str | None, str | None, str | None]]:
-    try:
-        return list(string.Formatter().parse(filename))
-    except ValueError as error:
-        raise UserError(f"Checkpoint: filename={filename!r}: {error}") from None
+        accept(state, STATE, "state")
+        for score, name, _ in [*state["kept"], *state["gone"]]:
+            if not math.isfinite(score):
+                raise UserError(f"state: the score of {shown(name)} is {score}; needs a finite number")
+            plain_name(name)
+        if (state["monitor"], state["sign"]) == (self.monitor, self.sign):
+            self.kept = [(score, name, step) for score, name, step in state["kept"]]
+            self.gone = {name: (score, name, step) for score, name, step in state["gone"]}
+        elif state["monitor"] is not None and self.monitor is not None:
+            then = f"{shown(state['monitor'], '')} ({'min' if state['sign'] > 0 else 'max'})"
+            now = f"{self.monitor} ({'min' if self.sign > 0 else 'max'})"
+            say(escaped(f"callbacks.{self.name}: the checkpoint ranks by {then}, this run by {now}: best.pt is ranked anew"))

@@ -245,7 +245,6 @@ class LRScheduler(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         group: dict[str, Any] = {"lr": float, "initial_lr": float}
         moving = Either(group, {**group, "momentum": float}, {**group, "betas": (float, float)})
-        state = {"monitor": "", **state}  # an older checkpoint has none
         accept(
             state, {"schedule": str, "monitor": str, "advanced": COUNT, "progress": [{str: Any}], "groups": [[moving]]}, "state"
         )

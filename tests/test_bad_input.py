@@ -589,7 +589,7 @@ RESUMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "python's of another size": (lambda c: c["rng"].update(python=[3, torch.zeros(7).long(), None]), "random state is none"),
     "a stream of another size": (
-        lambda c: c["rng"].update(passes=[torch.zeros(9, dtype=torch.uint8)]),
+        lambda c: c["rng"].update(passes=torch.zeros(1, 9, dtype=torch.uint8)),
         "another kind of device",
     ),
     "a waited of text": (
@@ -602,7 +602,7 @@ RESUMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "9.weight: in the state, not in the net",
     ),
     "files outside": (
-        lambda c: c["callbacks"]["checkpoint"].update(kept=[[9.0, "../../conf.yaml"], [9.5, "../../conf.yaml"]]),
+        lambda c: c["callbacks"]["checkpoint"].update(kept=[[9.0, "../../conf.yaml", 4], [9.5, "../../conf.yaml", 8]]),
         "resume: callbacks.checkpoint: file name '../../conf.yaml'",
     ),
     "rows of text": (lambda c: c["callbacks"]["csv_log"].update(rows="x"), "callbacks.csv_log: state.rows: 'x'"),

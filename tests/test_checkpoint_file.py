@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
+import pickletools
+import re
+import socket
+import struct
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +22,7 @@ from trainkit import SGD, Linear, MSELoss, Sequential, Trainer, checkpoint
 from trainkit.data.memory import tensors
 from trainkit.errors import UserError
 from trainkit.pattern import Either, unlike
+from trainkit.pickled import opcodes
 from trainkit.run import Run, plain_name
 
 
@@ -73,7 +82,8 @@ def test_the_order_is_write_fsync_replace_fsync_the_folder(calls: list[tuple[str
     folder.mkdir()
     calls.clear()
     checkpoint.write(b"new", folder / "a.pt")
-    temporary = f".tmp-{os.getpid()}-a.pt"
+    temporary = calls[0][1]
+    assert re.fullmatch(r"\.tmp-[0-9a-f]{16}-a\.pt", temporary)
     assert calls[:5] == [
         ("open", temporary),
         ("fsync", temporary),
@@ -142,12 +152,54 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         checkpoint.write(b"x" * 10, tmp_path / "a.pt")
 
 
-def test_a_temporary_that_is_there_or_a_link_is_not_written_to(tmp_path: Path) -> None:
+def test_a_temporary_that_is_there_or_a_link_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "urandom", bytes)
     (tmp_path / "precious").write_text("keep")
-    (tmp_path / f".tmp-{os.getpid()}-a.pt").symlink_to(tmp_path / "precious")
+    (tmp_path / f".tmp-{'00' * 8}-a.pt").symlink_to(tmp_path / "precious")
     with pytest.raises(UserError, match="EEXIST"):
         checkpoint.write(b"new", tmp_path / "a.pt")
     assert (tmp_path / "precious").read_text() == "keep"
+
+
+def test_a_temporary_that_a_killed_process_has_left_hinders_none_of_its_id(tmp_path: Path) -> None:
+    for name in (f".tmp-{os.getpid()}-a.pt", f".tmp-{os.getpid()}"):
+        (tmp_path / name).write_text("stale")
+    checkpoint.write(b"new", tmp_path / "a.pt")
+    checkpoint.write(b"newer", tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").read_bytes() == b"newer"
+
+
+TARGETS: dict[str, Callable[[Path], None]] = {
+    "link": lambda path: path.symlink_to(path.with_name("precious")),
+    "link to nothing": lambda path: path.symlink_to(path.with_name("nothing")),
+    "pipe": lambda path: os.mkfifo(path),
+    "folder": lambda path: path.mkdir(),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.filterwarnings("ignore:unclosed.*socket")
+def test_what_is_no_regular_file_is_not_replaced(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    Path("precious").write_text("keep")
+    TARGETS[kind](Path("a.pt"))
+    before = sorted((p.name, p.lstat().st_mode, p.lstat().st_mtime_ns) for p in Path().iterdir())
+    for act in (lambda: checkpoint.write(b"new", Path("a.pt")), lambda: checkpoint.save({"a": 1}, Path("a.pt"))):
+        with pytest.raises(UserError, match=f"a.pt: not saved, there is a {kind.split()[0]}, not a regular file; remove it"):
+            act()
+    assert sorted((p.name, p.lstat().st_mode, p.lstat().st_mtime_ns) for p in Path().iterdir()) == before
+    assert Path("precious").read_text() == "keep"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o027, 0])
+def test_a_file_has_the_mode_that_the_umask_says(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        checkpoint.write(b"x", tmp_path / "a.pt")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.pt").stat().st_mode & 0o777 == 0o644 & ~umask
 
 
 def test_a_run_that_begins_sweeps_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
@@ -249,3 +301,65 @@ def test_a_temporary_that_a_killed_save_has_left_is_no_checkpoint(whole: dict[st
     checkpoint.save(at_step(whole, 2), tmp_path / ".tmp-99-last.pt")
     assert checkpoint.newest(tmp_path)[0].name == "last.pt"
     assert checkpoint.saved(tmp_path) == [tmp_path / "last.pt"]
+
+
+def test_a_streamed_file_has_the_bytes_of_a_whole_archive(whole: dict[str, Any], tmp_path: Path) -> None:
+    """With tensors above and below the block that is passed on at once."""
+    content = {**whole, "x": [torch.arange(n, dtype=torch.uint8) for n in (0, 1, 22, 1 << 20, (1 << 20) + 1, 3 << 20)]}
+    buffer = io.BytesIO()
+    torch.save(checkpoint.plain(content), buffer)
+    head = buffer.getvalue()[:-2] + struct.pack("<H", checkpoint.COMMENT)
+    expected = head + checkpoint.MARK + hashlib.sha256(head).hexdigest().encode()
+    checkpoint.save(content, tmp_path / "a.pt")
+    assert checkpoint.dump(content) == expected == (tmp_path / "a.pt").read_bytes()
+
+
+def test_one_tensor_at_two_places_is_saved_twice(whole: dict[str, Any], tmp_path: Path) -> None:
+    x = torch.ones(3)
+    views = torch.zeros(4)
+    checkpoint.save({**whole, "callbacks": {"a": {"x": x, "y": x, "z": [views[:2], views[2:], views]}}}, tmp_path / "a.pt")
+    again = checkpoint.load(tmp_path / "a.pt")["callbacks"]["a"]
+    assert [t.tolist() for t in (again["x"], again["y"], *again["z"])] == [[1.0] * 3] * 2 + [[0.0] * 2] * 2 + [[0.0] * 4]
+
+
+def raw(content: dict[str, Any]) -> bytes:
+    """A sealed file of a content as torch saves it, views and all."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    head = buffer.getvalue()[:-2] + struct.pack("<H", checkpoint.COMMENT)
+    return head + checkpoint.MARK + hashlib.sha256(head).hexdigest().encode()
+
+
+@pytest.mark.parametrize("dimensions", [65, 200, 5000])
+def test_a_tensor_of_more_than_64_dimensions_is_refused(dimensions: int, whole: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(raw({**whole, "model": {"x": torch.zeros([1] * dimensions)}}))
+    with pytest.raises(UserError, match=f"model.x: a tensor of {dimensions} dimensions; needs 64 or fewer"):
+        checkpoint.load(tmp_path / "a.pt")
+
+
+def test_a_random_state_inside_a_larger_memory_is_refused(whole: dict[str, Any], tmp_path: Path) -> None:
+    """torch crashes on it, without an exception."""
+    state = torch.cat([torch.zeros(8, dtype=torch.uint8), torch.get_rng_state()])[8:]
+    (tmp_path / "a.pt").write_bytes(raw({**checkpoint.plain(whole), "rng": {**whole["rng"], "torch": state}}))
+    with pytest.raises(UserError, match=r"rng.torch: a tensor of uint8 \(5056,\) that the file does not hold as such"):
+        checkpoint.load(tmp_path / "a.pt")
+
+
+def test_the_parts_of_a_content_are_counted_as_a_pickle_has_them(whole: dict[str, Any]) -> None:
+    content = {**whole, "x": [0.5, "a", "a", True, None, 3, (1, 2), {"a": 1}, 10**12] * 500}
+    with zipfile.ZipFile(io.BytesIO(checkpoint.dump(content))) as archive:
+        actual = sum(1 for _ in pickletools.genops(archive.read("archive/data.pkl")))
+    assert actual <= opcodes(checkpoint.plain(content)) <= 1.05 * actual
+
+
+def test_a_load_that_runs_out_of_memory_does_not_call_the_file_damaged(
+    whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(whole, tmp_path / "a.pt")
+
+    def fail(*args: Any, **kw: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(checkpoint.Unread, match="bytes do not fit into memory"):
+        checkpoint.load(tmp_path / "a.pt")

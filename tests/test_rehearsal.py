@@ -173,7 +173,7 @@ def fit(folder: Path, *callbacks: Callback) -> Trainer:
 @pytest.mark.parametrize("of", ["EarlyStopping", "Checkpoint", "a file name"])
 def test_a_monitor_that_a_callback_could_have_logged_ends_the_run_when_it_is_saved(of: str, tmp_path: Path) -> None:
     saver = {"EarlyStopping": Checkpoint(), "Checkpoint": Checkpoint("scor")}.get(
-        of, Checkpoint("score", "max", 2, filename="{scor}")
+        of, Checkpoint("score", "max", 2, filename="best-{scor}")
     )
     stopping = [EarlyStopping("scor")] if of == "EarlyStopping" else []
     with pytest.raises(UserError, match=r"callbacks\.\w+: no metric 'scor'; did you mean 'score'.*the run ends after step 4"):

@@ -150,7 +150,7 @@ def test_the_run_depends_on_every_random_state() -> None:
     for stream, foreign in (
         ("python", other.snapshots[6]["rng"]["python"]),
         ("torch", other.snapshots[6]["rng"]["torch"]),
-        ("passes", [torch.Generator().manual_seed(9).get_state()]),
+        ("passes", torch.Generator().manual_seed(9).get_state().unsqueeze(0)),
     ):
         changed = {**content, "rng": {**content["rng"], stream: foreign}}
         assert outcome(run(everything, changed)) != outcome(whole), stream

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .errors import UserError, UserErrors, near, refusal
+from .errors import UserError, UserErrors, near, refusal, shortage
 from .pattern import shown
 
 if TYPE_CHECKING:
@@ -198,6 +198,8 @@ def _listener(trainer: Trainer, callback: Callback, hook: str) -> Callable[..., 
                 raise UserError(f"{place}: {error}") from error
             if (why := refusal(error)) is not None:
                 raise UserError(f"{place}: {why}") from error
+            if (short := shortage(error)) is not None:
+                raise UserError(f"{place}: {short}: the net, the data, the batch or the replicas") from error
             raise CallbackError(f"{place}: {type(error).__name__}: {error}") from error
 
     return hear

@@ -8,22 +8,22 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from pickletools import genops
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from .errors import UserError, UserErrors, cause
+from .errors import UserError, UserErrors, cause, shortage
 from .pattern import COUNT, Either, shown, unlike
 from .pickled import MOST as MOST_OPCODES
-from .pickled import inspect
+from .pickled import inspect, opcodes
 
 FORMAT = 2
 MARK = b"trainkit sha256 "
@@ -35,34 +35,31 @@ _PLAIN = (str, int, float, bool, type(None))
 def dump(content: dict[str, Any]) -> bytes:
     """The bytes of a file. Equal contents give equal bytes."""
     buffer = io.BytesIO()
-    torch.save(plain(content), buffer)
-    data = buffer.getvalue()
-    if data[-22:-18] != b"PK\x05\x06" or data[-2:] != b"\0\0":
-        raise AssertionError("torch.save no longer ends its archive with an end-of-directory record of 22 bytes")
-    with zipfile.ZipFile(buffer) as archive:
-        pickle = next(e for e in archive.infolist() if e.filename.endswith("/data.pkl"))
-        if pickle.file_size > MOST_OPCODES and sum(1 for _ in genops(archive.read(pickle))) > MOST_OPCODES:
-            raise UserError(f"checkpoint: over {MOST_OPCODES // 2:,} plain values; keep long lists of numbers as tensors")
-    head = data[:-2] + struct.pack("<H", COMMENT)
-    return head + MARK + hashlib.sha256(head).hexdigest().encode()
+    _stream(content, buffer)
+    return buffer.getvalue()
 
 
 def save(content: dict[str, Any], path: Path) -> None:
     """Write `content` to `path`: the old file stays until the new one is on the disk whole.
 
+    The bytes go to the disk as they are made; a tensor is copied only where it is a view of a larger memory, or not on the CPU.
     Raises UserError naming path and cause.
     """
-    write(dump(content), path)
+    write(lambda file: _stream(content, file), path)
 
 
-def write(data: bytes | Iterable[bytes], path: Path) -> None:
-    """Replace `path` by `data`, whole or in pieces, atomically and durably; on any error the old file stays as it was."""
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+def write(data: bytes | Callable[[IO[bytes]], object], path: Path) -> None:
+    """Replace `path` by `data`, or by what it writes into the file it is given, atomically and durably.
+
+    On any error the old file is untouched and no temporary is left. Raises UserError naming path and cause.
+    """
+    check_target(path)
+    temporary = path.with_name(f"{TEMPORARY}{os.urandom(8).hex()}-{path.name}")  # never one that a killed process has left
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.writelines([data] if isinstance(data, bytes) else data)
+                file.write(data) if isinstance(data, bytes) else data(file)
                 file.flush()
                 os.fsync(file.fileno())  # never tried again: after a failure the pages may be gone
             os.replace(temporary, path)
@@ -76,6 +73,75 @@ def write(data: bytes | Iterable[bytes], path: Path) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"{path}: not surely saved, its folder cannot be synced, {cause(error)}") from error
+
+
+def check_target(path: Path) -> None:
+    """Raise UserError where a link, pipe, device or folder is at `path`: a rename would replace it."""
+    with suppress(OSError):  # nothing is there; whatever else is wrong, opening the temporary says so
+        if not stat.S_ISREG(mode := path.lstat().st_mode):
+            raise UserError(f"{path}: not saved, there is a {_kind(mode)}, not a regular file; remove it, or name another")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFLNK: "link", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+class _Sealed:
+    """What torch.save writes to: passes the bytes on and hashes them; `close` puts the SHA-256 into the archive's comment.
+
+    The archive's last 22 bytes, which say how long the comment is, wait for `close`. An error waits for it too: torch would
+    write on, and raise one of its own.
+    """
+
+    END, BLOCK = 22, 1 << 20
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.hash, self.held = file, hashlib.sha256(), bytearray()
+        self.error: BaseException | None = None
+
+    def write(self, data: memoryview) -> int:
+        if self.error is None:
+            try:
+                if len(data) > self.BLOCK:  # passed on without a copy
+                    self._emit(self.held)
+                    self._emit(data[: -self.END])
+                    self.held = bytearray(data[-self.END :])
+                else:
+                    self.held += data
+                    if len(self.held) > self.BLOCK:
+                        self._emit(self.held[: -self.END])
+                        del self.held[: -self.END]
+            except BaseException as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """torch.save asks for one; the file is flushed when it is whole."""
+
+    def close(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if self.held[-self.END :][:4] != b"PK\x05\x06" or self.held[-2:] != b"\0\0":
+            raise AssertionError("torch.save no longer ends its archive with an end-of-directory record of 22 bytes")
+        self.held[-2:] = struct.pack("<H", COMMENT)
+        self._emit(self.held)
+        self.file.write(MARK + self.hash.hexdigest().encode())
+
+    def _emit(self, data: bytearray | memoryview) -> None:
+        self.hash.update(data)
+        self.file.write(data)
+
+
+def _stream(content: dict[str, Any], file: IO[bytes]) -> None:
+    """Write the bytes of a file as they are made."""
+    content = plain(content, copy=False)
+    if (n := opcodes(content)) > MOST_OPCODES:
+        cure = "use fewer replicas or columns, or keep long lists of numbers as tensors"
+        raise UserError(f"checkpoint: it would hold {n:,} parts, a file can hold {MOST_OPCODES:,}; {cure}")
+    sealed = _Sealed(file)
+    torch.save(content, sealed)  # type: ignore[arg-type]  # it asks for write and flush alone
+    sealed.close()
 
 
 def sync_folder(folder: Path) -> None:
@@ -126,13 +192,28 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
     The checks are CHECKS, in this order; `passed` is called after each.
     """
     try:
-        if not path.is_file():
-            raise UserError(f"checkpoint {path}: is no file; name a .pt file or a run's folder")
-        data = _bytes(path)
+        return _load(path, passed)
     except OSError as error:
-        raise UserError(f"checkpoint {path}: cannot be read, {error.strerror}") from error
-    except MemoryError as error:
-        raise UserError(f"checkpoint {path}: {path.stat().st_size:,} bytes do not fit into memory") from error
+        raise Unread(f"checkpoint {path}: cannot be read, {error.strerror}") from error
+    except Exception as error:
+        if not _short(error):
+            raise
+        raise Unread(f"checkpoint {path}: {path.stat().st_size:,} bytes do not fit into memory") from error
+
+
+def _short(error: Exception) -> bool:
+    """Whether an error means too little memory; one with a text of the file in it does not."""
+    return isinstance(error, (MemoryError, RuntimeError)) and shortage(error) is not None
+
+
+class Unread(UserError):
+    """A checkpoint that may be whole and cannot be read here and now: a disk that fails, too little memory."""
+
+
+def _load(path: Path, passed: Callable[[], None]) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: is no file; name a .pt file or a run's folder")
+    data = _bytes(path)
     passed()
     cure = "take another checkpoint of the run"
     if data[:4] != b"PK\x03\x04":
@@ -155,7 +236,7 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
             if (bad := archive.testzip()) is not None:
                 raise UserError(f"checkpoint {path}: damaged, the CRC of {bad} differs; {cure}")
             passed()
-            if hashlib.sha256(data[:-COMMENT]).hexdigest().encode() != data[-64:]:
+            if hashlib.sha256(memoryview(data)[:-COMMENT]).hexdigest().encode() != data[-64:]:
                 raise UserError(f"checkpoint {path}: damaged, its SHA-256 differs; {cure}")
             passed()
             folder = f"{entries[0].filename.partition('/')[0]}/"  # as torch finds it
@@ -164,11 +245,15 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
     except UserError:
         raise
     except Exception as error:  # zipfile raises half a dozen kinds on damaged archives
+        if _short(error):
+            raise
         raise UserError(f"checkpoint {path}: damaged or cut short ({error}); {cure}") from error
     try:
         inspect(pickle, held)
         content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as error:
+        if _short(error):
+            raise
         raise UserError(f"checkpoint {path}: holds something else than plain values and tensors; refused unread") from error
     passed()
     found = content.get("format", "missing") if type(content) is dict else content
@@ -205,18 +290,22 @@ def _bytes(path: Path) -> bytes:
 
 PEEKED = 1 << 20  # bytes from which on a file's ends are looked at before it is read
 MOST = 10  # complaints about one file
+MOST_DIMENSIONS = 64  # that torch computes with
 
 
 def check_plain(value: Any, place: str, seen: set[int]) -> None:
-    """Refuse what `plain` would not have let through: other types, tensors that claim more than they hold, shared lists.
+    """Refuse what `plain` would not have let through: other types, tensors that are not their whole memory, shared lists.
 
-    A few hundred bytes of lists that share lists are a walk of hours, or of forever where one holds itself.
+    torch crashes on a random state that begins inside its memory. A few hundred bytes of lists that share lists are a walk of
+    hours, or of forever where one holds itself.
     """
     kind = type(value)
     if kind is Tensor:
+        if value.dim() > MOST_DIMENSIONS:
+            raise UserError(f"{place}: a tensor of {value.dim()} dimensions; needs {MOST_DIMENSIONS} or fewer")
         claimed = value.numel() * value.element_size()
         held = value.untyped_storage().nbytes() if value.layout == torch.strided and value.device.type == "cpu" else -1
-        if claimed > held or value.requires_grad or not value.is_contiguous():
+        if claimed != held or value.requires_grad or not value.is_contiguous():
             raise UserError(f"{place}: {shown(value)} that the file does not hold as such")
         if held and (memory := value.untyped_storage().data_ptr()) in seen:
             raise UserError(f"{place}: stands at several places")
@@ -228,6 +317,8 @@ def check_plain(value: Any, place: str, seen: set[int]) -> None:
         for k, v in value.items() if kind is dict else enumerate(value):
             if type(k) not in (str, int):
                 raise UserError(f"{place}: key {shown(k)}; needs text or a whole number")
+            if type(v) in (str, float, bool):
+                continue  # most values of a long list, without the words for their place
             check_plain(v, f"{place}.{shown(k, '')}" if place else shown(k, ""), seen)
     elif kind not in _PLAIN or (kind is int and value.bit_length() > 63):
         raise UserError(f"{place}: {shown(value)} is no plain value")
@@ -260,7 +351,11 @@ CONTENT: dict[str, Any] = {
         "fingerprints": {str: str},
     },
     "callbacks": {str: {str: Any}},
-    "rng": {"python": (int, torch.int64, Either(None, float)), "torch": torch.uint8, "passes": [torch.uint8]},
+    "rng": {
+        "python": (int, torch.int64, Either(None, float)),
+        "torch": torch.uint8,
+        "passes": torch.uint8,  # a row a replica
+    },
     "metrics": {str: [float]},
     "environment": {"versions": {str: str}, "threads": COUNT, "device": str, "dtype": str},
 }
@@ -277,7 +372,9 @@ def check_types(content: dict[str, Any]) -> None:
     if not wrong:
         state, data = content["state"], content["data"]
         replicas = len(state["active"])
-        each = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr")} | {"rng.passes": content["rng"]["passes"]}
+        passes = content["rng"]["passes"]
+        each = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr")}
+        each |= {"rng.passes": passes if passes.dim() == 2 else []}
         each |= {f"metrics.{shown(k, '')}": v for k, v in content["metrics"].items()}
         wrong += [f"{k}: {len(v)} values, state.active has {replicas}" for k, v in each.items() if len(v) != replicas]
         wrong += [
@@ -330,14 +427,19 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     return best[1], best[2], skipped
 
 
-def plain(value: Any, place: str = "") -> Any:
-    """A copy with contiguous CPU tensors that own their memory, refusing what a weights-only load would refuse."""
+def plain(value: Any, place: str = "", copy: bool = True, seen: set[int] | None = None) -> Any:
+    """A copy with contiguous CPU tensors that own their memory, refusing what a weights-only load would refuse.
+
+    With `copy=False` a tensor that is such a one already is not copied, unless another in `value` has its memory (`seen`).
+    """
+    seen = set() if seen is None else seen
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True).contiguous()
+        tensor = value.detach().to("cpu", copy=copy).contiguous()
+        return tensor if copy else _own(tensor, seen)
     if isinstance(value, dict):
-        return {_key(k, place): plain(v, f"{place}.{k}") for k, v in value.items()}
+        return {_key(k, place): plain(v, f"{place}.{k}", copy, seen) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        items = [plain(v, f"{place}[{i}]") for i, v in enumerate(value)]
+        items = [plain(v, f"{place}[{i}]", copy, seen) for i, v in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
     if type(value) is str:
         return sys.intern(value)  # pickle writes equal texts once if they are one object: equal contents, equal bytes
@@ -345,6 +447,16 @@ def plain(value: Any, place: str = "") -> Any:
         return value
     stored = "str, int, float, bool, None, tensors, lists and dicts"
     raise UserError(f"checkpoint{place}: {type(value).__name__} cannot be stored; give {stored}")
+
+
+def _own(tensor: Tensor, seen: set[int]) -> Tensor:
+    """The tensor, or a copy of it where it is part of a larger memory, or of one that was seen."""
+    memory = tensor.untyped_storage()
+    if memory.nbytes() != tensor.nbytes or memory.data_ptr() in seen:
+        return tensor.clone()
+    if memory.nbytes():
+        seen.add(memory.data_ptr())
+    return tensor
 
 
 def _key(key: Any, place: str) -> Any:

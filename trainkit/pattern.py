@@ -11,6 +11,7 @@ from .errors import UserErrors
 
 COUNT = range(1 << 53)  # whole numbers that a float holds exactly: no counter of a run is larger
 LONGEST = 60  # characters of a value in a message
+MOST = 10  # complaints about one value
 
 
 class Either:
@@ -23,7 +24,8 @@ class Either:
 def accept(value: Any, pattern: Any, place: str) -> None:
     """Raise UserErrors unless `value` is like `pattern`: the first line of a callback's `load_state_dict`."""
     if wrong := unlike(value, pattern, place):
-        raise UserErrors(wrong)
+        more = [f"{place}: and {len(wrong) - MOST:,} values more"] if len(wrong) > MOST else []
+        raise UserErrors([*wrong[:MOST], *more])
 
 
 def unlike(value: Any, pattern: Any, place: str) -> list[str]:

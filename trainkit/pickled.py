@@ -10,6 +10,8 @@ import pickletools
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 GIVEN = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}  # their argument is the value
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -107,3 +109,25 @@ def _called(function: Any, given: Any) -> Made:
         if REBUILT.get(function) == len(given) and given[0] is STORAGE and given[5] is HOOKS:
             return TENSOR
     raise Strange("a call of something else than a tensor")
+
+
+def opcodes(value: Any, texts: set[str] | None = None) -> int:
+    """How many opcodes the pickle of a plain value takes; a few more where it has tensors."""
+    texts = set() if texts is None else texts
+    if isinstance(value, Tensor):
+        return 30 + 2 * value.dim()
+    if isinstance(value, dict):
+        return _holder(len(value)) + sum(opcodes(k, texts) + opcodes(v, texts) for k, v in value.items())
+    if isinstance(value, list):
+        return _holder(len(value)) + sum(opcodes(v, texts) for v in value)
+    if isinstance(value, tuple):
+        return min(3, 2 + len(value) // 4) + sum(opcodes(v, texts) for v in value)
+    if isinstance(value, str) and value not in texts:
+        texts.add(value)
+        return 2  # the text, and a place in the memo: the next time it is one
+    return 1
+
+
+def _holder(n: int) -> int:
+    """A list or a mapping itself, its place in the memo, and the marks around each thousand of its items."""
+    return 2 + n if n < 2 else 2 + 2 * -(-n // 1000)

@@ -6,6 +6,7 @@ import hashlib
 import platform
 import random
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,15 @@ from torch import Tensor
 
 from . import __version__, cores, streams
 from .callback import Callback
-from .checkpoint import FORMAT, check_types
+from .checkpoint import FORMAT, check_types, plain
 from .data.check import PARTS
 from .data.dataset import Dataset
 from .data.normalize import Normalizer
 from .errors import MOST, UserError, UserErrors
 from .nn.module import Module
 from .pattern import shown
+from .pickled import MOST as MOST_OPCODES
+from .pickled import opcodes
 from .state import State
 
 if TYPE_CHECKING:
@@ -29,16 +32,16 @@ if TYPE_CHECKING:
 
 
 def take(trainer: Trainer) -> dict[str, Any]:
-    """The whole state of a run between two steps."""
+    """The whole state of a run between two steps. Its tensors are on the CPU, and nothing in it moves on with the run."""
     # who looks at an epoch's end may look at its last gradient
     looked_at = trainer.state.batch == trainer.steps_per_epoch and trainer.optimizer.holds_gradient
     return {
         "format": FORMAT,
         "config": trainer.config,
         "state": asdict(trainer.state),
-        "model": trainer.net.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
-        "gradient": trainer.optimizer.g.clone() if looked_at else None,
+        "model": plain(trainer.net.state_dict(), copy=False),
+        "optimizer": plain(trainer.optimizer.state_dict(), copy=False),
+        "gradient": plain(trainer.optimizer.g) if looked_at else None,
         "normalizer": trainer.normalizer.state_dict(),
         "data": {
             "train": len(trainer.data.train),
@@ -48,11 +51,36 @@ def take(trainer: Trainer) -> dict[str, Any]:
             "schema": trainer.data.schema,
             "fingerprints": trainer.fingerprints,
         },
-        "callbacks": {name: cb.state_dict() for name, cb in trainer.callbacks.items()},
+        "callbacks": {name: plain(cb.state_dict(), f".callbacks.{name}") for name, cb in trainer.callbacks.items()},
         "rng": rng(trainer),
         "metrics": {name: list(values) for name, values in trainer.metrics.items()},
         "environment": environment(trainer),
     }
+
+
+COMING = ("train/loss", "lr", "val/loss", "val/error", "train/error", "test/loss", "test/error")  # metrics of most runs
+
+
+def check_room(trainer: Trainer) -> None:
+    """Raise UserError for a run whose checkpoints would have more values than a file may hold; copies no tensor."""
+    columns: dict[str, Any] = trainer.data.schema or {}
+    replicas = trainer.replicas
+    metrics = len({*COMING, *trainer.metrics})
+    schema = opcodes([columns, trainer.data.classes or ()])
+    rest = opcodes([p for _, p, _ in trainer.net.named_param()]) + opcodes([trainer.optimizer.p] * len(trainer.optimizer.slots))
+    rest += opcodes(asdict(trainer.state)) + 3 * metrics * replicas  # a number each, and perhaps a column's name
+    for cb in trainer.callbacks.values():
+        with suppress(Exception):  # of one that has no state before the first step; a save says what is wrong with it
+            rest += opcodes(cb.state_dict())
+    if (n := schema + rest) > MOST_OPCODES:
+        if replicas > 1 and rest > schema:
+            cure = f"use {replicas * max(0, MOST_OPCODES - schema) // rest:,} replicas or fewer, not {replicas:,}"
+        elif columns:
+            n_columns = len(columns.get("columns", ()))
+            cure = f"use {n_columns * max(0, MOST_OPCODES - rest) // schema:,} columns or fewer, not {n_columns:,}"
+        else:
+            cure = "keep long lists of numbers as tensors"
+        raise UserError(f"checkpoint: it would hold {n:,} parts, a file can hold {MOST_OPCODES:,}; {cure}")
 
 
 def restore(trainer: Trainer, content: dict[str, Any]) -> None:
@@ -98,7 +126,7 @@ def rng(trainer: Trainer) -> dict[str, Any]:
     state: dict[str, Any] = {
         "python": [version, torch.tensor(internal), gauss],
         "torch": torch.get_rng_state(),
-        "passes": [g.get_state() for g in trainer.generators],
+        "passes": torch.stack([g.get_state() for g in trainer.generators]),
     }
     if trainer.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state_all()
@@ -110,7 +138,7 @@ def set_rng(trainer: Trainer, state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal.tolist()), gauss))
     torch.set_rng_state(state["torch"])
     for g, saved in zip(trainer.generators, state["passes"], strict=True):
-        g.set_state(saved)
+        g.set_state(saved.clone())  # a row of a tensor: torch reads from the beginning of its memory, or crashes
     if "cuda" in state and trainer.device.type == "cuda":
         torch.cuda.set_rng_state_all(state["cuda"])
 
@@ -128,7 +156,7 @@ def check_rng(trainer: Trainer, state: dict[str, Any]) -> None:
         raise UserError(f"resume: the checkpoint has {len(cuda)} CUDA devices, here are {torch.cuda.device_count()}")
     try:
         for saved in [*state["passes"], *cuda]:
-            torch.Generator(trainer.device).set_state(saved)
+            torch.Generator(trainer.device).set_state(saved.clone())
     except (RuntimeError, TypeError) as error:
         raise UserError(
             f"resume: the checkpoint's random state is of another kind of device than {trainer.device}; resume on that kind"

@@ -293,6 +293,8 @@ class Trainer:
         if resume is not None and not steps_left(self):
             self.running = snapshot.mode_of(resume)  # that of the steps, which are all done
         self.call("on_fit_start")
+        if any(cb.writes and overrides(cb, "on_checkpoint") for cb in self.callbacks.values()):
+            snapshot.check_room(self)
 
     def _loop(self) -> None:
         """The epochs and steps of `fit`, from where `self.state` stands."""

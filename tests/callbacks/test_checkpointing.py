@@ -8,11 +8,13 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torture.tally import lowest_mark, status
 
 from trainkit import (
     SGD,
@@ -179,8 +181,8 @@ def test_top_0_keeps_only_the_last(tmp_path: Path) -> None:
 NAMES = [
     ("{epoch}-{score:.3f}", ["1-0.500.pt", "2-0.250.pt"]),
     ("net-{epoch:03d}-{step}", ["net-001-3.pt", "net-002-6.pt"]),
-    ("{train/loss:.1f}", None),  # a slash in a metric's name makes no folder
-    ("{score:.0f}", ["0-step6.pt", "0.pt"]),  # a name that is taken gets the step
+    ("loss{train/loss:.1f}", None),  # a slash in a metric's name makes no folder
+    ("s{score:.0f}", ["s0-step6.pt", "s0.pt"]),  # a name that is taken gets the step
     ("best-{epoch}", ["best-1.pt", "best-2.pt"]),
 ]
 
@@ -204,10 +206,9 @@ def test_a_name_that_all_states_share_loses_none_of_them(every: int, tmp_path: P
 
 
 REFUSED = [
-    ({"filename": "{epoch.__class__}"}, "no metric 'epoch.__class__'"),
-    ({"filename": "{score.__init__.__globals__}"}, "no metric 'score.__init__.__globals__'"),
-    ({"filename": "{scor}"}, "no metric 'scor'; did you mean 'score'"),
-    ({"filename": "{score:d}"}, "Unknown format code 'd'"),
+    ({"filename": "x{epoch.__class__}"}, "no metric 'epoch.__class__'"),
+    ({"filename": "x{score.__init__.__globals__}"}, "no metric 'score.__init__.__globals__'"),
+    ({"filename": "x{scor}"}, "no metric 'scor'; did you mean 'score'"),
 ]
 
 
@@ -234,6 +235,15 @@ def test_a_name_that_is_missing_is_an_error(arguments: dict[str, Any], message: 
         "a\0b",
         "best",
         "last",
+        "{val/loss:.3f}",  # -0.5.pt is an option to most commands
+        "{score}",
+        "{epoch.__class__}",
+        "s{score:d}",
+        "{epoch}{step}",  # 112: epoch 1 and step 12, or epoch 11 and step 2
+        "s{score:g}.{step}",
+        "x{epoch}1",
+        "x" * 300,
+        "v{val/loss:.99f}" * 3,
     ],
 )
 def test_templates_that_lead_elsewhere_are_refused_at_once(filename: str) -> None:
@@ -348,6 +358,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in (folder / "checkpoints").iterdir()}
 
 
+def but_gone(folder: Path) -> dict[str, bytes]:
+    """The files without the list of those that are to be deleted: it depends on when a run was saved last."""
+    found = {}
+    for path in (folder / "checkpoints").iterdir():
+        content = checkpoint.load(path)
+        content["callbacks"]["checkpoint"]["gone"] = []
+        found[path.name] = checkpoint.dump(content)
+    return found
+
+
 def savers() -> list[Callback]:
     return [
         Checkpoint("score", save_top_k=2, every_n_epochs=1),
@@ -403,7 +423,9 @@ def test_files_displaced_before_a_kill_are_deleted_by_the_resumed_run(tmp_path: 
     assert files(tmp_path) == ["best.pt", "epoch1-step3.pt", "epoch2-step6.pt", "epoch3-step9.pt", "last.pt"]
     run(tmp_path, [3, 2, 1, 0], Checkpoint("score", save_top_k=2, every_n_epochs=1), resume=True)
     assert files(tmp_path) == ["best.pt", "epoch3-step9.pt", "epoch4-step12.pt", "last.pt"]
-    assert checkpoint.load(tmp_path / "checkpoints" / "last.pt")["callbacks"]["checkpoint"]["gone"] == ["epoch2-step6.pt"]
+    assert checkpoint.load(tmp_path / "checkpoints" / "last.pt")["callbacks"]["checkpoint"]["gone"] == [
+        [2.0, "epoch2-step6.pt", 6]
+    ]
 
 
 @pytest.mark.parametrize("writes", range(1, 5))
@@ -428,7 +450,7 @@ def test_a_kill_between_two_files_leaves_none_that_lists_a_file_not_there(
     assert done == ["epoch1-step3.pt", "epoch2-step6.pt", "best.pt", "last.pt"][:writes]
     for name in files(tmp_path):
         kept = checkpoint.load(tmp_path / "checkpoints" / name)["callbacks"]["checkpoint"]["kept"]
-        assert {file for _, file in kept} <= set(files(tmp_path))
+        assert {file for _, file, _ in kept} <= set(files(tmp_path))
 
 
 def test_fewer_are_kept_when_fewer_are_asked_for_on_resume(tmp_path: Path) -> None:
@@ -455,7 +477,7 @@ def test_a_strangers_checkpoint_deletes_no_file_outside(name: str, key: str, tmp
     victim.write_text("mine")
     path = tmp_path / "run" / "checkpoints" / "last.pt"
     content = checkpoint.load(path)
-    content["callbacks"]["checkpoint"][key] = [[9.0, name]] if key == "kept" else [name]
+    content["callbacks"]["checkpoint"][key] = [[9.0, name, 3]]
     checkpoint.save(content, path)
     with pytest.raises(UserError, match="needs a plain name"):
         run(tmp_path / "run", [3, 2, 1, 0], Checkpoint("score", save_top_k=1), resume=True)
@@ -477,7 +499,7 @@ def test_saving_waits_for_nothing_it_does_not_need(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
 
 
-def test_a_future_that_was_given_up_ranks_no_more(tmp_path: Path) -> None:
+def test_the_best_of_a_future_that_was_given_up_stays_until_a_better_state_comes(tmp_path: Path) -> None:
     saver = {"save_top_k": 4, "every_n_epochs": 1}
     run(tmp_path, [9, 8, 7, 1], Checkpoint("score", **saver))
     (early,) = tmp_path.glob("checkpoints/epoch3-*.pt")
@@ -486,4 +508,244 @@ def test_a_future_that_was_given_up_ranks_no_more(tmp_path: Path) -> None:
         (tmp_path / "checkpoints" / name).rename(tmp_path / name)
     (tmp_path / "best.pt").rename(tmp_path / "checkpoints" / "best.pt")
     run(tmp_path, [9, 8, 7, 20, 6, 20], Checkpoint("score", **saver), resume=True)
-    assert score_of(tmp_path, "best.pt") == 6  # not 1, which this run has never seen
+    assert score_of(tmp_path, "best.pt") == 1
+    ranked = checkpoint.load(tmp_path / "checkpoints" / "last.pt")["callbacks"]["checkpoint"]["kept"]
+    assert [score for score, _, _ in ranked] == [6, 8, 9, 20]  # the file of 7 is last.pt now
+    run(tmp_path, [9, 8, 7, 20, 6, 20, 0.5], Checkpoint("score", **saver), resume=True)
+    assert score_of(tmp_path, "best.pt") == 0.5
+
+
+# -- a checkpoint's lists ------------------------------------------------------------------------------------------------
+
+
+def forge(folder: Path, **lists: Any) -> None:
+    path = folder / "checkpoints" / "last.pt"
+    content = checkpoint.load(path)
+    content["callbacks"]["checkpoint"].update(lists)
+    checkpoint.save(content, path)
+
+
+FOREIGN: dict[str, list[Any]] = {  # file names, with what the list says of them
+    "notes": ["notes.txt"],
+    "own but last": ["last.pt", "best.pt", "final.pt"],
+    "other checkpoints": ["other.pt", "epoch01-step3.pt.pt"],
+    "another run's file under a name of the template": ["epoch9-step27.pt"],
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("key", ["kept", "gone"])
+def test_a_forged_list_deletes_no_file_that_is_not_the_run_s(name: str, key: str, tmp_path: Path) -> None:
+    run(tmp_path / "theirs", [3, 2, 1], Checkpoint("score", save_top_k=3, every_n_epochs=1))
+    run(tmp_path / "mine", [3, 2], Checkpoint("score", save_top_k=2, every_n_epochs=1))
+    folder = tmp_path / "mine" / "checkpoints"
+    for file in FOREIGN[name]:
+        if not (folder / file).exists():
+            (folder / file).write_bytes((tmp_path / "theirs" / "checkpoints" / "epoch3-step9.pt").read_bytes())
+    forge(tmp_path / "mine", **{key: [[score, file, step] for file in FOREIGN[name] for score, step in ((9.0, 3), (9.0, 6))]})
+    before = contents(tmp_path / "mine")
+    run(tmp_path / "mine", [3, 2, 1, 0.5], Checkpoint("score", save_top_k=1, every_n_epochs=1), resume=True)
+    after = contents(tmp_path / "mine")
+    written = {"last.pt", "best.pt", "final.pt"}  # the run's own; final.pt is deleted by every run
+    assert {f: after.get(f) for f in FOREIGN[name] if f not in written} == {
+        f: before[f] for f in FOREIGN[name] if f not in written
+    }
+    assert {"last.pt", "best.pt"} <= set(after)
+
+
+def test_a_listed_file_is_told_about_if_it_is_not_the_one_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, [3, 2], Checkpoint("score", save_top_k=2))
+    forge(tmp_path, gone=[[3.5, "epoch1-step3.pt", 3]], kept=[[2.0, "epoch2-step6.pt", 6]])  # it has another score
+    run(tmp_path, [3, 2, 1], Checkpoint("score", save_top_k=2), resume=True)
+    assert "callbacks.checkpoint: not deleted, these are not the files that the checkpoint lists: epoch1-step3.pt" in (
+        capsys.readouterr().err
+    )
+    assert "epoch1-step3.pt" in files(tmp_path)
+
+
+@pytest.mark.parametrize("entry", [[0.5, "last.pt", 3], [0.5, "epoch1-step3.pt", 3]], ids=["last.pt", "a ranked file"])
+@pytest.mark.parametrize("key", ["kept", "gone"])
+def test_a_list_of_thousands_costs_no_time(key: str, entry: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, [3, 2], Checkpoint("score", save_top_k=2))
+    forge(tmp_path, **{key: [entry] * 20_000})
+    read: list[str] = []
+    monkeypatch.setattr("trainkit.callbacks.checkpoint.load", lambda path: read.append(path.name) or checkpoint.load(path))
+    run(tmp_path, [3, 2, 1], Checkpoint("score", save_top_k=90_000), resume=True)
+    assert len(read) <= 3
+
+
+def test_another_template_on_resume_leaves_the_old_files_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, [3, 2], Checkpoint("score", save_top_k=2))
+    run(tmp_path, [3, 2, 1, 0], Checkpoint("score", save_top_k=1, filename="net{epoch}"), resume=True)
+    said = capsys.readouterr().err
+    assert "no longer ranked, filename does not make these names: epoch1-step3.pt, epoch2-step6.pt" in said
+    assert files(tmp_path) == ["best.pt", "epoch1-step3.pt", "epoch2-step6.pt", "last.pt"]
+
+
+# -- best.pt over resumes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["best.pt", "epoch1-step3.pt", "last.pt"])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_no_worse_state_replaces_best_pt_whatever_is_resumed(k: int, name: str, tmp_path: Path) -> None:
+    run(tmp_path, [3, 1, 2, 4], Checkpoint("score", save_top_k=3, every_n_epochs=1))
+    (tmp_path / "checkpoints" / name).replace(tmp_path / "from.pt")
+    if name == "best.pt":
+        (tmp_path / "checkpoints" / name).write_bytes((tmp_path / "from.pt").read_bytes())
+    (tmp_path / "checkpoints" / "last.pt").write_bytes((tmp_path / "from.pt").read_bytes())
+    run(tmp_path, [9] * 6, Checkpoint("score", save_top_k=k, every_n_epochs=1), resume=True)
+    assert score_of(tmp_path, "best.pt") == 1
+    run(tmp_path, [9] * 6 + [0], Checkpoint("score", save_top_k=k, every_n_epochs=1), resume=True)
+    assert score_of(tmp_path, "best.pt") == 0
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("writes", range(1, 10))
+def test_a_kill_between_any_two_files_ends_in_the_same_bytes(
+    writes: int, every: int, k: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def savers() -> list[Callback]:
+        return [Checkpoint("score", save_top_k=k, every_n_epochs=every)]
+
+    torch.manual_seed(0)
+    run(tmp_path / "whole", SCORES, *savers())
+    left = writes
+
+    def save(content: dict[str, Any], path: Path) -> None:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        checkpoint.save(content, path)
+
+    torch.manual_seed(0)
+    with monkeypatch.context() as m:
+        m.setattr("trainkit.callbacks.checkpoint.save", save)
+        with suppress(Killed):
+            run(tmp_path / "run", SCORES, *savers())
+    if not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
+        return  # there is no earlier state to go on from
+    run(tmp_path / "run", SCORES, *savers(), resume=True)
+    assert but_gone(tmp_path / "run") == but_gone(tmp_path / "whole")
+
+
+def test_a_lost_best_pt_comes_back_from_the_best_by_name(tmp_path: Path) -> None:
+    run(tmp_path, [3, 1, 2], Checkpoint("score", save_top_k=2))
+    (tmp_path / "checkpoints" / "best.pt").unlink()
+    run(tmp_path, [3, 1, 2, 4], Checkpoint("score", save_top_k=2), resume=True)
+    assert score_of(tmp_path, "best.pt") == 1
+
+
+def test_a_renamed_callback_knows_its_best_pt(tmp_path: Path) -> None:
+    run(tmp_path, [3, 1, 2], Checkpoint("score"))
+
+    class Saver(Checkpoint):
+        """Under another name."""
+
+    run(tmp_path, [3, 1, 2, 4], Saver("score"), resume=True)
+    assert score_of(tmp_path, "best.pt") == 1
+
+
+def test_another_metric_on_resume_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, [1, 1], Checkpoint("score"))
+    run(tmp_path, [1, 1, 5], Checkpoint("score", "max"), resume=True)
+    assert capsys.readouterr().err == (
+        "callbacks.checkpoint: the checkpoint ranks by score (min), this run by score (max): best.pt is ranked anew\n"
+    )
+
+
+def test_a_best_pt_that_cannot_be_read_now_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, [3, 1], Checkpoint("score"))
+    before = contents(tmp_path)
+    content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
+
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(checkpoint, "_bytes", fail)
+    net = Sequential(Linear(1, 1, bias=False))
+    callbacks = [Script([3, 1, 2]), Checkpoint("score")]
+    trainer = Trainer(max_epochs=3, batch_size=2, device="cpu", run_dir=tmp_path, callbacks=callbacks)
+    with pytest.raises(UserError, match=r"best\.pt: cannot be read, Input/output error"):
+        trainer.fit(net, MSELoss(), SGD(net.param(), lr=0.01), line(), resume=content)
+    monkeypatch.undo()
+    assert contents(tmp_path) == before
+
+
+# -- memory, and what cannot be saved ------------------------------------------------------------------------------------
+
+
+class Measured(Checkpoint):
+    """How much memory its hooks took beyond the run, in bytes."""
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        before = lowest_mark()
+        super().on_checkpoint(trainer)
+        self.took_bytes = max(getattr(self, "took_bytes", 0), int((status("VmHWM") - before) * 2**20))
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="asks /proc for the memory of this process")
+@pytest.mark.parametrize("arguments", [{}, {"monitor": "train/loss"}, {"monitor": "train/loss", "save_top_k": 2}], ids=str)
+def test_a_save_needs_at_most_one_and_a_half_times_the_memory_of_the_state(arguments: dict[str, Any], tmp_path: Path) -> None:
+    net = Sequential(Linear(2, 1200), Tanh(), Linear(1200, 1200), Tanh(), Linear(1200, 2))
+    saver = Measured(every_n_epochs=1, **arguments)
+    callbacks = [EarlyStopping("train/loss", patience=9, restore_best=True), saver]
+    trainer = Trainer(max_epochs=3, device="cpu", run_dir=tmp_path, callbacks=callbacks)
+    trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.01, momentum=0.9), disk(32, 1))
+    size = (tmp_path / "checkpoints" / "last.pt").stat().st_size
+    assert size > 15e6
+    assert saver.took_bytes < 1.5 * size
+
+
+def test_a_state_that_waits_does_not_move_on_with_the_run(tmp_path: Path) -> None:
+    """Early stopping's best parameters, flat buffers, lists: what ranked at epoch 2 is written after epoch 4."""
+    for name, every in {"late": 9, "soon": 1}.items():
+        torch.manual_seed(0)
+        callbacks = [EarlyStopping("score", patience=9, restore_best=True), Checkpoint("score", every_n_epochs=every)]
+        run(tmp_path / name, [2, 1, 3, 4], *callbacks)
+    assert contents(tmp_path / "late")["best.pt"] == contents(tmp_path / "soon")["best.pt"]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 37748736 bytes")]
+)
+def test_too_little_memory_in_a_callback_is_an_error_of_the_user_s(error: Exception, tmp_path: Path) -> None:
+    class Hungry(Callback):
+        def on_train_epoch_end(self, trainer: Trainer) -> None:
+            raise error
+
+    with pytest.raises(UserError, match=r"^callbacks\.hungry on_train_epoch_end, epoch 1, step 3: not enough memory.*smaller"):
+        run(tmp_path, [1], Hungry())
+
+
+def test_a_run_that_could_not_be_saved_is_refused_before_it_writes(tmp_path: Path) -> None:
+    class Long(Callback):
+        def state_dict(self) -> dict[str, Any]:
+            return {"list": [0.5] * 300_000}
+
+    with pytest.raises(UserError, match=r"^checkpoint: it would hold 300,\d+ parts, a file can hold 250,000; keep long lists"):
+        run(tmp_path, [1], Checkpoint(), Long())
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_too_many_replicas_are_refused_with_how_many_fit(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^checkpoint: .*; use 9,\d+ replicas or fewer, not 20,000"):
+        run(tmp_path, [1], Checkpoint(), replicas=20_000)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
+    trainer, _ = run(tmp_path, [1], Checkpoint(), replicas=7_000)
+    assert trainer.state.step == 3
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt", "final.pt"])
+def test_a_folder_in_the_place_of_a_checkpoint_is_refused_before_training(name: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "x").mkdir(parents=True)
+    os.mkfifo(tmp_path / "checkpoints" / "pipe")
+    (tmp_path / "checkpoints" / "pipe").rename(tmp_path / "checkpoints" / name)
+    with pytest.raises(UserError):
+        run(tmp_path, [1], Checkpoint())

@@ -152,6 +152,8 @@ def drawn(draw: random.Random, compiled: bool = False) -> Case:
 class Keep(Callback):
     """Snapshots after the steps named, as a checkpoint holds them."""
 
+    handles_nonfinite = True  # it may keep what broke
+
     def __init__(self, steps: Sequence[int] = ()) -> None:
         self.steps, self.kept = steps, dict[int, Content]()
 
