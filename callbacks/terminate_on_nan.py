@@ -29,7 +29,7 @@ class TerminateOnNaN(Callback):
     min_epochs are not waited for.
     """
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_train_start(self, trainer: Trainer) -> None:
         self.movers = Movers(trainer)
         self.kept, self.looked = Kept(trainer, self.movers), trainer.state.step
 
