@@ -32,7 +32,7 @@ from trainkit.streams import say
 from trainkit.trainer import Trainer
 
 REPLAYED = 50_000  # rates of a changed schedule that a resume computes one after the other: a second
-TRIED = 10_000  # rates of a schedule that are tried one after the other before the first step: some 30 ms
+TRIED = 5_000  # rates of a schedule that are tried one after the other before the first step: some 40 ms
 FEWEST = 100  # epochs or steps that are tried however many replicas there are
 
 

@@ -31,7 +31,7 @@ class TerminateOnNaN(Callback):
 
     handles_nonfinite = True
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_train_start(self, trainer: Trainer) -> None:
         self.movers = Movers(trainer)
         self.kept, self.looked = Kept(trainer, self.movers), trainer.state.step
 

@@ -187,3 +187,14 @@ def test_a_callback_that_says_what_it_logs_makes_other_monitors_errors_at_once(t
     with pytest.raises(UserError, match=r"^callbacks\.early_stopping: no metric 'scor'.*score, train/loss\)$"):
         fit(tmp_path / "b", Tells(), Checkpoint(), EarlyStopping("scor"))
     assert not list((tmp_path / "b").rglob("*.pt"))
+
+
+@pytest.mark.parametrize("last", ["terminate_on_nan", "lr_scheduler"])
+def test_a_schedule_by_steps_and_terminate_on_nan_go_together_in_any_order(last: str) -> None:
+    both = {
+        "terminate_on_nan": "terminate_on_nan: {}",
+        "lr_scheduler": "lr_scheduler: {interval: step, StepLR: {step_size: 3}}",
+    }
+    names = sorted(both, key=lambda name: name == last)
+    words = f"callbacks={{{', '.join(both[name] for name in names)}}}"
+    assert main(["check", "conf.yaml", words]) == main(["fit", "conf.yaml", words, "--run-dir", "run"]) == 0
