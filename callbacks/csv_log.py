@@ -56,13 +56,14 @@ class CSVLog(Callback):
     writes = True
     files = (FILE,)
     file: BinaryIO | None = None
+    is_held = False  # the file is still that of a last.pt which this fit's first save replaces
 
     def setup(self, trainer: Trainer) -> None:
         self.columns = dict.fromkeys(PLACE)
         self.mark = Mark()  # the rows that the file has, or in a state, those that it has to have
         self.tail: list[tuple[int, str]] = []  # rows behind them that it does not have yet, each with its step
         self.saved_tail = ""
-        self.is_marked = self.is_held = False
+        self.is_marked = self.is_held = False  # marked: the state counts its rows
         self.cut: int | None = None  # the number of a last line that has no end
         self.left_out: set[str] = set()
 
@@ -87,7 +88,7 @@ class CSVLog(Callback):
             self.size = os.fstat(file.fileno()).st_size
         if self.size > lines.end:
             self.cut = lines.number + 1
-            if self.mark.rows < self.wanted.rows:  # not what a kill leaves: its last row is behind the last save
+            if not lines.number or self.mark.rows < self.wanted.rows:  # a kill leaves a part of a row, after its last save
                 lines.number = self.cut
                 raise lines.refused(
                     "no newline ends it (got the end of the file)", "add one if the line is whole, or delete the line"
@@ -98,8 +99,11 @@ class CSVLog(Callback):
     def on_train_start(self, trainer: Trainer) -> None:
         if self.cut is not None and not trainer.going_back:
             say(f"{FILE}: line {self.cut} has no end, as a kill can leave it; it is cut")
-        if (missing := self.wanted.rows - self.mark.rows) > 0:
-            say(f"{FILE}: {missing} of the {self.wanted.rows} rows up to step {self.wanted.step} are not in this folder")
+        if self.is_marked and self.mark.rows != self.wanted.rows:
+            rows, step = self.wanted.rows, self.wanted.step
+            say(f"{FILE}: has {self.mark.rows} rows up to step {step}, the checkpoint counts {rows}; continued as it is")
+        elif not trainer.state.step and self.size > self.head:
+            say(f"{FILE}: begun anew; its rows are of a run that saved nothing")
         for row in csv.DictReader(io.StringIO(self.saved_tail, newline="")):
             self.tail.append((int(row["step"]), self._line(row)))
         self.saved_tail, self.is_held = "", trainer.going_back
@@ -141,7 +145,7 @@ class CSVLog(Callback):
         self.is_held = False  # nothing was saved: the file is still that of last.pt
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        if getattr(self, "is_held", False):
+        if self.is_held:
             say(f"{FILE}: continues from step {self.mark.step}, though checkpoints/last.pt is ahead: this fit saved nothing")
             self._rewrite()
         if self.file is not None:

@@ -16,6 +16,7 @@ from trainkit.callback import Callback
 from trainkit.errors import UserError
 from trainkit.events import EventFile
 from trainkit.pattern import COUNT, accept, shown
+from trainkit.run import Run
 from trainkit.summary import deviation
 from trainkit.trainer import Trainer
 
@@ -46,22 +47,23 @@ class TensorBoard(Callback):
         self.is_held = False
 
     def setup(self, trainer: Trainer) -> None:
-        self.trainer = trainer
+        self.trainer, self.writer = trainer, None
         self.since: int | None = None  # events of this step and later ones are purged when the fit begins
         self.points: list[Point] = []  # the scalars of the last step that has some; while they are held, of all since then
         self.waiting: list[Event] = []  # what no file has yet
+        self.summary: dict[str, Any] = {}  # of a resumed run that has come to its end
         self.is_held = False
 
     def on_train_start(self, trainer: Trainer) -> None:
+        assert trainer.run is not None
         step = trainer.state.step
         self.is_held = trainer.going_back
         if step == 0:
             self._purge(0)  # the events of a run that saved nothing
             self._config(trainer.config)
-        elif self.since is None or ended_metrics(trainer) is not None:
-            self._purge(step + 1)
         else:
-            self._purge(self.since)
+            self.summary = last_summary(trainer.run) if self.since is not None else {}
+            self._purge(step + 1 if self.since is None or self._is_ended() else self.since)
         if not self.is_held:
             self._open()
 
@@ -76,15 +78,15 @@ class TensorBoard(Callback):
             self._histograms(trainer)
 
     def on_test_end(self, trainer: Trainer) -> None:
-        names, step = set(trainer.fresh), trainer.state.step
-        there = None
-        if self.since == step + 1:  # the resumed run had nothing left to do
-            there = ended_metrics(trainer)
-            if there is None:
-                self._purge(step)  # a run that was killed at its end may have written some of these
-        for tag, value in scalars({name: trainer.metrics[name] for name in sorted(names - (there or set()))}):
+        step = trainer.state.step
+        nothing_left = self.since == step + 1  # when the run was resumed
+        is_written = nothing_left and self._is_ended()
+        if nothing_left and not is_written and self.points:
+            self._purge(step)  # a run that was killed at its end may have written some of these
+        names = trainer.fresh - set(self.summary["metrics"]) if is_written else trainer.fresh
+        for tag, value in scalars({name: trainer.metrics[name] for name in sorted(names)}):
             self._add(Summary(value=[Summary.Value(tag=tag, simple_value=value)]), step)
-        if there is None:
+        if not is_written:
             self._hparams(trainer)
 
     def on_save_end(self, trainer: Trainer) -> None:
@@ -134,6 +136,11 @@ class TensorBoard(Callback):
             self.writer.add_event(event)
         self.waiting = []
 
+    def _is_ended(self) -> bool:
+        """Whether the resumed run had ended at this step, with these parameters: its final metrics are written."""
+        found = self.summary.get("step"), self.summary.get("params_sha256")
+        return found[0] == self.trainer.state.step and found[1] == snapshot.digest(self.trainer.net)
+
     def _write(self, event: Event) -> None:
         if self.writer is None:
             self.waiting.append(event)
@@ -144,7 +151,7 @@ class TensorBoard(Callback):
         self._write(Event(wall_time=time.time(), step=step, summary=summary))
 
     def _purge(self, since: int) -> None:
-        """Hide what earlier files have of step `since` and later ones, and write again the scalars that the state has of them."""
+        """Hide what earlier files have from step `since` on, and write again what the state has of it."""
         self.since = since
         self._write(Event(wall_time=time.time(), step=since, session_log=SessionLog(status=SessionLog.START)))
         for step, tag, value in self.points:
@@ -198,16 +205,16 @@ def scalars(metrics: dict[str, list[float]]) -> list[tuple[str, float]]:
     return found
 
 
-def ended_metrics(trainer: Trainer) -> set[str] | None:
-    """The names of the metrics in summary.json, if it says that the run came to its end with just these parameters; else None."""
-    assert trainer.run is not None
-    path = trainer.run.file("summary.json")
+def last_summary(run: Run) -> dict[str, Any]:
+    """summary.json of a run that came to its end, and of which no event was written since; else {}."""
+    path = run.file("summary.json")
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            return None
+        made = path.lstat()
+        later = any(file.lstat().st_mtime_ns > made.st_mtime_ns for file in run.path.glob("events.out.tfevents.*"))
+        if later or not stat.S_ISREG(made.st_mode):
+            return {}
         summary = json.loads(path.read_bytes())
-        if summary["step"] != trainer.state.step or summary["stop_reason"].startswith("SIG"):
-            return None
-        return set(summary["metrics"]) if summary["params_sha256"] == snapshot.digest(trainer.net) else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None
+        accept([summary["stop_reason"], summary["metrics"]], (str, {str: Any}), "summary")
+        return {} if summary["stop_reason"].startswith("SIG") else dict(summary)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # as text, it may be anything
+        return {}
