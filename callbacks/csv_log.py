@@ -22,8 +22,9 @@ from trainkit.trainer import Trainer
 
 FILE = "metrics.csv"
 PLACE = ["epoch", "step"]  # the first columns: where the run was
-DIGITS = 16  # of a whole number at most
-NUMBER = re.compile(r"([-+]?(\d+(\.\d*)?([eE][-+]?\d+)?|inf|nan))?", re.ASCII)  # or nothing, where a row has no value
+WHOLE = re.compile("[0-9]{1,16}")
+NUMBER = re.compile(r"(?:[-+]?(?:[0-9]++(?:\.[0-9]*+)?+(?:[eE][-+]?[0-9]++)?+|inf|nan))?+")  # or nothing, for no value
+ROW = re.compile(rf"({WHOLE.pattern}),({WHOLE.pattern})(?:,{NUMBER.pattern})*+\r*\n")
 FIX = "put back the file as trainkit wrote it, or move it away"
 
 
@@ -61,7 +62,7 @@ class CSVLog(Callback):
     def setup(self, trainer: Trainer) -> None:
         self.columns = dict.fromkeys(PLACE)
         self.mark = Mark()  # the rows that the file has, or in a state, those that it has to have
-        self.tail: list[tuple[int, str]] = []  # rows behind them that it does not have yet, each with its step
+        self.tail: list[str] = []  # rows behind them that it does not have yet
         self.saved_tail = ""
         self.is_marked = self.is_held = False  # marked: the state counts its rows
         self.cut: int | None = None  # the number of a last line that has no end
@@ -99,13 +100,14 @@ class CSVLog(Callback):
     def on_train_start(self, trainer: Trainer) -> None:
         if self.cut is not None and not trainer.going_back:
             say(f"{FILE}: line {self.cut} has no end, as a kill can leave it; it is cut")
-        if self.is_marked and self.mark.rows != self.wanted.rows:
-            rows, step = self.wanted.rows, self.wanted.step
-            say(f"{FILE}: has {self.mark.rows} rows up to step {step}, the checkpoint counts {rows}; continued as it is")
+        if self.is_marked:
+            rows, step, _ = self.wanted
+            if self.mark.rows != rows:
+                say(f"{FILE}: has {self.mark.rows} rows up to step {step}, the checkpoint counts {rows}; continued as it is")
         elif not trainer.state.step and self.size > self.head:
             say(f"{FILE}: begun anew; its rows are of a run that saved nothing")
         for row in csv.DictReader(io.StringIO(self.saved_tail, newline="")):
-            self.tail.append((int(row["step"]), self._line(row)))
+            self.tail.append(self._line(row))
         self.saved_tail, self.is_held = "", trainer.going_back
         if self.is_held:
             return
@@ -126,7 +128,7 @@ class CSVLog(Callback):
                 row[f"{name}_std"] = repr(deviation(values))
                 row.update({f"{name}.{r}": repr(v) for r, v in enumerate(values)})
         before, line = len(self.columns), self._line(row)
-        self.tail.append((trainer.state.step, line))
+        self.tail.append(line)
         if self.is_held:
             return
         if self.file is None or len(self.columns) > before:
@@ -153,8 +155,7 @@ class CSVLog(Callback):
             self.file = None
 
     def state_dict(self) -> dict[str, Any]:
-        tail = self._text([line for _, line in self.tail]) if self.tail else ""
-        return {**self.mark._asdict(), "tail": tail}
+        return {**self.mark._asdict(), "tail": self._text(self.tail) if self.tail else ""}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         accept(state, {"rows": COUNT, "step": COUNT, "at_step": COUNT, "tail": str}, "state")
@@ -169,7 +170,7 @@ class CSVLog(Callback):
     def _leave_out(self, name: str) -> None:
         if name not in self.left_out:
             self.left_out.add(name)
-            say(f"{FILE}: the metric {name} is left out, since that column is the run's own; log it by another name")
+            say(f"{FILE}: the metric {shown(name)} is left out, since that column is the run's own; log it by another name")
 
     def _line(self, row: dict[str, str]) -> str:
         """The row under the columns, to which it adds what they lack."""
@@ -193,15 +194,15 @@ class CSVLog(Callback):
             with open(self.path, "rb") as file:
                 file.seek(self.head)
                 kept = [line.rstrip("\r") for line in file.read(self.end - self.head).decode().split("\n")[:-1]]
-        data = self._text(kept + [line for _, line in self.tail]).encode()
+        data = self._text(kept + self.tail).encode()
         write(data, self.path)
         self.head, self.end = len(self._text([]).encode()), len(data)
         self._count_tail()
         self.file = open(self.path, "ab")  # noqa: SIM115 (open for the run's length)
 
     def _count_tail(self) -> None:
-        for step, _ in self.tail:
-            self.mark = self.mark.after(step)
+        for line in self.tail:
+            self.mark = self.mark.after(int(line.split(",", 2)[1]))
         self.tail = []
 
 
@@ -259,19 +260,25 @@ def read(lines: Lines, before: tuple[int, int] = (0, 0)) -> Iterator[tuple[int, 
     lines.columns, lines.head = dict.fromkeys(names), lines.end
     if len(lines.columns) < len(names):
         raise lines.refused(f"the header repeats a column (got {shown(Counter(names).most_common(1)[0][0])})")
+    commas = len(names) - 1
     for line in lines:
-        fields = line.rstrip("\r\n").split(",")
-        if len(fields) != len(names):
-            raise lines.refused(f"has another number of fields than the header (got {len(fields)}, needs {len(names)})")
-        for name, field in zip(PLACE, fields, strict=False):
-            if not (field.isascii() and field.isdecimal() and len(field) <= DIGITS):
-                raise lines.refused(f"{name} is not a whole number (got {shown(field)})")
-        now = int(fields[0]), int(fields[1])
+        row = ROW.fullmatch(line)
+        if row is None or line.count(",") != commas:
+            raise lines.refused(fault(line.rstrip("\r\n").split(","), names))
+        now = int(row[1]), int(row[2])
         for name, value, least in zip(PLACE, now, before, strict=True):
             if value < least:
                 raise lines.refused(f"{name} is smaller than in the row before (got {value} after {least})")
-        if not all(map(NUMBER.fullmatch, fields)):
-            name, field = next((n, f) for n, f in zip(names, fields, strict=True) if not NUMBER.fullmatch(f))
-            raise lines.refused(f"{shown(name)} is not a number (got {shown(field)})")
         yield now
         before = now
+
+
+def fault(fields: list[str], names: list[str]) -> str:
+    """What is wrong with a row that is not like ROW."""
+    if len(fields) != len(names):
+        return f"has another number of fields than the header (got {len(fields)}, needs {len(names)})"
+    for name, field in zip(PLACE, fields, strict=False):
+        if not WHOLE.fullmatch(field):
+            return f"{name} is not a whole number (got {shown(field)})"
+    name, field = next((n, f) for n, f in zip(names, fields, strict=True) if not NUMBER.fullmatch(f))
+    return f"{shown(name)} is not a number (got {shown(field)})"
