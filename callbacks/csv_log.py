@@ -1,84 +1,284 @@
-"""metrics.csv: a row a moment, readable by any tool."""
+"""metrics.csv: a row per moment, readable by any tool."""
 
 from __future__ import annotations
 
 import csv
 import io
-from typing import Any, TextIO
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 from trainkit.callback import Callback
-from trainkit.pattern import COUNT, accept
+from trainkit.checkpoint import write
+from trainkit.errors import UserError
+from trainkit.pattern import COUNT, accept, shown
+from trainkit.streams import say
 from trainkit.summary import deviation
 from trainkit.trainer import Trainer
 
 FILE = "metrics.csv"
+PLACE = ["epoch", "step"]  # the first columns: where the run was
+WHOLE = re.compile("[0-9]{1,16}")
+NUMBER = re.compile(r"(?:[-+]?(?:[0-9]++(?:\.[0-9]*+)?+(?:[eE][-+]?[0-9]++)?+|inf|nan))?+")  # or nothing, for no value
+ROW = re.compile(rf"({WHOLE.pattern}),({WHOLE.pattern})(?:,{NUMBER.pattern})*+\r*\n")
+FIX = "put back the file as trainkit wrote it, or move it away"
+
+
+class Mark(NamedTuple):
+    """Up to which row: how many there are, the step of the last one, and how many have that step.
+
+    One step can have two rows: that of a validation inside the epoch, and that of the epoch's end.
+    """
+
+    rows: int = 0
+    step: int = 0
+    at_step: int = 0
+
+    def after(self, step: int) -> Mark:
+        """One row further, which is of `step`."""
+        return Mark(self.rows + 1, step, self.at_step + 1 if step == self.step else 1)
 
 
 class CSVLog(Callback):
-    """Writes `metrics.csv`: epoch, step, then the metrics. Numbers stand in full, so that equal runs give equal files.
+    """Write `metrics.csv`: epoch, step, then the metrics. Numbers are written in full, so that equal runs give equal files.
 
     With replicas `val/loss` is the mean, `val/loss_std` the deviation, `val/loss.0` the first replica. A metric that turns
-    up later gets a column behind the others. A resumed run continues the file, without rows from after its checkpoint.
+    up later gets a column behind the others.
+    A resumed run goes on in the file. The header says where each metric belongs; a row's own step says whether it belongs to
+    the resumed state. Later rows are dropped. A fit that goes back behind last.pt drops them after its first save: until then
+    a resume continues from last.pt, so its own rows wait, in memory and in the state of whatever is saved.
+    Errors: UserError with the line, before anything is written, for a file that is not one of CSVLog's.
     """
 
     writes = True
-    files = ("metrics.csv",)
+    files = (FILE,)
+    file: BinaryIO | None = None
+    is_held = False  # the file is still that of a last.pt which this fit's first save replaces
 
     def setup(self, trainer: Trainer) -> None:
-        self.columns, self.rows = ["epoch", "step"], 0
-        self.file: TextIO | None = None
+        self.columns = dict.fromkeys(PLACE)
+        self.mark = Mark()  # the rows that the file has, or in a state, those that it has to have
+        self.tail: list[str] = []  # rows behind them that it does not have yet
+        self.saved_tail = ""
+        self.is_marked = self.is_held = False  # marked: the state counts its rows
+        self.cut: int | None = None  # the number of a last line that has no end
+        self.left_out: set[str] = set()
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Check the whole file, and find the rows that belong to this state. Raises UserError for the first bad line."""
+        assert trainer.run is not None
+        self.path, state = trainer.run.file(FILE), trainer.state
+        self.wanted, self.mark = self.mark, Mark()
+        self.head = self.end = self.size = 0
+        if (file := opened(self.path)) is None:
+            return
+        with file:
+            lines = Lines(file, FILE)
+            for epoch, step in read(lines):
+                following = self.mark.after(step)
+                if self.is_marked:
+                    belongs = following[1:] <= self.wanted[1:]
+                else:  # a state without a mark: what was logged before it
+                    belongs = epoch <= state.epoch and step <= state.step
+                if belongs:
+                    self.mark, self.end = following, lines.end
+            self.size = os.fstat(file.fileno()).st_size
+        if self.size > lines.end:
+            self.cut = lines.number + 1
+            if not lines.number or self.mark.rows < self.wanted.rows:  # a kill leaves a part of a row, after its last save
+                lines.number = self.cut
+                raise lines.refused(
+                    "no newline ends it (got the end of the file)", "add one if the line is whole, or delete the line"
+                )
+        if lines.columns:
+            self.columns, self.head, self.end = lines.columns, lines.head, max(self.end, lines.head)
 
     def on_train_start(self, trainer: Trainer) -> None:
-        kept = self._read(trainer)[: self.rows] if self.rows else []
-        self.rows = len(kept)  # fewer where the run goes on in another folder
-        self._rewrite(trainer, kept)
+        if self.cut is not None and not trainer.going_back:
+            say(f"{FILE}: line {self.cut} has no end, as a kill can leave it; it is cut")
+        if self.is_marked:
+            rows, step, _ = self.wanted
+            if self.mark.rows != rows:
+                say(f"{FILE}: has {self.mark.rows} rows up to step {step}, the checkpoint counts {rows}; continued as it is")
+        elif not trainer.state.step and self.size > self.head:
+            say(f"{FILE}: begun anew; its rows are of a run that saved nothing")
+        for row in csv.DictReader(io.StringIO(self.saved_tail, newline="")):
+            self.tail.append(self._line(row))
+        self.saved_tail, self.is_held = "", trainer.going_back
+        if self.is_held:
+            return
+        if self.tail or self.size != self.end or not self.end:
+            self._rewrite()
+        else:
+            self.file = open(self.path, "ab")  # noqa: SIM115 (open for the run's length)
 
     def on_log(self, trainer: Trainer) -> None:
-        row: dict[str, Any] = {"epoch": trainer.epochs_done, "step": trainer.state.step}
+        row = {"epoch": repr(trainer.epochs_done), "step": repr(trainer.state.step)}
         for name in sorted(trainer.fresh):
             values = trainer.metrics[name]
-            row[name] = values[0] if len(values) == 1 else sum(values) / len(values)
+            if name in PLACE:
+                self._leave_out(name)
+                continue
+            row[name] = repr(values[0] if len(values) == 1 else sum(values) / len(values))
             if len(values) > 1:
-                row[f"{name}_std"] = deviation(values)
-                row.update({f"{name}.{r}": v for r, v in enumerate(values)})
-        new = [c for c in row if c not in self.columns]
-        if new:
-            old = self._read(trainer)
-            self.columns += new
-            self._rewrite(trainer, old)
-        assert self.file is not None
-        csv.DictWriter(self.file, self.columns, lineterminator="\n").writerow(row)
-        self.file.flush()
-        self.rows += 1
+                row[f"{name}_std"] = repr(deviation(values))
+                row.update({f"{name}.{r}": repr(v) for r, v in enumerate(values)})
+        before, line = len(self.columns), self._line(row)
+        self.tail.append(line)
+        if self.is_held:
+            return
+        if self.file is None or len(self.columns) > before:
+            self._rewrite()
+        else:
+            self.end += self.file.write(f"{line}\n".encode())
+            self.file.flush()
+            self._count_tail()
+
+    def on_save_end(self, trainer: Trainer) -> None:
+        if self.is_held:
+            self.is_held = False
+            self._rewrite()
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        self.is_held = False  # nothing was saved: the file is still that of last.pt
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        if getattr(self, "file", None) is not None:
-            self.file.close()  # type: ignore[union-attr]
+        if self.is_held:
+            say(f"{FILE}: continues from step {self.mark.step}, though checkpoints/last.pt is ahead: this fit saved nothing")
+            self._rewrite()
+        if self.file is not None:
+            self.file.close()
             self.file = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"columns": self.columns, "rows": self.rows}
+        return {**self.mark._asdict(), "tail": self._text(self.tail) if self.tail else ""}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        accept(state, {"columns": [str], "rows": COUNT}, "state")
-        self.columns, self.rows = list(state["columns"]), state["rows"]
+        accept(state, {"rows": COUNT, "step": COUNT, "at_step": COUNT, "tail": str}, "state")
+        data = state["tail"].encode()
+        lines = Lines(io.BytesIO(data), "state.tail")
+        for _ in read(lines, (0, state["step"])):
+            pass
+        if lines.end < len(data):
+            raise UserError("state.tail: no newline ends its last line")
+        self.mark, self.saved_tail, self.is_marked = Mark(state["rows"], state["step"], state["at_step"]), state["tail"], True
 
-    def _rewrite(self, trainer: Trainer, rows: list[dict[str, str]]) -> None:
-        assert trainer.run is not None
+    def _leave_out(self, name: str) -> None:
+        if name not in self.left_out:
+            self.left_out.add(name)
+            say(f"{FILE}: the metric {shown(name)} is left out, since that column is the run's own; log it by another name")
+
+    def _line(self, row: dict[str, str]) -> str:
+        """The row under the columns, to which it adds what they lack."""
+        for name in row:
+            self.columns.setdefault(name)
+        return ",".join([row.get(name, "") for name in self.columns])
+
+    def _text(self, rows: list[str]) -> str:
+        """The header, and rows filled up to its width. (Numbers have no comma and no quotes.)"""
+        header = io.StringIO()
+        csv.writer(header, lineterminator="\n").writerow(self.columns)
+        commas = len(self.columns) - 1
+        return header.getvalue() + "".join([f"{row}{',' * (commas - row.count(','))}\n" for row in rows])
+
+    def _rewrite(self) -> None:
+        """Replace the file by the rows that are kept of it, and the tail."""
         if self.file is not None:
             self.file.close()
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({c: row.get(c, "") for c in self.columns} for row in rows)
-        trainer.run.write_text(FILE, text.getvalue())
-        self.file = open(trainer.run.file(FILE), "a", newline="", encoding="utf-8")  # noqa: SIM115 (open for the run's length)
+        kept: list[str] = []
+        if self.mark.rows:
+            with open(self.path, "rb") as file:
+                file.seek(self.head)
+                kept = [line.rstrip("\r") for line in file.read(self.end - self.head).decode().split("\n")[:-1]]
+        data = self._text(kept + self.tail).encode()
+        write(data, self.path)
+        self.head, self.end = len(self._text([]).encode()), len(data)
+        self._count_tail()
+        self.file = open(self.path, "ab")  # noqa: SIM115 (open for the run's length)
 
-    @staticmethod
-    def _read(trainer: Trainer) -> list[dict[str, str]]:
-        assert trainer.run is not None
-        path = trainer.run.file(FILE)
-        if not path.exists():
-            return []
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+    def _count_tail(self) -> None:
+        for line in self.tail:
+            self.mark = self.mark.after(int(line.split(",", 2)[1]))
+        self.tail = []
+
+
+def opened(path: Path) -> BinaryIO | None:
+    """The file `path`, to be read; None if there is none. Raises UserError for a pipe, which would wait, a link, and others."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
+        raise UserError(f"{FILE}: is not a regular file (got {kinds.get(stat.S_IFMT(mode), 'a device')}); move it away")
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{FILE}: cannot be written (mode {stat.S_IMODE(mode):o}); make it writable, or move it away")
+    return open(path, "rb")
+
+
+class Lines(Iterator[str]):
+    """The lines of a log, but for a last one that no newline ends. `number` and `end` (in bytes) are those of the last one.
+
+    `read` sets `columns`, and `head`: where the header ends.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.file, self.name = file, name
+        self.number = self.end = self.head = 0
+        self.columns: dict[str, None] = {}
+
+    def __next__(self) -> str:
+        line = self.file.readline()
+        if not line.endswith(b"\n"):
+            raise StopIteration
+        self.number += 1
+        self.end += len(line)
+        try:
+            return line.decode()
+        except UnicodeDecodeError as error:
+            raise self.refused(f"is not UTF-8 (got {shown(line[error.start : error.end])})") from None
+
+    def refused(self, problem: str, fix: str = FIX) -> UserError:
+        """The error to raise for the last line given."""
+        return UserError(f"{self.name}, line {self.number}: {problem}; {fix}")
+
+
+def read(lines: Lines, before: tuple[int, int] = (0, 0)) -> Iterator[tuple[int, int]]:
+    """Epoch and step of each row. Raises UserError for the first line that CSVLog does not write, or that is from `before`."""
+    try:
+        names = next(csv.reader(lines, strict=True), [])
+    except csv.Error as error:
+        raise lines.refused(f"the header is not CSV ({error})") from None
+    if not lines.number:
+        return
+    if names[:2] != PLACE:
+        raise lines.refused(f"the header does not begin with epoch,step (got {shown(','.join(names[:2]))})")
+    lines.columns, lines.head = dict.fromkeys(names), lines.end
+    if len(lines.columns) < len(names):
+        raise lines.refused(f"the header repeats a column (got {shown(Counter(names).most_common(1)[0][0])})")
+    commas = len(names) - 1
+    for line in lines:
+        row = ROW.fullmatch(line)
+        if row is None or line.count(",") != commas:
+            raise lines.refused(fault(line.rstrip("\r\n").split(","), names))
+        now = int(row[1]), int(row[2])
+        for name, value, least in zip(PLACE, now, before, strict=True):
+            if value < least:
+                raise lines.refused(f"{name} is smaller than in the row before (got {value} after {least})")
+        yield now
+        before = now
+
+
+def fault(fields: list[str], names: list[str]) -> str:
+    """What is wrong with a row that is not like ROW."""
+    if len(fields) != len(names):
+        return f"has another number of fields than the header (got {len(fields)}, needs {len(names)})"
+    for name, field in zip(PLACE, fields, strict=False):
+        if not WHOLE.fullmatch(field):
+            return f"{name} is not a whole number (got {shown(field)})"
+    name, field = next((n, f) for n, f in zip(names, fields, strict=True) if not NUMBER.fullmatch(f))
+    return f"{shown(name)} is not a number (got {shown(field)})"

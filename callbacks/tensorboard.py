@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import stat
 import time
-from pathlib import Path
 from typing import Any
 
+import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
+from trainkit import snapshot
 from trainkit.callback import Callback
 from trainkit.errors import UserError
 from trainkit.events import EventFile
+from trainkit.pattern import COUNT, accept, shown
+from trainkit.run import Run
 from trainkit.summary import deviation
 from trainkit.trainer import Trainer
 
+Point = tuple[int, str, float]  # step, tag, value
+
 
 class TensorBoard(Callback):
-    """Writes event files into the run's folder. The x axis is the step; the epoch is a scalar of its own.
+    """Write event files into the run's folder. The x axis is the step; the epoch is a scalar of its own.
 
     train/loss at the first step, every log_every_n_steps, and the last of each epoch; other metrics when they are new; with
-    replicas their mean, and their deviation as `val/loss_std`. The configuration as text; hyper-parameters with the final
-    metrics, once, at the end.
+    replicas their mean, and their standard deviation as `val/loss_std`. The configuration as text; hyperparameters with the
+    final metrics, once, at the end.
     histograms_every_n_epochs: weights and gradients of each parameter, off by default.
-    A resumed run continues the same curves: what was written after its checkpoint is marked as purged.
+    A resumed run continues the same curves. Its file begins with a mark that purges what was written after its checkpoint,
+    and with the scalars of the checkpoint's own step where that step was not complete: the state holds them, so that no event
+    file is read. A fit that goes back behind last.pt makes its file after its first save: until then a resume continues from
+    last.pt, so its events wait in memory, and its scalars in the state too.
     """
 
     writes = True
@@ -34,58 +44,133 @@ class TensorBoard(Callback):
             raise UserError(f"TensorBoard: histograms_every_n_epochs={histograms_every_n_epochs}; needs at least 1")
         self.histograms_every_n_epochs = histograms_every_n_epochs
         self.writer: EventFile | None = None
+        self.is_held = False
+
+    def setup(self, trainer: Trainer) -> None:
+        self.trainer, self.writer = trainer, None
+        self.since: int | None = None  # events of this step and later ones are purged when the fit begins
+        self.points: list[Point] = []  # the scalars of the last step that has some; while they are held, of all since then
+        self.waiting: list[Event] = []  # what no file has yet
+        self.summary: dict[str, Any] = {}  # of a resumed run that has come to its end
+        self.is_held = False
 
     def on_train_start(self, trainer: Trainer) -> None:
         assert trainer.run is not None
-        self.there = scalars_at(trainer.state.step, trainer.run.path) if trainer.state.step else set()
-        self.there_at = trainer.state.step
-        self.writer = EventFile(trainer.run.path)
-        if trainer.state.step:
-            purge = Event(wall_time=time.time(), step=trainer.state.step + 1, session_log=SessionLog(status=SessionLog.START))
-            self.writer.add_event(purge)
-        elif trainer.config:
-            from torch.utils.tensorboard.summary import text
-
-            fenced = "\n".join(f"    {line}" for line in trainer.config.splitlines())
-            self._add(text("config", fenced), 0)
+        step = trainer.state.step
+        self.is_held = trainer.going_back
+        if step == 0:
+            self._purge(0)  # the events of a run that saved nothing
+            self._config(trainer.config)
+        else:
+            self.summary = last_summary(trainer.run) if self.since is not None else {}
+            self._purge(step + 1 if self.since is None or self._is_ended() else self.since)
+        if not self.is_held:
+            self._open()
 
     def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
-        self._scalars(trainer.state.step, {"train/loss": losses})
+        self._log(trainer.state.step, {"train/loss": losses})
 
     def on_log(self, trainer: Trainer) -> None:
-        new = {name: trainer.metrics[name] for name in sorted(trainer.fresh) if name != "train/loss"}  # that one stands by step
-        self._scalars(trainer.state.step, {**new, "epoch": [float(trainer.epochs_done)]})
-        every = self.histograms_every_n_epochs
-        if every and trainer.state.batch == trainer.steps_per_epoch and trainer.epochs_done % every == 0:
+        new = {name: trainer.metrics[name] for name in sorted(trainer.fresh) if name != "train/loss"}  # it is logged by step
+        self._log(trainer.state.step, {**new, "epoch": [float(trainer.epochs_done)]})
+        every, at_end = self.histograms_every_n_epochs, "train/loss" in trainer.fresh
+        if every and at_end and trainer.epochs_done % every == 0:
             self._histograms(trainer)
 
     def on_test_end(self, trainer: Trainer) -> None:
-        there = self.there if self.there_at == trainer.state.step else set()  # the run had ended before it was resumed
-        self._scalars(trainer.state.step, {name: trainer.metrics[name] for name in sorted(trainer.fresh - there)})
-        if not trainer.fresh & there:
+        step = trainer.state.step
+        nothing_left = self.since == step + 1  # when the run was resumed
+        is_written = nothing_left and self._is_ended()
+        if nothing_left and not is_written and self.points:
+            self._purge(step)  # a run that was killed at its end may have written some of these
+        names = trainer.fresh - set(self.summary["metrics"]) if is_written else trainer.fresh
+        for tag, value in scalars({name: trainer.metrics[name] for name in sorted(names)}):
+            self._add(Summary(value=[Summary.Value(tag=tag, simple_value=value)]), step)
+        if not is_written:
             self._hparams(trainer)
 
+    def on_save_end(self, trainer: Trainer) -> None:
+        if self.is_held:
+            self._open()
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        self.is_held = False  # nothing was saved: the curves are still those of last.pt
+
     def on_fit_end(self, trainer: Trainer) -> None:
+        if self.is_held:
+            self._open()
         if self.writer is not None:
             self.writer.close()
             self.writer = None
 
     def state_dict(self) -> dict[str, Any]:
+        """`since`: the first step that is not complete; `points`: step, tag (a place in `tags`) and value of each scalar."""
         if self.writer is not None:
             self.writer.flush()  # what the checkpoint's step is behind is on the disk before the checkpoint
-        return {}
+        state, since, points = self.trainer.state, self.since, self.points
+        if not self.is_held:
+            since = state.step + (state.batch == 0)
+            points = [point for point in points if point[0] == state.step]
+        tags = {tag: i for i, tag in enumerate(dict.fromkeys(tag for _, tag, _ in points))}
+        rows = [(step, tags[tag], value) for step, tag, value in points]
+        return {"since": since, "tags": list(tags), "points": torch.tensor(rows, dtype=torch.float64).view(-1, 3)}
 
-    def _scalars(self, step: int, metrics: dict[str, list[float]]) -> None:
-        values = []
-        for name, of_replicas in metrics.items():
-            values.append(Summary.Value(tag=name, simple_value=sum(of_replicas) / len(of_replicas)))
-            if len(of_replicas) > 1:
-                values.append(Summary.Value(tag=f"{name}_std", simple_value=deviation(of_replicas)))
-        self._add(Summary(value=values), step)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        accept(state, {"since": COUNT, "tags": [str], "points": torch.float64}, "state")
+        tags, points = state["tags"], state["points"]
+        "".join(tags).encode()  # raises where an event could not hold it
+        if points.dim() != 2 or points.shape[1] != 3:
+            raise UserError(f"state.points: {shown(points)}; needs rows of 3")
+        limits = torch.tensor([COUNT.stop, len(tags)])
+        if not ((points[:, :2] >= 0) & (points[:, :2] < limits) & (points[:, :2] % 1 == 0)).all():
+            raise UserError("state.points: needs whole steps, and places in state.tags")
+        self.since = state["since"]
+        self.points = [(int(step), tags[int(i)], value) for step, i, value in points.tolist()]
+
+    def _open(self) -> None:
+        """Begin the event file, with what has waited for it."""
+        run = self.trainer.run
+        assert run is not None
+        self.writer, self.is_held = EventFile(run.path), False
+        for event in self.waiting:
+            self.writer.add_event(event)
+        self.waiting = []
+
+    def _is_ended(self) -> bool:
+        """Whether the resumed run had ended at this step, with these parameters: its final metrics are written."""
+        found = self.summary.get("step"), self.summary.get("params_sha256")
+        return found[0] == self.trainer.state.step and found[1] == snapshot.digest(self.trainer.net)
+
+    def _write(self, event: Event) -> None:
+        if self.writer is None:
+            self.waiting.append(event)
+        else:
+            self.writer.add_event(event)
 
     def _add(self, summary: Summary, step: int) -> None:
-        assert self.writer is not None
-        self.writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._write(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _purge(self, since: int) -> None:
+        """Hide what earlier files have from step `since` on, and write again what the state has of it."""
+        self.since = since
+        self._write(Event(wall_time=time.time(), step=since, session_log=SessionLog(status=SessionLog.START)))
+        for step, tag, value in self.points:
+            if step >= since:
+                self._add(Summary(value=[Summary.Value(tag=tag, simple_value=value)]), step)
+
+    def _log(self, step: int, metrics: dict[str, list[float]]) -> None:
+        values = scalars(metrics)
+        if not self.is_held and self.points and self.points[-1][0] != step:
+            self.points = []
+        self.points += [(step, tag, value) for tag, value in values]
+        self._add(Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values]), step)
+
+    def _config(self, config: str) -> None:
+        if config:
+            from torch.utils.tensorboard.summary import text
+
+            fenced = "\n".join(f"    {line}" for line in config.splitlines())
+            self._add(text("config", fenced), 0)
 
     def _histograms(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard.summary import histogram
@@ -110,10 +195,26 @@ class TensorBoard(Callback):
             self._add(part, trainer.state.step)
 
 
-def scalars_at(step: int, folder: Path) -> set[str]:
-    """The tags that the event files of `folder` hold a scalar of at `step`."""
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+def scalars(metrics: dict[str, list[float]]) -> list[tuple[str, float]]:
+    """Tag and value of each metric: its mean over the replicas, and their standard deviation."""
+    found = []
+    for name, values in metrics.items():
+        found.append((name, sum(values) / len(values)))
+        if len(values) > 1:
+            found.append((f"{name}_std", deviation(values)))
+    return found
 
-    files = [str(path) for path in folder.glob("events.out.tfevents.*")]
-    events = (event for file in files for event in LegacyEventFileLoader(file).Load() if event.step == step)
-    return {value.tag for event in events for value in event.summary.value if value.HasField("simple_value")}
+
+def last_summary(run: Run) -> dict[str, Any]:
+    """summary.json of a run that came to its end, and of which no event was written since; else {}."""
+    path = run.file("summary.json")
+    try:
+        made = path.lstat()
+        later = any(file.lstat().st_mtime_ns > made.st_mtime_ns for file in run.path.glob("events.out.tfevents.*"))
+        if later or not stat.S_ISREG(made.st_mode):
+            return {}
+        summary = json.loads(path.read_bytes())
+        accept([summary["stop_reason"], summary["metrics"]], (str, {str: Any}), "summary")
+        return {} if summary["stop_reason"].startswith("SIG") else dict(summary)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # as text, it may be anything
+        return {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from trainkit.callback import Callback
 from trainkit.errors import UserError
-from trainkit.pattern import accept
+from trainkit.pattern import accept, shown
 from trainkit.trainer import Trainer
 
 
@@ -37,6 +37,8 @@ class Timer(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         accept(state, {"elapsed": float}, "state")
+        if not 0 <= state["elapsed"] < float("inf"):
+            raise UserError(f"state.elapsed: {shown(state['elapsed'])}; needs seconds from 0 on")
         self.before = state["elapsed"]
 
 
@@ -45,7 +47,9 @@ def seconds(text: float | str) -> float:
     try:
         value = 0.0
         for part in str(text).split(":"):
-            value = value * 60 + float(part)
+            if (number := float(part)) < 0:
+                raise ValueError
+            value = value * 60 + number
     except ValueError:
         value = -1.0
     if not 0 < value < float("inf"):

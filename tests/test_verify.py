@@ -10,11 +10,13 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from trainkit import Adam, cli, interrupt, modes, verify
+from trainkit.apart import gaps
 from trainkit.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -280,3 +282,31 @@ def test_the_same_command_picks_the_same_points() -> None:
     assert chosen[6].step in (10, 20, 30)
     short = SimpleNamespace(summary={"step": 1}, last=last, rows=[], scalars={})
     assert verify.points(short, 9, 0) == [verify.Point("step", 1)]  # type: ignore[arg-type]
+
+
+def test_a_timer_is_left_out_whatever_its_name_and_nothing_else_is() -> None:
+    """A name with a dot is not a place inside another callback."""
+    kinds = verify.callback_kinds({"callbacks": {"a.timer": {"Timer": {"max_time": 9}}, "a": {"Own": {}}, "timer": {}}})
+
+    def content(elapsed: float, own: float) -> dict[str, Any]:
+        states = {"a.timer": {"elapsed": elapsed}, "timer": {"elapsed": elapsed}}
+        return {"callbacks": {**states, "a": {"timer": {"elapsed": own}}, "timer.elapsed": {"x": own}}}
+
+    first = verify.compared(content(1.0, 1.0), kinds)
+    assert first == verify.compared(content(2.0, 1.0), kinds)
+    assert [gap.place for gap in gaps(first, verify.compared(content(1.0, 2.0), kinds))] == [
+        "callbacks.a.timer.elapsed",
+        "callbacks.timer.elapsed.x",
+    ]
+
+
+@pytest.mark.usefixtures("unkilled")
+def test_a_run_with_a_timer_whose_name_has_a_dot_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
+    name = """callbacks={checkpoint: {}, "a.timer": {Timer: {max_time: 1000}}}"""
+    assert main(["verify-resume", "much.yaml", name, "trainer.max_epochs=2", "--points", "1"]) == 0
+    assert all(row[2] == "exact" for row in table(capsys.readouterr().out))
+
+
+def test_what_is_not_a_file_is_not_read_as_events() -> None:
+    os.mkfifo("events.out.tfevents.1.x")
+    assert verify.scalars(Path()) == {}

@@ -23,8 +23,8 @@ class EventFile:
     """A new event file in `folder`. Events reach the disk when `every_seconds` have passed, at `flush` and at `close`."""
 
     def __init__(self, folder: Path, every_seconds: float = 2.0) -> None:
-        found = (re.match(r"events\.out\.tfevents\.(\d+)\.", path.name) for path in folder.iterdir())
-        # files are read in the order of their names: this one after all that are there, be they made in the same second
+        found = (re.match(r"events\.out\.tfevents\.([0-9]{10})\.", path.name) for path in folder.iterdir())
+        # Files are read in the order of their names. This one comes after the others, even those of the same second.
         stamp = max([int(time.time()), *(int(match[1]) + 1 for match in found if match)])
         name = f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.{next(_number)}"
         self._file = open(folder / name, "xb")  # noqa: SIM115 (open for the run's length)

@@ -19,7 +19,7 @@ from .modes import Mode
 from .trainer import Trainer
 
 NEVER = ("step", "0", "0")  # a point that no run comes to
-NAME = "interrupt"  # of the callback; its empty state stands in the checkpoints of the interrupted run
+NAME = "trainkit.interrupt"  # of the callback, as a user would not name one; it is in the interrupted run's checkpoints
 
 
 class Strike(Callback):

@@ -15,6 +15,7 @@ import logging
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 from . import checkpoint, interrupt
@@ -38,14 +39,14 @@ POINTS = 5
 FEW = 4  # differences told of a run
 ENDED = (0, NOT_FINITE)  # exit codes of a run that came to its own end
 
-# What is not compared, and why. A place in angle brackets is every callback of that class, whatever its name.
+# What is not compared, and why, by its place in a checkpoint or in summary.json. <Timer> is every callback of that class.
 LEFT_OUT = {
-    "environment": "versions, threads and device; `fit --resume` tells where they differ",
-    f"callbacks.{interrupt.NAME}": "this trial's own instrument, in files that the interrupted run wrote",
-    "callbacks.<Timer>.elapsed": "the clock",
-    "callbacks.<Checkpoint>.gone": "files to delete at the next save; when it saves may depend on the clock",
-    "wall_s": "the clock, in summary.json",
-    "versions": "the environment, in summary.json",
+    ("environment",): "versions, threads and device; `fit --resume` tells where they differ",
+    ("callbacks", interrupt.NAME): "this trial's own instrument, in files that the interrupted run wrote",
+    ("callbacks", "<Timer>", "elapsed"): "the clock",
+    ("callbacks", "<Checkpoint>", "gone"): "files to delete at the next save; when it saves may depend on the clock",
+    ("wall_s",): "the clock, in summary.json",
+    ("versions",): "the environment, in summary.json",
 }  # and of TensorBoard everything but the scalars' tags, steps and values: the times of events, the names and number of files
 
 
@@ -146,17 +147,21 @@ class Ended:
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Tag to (step, value), as TensorBoard shows them: without what a resumed run has purged."""
-    if not any(folder.glob("events.out.tfevents.*")):
+    files = [path for path in folder.glob("events.out.tfevents.*") if stat.S_ISREG(path.lstat().st_mode)]
+    if not files:
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events, said = EventAccumulator(str(folder), size_guidance={"scalars": 0}), logging.getLogger("tensorboard")
-    before = said.level
-    said.setLevel(logging.ERROR)  # each purge is a warning
-    try:
-        events.Reload()
-    finally:
-        said.setLevel(before)
+    with TemporaryDirectory(prefix="trainkit-events-") as links:  # of files alone: TensorBoard would wait for a pipe
+        for path in files:
+            Path(links, path.name).symlink_to(path.absolute())
+        events, said = EventAccumulator(links, size_guidance={"scalars": 0}), logging.getLogger("tensorboard")
+        before = said.level
+        said.setLevel(logging.ERROR)  # each purge is a warning
+        try:
+            events.Reload()
+        finally:
+            said.setLevel(before)
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
@@ -239,19 +244,26 @@ def compare(a: Ended, b: Ended, kinds: dict[str, str]) -> list[str]:
     found = [("exit code", f"{a.code} and {b.code}")] if a.code != b.code else []
     found += [(path, "only in one of the two runs") for path in sorted(a.files.keys() ^ b.files.keys())]
     for path in sorted(a.files.keys() & b.files.keys(), key=lambda path: Path(path).name not in ("final.pt", "last.pt")):
-        of_file = largest_first(g for g in gaps(a.files[path], b.files[path]) if not left_out(g.place, kinds))
+        of_file = largest_first(gaps(compared(a.files[path], kinds), compared(b.files[path], kinds)))
         found += [(f"{Path(path).name} {gap.place}", gap.words) for gap in of_file]
-    found += [(f"summary.json {g.place}", g.words) for g in gaps(a.summary, b.summary) if g.place not in LEFT_OUT]
+    found += [(f"summary.json {gap.place}", gap.words) for gap in gaps(compared(a.summary, kinds), compared(b.summary, kinds))]
     model_first = sorted(found, key=lambda pair: " model." not in pair[0])
     if model_first and not lines:
         lines.append("differs at the end")
     return lines[:1] + [f"{place}: {words}" for place, words in model_first] + lines[1:]
 
 
-def left_out(place: str, kinds: dict[str, str]) -> bool:
-    """Whether LEFT_OUT names a place of a checkpoint, or one that it is in."""
-    part, name, key, *_ = [*place.split("."), "", ""]
-    return not {part, f"{part}.{name}", f"{part}.<{kinds.get(name)}>.{key.partition('[')[0]}"}.isdisjoint(LEFT_OUT)
+def compared(value: Any, kinds: dict[str, str], *place: str) -> Any:
+    """`value` without what LEFT_OUT names. A place is a tuple of keys, since a callback's name may contain a dot."""
+    if not isinstance(value, dict):
+        return value
+    kept = {}
+    for key, inner in value.items():
+        here = (*place, key)
+        by_kind = (*here[:1], f"<{kinds.get(here[1])}>", *here[2:]) if len(here) > 1 else here
+        if here not in LEFT_OUT and by_kind not in LEFT_OUT:
+            kept[key] = compared(inner, kinds, *here)
+    return kept
 
 
 def callback_kinds(config: dict[str, Any]) -> dict[str, str]:

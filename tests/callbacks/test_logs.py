@@ -412,7 +412,7 @@ def test_times_are_read(text: Any, wanted: float) -> None:
     assert seconds(text) == wanted
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-5", 0, "1:xx", float("nan"), "inf"])
+@pytest.mark.parametrize("text", ["", "soon", "-5", 0, "1:xx", "1:-30", float("nan"), "inf"])
 def test_what_is_no_time_is_refused(text: Any) -> None:
     with pytest.raises(UserError, match="needs seconds above 0, or 'HH:MM:SS' in quotes"):
         Timer(text)
