@@ -86,7 +86,7 @@ def _checked(
     """The normalizer `given`, or that of the training part, once every number of the parts `names` is known to be usable.
 
     source: the data before it was split, whose rows an error names. UserError: a missing number without a fill; one that is
-    infinite, or becomes so in the run's dtype, unless a callback handles such numbers or the run ends before it takes the sample.
+    infinite in the run's dtype, unless a callback handles such numbers or the run ends before it takes the sample.
     """
     data, dtype = trainer.data, trainer.dtype
     parts: dict[str, Part] = {name: part for name in names if (part := getattr(data, name)) is not None and len(part)}
