@@ -207,16 +207,13 @@ class CSVLog(Callback):
 
 
 def opened(path: Path) -> BinaryIO | None:
-    """The file `path`, to be read; None if there is none. Raises UserError for a pipe, which would wait, a link, and others."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
+    """The file `path`, to be read; None if there is none. (That it is a file, not a pipe or a link, `Run.open` has checked.)"""
+    if not path.exists():
         return None
-    if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
-        raise UserError(f"{FILE}: is not a regular file (got {kinds.get(stat.S_IFMT(mode), 'a device')}); move it away")
     if not os.access(path, os.W_OK):
-        raise UserError(f"{FILE}: cannot be written (mode {stat.S_IMODE(mode):o}); make it writable, or move it away")
+        raise UserError(
+            f"{FILE}: cannot be written (mode {stat.S_IMODE(path.stat().st_mode):o}); make it writable, or move it away"
+        )
     return open(path, "rb")
 
 

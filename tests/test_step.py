@@ -116,7 +116,7 @@ def test_the_first_ten_losses_of_the_reports_net_are_autograds() -> None:
     held = torch.randperm(1000, generator=generator(0, "validation_split", 1000))[:100]
     train = torch.tensor([i for i in range(1000) if i not in set(held.tolist())])
     x, t = data.x[train].double(), data.t[train]
-    x = ((x - x.mean(0)) / x.std(0, correction=0)).float().double()  # scaled in float32, the data's own type
+    x = (x - x.mean(0)) / x.std(0, correction=0)
     optimizer = torch.optim.SGD(rival.parameters(), lr=0.1, momentum=0.9)
     at = order(0, 0, 900)
     wanted = []

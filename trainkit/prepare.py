@@ -38,9 +38,8 @@ def prepare(trainer: Trainer, resume: dict[str, Any] | None, normalizer: Normali
     trainer.fingerprints = fingerprints(trainer.data)
     samples = len(trainer.data.train)
     trainer.step_size = samples if trainer.batch_size is None else min(samples, trainer.batch_size * trainer.accumulate)
-    trainer.normalizer = _checked(
-        trainer, source, normalizer, ("val", "test") if evaluates else ("train", "val", "test"), resume
-    )
+    used = ("val", "test") if evaluates else ("train", "val", "test")
+    trainer.normalizer = _checked(trainer, source, normalizer, used, resume)
     trainer.data = _scaled(trainer)
     if replicas > 1 and not net.lead:
         net.replicate(trainer.seeds)
@@ -86,8 +85,8 @@ def _checked(
 ) -> Normalizer:
     """The normalizer `given`, or that of the training part, once every number of the parts `names` is known to be usable.
 
-    UserError: a missing number without a fill; an infinite one, or one that becomes infinite in the run's dtype. Left to a
-    callback that handles such numbers, if there is one, and to nobody where the run ends before it takes the sample.
+    source: the data before it was split, whose rows an error names. UserError: a missing number without a fill; one that is
+    infinite in the run's dtype, unless a callback handles such numbers or the run ends before it takes the sample.
     """
     data, dtype = trainer.data, trainer.dtype
     parts: dict[str, Part] = {name: part for name in names if (part := getattr(data, name)) is not None and len(part)}
@@ -115,9 +114,7 @@ def _checked(
             refuse(name, "t", lambda t: ~t.to(dtype).isfinite(), f"is infinite in {kind}", cure)
     normalizer = given or Normalizer.fit(data, spans.get("train"))
     for name, span in spans.items() if not handled else ():
-        ends = normalizer.scale(
-            torch.stack([span.low, span.high]), dtype
-        )  # monotonic: what is between them is finite if they are
+        ends = normalizer.scale(torch.stack([span.low, span.high]), dtype)  # scaling keeps order: all is between these
         if span.finite and not ends.isfinite().all():
             what, cure = f"is infinite in {kind} once it is scaled", "set data.normalize=feature or trainer.dtype=float64"
             refuse(name, "x", lambda x: ~normalizer.scale(x, dtype).isfinite(), what, f"{cure}, or {check.MEND}")

@@ -78,12 +78,13 @@ class Run(Folder):
         """Whether a run has left a checkpoint or its summary here."""
         return bool(saved(self.checkpoints)) or os.path.lexists(self.path / "summary.json")
 
-    def is_ahead(self, step: int) -> bool:
-        """Whether `last.pt` holds a later step than `step`."""
+    def is_ahead(self, step: int, epoch: int) -> bool:
+        """Whether `last.pt` is later than `step`, or than that step before its epoch's end."""
         try:
-            return bool(load(self.checkpoints / "last.pt")["state"]["step"] > step)
+            state = load(self.checkpoints / "last.pt")["state"]
         except UserError:
             return False
+        return bool((state["step"], state["epoch"]) > (step, epoch))
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the file `name` by `text`, whole or not at all."""

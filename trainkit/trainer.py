@@ -286,7 +286,7 @@ class Trainer:
         prepare(self, resume)
         check_monitors(self)
         cores.use(cores.chosen(self, resume))
-        self.going_back = resume is not None and self.run is not None and self.run.is_ahead(self.state.step)
+        self.going_back = resume is not None and self.run is not None and self.run.is_ahead(self.state.step, self.state.epoch)
         with torch.inference_mode():
             self.steps = Steps(self, mode)
         self.running = self.steps.mode

@@ -101,7 +101,7 @@ LAYOUTS: dict[str, Callable[[], None]] = {  # what is done to the run before it 
     "damaged": damage,
     "cut short": lambda: os.truncate(LAST, LAST.stat().st_size - 9),
     "empty": lambda: os.truncate(LAST, 0),
-    "another format": forge(lambda c: c.update(format=2)),
+    "another format": forge(lambda c: c.update(format=1)),
     "a part left out": forge(lambda c: c.pop("rng")),
     "another model": forge(lambda c: c["model"].pop("0.weight")),
     "another optimizer": forge(lambda c: c["optimizer"].clear()),
