@@ -248,21 +248,14 @@ def test_a_log_that_is_not_ours_is_refused_with_its_line_and_every_byte_stays(
     assert digests(half) == before
 
 
-def test_a_pipe_a_link_and_a_folder_are_refused_without_waiting(half: Path) -> None:
-    path = half / "metrics.csv"
+@pytest.mark.parametrize("name", ["metrics.csv", "events.out.tfevents.1.x"])
+def test_a_pipe_a_link_and_a_folder_are_refused_without_waiting(name: str, half: Path) -> None:
+    path = half / name
     for make, word in ((os.mkfifo, "a pipe"), (os.mkdir, "a folder"), (lambda p: os.symlink("elsewhere", p), "a link")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         make(path)
-        with pytest.raises(UserError, match=f"metrics.csv is {word}, not a file; remove it"):
+        with pytest.raises(UserError, match=f"{name} is {word}"):
             fit(half, resume=last(half))
-
-
-def test_pipes_beside_the_event_files_are_not_opened(half: Path, whole: Path) -> None:
-    os.mkfifo(half / "events.out.tfevents.1.x")
-    os.mkfifo(half / "events.out.tfevents.99999999999.x")
-    fit(half, resume=last(half), max_steps=5)
-    assert log(half).count(b"\n") == 3
-    assert verify.scalars(half)["val/loss"] == verify.scalars(whole)["val/loss"][:1]
 
 
 @pytest.mark.parametrize("row", [b"2,6,0.5", b"2,6,0.5,0.25,0.5,0.5"])
