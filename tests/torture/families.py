@@ -69,7 +69,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the ta
         *notebook.notebook(folder / "f"),
     ],
 }
-LONGEST = ("shapes", "load", "signals", "resume", "configs", "values", "kills", "crash", "fuzz")
+LONGEST = ("shapes", "forged", "load", "signals", "resume", "configs", "values", "kills", "crash", "fuzz")
 
 
 def family(name: str) -> tuple[str, list[Tally], float]:
