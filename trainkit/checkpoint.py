@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 import struct
 import sys
 import zipfile
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError, UserErrors, cause, shortage
+from .folder import kind_of
 from .pattern import COUNT, Either, shown, unlike
 from .pickled import MOST as MOST_OPCODES
 from .pickled import inspect, opcodes
@@ -77,14 +77,11 @@ def write(data: bytes | Callable[[IO[bytes]], object], path: Path) -> None:
 
 def check_target(path: Path) -> None:
     """Raise UserError where a link, pipe, device or folder is at `path`: a rename would replace it."""
-    with suppress(OSError):  # nothing is there; whatever else is wrong, opening the temporary says so
-        if not stat.S_ISREG(mode := path.lstat().st_mode):
-            raise UserError(f"{path}: not saved, there is a {_kind(mode)}, not a regular file; remove it, or name another")
-
-
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFLNK: "link", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
-    return kinds.get(stat.S_IFMT(mode), "device")
+    found = None
+    with suppress(OSError):  # whatever is wrong, opening the temporary says so
+        found = kind_of(path)
+    if found not in (None, "a file"):
+        raise UserError(f"{path}: not saved, there is {found}, not a regular file; remove it, or name another")
 
 
 class _Sealed:
