@@ -219,7 +219,7 @@ class LRScheduler(Callback):
 
     def _apply(self, trainer: Trainer) -> None:
         if not steps_left(trainer):
-            return  # the rate behind the last step is nobody's, and may be below 0
+            return  # no step uses the rate after the last one, which may be below 0
         trainer.set_lr(self.rates(trainer.state.step))
         group = self.carriers[0].param_groups[0]
         optimizer: Any = trainer.optimizer

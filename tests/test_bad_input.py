@@ -189,7 +189,7 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "an option of another command": (GOOD, ["--out", "x.csv"], ["fit: takes no --out; predict, compare do"]),
     "resume of nothing": (GOOD, ["--resume", "nowhere"], ["resume: no nowhere; name a run's folder or a checkpoint"]),
     "resume without a run": (GOOD, ["--resume"], ["resume: no run of conf.yaml with a checkpoint in logs/conf"]),
-    "resume of a folder that is no run": (
+    "resume of a folder that is not a run": (
         GOOD,
         ["--resume", "."],
         ["resume: . is not a run's folder, it has no file .trainkit-run"],

@@ -209,7 +209,7 @@ class Unread(UserError):
 
 def _load(path: Path, passed: Callable[[], None]) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"checkpoint {path}: is no file; name a .pt file or a run's folder")
+        raise UserError(f"checkpoint {path}: is not a file; name a .pt file or a run's folder")
     data = _bytes(path)
     passed()
     cure = "take another checkpoint of the run"

@@ -87,7 +87,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nobody interrupted."""
+    """The uninterrupted run."""
     folder = tmp_path_factory.mktemp("logs") / "whole"
     fit(folder)
     return folder

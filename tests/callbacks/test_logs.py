@@ -96,7 +96,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nobody interrupted."""
+    """The uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     run(folder, TensorBoard(), CSVLog())
     return folder

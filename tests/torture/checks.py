@@ -167,7 +167,7 @@ OUTRIGHT: dict[str, Config] = {  # schedules that torch's documentation rules ou
     "a number for arguments": {"StepLR": 3},
     "milestones descending": {"MultiStepLR": {"milestones": [5, 2]}},
     "a milestone of text": {"MultiStepLR": {"milestones": [1, "2"]}},
-    "one milestone that is no list": {"MultiStepLR": {"milestones": 3}},
+    "one milestone that is not a list": {"MultiStepLR": {"milestones": 3}},
     "a sequence without milestones": {"SequentialLR": {"schedulers": [{"StepLR": {"step_size": 1}}]}},
     "a milestone too many": {"SequentialLR": {"schedulers": [{"StepLR": {"step_size": 1}}], "milestones": [1]}},
     "a sequence of nothing": {"SequentialLR": {"schedulers": [], "milestones": []}},
@@ -217,7 +217,7 @@ ELSEWHERE: dict[str, dict[str, Any]] = {  # keys of the configuration and what t
     "a path as a file name": {"callbacks.checkpoint": {"monitor": "train/loss", "save_top_k": 2, "filename": "../x"}},
     "an option as a file name": {"callbacks.checkpoint": {"monitor": "train/loss", "save_top_k": 2, "filename": "-{epoch}"}},
     "half a field": {"callbacks.checkpoint": {"monitor": "train/loss", "save_top_k": 2, "filename": "{epoch"}},
-    "a field that is no metric": {
+    "a field that is not a metric": {
         "callbacks.checkpoint": {"monitor": "train/loss", "save_top_k": 2, "filename": "e{val/acc:g}"}
     },
     "an attribute of a field": {"callbacks.checkpoint": {"monitor": "train/loss", "save_top_k": 2, "filename": "{epoch.real}"}},

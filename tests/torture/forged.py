@@ -86,7 +86,7 @@ def tree() -> dict[str, Any]:
 
 
 def check(tally: Tally, name: str, before: dict[str, Any], own: str = "run/") -> None:
-    """What is no file of the run's has to be there as it was."""
+    """Every path that is not the run's own must be as it was."""
     after = tree()
     changed = [p for p in before if after.get(p) != before[p] and not (p.startswith(own) and is_ours(p))]
     if changed:

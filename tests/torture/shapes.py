@@ -317,7 +317,7 @@ HOLDS = "no bit of the last state differs: parameters, slots, counters, random s
 
 
 def shapes(folder: Path, eager: int, compiled: int, seed: int = 0) -> list[Tally]:
-    """So many drawn cases, eager and compiled."""
+    """Draw `eager` eager cases and `compiled` compiled ones, and try each."""
     draw = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     alone = f"the run left alone and the resumed one: {HOLDS}"
