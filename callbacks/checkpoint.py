@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from trainkit.callback import Callback
 from trainkit.checkpoint import Unread, delete, load, save
-from trainkit.errors import MOST, UserError, escaped
+from trainkit.errors import MOST, UserError
 from trainkit.pattern import COUNT, Either, accept, shown, unlike
 from trainkit.run import plain_name
 from trainkit.streams import say
@@ -92,7 +92,6 @@ class Checkpoint(Callback):
         assert trainer.run is not None
         folder = trainer.run.checkpoints
         self._delete_gone(trainer)  # what a run that was killed between saving and deleting has left
-        delete(folder / FINAL)
         if self.kept and self.kept[0][1] != BEST and (self.held is None or self.kept[0][0] < self.held[0]):
             source = folder / self.kept[0][1]  # best.pt was lost
             if self._wrote(source, self.kept[0]):
@@ -137,9 +136,10 @@ class Checkpoint(Callback):
             save(self.waiting[name], folder / name)
             del self.waiting[name]
             self.written.add(name)
+        delete(folder / FINAL)  # of an earlier end, which last.pt leaves behind
         save(trainer.snapshot() if content is None else content, folder / LAST)
         self.saved = (trainer.state.step, trainer.state.batch)
-        trainer.call("on_save_end")
+        trainer.save_ended()
         self._delete_gone(trainer)
         self.ended = time.monotonic()
         self.took = self.ended - began
@@ -239,7 +239,7 @@ class Checkpoint(Callback):
     def _say(self, what: str, names: Iterable[str]) -> None:
         if names := sorted(names):
             more = f", and {len(names) - MOST} more" if len(names) > MOST else ""
-            say(escaped(f"callbacks.{self.name}: {what}: {', '.join(names[:MOST])}{more}"))
+            say(f"callbacks.{self.name}: {what}: {', '.join(names[:MOST])}{more}")
 
     def state_dict(self) -> dict[str, Any]:
         gone = [list(self.gone[name]) for name in sorted(self.gone)]
@@ -257,4 +257,4 @@ class Checkpoint(Callback):
         elif state["monitor"] is not None and self.monitor is not None:
             then = f"{shown(state['monitor'], '')} ({'min' if state['sign'] > 0 else 'max'})"
             now = f"{self.monitor} ({'min' if self.sign > 0 else 'max'})"
-            say(escaped(f"callbacks.{self.name}: the checkpoint ranks by {then}, this run by {now}: best.pt is ranked anew"))
+            say(f"callbacks.{self.name}: the checkpoint ranks by {then}, this run by {now}: best.pt is ranked anew")

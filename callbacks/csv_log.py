@@ -94,18 +94,20 @@ class CSVLog(Callback):
                 raise lines.refused(
                     "no newline ends it (got the end of the file)", "add one if the line is whole, or delete the line"
                 )
-        if lines.columns:
+        if not trainer.run.continues:  # neither rows nor columns of a run that saved nothing
+            self.mark = Mark()
+        elif lines.columns:
             self.columns, self.head, self.end = lines.columns, lines.head, max(self.end, lines.head)
 
     def on_train_start(self, trainer: Trainer) -> None:
         if self.cut is not None and not trainer.going_back:
             say(f"{FILE}: line {self.cut} has no end, as a kill can leave it; it is cut")
-        if self.is_marked:
-            rows, step, _ = self.wanted
-            if self.mark.rows != rows:
-                say(f"{FILE}: has {self.mark.rows} rows up to step {step}, the checkpoint counts {rows}; continued as it is")
-        elif not trainer.state.step and self.size > self.head:
-            say(f"{FILE}: begun anew; its rows are of a run that saved nothing")
+        assert trainer.run is not None
+        rows, step, _ = self.wanted
+        if not trainer.run.continues and self.size:
+            say(f"{FILE}: started over; its rows are of a run that saved nothing")
+        elif self.is_marked and self.mark.rows != rows:
+            say(f"{FILE}: has {self.mark.rows} rows up to step {step}, the checkpoint counts {rows}; continued as it is")
         for row in csv.DictReader(io.StringIO(self.saved_tail, newline="")):
             self.tail.append(self._line(row))
         self.saved_tail, self.is_held = "", trainer.going_back

@@ -19,6 +19,7 @@ from trainkit.schedules import (
     check,
     check_length,
     contradiction,
+    described,
     jump,
     jumps,
     places,
@@ -232,7 +233,7 @@ class LRScheduler(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "schedule": repr((self.chosen, self.interval)),
+            "schedule": self._described(),
             "monitor": self._monitored(),
             "advanced": self.advanced,
             "progress": [progress(s) for s in self.schedulers],
@@ -250,6 +251,9 @@ class LRScheduler(Callback):
         )
         self.restored = state  # the schedule is built when the fit starts
 
+    def _described(self) -> str:
+        return repr(((self.chosen[0], described(self.chosen[1])), self.interval))
+
     def _monitored(self) -> str:
         """What a plateau's best and its count are of."""
         return f"{self.chosen[1].get('mode', 'min')} {self.monitor}" if self.plateau else ""
@@ -266,7 +270,7 @@ class LRScheduler(Callback):
         groups = [g for c in self.carriers for g in c.param_groups]
         saved_groups = [g for c in state["groups"] for g in c]
         was_plateau = state["schedule"].startswith("(('ReduceLROnPlateau',")
-        same = state["schedule"] == repr((self.chosen, self.interval)) or (self.plateau and was_plateau)
+        same = state["schedule"] == self._described() or (self.plateau and was_plateau)
         same = same and (len(saved_groups), len(state["progress"])) == (len(groups), len(self.schedulers))
         if not self.plateau:
             same = same and [g["initial_lr"] for g in groups] == [g["initial_lr"] for g in saved_groups]

@@ -58,7 +58,7 @@ class TensorBoard(Callback):
         assert trainer.run is not None
         step = trainer.state.step
         self.is_held = trainer.going_back
-        if step == 0:
+        if step == 0 or not trainer.run.continues:
             self._purge(0)  # the events of a run that saved nothing
             self._config(trainer.config)
         else:
@@ -106,7 +106,7 @@ class TensorBoard(Callback):
     def state_dict(self) -> dict[str, Any]:
         """`since`: the first step that is not complete; `points`: step, tag (a place in `tags`) and value of each scalar."""
         if self.writer is not None:
-            self.writer.flush()  # what the checkpoint's step is behind is on the disk before the checkpoint
+            self.writer.flush()  # before the checkpoint: a kill behind it loses no event
         state, since, points = self.trainer.state, self.since, self.points
         if not self.is_held:
             since = state.step + (state.batch == 0)

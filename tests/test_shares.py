@@ -143,3 +143,14 @@ def test_a_batch_in_parts_of_which_one_or_all_are_ignored_has_no_nan() -> None:
         value = training_step(net, CrossEntropyLoss(ignore_index=1), optimizer, accumulate=2)(sample(4)[0], t)
         assert value.isfinite()
         assert optimizer.g.isfinite().all()
+
+
+def test_a_loss_whose_sum_is_not_its_mean_times_its_count_is_refused() -> None:
+    class Mean(MSELoss):
+        def fwd(self, y: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return (y - t).square().mean(), y - t
+
+    net = Sequential(Linear(2, 1))
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match=r"loss: Mean with reduction=sum gives .*override count"):
+        Trainer(max_epochs=1, device="cpu").fit(net, Mean(), SGD(net.param(), 0.1), tensors(x, x.sum(1)))

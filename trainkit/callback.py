@@ -150,13 +150,17 @@ def check_monitors(trainer: Trainer) -> None:
 
     Nothing is refused where a callback does not say what it adds: `missing` is asked again after the first epoch.
     """
-    added = [cb.adds_metrics(trainer) for cb in trainer.callbacks.values()]
-    data = trainer.data
-    known = {"train/loss", "lr"}
+    known, added = known_metrics(trainer), [cb.adds_metrics(trainer) for cb in trainer.callbacks.values()]
+    if None not in added and (found := missing(trainer, known)):
+        raise UserErrors(line for _, line in found)
+
+
+def known_metrics(trainer: Trainer) -> set[str]:
+    """The metrics of an epoch of this run: the trainer's, and those that callbacks say they add."""
+    data, known = trainer.data, {"train/loss", "lr"}
     if data.val is not None:
         known |= {"val/loss"} | ({"val/error"} if data.classes is not None and data.val.label is not None else set())
-    if None not in added and (found := missing(trainer, known.union(*filter(None, added)))):
-        raise UserErrors(line for _, line in found)
+    return known.union(*(cb.adds_metrics(trainer) or () for cb in trainer.callbacks.values()))
 
 
 def missing(trainer: Trainer, known: Collection[str]) -> list[tuple[str, str]]:

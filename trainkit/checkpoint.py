@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
+import stat
 import struct
 import sys
 import zipfile
@@ -59,6 +61,7 @@ def write(data: bytes | Callable[[IO[bytes]], object], path: Path) -> None:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             with os.fdopen(handle, "wb") as file:
+                keep_mode(handle, path)
                 file.write(data) if isinstance(data, bytes) else data(file)
                 file.flush()
                 os.fsync(file.fileno())  # never tried again: after a failure the pages may be gone
@@ -141,6 +144,12 @@ def _stream(content: dict[str, Any], file: IO[bytes]) -> None:
     sealed.close()
 
 
+def keep_mode(handle: int, path: Path) -> None:
+    """Give an open file the permissions of `path`, which it will replace, if that is there."""
+    with suppress(FileNotFoundError):
+        os.fchmod(handle, stat.S_IMODE(path.stat().st_mode))
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable."""
     handle = os.open(folder, os.O_RDONLY)
@@ -158,7 +167,8 @@ def saved(folder: Path) -> list[Path]:
 def sweep(folder: Path) -> None:
     """Delete the temporaries that a killed run left in `folder`; its lock is held."""
     for path in folder.glob(f"{TEMPORARY}*"):
-        delete(path)
+        if re.fullmatch(rf"{re.escape(TEMPORARY)}[0-9a-f]+-.+", path.name, re.DOTALL) and kind_of(path) == "a file":
+            delete(path)
 
 
 def delete(path: Path) -> None:
@@ -403,21 +413,25 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """last.pt, or where it is not valid the valid checkpoint with the most steps: path, content, and why others were skipped.
 
     A file that is ahead of last.pt is of a save that did not come to its end, and may list files that were never written. None
-    valid is an error: never a silent fresh start.
+    valid is an error: never a silent fresh start. So is one that cannot be read now: the next save would replace it.
     """
-    best: tuple[tuple[bool, int], Path, dict[str, Any]] | None = None
+    best: tuple[int, Path, dict[str, Any]] | None = None
     skipped: list[str] = []
-    for path in saved(folder):
+    for path in sorted(saved(folder), key=lambda path: path.name != "last.pt"):
         try:
             if path.is_symlink():
                 raise UserError(f"checkpoint {path}: is a link and could lead elsewhere; name its target")
             content = load(path)
+        except Unread:
+            raise
         except UserError as error:
             skipped.append(str(error))
             continue
-        rank = (path.name == "last.pt", content["state"]["step"])
-        if best is None or rank > best[0]:
-            best = (rank, path, content)
+        step = content["state"]["step"]
+        if best is None or step > best[0]:
+            best = (step, path, content)
+        if path.name == "last.pt":
+            break
     if best is None:
         why = "\n".join(skipped) or f"{folder} has no .pt file"
         raise UserError(f"resume: no valid checkpoint in {folder}; start a new run, or name another folder\n{why}")

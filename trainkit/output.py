@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from .checkpoint import sync_folder
+from .checkpoint import keep_mode, sync_folder
 from .errors import UserError, cause
 from .folder import check_writable, kind_of
 
@@ -58,6 +58,7 @@ class Output:
             try:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 self._handle = os.open(self._temporary, flags, 0o644)
+                keep_mode(self._handle, self._target)
             except OSError as error:
                 self._temporary = None
                 raise self._error(f"not saved, {cause(error)}") from error

@@ -161,3 +161,20 @@ def _check_shapes(trainer: Trainer) -> None:
                 loss.check(answer, part.t.expand(*over, *part.t.shape))
             except UserError as error:
                 raise UserError(f"loss, on the {name} part: {error}") from None
+    t = data.train.t[:2]
+    _check_sum(loss, y, t.expand(*over, *t.shape))
+
+
+def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
+    """Refuse a loss whose sum is not its mean times its count: parts and batches are put together from sums and counts."""
+    if loss.reduction != "mean":
+        return
+    mean, total, count = (
+        torch.as_tensor(v).detach().cpu().double() for v in (loss.fwd(y, t)[0], loss.summed().fwd(y, t)[0], loss.count(t))
+    )
+    known = mean.isfinite() & total.isfinite() & (count != 0)
+    if known.any() and not torch.allclose(total[known], (mean * count)[known], rtol=1e-3, atol=1e-6):
+        raise UserError(
+            f"loss: {type(loss).__name__} with reduction=sum gives {total.tolist()}, its mean times its count is"
+            f" {(mean * count).tolist()}; compute with self.reduce and self.weight, or override count"
+        )

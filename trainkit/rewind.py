@@ -24,6 +24,7 @@ def undoing(net: Module, optimizer: Optimizer) -> Callable[[], None]:
     count, state = optimizer.t, [s.clone() for s in optimizer.state()]
     drawn = [(g, g.get_state()) for g in (*drawn_from(net), torch.default_generator)]
     python = random.getstate()  # a user's module may draw from the global generators
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
     def back() -> None:
         optimizer.t = count
@@ -32,6 +33,8 @@ def undoing(net: Module, optimizer: Optimizer) -> Callable[[], None]:
         for g, before in drawn:
             g.set_state(before)
         random.setstate(python)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
 
     return back
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from .checkpoint import load, saved, sweep, write
+from .checkpoint import Unread, load, saved, sweep, write
 from .errors import UserError
 from .folder import Folder, check_writable, kind_of
 from .streams import say
@@ -34,6 +34,7 @@ class Run(Folder):
     def __init__(self, path: Path, new: bool = False, numbered: bool = False) -> None:
         super().__init__(path, numbered)
         self.new = new or numbered
+        self.continues = False  # the fit goes on with the run that has saved here
         self._names: tuple[str, ...] = WRITTEN
 
     @property
@@ -41,13 +42,14 @@ class Run(Folder):
         return self.path / "checkpoints"
 
     def open(self, files: Iterable[str] = (), going_on: bool = False) -> None:
-        """Check that the run can write into its folder; with `going_on`, and the marker there, lock it.
+        """Check that the run can write into its folder; with `going_on`, and its run there, lock it.
 
         files: what the callbacks write. Raises UserError where it holds another run, or something that is not a run's under a
         name that the run writes, or where another trainer is at work in it.
         """
         self._names = tuple(dict.fromkeys([*WRITTEN, *files]))
-        if going_on and not self.new and self.marked:
+        self.continues = going_on and not self.new and self.marked and self.taken()
+        if self.continues:
             self.lock()
         if not self.numbered:
             self._check()
@@ -82,6 +84,8 @@ class Run(Folder):
         """Whether `last.pt` is later than `step`, or than that step before its epoch's end."""
         try:
             state = load(self.checkpoints / "last.pt")["state"]
+        except Unread:
+            raise
         except UserError:
             return False
         return bool((state["step"], state["epoch"]) > (step, epoch))

@@ -182,6 +182,15 @@ def build(carrier: Carrier, name: str, arguments: Mapping[str, Any]) -> Any:
     return getattr(torch_schedulers, name)(carrier, **kwargs)
 
 
+def described(value: Any) -> Any:
+    """Arguments as a checkpoint compares them: a function by its name, since its repr has an address."""
+    if isinstance(value, Mapping):
+        return {k: described(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [described(v) for v in value]
+    return getattr(value, "__qualname__", type(value).__qualname__) if callable(value) else value
+
+
 def rate(group: Mapping[str, Any]) -> float:
     """A group's rate: 0 where the recursion of a schedule that ends at 0 was rounded to less."""
     lr = float(group["lr"])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import __version__, cores, streams
-from .callback import Callback
+from .callback import Callback, known_metrics
 from .checkpoint import FORMAT, check_types, plain
 from .data.check import PARTS
 from .data.dataset import Dataset
@@ -58,17 +58,17 @@ def take(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-COMING = ("train/loss", "lr", "val/loss", "val/error", "train/error", "test/loss", "test/error")  # metrics of most runs
+FINAL = {"train/error", "test/loss", "test/error"}  # metrics that come after the last step
 
 
 def check_room(trainer: Trainer) -> None:
     """Raise UserError for a run whose checkpoints would have more values than a file may hold; copies no tensor."""
     columns: dict[str, Any] = trainer.data.schema or {}
     replicas = trainer.replicas
-    metrics = len({*COMING, *trainer.metrics})
+    metrics = len({*known_metrics(trainer), *FINAL, *trainer.metrics})
     schema = opcodes([columns, trainer.data.classes or ()])
     rest = opcodes([p for _, p, _ in trainer.net.named_param()]) + opcodes([trainer.optimizer.p] * len(trainer.optimizer.slots))
-    rest += opcodes(asdict(trainer.state)) + 3 * metrics * replicas  # a number each, and perhaps a column's name
+    rest += opcodes(asdict(trainer.state)) + metrics * (replicas + 4)
     for cb in trainer.callbacks.values():
         with suppress(Exception):  # of one that has no state before the first step; a save says what is wrong with it
             rest += opcodes(cb.state_dict())

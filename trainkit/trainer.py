@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import cores, signals, snapshot
-from .callback import HOOKS, Callback, check_files, check_monitors, listeners, missing, named, overrides
+from .callback import HOOKS, Callback, check_files, check_monitors, known_metrics, listeners, missing, named, overrides
 from .data.dataset import Dataset, Part
 from .data.normalize import Normalizer
 from .device import find_device
@@ -234,8 +234,8 @@ class Trainer:
                     first_step = self.state.step
                     if self.run is not None:
                         self.run.begin()
-                        if self.config:
-                            self.run.write_text("config.yaml", self.config)
+                        if not self.going_back:
+                            self._write_config()
                     self.call("on_train_start")
                     with torch.inference_mode():
                         self._loop()
@@ -262,6 +262,16 @@ class Trainer:
             if self.run is not None:
                 self.run.close()
         return self.summary
+
+    def save_ended(self) -> None:
+        """`last.pt` of this moment is on the disk: called by the callback that wrote it."""
+        if self.going_back:  # until now a resume would have continued from the old last.pt
+            self._write_config()
+        self.call("on_save_end")
+
+    def _write_config(self) -> None:
+        if self.run is not None and self.config:
+            self.run.write_text("config.yaml", self.config)
 
     def connect(self, net: Module, loss: Loss, optimizer: Optimizer, data: Dataset) -> list[str]:
         """Take what is to be trained, and build the table of hooks; the files that the callbacks write.
@@ -397,7 +407,8 @@ class Trainer:
         if "train/loss" not in self.metrics:
             return  # no epoch is done yet
         awaited = self.data.val is not None and not any(m.startswith("val/") for m in self.metrics)
-        if lines := [line for m, line in missing(self, self.metrics) if not (awaited and m.startswith("val/"))]:
+        known = {*self.metrics, *known_metrics(self)}
+        if lines := [line for m, line in missing(self, known) if not (awaited and m.startswith("val/"))]:
             self.failed = UserErrors(f"{line}; the run ends after step {self.state.step}" for line in lines)
             self.fresh.clear()  # nothing is ranked by what is not there
             self.stop("error", str(self.failed), at_once=True)

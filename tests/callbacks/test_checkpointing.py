@@ -665,8 +665,12 @@ def test_a_best_pt_that_cannot_be_read_now_is_not_replaced(tmp_path: Path, monke
     before = contents(tmp_path)
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
 
+    read = checkpoint._bytes
+
     def fail(path: Path) -> bytes:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if path.name == "best.pt":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path)
 
     monkeypatch.setattr(checkpoint, "_bytes", fail)
     net = Sequential(Linear(1, 1, bias=False))
@@ -735,8 +739,8 @@ def test_a_run_that_could_not_be_saved_is_refused_before_it_writes(tmp_path: Pat
 
 
 def test_too_many_replicas_are_refused_with_how_many_fit(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^checkpoint: .*; use 9,\d+ replicas or fewer, not 20,000"):
-        run(tmp_path, [1], Checkpoint(), replicas=20_000)
+    with pytest.raises(UserError, match=r"^checkpoint: .*; use 2\d,\d+ replicas or fewer, not 60,000"):
+        run(tmp_path, [1], Checkpoint(), replicas=60_000)
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
     trainer, _ = run(tmp_path, [1], Checkpoint(), replicas=7_000)
     assert trainer.state.step == 3
@@ -749,3 +753,34 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_refused_before_training(name: 
     (tmp_path / "checkpoints" / "pipe").rename(tmp_path / "checkpoints" / name)
     with pytest.raises(UserError):
         run(tmp_path, [1], Checkpoint())
+
+
+# -- what a resume may not lose -----------------------------------------------------------------------------------------------
+
+
+def test_a_last_pt_that_cannot_be_read_now_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older state would be resumed, and the next save would replace a last.pt that may be whole."""
+    run(tmp_path, [3, 1], Checkpoint("score"))
+    read = checkpoint._bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name == "last.pt":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path)
+
+    monkeypatch.setattr(checkpoint, "_bytes", fail)
+    with pytest.raises(UserError, match=r"last\.pt: cannot be read, Input/output error"):
+        checkpoint.newest(tmp_path / "checkpoints")
+
+
+def test_final_pt_stays_until_a_resumed_run_has_saved(tmp_path: Path) -> None:
+    class Break(Callback):
+        def on_train_epoch_start(self, trainer: Trainer) -> None:
+            raise ValueError
+
+    run(tmp_path, [1, 3], Checkpoint("score", every_n_epochs=1), EarlyStopping("score", restore_best=True))
+    final = tmp_path / "checkpoints" / "final.pt"
+    before = final.read_bytes()
+    with pytest.raises(CallbackError):
+        run(tmp_path, [1, 3, 2], Checkpoint("score"), EarlyStopping("score", restore_best=True), Break(), resume=True)
+    assert final.read_bytes() == before

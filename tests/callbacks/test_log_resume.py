@@ -186,7 +186,19 @@ def test_a_run_in_the_folder_of_one_that_saved_nothing_begins_its_logs_anew(
     fit(tmp_path / "run")
     assert log(tmp_path / "run") == log(whole)
     assert verify.scalars(tmp_path / "run") == verify.scalars(whole)
-    assert "metrics.csv: begun anew; its rows are of a run that saved nothing\n" in capsys.readouterr().err
+    assert "metrics.csv: started over; its rows are of a run that saved nothing\n" in capsys.readouterr().err
+
+
+def test_a_run_resumed_into_the_folder_of_one_that_saved_nothing_has_none_of_its_rows(
+    half: Path, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "dead")
+    shutil.rmtree(tmp_path / "dead" / "checkpoints")
+    (tmp_path / "dead" / "summary.json").unlink()
+    fit(tmp_path / "dead", resume=last(half))
+    rows = log(whole).splitlines()
+    places = [[row.split(b",")[:2] for row in lines] for lines in (rows, log(tmp_path / "dead").splitlines())]
+    assert places[1] == [places[0][0], *places[0][len(log(half).splitlines()) :]]
 
 
 # -- metrics.csv, changed by others ----------------------------------------------------------------------------------------

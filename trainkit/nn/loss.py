@@ -20,7 +20,11 @@ Reduction = Literal["mean", "sum"]
 
 
 class Loss:
-    """What every loss shares: the reduction, and the stateful pair `forward(y, t)`, `backward()`."""
+    """What every loss shares: the reduction, and the stateful pair `forward(y, t)`, `backward()`.
+
+    A subclass computes with `self.reduction`, by `reduce` and `weight` or by itself: with sum, value and dy are those of the
+    mean times `count(t)`. Evaluation, and batches in parts, add up sums and counts.
+    """
 
     lead = 0  # replica axes of y, t and value, as in Module
     logits = False  # True where y > 0, not y > 1/2, answers class 1
