@@ -99,13 +99,13 @@ class CSVLog(Callback):
 
     def on_train_start(self, trainer: Trainer) -> None:
         if self.cut is not None and not trainer.going_back:
-            say(f"{FILE}: line {self.cut} has no end, as a kill can leave it; it is cut")
+            say(f"{FILE}: line {self.cut} is incomplete (the run was killed while writing it); removed")
         if self.is_marked:
             rows, step, _ = self.wanted
             if self.mark.rows != rows:
                 say(f"{FILE}: has {self.mark.rows} rows up to step {step}, the checkpoint counts {rows}; continued as it is")
         elif not trainer.state.step and self.size > self.head:
-            say(f"{FILE}: begun anew; its rows are of a run that saved nothing")
+            say(f"{FILE}: started over; its rows are of a run that saved nothing")
         for row in csv.DictReader(io.StringIO(self.saved_tail, newline="")):
             self.tail.append(self._line(row))
         self.saved_tail, self.is_held = "", trainer.going_back
@@ -218,7 +218,7 @@ def opened(path: Path) -> BinaryIO | None:
 
 
 class Lines(Iterator[str]):
-    """The lines of a log, but for a last one that no newline ends. `number` and `end` (in bytes) are those of the last one.
+    """The lines of a log, without an incomplete last line. `number` and `end` (in bytes) are those of the last line read.
 
     `read` sets `columns`, and `head`: where the header ends.
     """

@@ -186,7 +186,7 @@ def test_a_run_in_the_folder_of_one_that_saved_nothing_begins_its_logs_anew(
     fit(tmp_path / "run")
     assert log(tmp_path / "run") == log(whole)
     assert verify.scalars(tmp_path / "run") == verify.scalars(whole)
-    assert "metrics.csv: begun anew; its rows are of a run that saved nothing\n" in capsys.readouterr().err
+    assert "metrics.csv: started over; its rows are of a run that saved nothing\n" in capsys.readouterr().err
 
 
 # -- metrics.csv, changed by others ----------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_a_row_that_a_kill_cut_short_behind_the_last_save_is_cut_and_said(
     (half / "metrics.csv").write_bytes(log(half) + row)
     capsys.readouterr()
     check(half, whole)
-    assert capsys.readouterr().err == "metrics.csv: line 4 has no end, as a kill can leave it; it is cut\n"
+    assert capsys.readouterr().err == "metrics.csv: line 4 is incomplete (the run was killed while writing it); removed\n"
 
 
 @pytest.mark.parametrize("text", [None, b""], ids=["deleted", "empty"])
