@@ -36,7 +36,8 @@ class Checkpoint(Callback):
     next save, and every file of one save is written together, last.pt at last, so a run that is killed and resumed ends with
     the same files. Values that are not finite never rank.
     A resumed run replaces a best.pt of the same metric by a better state only, even where best.pt is of a later step than the
-    run resumes from. A checkpoint may be a stranger's: of the files that it lists, one is deleted only if the file itself says
+    run resumes from. Files of later steps than the run resumes from (the k best of an abandoned future) stay in the folder and
+    no longer rank. A checkpoint may be a stranger's: of the files that it lists, one is deleted only if the file itself says
     that it was saved under that name, at that step, for that score.
     Where a callback changes the parameters after the last step (early stopping's restore_best), `final.pt` holds them.
     All of it happens after the metric is known and the schedules have moved, so a file never holds a stale value.
@@ -175,7 +176,7 @@ class Checkpoint(Callback):
         return self.names.make(lambda field: counters[field] if field in counters else trainer.metric(field), taken)
 
     def _delete_gone(self, trainer: Trainer) -> None:
-        """Delete the files that no longer rank; one that this fit has not written has to prove that it is the one noted."""
+        """Delete the files that no longer rank; one of an earlier fit only if its content matches the entry."""
         assert trainer.run is not None
         left = []
         for name, entry in self.gone.items():
@@ -190,7 +191,7 @@ class Checkpoint(Callback):
     # -- what a resumed run finds ----------------------------------------------------------------------------------------
 
     def _held(self, path: Path) -> tuple[float, int] | None:
-        """Score and step of best.pt as its own content says; None where it is not there, damaged or of another metric."""
+        """Score and step of best.pt, read from the file itself; None where it is missing, damaged or of another metric."""
         if path.is_symlink():
             return None
         try:
@@ -210,7 +211,7 @@ class Checkpoint(Callback):
         return []
 
     def _wrote(self, path: Path, entry: Entry) -> bool:
-        """Whether the file at `path` is the one of `entry`, as its own content says."""
+        """Whether the file at `path` is the one of `entry`, by its own content."""
         if path.is_symlink() or not path.is_file():
             return False
         try:
@@ -257,4 +258,4 @@ class Checkpoint(Callback):
         elif state["monitor"] is not None and self.monitor is not None:
             then = f"{shown(state['monitor'], '')} ({'min' if state['sign'] > 0 else 'max'})"
             now = f"{self.monitor} ({'min' if self.sign > 0 else 'max'})"
-            say(f"callbacks.{self.name}: the checkpoint ranks by {then}, this run by {now}: best.pt is ranked anew")
+            say(f"callbacks.{self.name}: the checkpoint ranks by {then}, this run by {now}: best.pt is ranked again")

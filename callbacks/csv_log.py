@@ -101,7 +101,7 @@ class CSVLog(Callback):
 
     def on_train_start(self, trainer: Trainer) -> None:
         if self.cut is not None and not trainer.going_back:
-            say(f"{FILE}: line {self.cut} has no end, as a kill can leave it; it is cut")
+            say(f"{FILE}: line {self.cut} is incomplete (the run was killed while writing it); removed")
         assert trainer.run is not None
         rows, step, _ = self.wanted
         if not trainer.run.continues and self.size:
@@ -220,7 +220,7 @@ def opened(path: Path) -> BinaryIO | None:
 
 
 class Lines(Iterator[str]):
-    """The lines of a log, but for a last one that no newline ends. `number` and `end` (in bytes) are those of the last one.
+    """The lines of a log, without an incomplete last line. `number` and `end` (in bytes) are those of the last line read.
 
     `read` sets `columns`, and `head`: where the header ends.
     """

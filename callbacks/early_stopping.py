@@ -159,7 +159,7 @@ class EarlyStopping(Callback):
         if (state["monitor"], state["sign"]) != (self.monitor, self.sign):
             was = f"{'min' if state['sign'] > 0 else 'max'} {shown(state['monitor'], '')}"
             now = f"{'min' if self.sign > 0 else 'max'} {shown(self.monitor, '')}"
-            say(f"callbacks.{self.name}: the monitor was {was}, now it is {now}; its best and its count begin anew")
+            say(f"callbacks.{self.name}: the monitor was {was}, now it is {now}; its best value and count are reset")
             return  # the best of another metric says nothing, nor do its parameters
         self.best, self.waited, self.stopped = list(state["best"]), list(state["waited"]), list(state["stopped"])
         self.best_params = dict(state["best_params"])

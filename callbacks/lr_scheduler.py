@@ -44,8 +44,8 @@ class LRScheduler(Callback):
     over so many steps. monitor: what ReduceLROnPlateau reads; with replicas each has a plateau of its own. SequentialLR takes
     {schedulers: [{LinearLR: {...}}, ...], milestones: [...]}, ChainedScheduler {schedulers: [...]}. CyclicLR and OneCycleLR
     move the momentum too, where the optimizer has one.
-    The schedule's arguments are the configuration's, also after a resume; its progress is the checkpoint's. One that the
-    checkpoint does not have is run anew up to there; a plateau, which cannot be, begins anew.
+    The schedule's arguments are the configuration's, also after a resume; its progress is the checkpoint's. A schedule that
+    the checkpoint does not have is replayed up to the checkpoint's step; a plateau cannot be replayed and starts over.
     A copy of the schedule is run to the end of the run before the first step: UserError where it would fail on the way.
     """
 
@@ -97,14 +97,14 @@ class LRScheduler(Callback):
         if self.plateau or not done:
             return ""
         self._replay(done)
-        return f"the checkpoint has no state of it; run anew over {done} {self.interval}s"
+        return f"the checkpoint has no state of it; replayed over {done} {self.interval}s"
 
     def _done(self, trainer: Trainer) -> int:
         """Epochs or steps of the run that are behind the schedule."""
         return trainer.state.step if self.interval == "step" else trainer.state.epoch
 
     def _try(self, trainer: Trainer) -> None:
-        """Run a copy of the schedule to the end of the run. Raises UserError where it fails, or gives a rate that is none.
+        """Run a copy of the schedule to the end of the run. Raises UserError where it fails, or gives an invalid rate.
 
         TRIED rates are computed one after the other; behind them a schedule that can jump is tried where it may turn, and at
         some places between. A plateau is given a metric that never improves.
@@ -259,7 +259,7 @@ class LRScheduler(Callback):
         return f"{self.chosen[1].get('mode', 'min')} {self.monitor}" if self.plateau else ""
 
     def _restore(self, state: dict[str, Any], trainer: Trainer) -> str:
-        """Go on from the checkpoint; a schedule that is configured otherwise now is run anew up to there.
+        """Go on from the checkpoint; a schedule whose configuration has changed is replayed up to the checkpoint's step.
 
         Return what to say of it, or ''.
         """
@@ -276,7 +276,7 @@ class LRScheduler(Callback):
             same = same and [g["initial_lr"] for g in groups] == [g["initial_lr"] for g in saved_groups]
         if not same:
             if self.plateau:
-                return "the checkpoint's schedule is another; the plateau begins anew, from the configured rate"
+                return "the checkpoint has another schedule; the plateau starts over, from the configured rate"
             self._replay(self._done(trainer))
             return ""
         self.advanced = state["advanced"]
@@ -293,7 +293,7 @@ class LRScheduler(Callback):
                 group["lr"] *= first / group["initial_lr"]
             group["initial_lr"] = first
         was, now = shown(state["monitor"], ""), shown(self._monitored(), "")
-        return f"the monitor was {was}, now it is {now}; its best and its count begin anew, the rate stays" if anew else ""
+        return f"the monitor was {was}, now it is {now}; its best value and count are reset, the rate is kept" if anew else ""
 
     def _jump(self, n: int) -> None:
         """To n epochs or steps of the schedule: to the one before by torch's closed form, then one more."""
@@ -311,7 +311,7 @@ class LRScheduler(Callback):
         if n * sum(map(updates, self.schedulers)) > REPLAYED:
             if not all(map(jumps, self.schedulers)):
                 cure = "resume with the schedule of the checkpoint, or with one whose rate follows from their number"
-                raise UserError(f"{self.chosen[0]}: changed, and would be run anew over {n} {self.interval}s; {cure}")
+                raise UserError(f"{self.chosen[0]}: changed, and would be replayed over {n} {self.interval}s; {cure}")
             self._jump(n)
             return
         for _ in range(n):

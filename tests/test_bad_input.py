@@ -245,7 +245,7 @@ SHOTS = {
     "no run": (["test"], "no RUN; name a run's folder or a checkpoint"),
     "no such run": (["test", "nowhere"], "nowhere: no such run"),
     "a configuration for a run": (["validate", "conf.yaml"], "conf.yaml: a file, and no .pt"),
-    "no such checkpoint": (["test", "nowhere.pt"], "checkpoint nowhere.pt: is no file"),
+    "no such checkpoint": (["test", "nowhere.pt"], "checkpoint nowhere.pt: is not a file"),
     "a folder without checkpoints": (["predict", "."], "no such checkpoint; there are none"),
     "two runs": (["test", "a", "b"], "a, b: one RUN at a time"),
     "a path for a checkpoint": (["test", ".", "--checkpoint", "../../x"], "file name '../../x.pt'"),

@@ -121,7 +121,7 @@ def test_verify_fails_what_does_not_agree(whole: dict[str, Any], capsys: pytest.
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["verify", "none.pt"], "checkpoint none.pt: is no file"),
+        (["verify", "none.pt"], "checkpoint none.pt: is not a file"),
         (["diff", "a.pt"], "checkpoint diff: 1 files; needs 2"),
         (["shwo", "a.pt"], "checkpoint: no 'shwo'; did you mean 'show'?"),
         ([], "checkpoint show FILE"),

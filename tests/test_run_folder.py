@@ -202,7 +202,7 @@ def test_a_run_that_was_killed_before_its_first_save_is_begun_anew(capsys: pytes
     shutil.rmtree("run/checkpoints")
     Path("run/summary.json").unlink()
     assert main(["fit", "conf.yaml", "--run-dir", "run"]) == 0
-    assert "run folder run: the run in it has saved nothing; begun anew" in capsys.readouterr().err
+    assert "run folder run: the run in it has saved nothing; started over" in capsys.readouterr().err
 
 
 # -- from Python -------------------------------------------------------------------------------------------------------------

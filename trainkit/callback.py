@@ -48,7 +48,8 @@ class Callback:
     writes = False  # True for one that writes into the run's folder: it needs one, and has no part in an evaluation
     handles_nonfinite = False  # True for one that handles infinite numbers in the data: they are then not refused at the start
     monitors: tuple[str, ...] = ()  # metrics that it needs: a run that will have none of that name is refused
-    files: tuple[str, ...] = ()  # what it writes there, by name: two callbacks of a run cannot share one
+    # What it writes, by exact name in the folder (`events.out.tfevents`: a prefix). Two callbacks cannot share one.
+    files: tuple[str, ...] = ()
 
     def setup(self, trainer: Trainer) -> None:
         """The data is there (`trainer.data`), not yet scaled or moved: split it here."""
@@ -56,7 +57,9 @@ class Callback:
     def on_fit_start(self, trainer: Trainer) -> None:
         """Everything is built; a resumed run's state is restored. Refuse here what cannot be trained: raise UserError.
 
-        Nothing has been written yet, and nothing may be: a fit that is refused leaves the run's folder as it was."""
+        Nothing has been written yet, and nothing may be: a fit that is refused leaves the run's folder as it was.
+        TerminateOnNaN calls it again, inside the fit, for callbacks with a state and on_train_batch_end, after it has put the
+        run back to an earlier step."""
 
     def on_train_start(self, trainer: Trainer) -> None:
         """Nothing was refused, and the run's folder is there and locked: open files, write, delete."""
@@ -121,7 +124,9 @@ class Callback:
         return step + 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to keep: dicts, lists, tensors, str, int, float, bool, None."""
+        """What a checkpoint has to keep: dicts, lists, tensors, str, int, float, bool, None.
+
+        Asked once before the first step too, before on_train_start, and for each state that ranks: it must change nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -209,7 +209,7 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
 
 
 def _short(error: Exception) -> bool:
-    """Whether an error means too little memory; one with a text of the file in it does not."""
+    """Whether an error means too little memory. An error that quotes the file does not count."""
     return isinstance(error, (MemoryError, RuntimeError)) and shortage(error) is not None
 
 
@@ -303,8 +303,8 @@ MOST_DIMENSIONS = 64  # that torch computes with
 def check_plain(value: Any, place: str, seen: set[int]) -> None:
     """Refuse what `plain` would not have let through: other types, tensors that are not their whole memory, shared lists.
 
-    torch crashes on a random state that begins inside its memory. A few hundred bytes of lists that share lists are a walk of
-    hours, or of forever where one holds itself.
+    torch crashes on a random state that begins inside its memory. A few hundred bytes of lists that share lists would take
+    hours to walk; a list that contains itself would never end.
     """
     kind = type(value)
     if kind is Tensor:

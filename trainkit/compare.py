@@ -65,7 +65,7 @@ class Comparison(Folder):
     files = ("compare.md", "compare.csv", "compare.json", "figures", EVENTS)
 
     def begin(self) -> None:
-        """Raises UserError for a folder that holds a file that would be written, or cannot be written, or is in use."""
+        """Make and lock the folder. Raises UserError for one that is in use, not writable, or holds a file to be written."""
         self._check()
         super().begin()
         try:

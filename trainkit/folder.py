@@ -55,7 +55,7 @@ class Folder:
             raise self.refusal(error) from error
 
     def lock(self) -> None:
-        """Lock a folder that has the marker; no byte changes. Raises UserError where it is not writable or already locked."""
+        """Lock a folder that has the marker. Writes nothing. Raises UserError where it is not writable or already locked."""
         if self._lock is not None:
             return
         try:
@@ -130,7 +130,7 @@ class Folder:
         """Lock the marker that was opened, or close it."""
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(handle).st_nlink:  # whoever had it locked has removed it since it was opened
+            if not os.fstat(handle).st_nlink:  # the process that held the lock has removed it since
                 raise BlockingIOError
         except BlockingIOError:
             os.close(handle)

@@ -21,9 +21,9 @@ LONGEST = 1 << 24  # bytes of a header
 class Output:
     """`with Output(path) as out: out.write(data)`, any number of times.
 
-    Made, it has checked the path and changed nothing: a file may be new, empty, or one of predictions; of a link its target.
-    A new file takes its place when the `with` ends; an exception leaves the old one. A pipe or a character device is opened
-    here and written to; so is a descriptor of this process, /dev/stdout or /dev/fd/3.
+    The constructor checks the path and changes nothing. The file (for a link, its target) may be missing, empty, or hold
+    predictions. A new file takes its place when the `with` ends; an exception leaves the old one. A pipe or a character device
+    is opened here and written to; so is a descriptor of this process, /dev/stdout or /dev/fd/3.
     follow: False where a link, a pipe or a device is refused, since the path was not given by the user.
     Raises UserError naming path and cause.
     """

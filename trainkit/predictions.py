@@ -1,4 +1,4 @@
-"""A net's outputs for a part of the data as CSV, made while they are written: no more than a block is in memory."""
+"""A net's outputs for a part of the data as CSV, computed block by block while writing."""
 
 from __future__ import annotations
 

@@ -114,7 +114,9 @@ def _checked(
             refuse(name, "t", lambda t: ~t.to(dtype).isfinite(), f"is infinite in {kind}", cure)
     normalizer = given or Normalizer.fit(data, spans.get("train"))
     for name, span in spans.items() if not handled else ():
-        ends = normalizer.scale(torch.stack([span.low, span.high]), dtype)  # scaling keeps order: all is between these
+        ends = normalizer.scale(
+            torch.stack([span.low, span.high]), dtype
+        )  # scaling is monotonic, so every value lies between these
         if span.finite and not ends.isfinite().all():
             what, cure = f"is infinite in {kind} once it is scaled", "set data.normalize=feature or trainer.dtype=float64"
             refuse(name, "x", lambda x: ~normalizer.scale(x, dtype).isfinite(), what, f"{cure}, or {check.MEND}")

@@ -51,7 +51,7 @@ def begun(parts: Parts, data: Dataset) -> Trainer:
 
 
 def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Trainer) -> str:
-    """Build the configuration anew and train two steps of it, quietly, in a folder that is deleted. Return what was done.
+    """Build the configuration again and train two steps of it, quietly, in a folder that is deleted. Return what was done.
 
     The data is that of `planned`, split and scaled, cut to two batches and a few rows to evaluate. Numbers that are not finite
     are not an error. Raises UserError for what a callback raises, Interrupted where a signal came.

@@ -65,7 +65,7 @@ class Run(Folder):
                 self._check()  # again, as the lock is held only now
                 self._check_untaken()
                 if anew:
-                    say(f"run folder {self.path}: the run in it has saved nothing; begun anew")
+                    say(f"run folder {self.path}: the run in it has saved nothing; started over")
             sweep(self.path)
             sweep(self.checkpoints)
             self.checkpoints.mkdir(exist_ok=True)
@@ -105,7 +105,7 @@ class Run(Folder):
         return self.path / plain_name(name)
 
     def _check(self) -> None:
-        """Refuse what is in the way of a file of the run: another's file, and in a run's folder a link, a pipe, a device."""
+        """Refuse anything that blocks a file of the run: a file that is not ours; in a run's folder a link, pipe or device."""
         ours = self.marked
         for name in self.there(self._names if ours else (self.marker, *self._names)):
             if not ours:

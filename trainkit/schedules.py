@@ -122,7 +122,7 @@ def _check_inner(place: str, value: Any) -> list[str]:
         if not isinstance(inner, Mapping) or len(inner) != 1:
             errors.append(f"{place}: {shown(inner)}; each is one scheduler with its arguments, {{LinearLR: {{...}}}}")
         elif "ReduceLROnPlateau" in inner:
-            errors.append(f"{place}: ReduceLROnPlateau reads a metric and cannot be one of several; let it stand alone")
+            errors.append(f"{place}: ReduceLROnPlateau reads a metric and cannot be one of several; use it alone")
         else:
             try:
                 check(*next(iter(inner.items())))
@@ -198,7 +198,7 @@ def rate(group: Mapping[str, Any]) -> float:
 
 
 def progress(scheduler: Any) -> dict[str, Any]:
-    """What a scheduler has moved: its plain attributes that are no arguments of its own."""
+    """What a scheduler has moved: its plain attributes that are not its arguments."""
     given = {*inspect.signature(type(scheduler)).parameters, *DERIVED} - {"last_epoch"}
     plain = (int, float, str, bool, type(None))
     moved: dict[str, Any] = {k: v for k, v in vars(scheduler).items() if k not in given and isinstance(v, plain)}
@@ -208,7 +208,7 @@ def progress(scheduler: Any) -> dict[str, Any]:
 
 
 def set_progress(scheduler: Any, saved: Mapping[str, Any], most: int) -> None:
-    """The progress that a checkpoint has, of at most so many epochs or steps."""
+    """The progress that a checkpoint has, of at most `most` epochs or steps."""
     own = progress(scheduler)
     number: dict[type, Any] = {bool: bool, str: str, type(None): Either(None, float)}
     kinds = {k: number.get(type(v), float) for k, v in own.items() if k != "inner"}

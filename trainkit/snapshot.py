@@ -101,7 +101,7 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
         then = content["data"][key]
         if state["batch"] and now != then:
             what = {"train": "training samples", "batch": "samples a step"}[key]
-            stands = f"the checkpoint stands inside an epoch of {then} {what}, now there are {now}"
+            stands = f"the checkpoint is inside an epoch of {then} {what}, now there are {now}"
             wrong.append(f"resume: {stands}; keep them, or resume from an epoch's end")
     if wrong:
         raise UserErrors(wrong)
@@ -185,8 +185,9 @@ def check_same(trainer: Trainer, content: dict[str, Any]) -> None:
     held = [PARTS[name] for name in other if name != "train" and getattr(trainer.data, name) is not None]
     if "train" in other and held:
         raise UserError(
-            f"data: the training and the {' and '.join(held)} part have changed since the checkpoint, so the"
-            f" {' and '.join(held)} part may hold rows that were trained on; keep the data as it was, or start a new run"
+            f"data: the training and the {' and '.join(held)} part have changed since the checkpoint"
+            f" (or data.scale was changed), so the {' and '.join(held)} part may hold rows that were trained on;"
+            " keep the data as it was, or start a new run"
         )
     say_changed(trainer, content, PARTS)
 
@@ -195,7 +196,8 @@ def say_changed(trainer: Trainer, content: dict[str, Any], names: Iterable[str])
     """A line on stderr for each of the parts `names` that has changed since the checkpoint."""
     for name in changed(trainer, content):
         if name in names:
-            streams.say(f"data: the {PARTS[name]} part has changed since the checkpoint (other numbers, rows or order)")
+            why = "other numbers, rows or order, or data.scale was changed"
+            streams.say(f"data: the {PARTS[name]} part has changed since the checkpoint ({why})")
 
 
 def load_callbacks(trainer: Trainer, content: dict[str, Any]) -> None:

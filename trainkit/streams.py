@@ -25,13 +25,13 @@ def prepare() -> None:
 
 
 def tell(*texts: str) -> None:
-    """Print texts on stdout, a line or several each, without what a terminal would obey: names in them are of files."""
+    """Print texts on stdout, a line or several each, with control characters escaped: they may contain names from files."""
     for text in texts:
         print(*map(escaped, text.split("\n")), sep="\n", flush=True)
 
 
 def say(*texts: str) -> None:
-    """The same on stderr. Nobody reads, or the disk is full: the work goes on."""
+    """The same on stderr. A closed pipe or a full disk does not stop the work."""
     with suppress(OSError):
         for text in texts:
             print(*map(escaped, text.split("\n")), sep="\n", file=sys.stderr)

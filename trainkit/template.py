@@ -20,9 +20,9 @@ COUNTERS = ("epoch", "step")
 
 
 class Template:
-    """Makes names, and tells them from others. Fields are epoch, step and metrics; a name that is taken gets the step too.
+    """Make names, and recognize them. Fields are epoch, step and metrics; a name that is taken gets the step too.
 
-    Raises UserError for a template that leads out of the folder, or whose names cannot be told from others.
+    Raises UserError for a template that leads out of the folder, or whose names cannot be recognized.
     """
 
     def __init__(self, text: str) -> None:
@@ -70,7 +70,7 @@ class Template:
         if size > LONGEST:
             raise self._wrong(f"makes a name of {size} bytes; needs {LONGEST} or fewer")
         if not self.makes(name):
-            raise self._wrong(f"the numbers in {name!r} cannot be told apart; put text between the fields, and no digits")
+            raise self._wrong(f"the numbers in {name!r} cannot be separated; put text between the fields, and no digits")
 
     def _wrong(self, why: str) -> UserError:
         return UserError(f"Checkpoint: filename={self.text!r}: {why}")

@@ -45,7 +45,8 @@ class Trainer:
         step captured on a CUDA device (see `modes.py`).
     threads: torch's, during a fit; None: one if its products are small, else all (see `cores.py`).
     log_every_n_steps: how often losses are fetched from the device. callbacks: a mapping by name, or a list.
-    run_dir: the run's folder; None leaves no files. config: the text that is saved with every checkpoint.
+    run_dir: the run's folder; None leaves no files. `fit` raises UserError where the folder holds another run or files that are
+    not a run's. config: the text that is saved with every checkpoint.
     """
 
     def __init__(
@@ -222,6 +223,8 @@ class Trainer:
 
         `resume`: the content of a checkpoint; the run goes on from there to the same bits.
         SIGINT and SIGTERM end it after the current step with everything saved; `fit` then returns as usual.
+        Raises UserError where the folder holds another run or files that are not a run's. A fit that fails before its first
+        step removes the folder it made.
         """
         files = self.connect(net, loss, optimizer, data)
         began, first_step = time.perf_counter(), 0
@@ -401,7 +404,7 @@ class Trainer:
         return [s / n if n else math.nan for s, n in zip(self.state.loss_sum, self.state.samples, strict=True)]
 
     def _publish(self) -> None:
-        """New metrics to those who decide, then to those who write. A monitor that none of them is ends the run."""
+        """New metrics to callbacks that decide, then to those that write. Ends the run if a monitored metric does not exist."""
         self.call("on_metrics")
         self.call("on_log")
         if "train/loss" not in self.metrics:

@@ -656,7 +656,7 @@ def test_another_metric_on_resume_is_told(tmp_path: Path, capsys: pytest.Capture
     run(tmp_path, [1, 1], Checkpoint("score"))
     run(tmp_path, [1, 1, 5], Checkpoint("score", "max"), resume=True)
     assert capsys.readouterr().err == (
-        "callbacks.checkpoint: the checkpoint ranks by score (min), this run by score (max): best.pt is ranked anew\n"
+        "callbacks.checkpoint: the checkpoint ranks by score (min), this run by score (max): best.pt is ranked again\n"
     )
 
 

@@ -277,7 +277,7 @@ def test_a_row_that_a_kill_cut_short_behind_the_last_save_is_cut_and_said(
     (half / "metrics.csv").write_bytes(log(half) + row)
     capsys.readouterr()
     check(half, whole)
-    assert capsys.readouterr().err == "metrics.csv: line 4 has no end, as a kill can leave it; it is cut\n"
+    assert capsys.readouterr().err == "metrics.csv: line 4 is incomplete (the run was killed while writing it); removed\n"
 
 
 @pytest.mark.parametrize("text", [None, b""], ids=["deleted", "empty"])

@@ -363,7 +363,7 @@ def test_a_long_schedule_is_run_anew_at_once(
     for k in (2, 7, 10, 17, 22, 25):
         changed = LRScheduler(interval, **{name: arguments})
         if name in ("ChainedScheduler", "MultiplicativeLR") and k // (1 if interval == "step" else A_EPOCH):
-            with pytest.raises(UserError, match=rf"{name}: changed, and would be run anew over \d+ {interval}s; resume with"):
+            with pytest.raises(UserError, match=rf"{name}: changed, and would be replayed over \d+ {interval}s; resume with"):
                 run(changed, resume=old.kept[k], replicas=replicas)
             continue
         rest, _ = run(changed, resume=old.kept[k], replicas=replicas)
@@ -554,7 +554,7 @@ def test_a_plateau_that_was_another_schedule_begins_at_the_configured_rate(capsy
     old, _ = run(LRScheduler(StepLR={"step_size": 1}), snapshots=True)
     rest, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 99}), Script([9] * 12), resume=old.kept[17])
     assert set(map(tuple, rest.rates)) == {(LR,)}
-    assert "the plateau begins anew, from the configured rate" in capsys.readouterr().err
+    assert "the plateau starts over, from the configured rate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("schedule", [{"StepLR": {"step_size": 3}}, {"ReduceLROnPlateau": {}}], ids=str)

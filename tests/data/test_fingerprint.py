@@ -76,7 +76,8 @@ def test_another_change_is_said_in_a_line_that_names_the_part(
     content = fit(data(), split=False)[-1]
     capsys.readouterr()
     fit(changed(), split=False, resume=content, epochs=3)
-    lines = [f"data: the {part} part has changed since the checkpoint (other numbers, rows or order)" for part in parts]
+    why = "other numbers, rows or order, or data.scale was changed"
+    lines = [f"data: the {part} part has changed since the checkpoint ({why})" for part in parts]
     assert capsys.readouterr().err.splitlines() == lines
 
 
@@ -121,7 +122,7 @@ def test_an_evaluation_of_changed_data_says_so(
     assert "data: the validation part has changed since the checkpoint" in capsys.readouterr().err
     assert main(["test", "r"]) == 0
     assert capsys.readouterr().err.splitlines() == [
-        "data: the test part has changed since the checkpoint (other numbers, rows or order)"
+        "data: the test part has changed since the checkpoint (other numbers, rows or order, or data.scale was changed)"
     ]
     assert main(["fit", "--resume", "r", "trainer.max_epochs=3"]) == 2
     assert "may hold rows that were trained on" in capsys.readouterr().err

@@ -46,7 +46,7 @@ class Refuse(Callback):
 """
 LAST = Path("run/checkpoints/last.pt")
 
-OVERRIDES = {  # of a resume that stands inside an epoch
+OVERRIDES = {  # of a resume inside an epoch
     "other replicas": ["trainer.replicas=2"],
     "a wider net": ["model[0].Linear=[2,5]", "model[3].Linear=[5,2]"],
     "a layer more": ["model=[{Linear: [2, 4]}, ReLU, {Linear: [4, 4]}, {Linear: [4, 2]}]"],

@@ -1,4 +1,4 @@
-"""Numbers that cannot be trained on: which rows have them, and the first of them told by its place."""
+"""Numbers that cannot be trained on: which rows have them, and where the first one is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEND = "mend it, or remove the row"
 
 
 def refuse_missing(data: Dataset, name: str, source: Dataset | None = None) -> None:
-    """Raise UserError at the first NaN of the part `name`, told as `refuse` does."""
+    """Raise UserError at the first NaN of the part `name`, with the message of `refuse`."""
     fill = ", or say data.missing=mean or median" if data.schema else ""
     refuse(data, name, "x", torch.isnan, "is missing", f"{MEND}{fill}", source)
 

@@ -1,4 +1,4 @@
-"""What a part of the data is, in 64 digits: a resumed run notices that its data have changed."""
+"""A hash of each part of the data: a resumed run notices that its data have changed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def fingerprint(v: Tensor | Stored) -> str:
     """SHA-256 over the shape of v (n, ...), whether it is of integers, and its rows in order as float64.
 
     So it is the same in memory and in a file, on each device, and in float32 and float64 where these hold the same numbers. Of
-    a part of more than BYTES only evenly spaced rows count, as many as are so large together, the first and the last among
-    them: another order, other rows or a new row is noticed, one changed row in millions may not be.
+    a part of more than BYTES only evenly spaced rows count, as many as fit into BYTES, including the first and the last:
+    another order, other rows or a new row is noticed, one changed row in millions may not be.
     """
     n, most = len(v), max(2, BYTES // (8 * max(1, v.shape[1:].numel())))
     real = v.dtype.is_floating_point

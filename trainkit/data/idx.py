@@ -45,8 +45,8 @@ def idx(
     `.idx3` for `-idx3` is read too.
 
     x (n, 28, 28) in the default dtype, uint8 pixels / 255, other dtypes as they are (int32 and float64 in float64). `classes`
-    default to "0", "1", ... up to the largest training label. `train` and `test` keep the first so many samples; with test=0
-    the t10k files are not read.
+    default to "0", "1", ... up to the largest training label. `train`, `test`: how many samples to keep, the first ones; with
+    test=0 the t10k files are not read.
     stream: the images stay in their files, which are then not gzipped, and are read in blocks while the net trains, to the
     same bits as from memory (see `stored.py`).
     UserError: a file that is absent, cut, longer than its header says or not IDX; counts and labels that do not fit.

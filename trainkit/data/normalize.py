@@ -31,7 +31,7 @@ class Normalizer:
     def fit(cls, data: Dataset, span: Range | None = None) -> Normalizer:
         """The statistics of `data.train`, whose range is `span` (found here where it is None and of use).
 
-        UserError: missing numbers without a fill; infinite ones, of which there is no mean.
+        UserError: missing numbers without a fill; infinite ones, which have no mean.
         """
         x, fill, frame = data.train.x, None, None
         if span is None and (data.fill is not None or not (isinstance(x, Stored) and x.small_integers())):
@@ -61,7 +61,7 @@ class Normalizer:
         return Part(part.x.then(scale) if isinstance(part.x, Stored) else scale(part.x), part.t, part.label)
 
     def scale(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Rows (k, ...) filled and scaled, in `dtype`. Block by block: all at once it were thrice the data in float64."""
+        """Rows (k, ...) filled and scaled, in `dtype`, by blocks: all at once would need three times the data in float64."""
         if not self.mean.dim() and self.mean == 0 and self.std == 1:
             return filled(x, self.fill).to(dtype or x.dtype)
         scaled = torch.empty_like(x, dtype=dtype)

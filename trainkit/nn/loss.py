@@ -52,7 +52,10 @@ class Loss:
             )
 
     def count(self, t: Tensor) -> int | Tensor:
-        """What a mean over t divides by, a number or one a replica: means of batches are put together from sums and counts."""
+        """What a mean over t divides by, a number or one per replica.
+
+        The mean over several batches is the sum of their sums over the sum of their counts.
+        """
         return t.numel() // (t.shape[0] if self.lead else 1)
 
     def summed(self) -> Self:
