@@ -137,6 +137,7 @@ def fork(act: Callable[[], int], log: Path) -> int:
     code = 70
     try:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, which a child inherits
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
