@@ -172,8 +172,12 @@ class Checkpoint(Callback):
 
     def _name(self, trainer: Trainer) -> str:
         counters = {"epoch": trainer.state.epoch, "step": trainer.state.step}
+
+        def value(metric: str) -> float:
+            return trainer.metric(metric) if metric in trainer.metrics else math.nan  # it is still to come
+
         taken = {name for _, name, _ in self.kept}
-        return self.names.make(lambda field: counters[field] if field in counters else trainer.metric(field), taken)
+        return self.names.make(lambda field: counters[field] if field in counters else value(field), taken)
 
     def _delete_gone(self, trainer: Trainer) -> None:
         """Delete the files that no longer rank; one of an earlier fit only if its content matches the entry."""

@@ -106,15 +106,15 @@ class CSVLog(Callback):
         rows, step, _ = self.wanted
         if not trainer.run.continues and self.size:
             say(f"{FILE}: started over; its rows are of a run that saved nothing")
-        elif self.is_marked and self.mark.rows != rows:
+        elif self.is_marked and self.mark.rows != rows and trainer.run.continues:
             say(f"{FILE}: has {self.mark.rows} rows up to step {step}, the checkpoint counts {rows}; continued as it is")
         for row in csv.DictReader(io.StringIO(self.saved_tail, newline="")):
             self.tail.append(self._line(row))
         self.saved_tail, self.is_held = "", trainer.going_back
         if self.is_held:
             return
-        if self.tail or self.size != self.end or not self.end:
-            self._rewrite()
+        if self.tail or self.size != self.end or not self.end or self.path.stat().st_nlink > 1:
+            self._rewrite()  # also where a hard link shares the file: a copy of the run stays as it is
         else:
             self.file = open(self.path, "ab")  # noqa: SIM115 (open for the run's length)
 

@@ -198,3 +198,34 @@ def test_a_schedule_by_steps_and_terminate_on_nan_go_together_in_any_order(last:
     names = sorted(both, key=lambda name: name == last)
     words = f"callbacks={{{', '.join(both[name] for name in names)}}}"
     assert main(["check", "conf.yaml", words]) == main(["fit", "conf.yaml", words, "--run-dir", "run"]) == 0
+
+
+@pytest.mark.parametrize("word", ["{train/loss:.3f}", "{lr:.3f}", "{val/loss:.3f}"])
+def test_a_file_name_of_a_metric_that_is_still_to_come_ends_no_run(word: str) -> None:
+    words = (
+        "callbacks={validation_split: {every_n_steps: 1}, checkpoint: {monitor: val/loss, save_top_k: 2, filename: 'e"
+        + word
+        + "'}}"
+    )
+    assert main(["check", "conf.yaml", words]) == main(["fit", "conf.yaml", words, "--run-dir", "run"]) == 0
+
+
+def test_a_monitor_that_is_never_measured_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "callbacks={validation_split: {every_n_epochs: 50}, early_stopping: {}, checkpoint: {}}"
+    assert main(["fit", "conf.yaml", words, "--run-dir", "run"]) == 0
+    assert "callbacks.early_stopping: 'val/loss' will not be measured: no validation is due" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "optimizer={SGD: {lr: 0.1, weight_decay: 1e39}}",
+        "optimizer={SGD: {lr: 0.1, momentum: 0.9, dampening: 1e39}}",
+        "optimizer={RMSprop: {alpha: 1e39}}",
+        "trainer.clip_value=1e39",
+        "loss={CrossEntropyLoss: {weight: [0, 0]}}",
+    ],
+)
+def test_numbers_that_no_float32_holds_are_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "conf.yaml", word]) == main(["fit", "conf.yaml", word, "--run-dir", "run"]) == 2
+    assert "fault" not in capsys.readouterr().err

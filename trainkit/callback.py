@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from . import streams
 from .errors import UserError, UserErrors, near, refusal, shortage
 from .pattern import shown
 
@@ -46,7 +47,9 @@ class Callback:
 
     name = ""
     writes = False  # True for one that writes into the run's folder: it needs one, and has no part in an evaluation
-    handles_nonfinite = False  # True for one that handles infinite numbers in the data: they are then not refused at the start
+    handles_nonfinite = (
+        False  # True for one that handles infinite numbers in the training data, which are then not refused at the start
+    )
     monitors: tuple[str, ...] = ()  # metrics that it needs: a run that will have none of that name is refused
     # What it writes, by exact name in the folder (`events.out.tfevents`: a prefix). Two callbacks cannot share one.
     files: tuple[str, ...] = ()
@@ -158,6 +161,9 @@ def check_monitors(trainer: Trainer) -> None:
     known, added = known_metrics(trainer), [cb.adds_metrics(trainer) for cb in trainer.callbacks.values()]
     if None not in added and (found := missing(trainer, known)):
         raise UserErrors(line for _, line in found)
+    if trainer.data.val is not None and not trainer.validation_is_due:
+        for name, metric in [(n, m) for n, cb in trainer.callbacks.items() for m in cb.monitors if m.startswith("val/")]:
+            streams.say(f"callbacks.{name}: {shown(metric)} will not be measured: no validation is due before the run ends")
 
 
 def known_metrics(trainer: Trainer) -> set[str]:

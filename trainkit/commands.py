@@ -26,6 +26,7 @@ from .run import Run, plain_name
 from .summary import spread_of
 from .trainer import Trainer
 
+KEPT = ("data.normalize", "data.task", "data.categorical", "data.drop")  # a trained net needs its inputs as they were
 NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has ended
 
 
@@ -120,11 +121,12 @@ def _newest_run(args: argparse.Namespace) -> Path:
 
 
 def _tell_differences(content: dict[str, Any], config: dict[str, Any]) -> None:
-    """Print what the configuration says otherwise than the checkpoint's; the configuration wins."""
+    """Print where the configuration differs from the checkpoint's, and which of the two is used."""
     if not content["config"]:
         return  # it was trained from Python
     for line in diff(resolve(parse(content["config"], "the checkpoint's configuration")), config):
-        streams.tell(f"changed since the checkpoint: {line}")
+        kept = "; the checkpoint's is kept" if line.partition(":")[0].partition("[")[0] in KEPT else ""
+        streams.tell(f"changed since the checkpoint: {line}{kept}")
 
 
 def validate(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from .nn.module import Module, Value, bwd_value, fwd_value
 
 EPS = 1e-6  # truncation ~ eps², rounding ~ 1e-16/eps: both near 1e-10 at this step
 TOLERANCE = 1e-6
+ROUNDING = 2.0**-48  # of the objective, relative: 16 units in the last place, by which a sum may be off
 MARGIN = 1e-3  # inputs this near to a kink are moved off it
 
 
@@ -97,8 +99,9 @@ def _worst(p: Tensor, analytic: Tensor, objective: Callable[[], float], elements
         down = objective()
         flat[i] = here
         n = (up - down) / (2 * EPS)
-        error = abs(a - n) / max(1.0, abs(a), abs(n))
-        worst = max(worst, error) if error == error else float("inf")
+        apart, rounding = abs(a - n), ROUNDING * max(abs(up), abs(down)) / EPS
+        error = max(0.0, apart - rounding) / max(1.0, abs(a), abs(n)) if math.isfinite(apart) else math.inf
+        worst = max(worst, error)
     return worst
 
 

@@ -102,9 +102,10 @@ def _checked(
         else:
             check.refuse(data, name, key, wrong, what, cure, source)
 
-    handled = any(cb.handles_nonfinite for cb in trainer.callbacks.values())
+    handled = {"train"} if any(cb.handles_nonfinite for cb in trainer.callbacks.values()) else set()
     kind = str(dtype).removeprefix("torch.")
-    for name, part in parts.items() if not handled else ():
+    for name in [name for name in parts if name not in handled]:
+        part = parts[name]
         if name in spans and not spans[name].finite:
             refuse(name, "x", torch.isinf, "is not finite")
         if part.t.is_floating_point() and not part.t.isfinite().all():
@@ -113,12 +114,15 @@ def _checked(
             cure = "divide the targets, or set trainer.dtype=float64"
             refuse(name, "t", lambda t: ~t.to(dtype).isfinite(), f"is infinite in {kind}", cure)
     normalizer = given or Normalizer.fit(data, spans.get("train"))
-    for name, span in spans.items() if not handled else ():
-        ends = normalizer.scale(
-            torch.stack([span.low, span.high]), dtype
-        )  # scaling is monotonic, so every value lies between these
+    for name in [name for name in spans if name not in handled]:
+        span = spans[name]
+        # Scaling is monotonic: every value lies between these.
+        ends = normalizer.scale(torch.stack([span.low, span.high]), dtype)
         if span.finite and not ends.isfinite().all():
-            what, cure = f"is infinite in {kind} once it is scaled", "set data.normalize=feature or trainer.dtype=float64"
+            cures = ["set data.normalize=feature"] * (data.normalize == "none") + ["set trainer.dtype=float64"] * (
+                kind == "float32"
+            )
+            what, cure = f"is infinite in {kind} once it is scaled", " or ".join(cures) or "divide the numbers"
             refuse(name, "x", lambda x: ~normalizer.scale(x, dtype).isfinite(), what, f"{cure}, or {check.MEND}")
     return normalizer
 

@@ -38,7 +38,9 @@ def training_step(
 ) -> Step:
     """step(x, t) -> loss: zero, forward, loss, backward, clip, update. x (n, ...), or (r, n, ...) with replicas.
 
-    accumulate: take the batch in so many parts, one after the other; their gradients add up to the whole batch's.
+    accumulate: take the batch in that many parts, one after the other; their gradients add up to the whole batch's. A batch
+    of which nothing counts (all targets ignored, or of weight 0) adds 0, where the mean of an undivided one is 0 / 0, as in
+    torch.
     clip_norm: scale the gradient (each replica's) to at most this Euclidean norm; clip_value: clamp its elements to ±this.
     """
     if not optimizer.holds_gradient and (clip_norm is not None or clip_value is not None):

@@ -23,7 +23,7 @@ from .evaluate import Metrics, evaluate
 from .modes import Mode, Steps, steps_left
 from .nn.loss import Loss
 from .nn.module import Module
-from .optim.optimizer import Optimizer
+from .optim.optimizer import RATE_LIMIT, Optimizer
 from .prepare import prepare
 from .rng import order
 from .run import Run
@@ -84,8 +84,8 @@ class Trainer:
             if value is not None and value < least:
                 raise UserError(f"trainer.{name}: {value}; needs at least {least}")
         for name, limit in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-            if limit is not None and not limit > 0:
-                raise UserError(f"trainer.{name}: {limit}; needs a number above 0")
+            if limit is not None and not 0 < limit < RATE_LIMIT:
+                raise UserError(f"trainer.{name}: {limit}; needs a number above 0 and below {RATE_LIMIT:g}")
         if threads is not None and threads > (most := os.cpu_count() or 1):
             raise UserError(f"trainer.threads: {threads}; this machine has {most} cores; give at most so many, or leave it out")
         if batch_size is None and accumulate > 1:
@@ -193,6 +193,15 @@ class Trainer:
     def epochs_done(self) -> int:
         """Epochs whose steps are all done, the one that is just ending included."""
         return self.state.epoch + (self.state.batch == self.steps_per_epoch)
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether a validation comes before the planned end of the run."""
+        size, state = self.steps_per_epoch, self.state
+        last = state.step + steps_left(self)
+        epochs = state.epoch + (state.batch + steps_left(self)) // size
+        inside, each = self.validate_every_n_steps, self.validate_every_n_epochs
+        return epochs // each > state.epoch // each or (inside is not None and last // inside > state.step // inside)
 
     @property
     def steps_per_epoch(self) -> int:

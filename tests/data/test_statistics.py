@@ -56,7 +56,7 @@ def scaled(x: Tensor, how: Any = "feature") -> Tensor:
 
 
 @given(
-    magnitude=st.integers(-300, 300),
+    magnitude=st.integers(-300, 298),  # times 1e9 it is a float still
     offset=st.sampled_from([0.0, 1.0, 1e3, 1e6, 1e9]),
     seed=st.integers(0, 1000),
 )

@@ -275,7 +275,8 @@ def watched(case: Case, data: Dataset, products: Products, resume: Content | Non
 
 def taken_back(case: Case, folder: Path, draw: random.Random) -> str | None:
     """What differs between the state that `terminate_on_nan` goes back to and the last finite one of the run without it."""
-    data = data_of(case, folder, draw.randrange(case.samples))
+    held = set(ValidationSplit(0.2).indices(case.samples).tolist())
+    data = data_of(case, folder, draw.choice([i for i in range(case.samples) if i not in held]))
     trainer, before = run(case, data, TerminateOnNaN(), log_every_n_steps=draw.randint(2, 9))
     keep = Keep(range(case.steps + 1))
     run(case, data, keep)

@@ -33,5 +33,5 @@ def fingerprint(v: Tensor | Stored) -> str:
     for chunk in at.split(max(1, most // 16)):
         whole = slice(int(chunk[0]), int(chunk[-1]) + 1) if n <= most else None
         x = v[whole] if whole is not None else v[chunk.to(v.device)]
-        h.update(x.to("cpu", torch.float64 if real else torch.int64).contiguous().numpy().tobytes())
+        h.update(x.detach().to("cpu", torch.float64 if real else torch.int64).contiguous().numpy().tobytes())
     return h.hexdigest()

@@ -160,6 +160,8 @@ class NLLLoss(Loss):
     ) -> None:
         super().__init__(reduction)
         self.class_weight = _constant(weight)
+        if self.class_weight is not None and not (self.class_weight.isfinite().all() and self.class_weight.any()):
+            raise UserError(f"{type(self).__name__}: weight={weight}; needs finite numbers, not all of them 0")
         self.ignore_index = ignore_index
 
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:

@@ -13,7 +13,7 @@ from ..flat import flatten, is_flat, spread
 from ..pattern import shown
 
 Rate = float | Sequence[float]
-RATE_LIMIT = 1e38  # what a float32 holds: a learning rate is below it
+RATE_LIMIT = 1e38  # what a float32 holds: rates and other hyperparameters are below it
 Number = float | Tensor  # a tensor where replicas differ, an element each of the flat buffers, and while a step is compiled
 
 
@@ -222,9 +222,9 @@ def momentum_of(optimizer: Any) -> dict[str, Any]:
     return {"momentum": momentum[0]} if len(momentum) == 1 and momentum[0] else {}
 
 
-def within(name: str, low: float, high: float = float("inf"), **values: Rate) -> None:
+def within(name: str, low: float, high: float = RATE_LIMIT, **values: Rate) -> None:
     """Refuse a hyper-parameter outside [low, high), or one of several."""
     for key, value in ((k, v) for k, vs in values.items() for v in (vs if isinstance(vs, Sequence) else (vs,))):
         if not low <= value < high:
-            bounds = f"at least {low:g}" if high == float("inf") else f"{low:g} up to, not with, {high:g}"
+            bounds = f"at least {low:g}, and below {high:g}" if high == RATE_LIMIT else f"{low:g} up to, not with, {high:g}"
             raise UserError(f"{name}: {key}={value}; needs {bounds}")

@@ -40,7 +40,7 @@ class SGD(Optimizer):
         maximize: bool = False,
         into_momentum: bool = False,
     ) -> None:
-        within("SGD", 0, momentum=momentum, weight_decay=weight_decay)
+        within("SGD", 0, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
         if into_momentum and (not least(momentum) > 0 or dampening or nesterov or maximize):
             raise UserError("SGD: into_momentum needs a momentum above 0, and neither dampening, nesterov nor maximize")
         self.holds_gradient = not into_momentum
