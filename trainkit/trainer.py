@@ -301,6 +301,8 @@ class Trainer:
         self.stopping, self.signal, self.loop_ended = None, None, False
         self.restored = self.rewound = False
         self.failed = None
+        self._losses: list[Tensor] = []  # of the steps since they were fetched, on the device
+        self._counts: list[tuple[int, int]] = []  # and of how many steps each is, of how many samples
         return files
 
     def begin(self, resume: dict[str, Any] | None, mode: Mode) -> None:
@@ -323,8 +325,6 @@ class Trainer:
         state = self.state
         after_step, save = self.hooks["on_train_batch_end"], self.hooks["on_checkpoint"]
         every, inside = self.log_every_n_steps, self.validate_every_n_steps
-        self._losses: list[Tensor] = []
-        self._counts: list[tuple[int, int]] = []
         if state.pending:
             self._validate_inside()
             self.call("on_checkpoint")

@@ -270,6 +270,24 @@ def test_a_metric_that_turns_up_later_gets_a_column_behind_the_others(tmp_path: 
     assert [r["epoch"] for r in found] == ["1", "2", "3", "4"]
 
 
+def test_a_row_compares_names_in_proportion_to_its_columns() -> None:
+    class Name(str):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Name.compared += 1
+            return str(self) == other
+
+        __hash__ = str.__hash__
+
+    log = CSVLog()
+    log.columns = dict.fromkeys(["epoch", "step"])
+    for _ in range(2):
+        log._line({Name(f"m{i}"): "0" for i in range(500)})
+    assert len(log.columns) == 502
+    assert 0 < Name.compared < 5 * 500  # each name with each column: 125,000 a row
+
+
 def test_validation_inside_an_epoch_has_a_row_of_its_own(tmp_path: Path) -> None:
     run(tmp_path, CSVLog(), ValidationSplit(0.2, every_n_steps=2), max_epochs=1)
     found = rows(tmp_path)

@@ -180,7 +180,7 @@ def locked() -> Iterator[None]:
 
 
 def resumes(folder: Path, n: int, seed: int = 0) -> list[Tally]:
-    """n refused resumes, each of a drawn cause; every third run is then resumed, unless it was spoilt."""
+    """n refused resumes, each of a drawn cause; each run that is not spoilt by it is then resumed."""
     tally = Tally(
         "a resume that is refused: configurations, forged and damaged checkpoints, links and pipes, a locked folder",
         "exit 2, no traceback; every byte, name and time of the folder is as it was; resumed, the run ends with the bits of an"
@@ -190,12 +190,12 @@ def resumes(folder: Path, n: int, seed: int = 0) -> list[Tally]:
     random.Random(seed).shuffle(causes)
     with inside(folder):
         prepare()
-        for i, cause in enumerate(islice(cycle(causes), n)):
-            tally.count(refused(cause, i % 3 == 0))
+        for cause in islice(cycle(causes), n):
+            tally.count(refused(cause))
     return [tally]
 
 
-def refused(cause: str, resume: bool) -> str | None:
+def refused(cause: str) -> str | None:
     """What is wrong with how one cause is refused."""
     fresh()
     words: list[str] = ["fit", "conf.yaml", "--resume", "run", *OVERRIDES.get(cause, [])]
@@ -209,7 +209,7 @@ def refused(cause: str, resume: bool) -> str | None:
     else:
         seen = shot(*words)
     wrong = seen.wrong(2) or changed(before, Path())
-    if not wrong and resume and not cause.startswith("the run: "):
+    if not wrong and not cause.startswith("the run: "):
         wrong = shot("fit", "conf.yaml", "--resume", "run").wrong(0)
         ends = (digest, stand, lambda run: Path(run, "metrics.csv").read_text())
         if not wrong and any(end("run") != end("whole") for end in ends):

@@ -157,6 +157,10 @@ class Keep(Callback):
     def __init__(self, steps: Sequence[int] = ()) -> None:
         self.steps, self.kept = steps, dict[int, Content]()
 
+    def on_train_start(self, trainer: Trainer) -> None:
+        if 0 in self.steps:
+            self.kept[0] = plain(trainer.snapshot())
+
     def on_checkpoint(self, trainer: Trainer) -> None:
         if trainer.state.step in self.steps and trainer.state.batch:
             self.kept[trainer.state.step] = plain(trainer.snapshot())
@@ -284,8 +288,10 @@ def taken_back(case: Case, folder: Path, draw: random.Random) -> str | None:
     finite = {r: [s for s in (of_replica(c, r, case) for c in keep.kept.values()) if s.isfinite().all()] for r in ended}
     n = sum(p.numel() for p in before["model"].values()) // case.replicas  # a stopped replica's slots go on
     first = min(map(len, finite.values()), default=0)  # those behind go on with other rates, which rounds otherwise
+    if not first:
+        return f"no replica stopped, or one has no finite state; {case}"
     for r, states in finite.items():
-        if len(states) == first and states and not torch.equal(of_replica(before, r, case)[:n], states[-1][:n]):
+        if len(states) == first and not torch.equal(of_replica(before, r, case)[:n], states[-1][:n]):
             return f"replica {r} went back to other parameters; {case}"
     return None
 
