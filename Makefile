@@ -58,9 +58,9 @@ $(FASHION_LAST):
 breast-cancer: .data/breast_cancer.csv
 
 .data/breast_cancer.csv:
-	@$(PYTHON) -m trainkit.data.fetch breast-cancer $@
+	@$(PYTHON) -m trainkit.data.sources.fetch breast-cancer $@
 
 diabetes: .data/diabetes.csv
 
 .data/diabetes.csv:
-	@$(PYTHON) -m trainkit.data.fetch diabetes $@
+	@$(PYTHON) -m trainkit.data.sources.fetch diabetes $@

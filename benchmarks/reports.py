@@ -21,13 +21,13 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from trainkit import duel, figures, outcome, tables, trial  # noqa: E402
-from trainkit.build import build  # noqa: E402
-from trainkit.checkpoint import write  # noqa: E402
-from trainkit.config import compose, override, resolve  # noqa: E402
-from trainkit.grid import axis, planned  # noqa: E402
-from trainkit.outcome import Clock, Outcome  # noqa: E402
-from trainkit.trial import Trial  # noqa: E402
+from trainkit.app.compare import figures, reference, tables, timed_fit, trial  # noqa: E402
+from trainkit.app.compare.grid import axis, planned  # noqa: E402
+from trainkit.app.compare.timed_fit import Clock, Outcome  # noqa: E402
+from trainkit.app.compare.trial import Trial  # noqa: E402
+from trainkit.app.config.build import build  # noqa: E402
+from trainkit.app.config.files import compose, override, resolve  # noqa: E402
+from trainkit.checkpoint.file import write  # noqa: E402
 
 CONF = ROOT / "conf" / "reports"
 PAGE = ROOT / "docs" / "reports.md"
@@ -250,9 +250,9 @@ def chaos() -> str:
             if moved:
                 for p, _ in parts.net.param():
                     p.copy_(torch.nextafter(p, torch.full_like(p, math.inf)))
-            outcome.train(parts, parts.data(), Clock(), quiet=True)
+            timed_fit.train(parts, parts.data(), Clock(), quiet=True)
             ends.append(parts.net.state_dict())
-        rows.append([str(steps), f"{t.outcomes[-1].difference:.1e}", f"{duel.apart(*ends):.1e}"])
+        rows.append([str(steps), f"{t.outcomes[-1].difference:.1e}", f"{reference.apart(*ends):.1e}"])
     return tables.table(rows)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import trainkit
-from trainkit.checkpoint import plain
+from trainkit.checkpoint.plain import plain
 
 EPOCHS, SAMPLES, BATCH, WIDTH, P, LR = 4, 900, 50, 25, 0.3, 0.1
 EACH = SAMPLES // BATCH

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainkit import disk, idx, tensors
 from trainkit.data.dataset import Dataset, Part
-from trainkit.data.normalize import Normalizer
+from trainkit.data.transforms.normalize import Normalizer
 
 MOMENTUM = 0.9
 

@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from trainkit.callback import Callback
-from trainkit.checkpoint import Unread, delete, load, save
-from trainkit.errors import MOST, UserError
-from trainkit.pattern import COUNT, Either, accept, shown, unlike
-from trainkit.run import plain_name
-from trainkit.streams import say
-from trainkit.template import COUNTERS, Template
-from trainkit.trainer import Trainer
+from trainkit.checkpoint.file import Unread, load, save
+from trainkit.checkpoint.template import COUNTERS, Template
+from trainkit.core.errors import MOST, UserError
+from trainkit.core.files import delete, plain_name
+from trainkit.core.terminal import say
+from trainkit.core.validation import COUNT, Either, accept, shown, unlike
+from trainkit.trainer.callback import Callback
+from trainkit.trainer.trainer import Trainer
 
 LAST, BEST, FINAL = "last.pt", "best.pt", "final.pt"
 GUESS = 0.02  # seconds of a save before the first one is measured

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from trainkit.callback import Callback
-from trainkit.checkpoint import write
-from trainkit.errors import UserError
-from trainkit.pattern import COUNT, accept, shown
-from trainkit.streams import say
-from trainkit.summary import deviation
-from trainkit.trainer import Trainer
+from trainkit.core.errors import UserError
+from trainkit.core.files import write
+from trainkit.core.terminal import say
+from trainkit.core.validation import COUNT, accept, shown
+from trainkit.trainer.callback import Callback
+from trainkit.trainer.summary import deviation
+from trainkit.trainer.trainer import Trainer
 
 FILE = "metrics.csv"
 PLACE = ["epoch", "step"]  # the first columns: where the run was

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from trainkit.callback import Callback
-from trainkit.errors import UserError, UserErrors
-from trainkit.pattern import COUNT, Either, accept, shown
-from trainkit.streams import say
-from trainkit.trainer import Trainer
+from trainkit.core.errors import UserError, UserErrors
+from trainkit.core.terminal import say
+from trainkit.core.validation import COUNT, Either, accept, shown
+from trainkit.trainer.callback import Callback
+from trainkit.trainer.trainer import Trainer
 
 
 class EarlyStopping(Callback):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from trainkit.callback import Callback
-from trainkit.errors import UserError
-from trainkit.flat import norms
-from trainkit.trainer import Trainer
+from trainkit.core.errors import UserError
+from trainkit.optim.flat_buffer import norms
+from trainkit.trainer.callback import Callback
+from trainkit.trainer.trainer import Trainer
 
 
 class GradientNorms(Callback):

@@ -6,12 +6,11 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from trainkit.callback import Callback
-from trainkit.errors import UserError
-from trainkit.modes import steps_left
+from trainkit.core.errors import UserError
+from trainkit.core.terminal import say
+from trainkit.core.validation import COUNT, Either, accept, shown
 from trainkit.optim.optimizer import RATE_LIMIT, momentum_of
-from trainkit.pattern import COUNT, Either, accept, shown
-from trainkit.schedules import (
+from trainkit.optim.schedules import (
     MOVING,
     SCHEDULERS,
     Carrier,
@@ -29,8 +28,9 @@ from trainkit.schedules import (
     set_progress,
     updates,
 )
-from trainkit.streams import say
-from trainkit.trainer import Trainer
+from trainkit.trainer.callback import Callback
+from trainkit.trainer.engines.select import steps_left
+from trainkit.trainer.trainer import Trainer
 
 REPLAYED = 50_000  # rates of a changed schedule that a resume computes one after the other: a second
 TRIED = 5_000  # rates of a schedule that are tried one after the other before the first step: some 40 ms

@@ -9,9 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trainkit.callback import Callback
-from trainkit.streams import say
-from trainkit.trainer import Trainer
+from trainkit.core.terminal import say
+from trainkit.trainer.callback import Callback
+from trainkit.trainer.trainer import Trainer
 
 FORMAT = "{desc} {percentage:3.0f}%|{bar:8}| {elapsed}<{remaining} {rate_fmt}{postfix}"  # the metrics before tqdm's own counts
 

@@ -11,14 +11,14 @@ import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from trainkit import snapshot
-from trainkit.callback import Callback
-from trainkit.errors import UserError
-from trainkit.events import EventFile
-from trainkit.pattern import COUNT, accept, shown
-from trainkit.run import Run
-from trainkit.summary import deviation
-from trainkit.trainer import Trainer
+from trainkit.core.errors import UserError
+from trainkit.core.validation import COUNT, accept, shown
+from trainkit.metrics.event_file import EventFile
+from trainkit.trainer import capture
+from trainkit.trainer.callback import Callback
+from trainkit.trainer.run_folder import Run
+from trainkit.trainer.summary import deviation
+from trainkit.trainer.trainer import Trainer
 
 Point = tuple[int, str, float]  # step, tag, value
 
@@ -139,7 +139,7 @@ class TensorBoard(Callback):
     def _is_ended(self) -> bool:
         """Whether the resumed run had ended at this step, with these parameters: its final metrics are written."""
         found = self.summary.get("step"), self.summary.get("params_sha256")
-        return found[0] == self.trainer.state.step and found[1] == snapshot.digest(self.trainer.net)
+        return found[0] == self.trainer.state.step and found[1] == capture.digest(self.trainer.net)
 
     def _write(self, event: Event) -> None:
         if self.writer is None:

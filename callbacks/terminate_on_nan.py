@@ -7,14 +7,14 @@ from contextlib import closing
 
 import torch
 
-from trainkit import rewind
-from trainkit.callback import Callback
-from trainkit.checkpoint import save
-from trainkit.finite import broken, place
-from trainkit.flat import unflatten
-from trainkit.rewind import Kept, Movers
-from trainkit.streams import say
-from trainkit.trainer import Trainer
+from trainkit.checkpoint.file import save
+from trainkit.core.terminal import say
+from trainkit.optim.flat_buffer import unflatten
+from trainkit.trainer import replay
+from trainkit.trainer.callback import Callback
+from trainkit.trainer.nonfinite import broken, place
+from trainkit.trainer.replay import Kept, Movers
+from trainkit.trainer.trainer import Trainer
 
 FILE = "before_nan.pt"  # beside the checkpoints, not among them: a resume takes last.pt, and this one by its name alone
 
@@ -54,7 +54,7 @@ class TerminateOnNaN(Callback):
         """Stop the replicas `wrong`, and the run with the last."""
         now, end = Kept(trainer, self.movers), trainer.state.step
         before: dict[int, Kept] = {}
-        with closing(rewind.again(trainer, self.kept, end)) as steps:
+        with closing(replay.again(trainer, self.kept, end)) as steps:
             for kept, losses in steps:
                 before |= {r: kept for r in broken(trainer, losses) if r in wrong and r not in before}
                 if len(before) == len(wrong):
@@ -67,7 +67,7 @@ class TerminateOnNaN(Callback):
         (before[ending[0]] if ending else now).restore(trainer)
         stopped, own = [r for r in wrong if r not in ending], [p for p, _ in trainer.optimizer.pairs]
         for r in stopped:
-            for s, old in zip(rewind.changed(trainer), before[r].tensors, strict=True):
+            for s, old in zip(replay.changed(trainer), before[r].tensors, strict=True):
                 for v, o in zip(unflatten(s, own), unflatten(old, own), strict=True):
                     v[r].copy_(o[r])
             trainer.state.loss_sum[r], trainer.state.samples[r] = before[r].state["loss_sum"][r], before[r].state["samples"][r]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from trainkit.callback import Callback
-from trainkit.errors import UserError
-from trainkit.pattern import accept, shown
-from trainkit.trainer import Trainer
+from trainkit.core.errors import UserError
+from trainkit.core.validation import accept, shown
+from trainkit.trainer.callback import Callback
+from trainkit.trainer.trainer import Trainer
 
 
 class Timer(Callback):

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainkit.callback import Callback
-from trainkit.errors import UserError
-from trainkit.pattern import accept
-from trainkit.rng import generator
-from trainkit.trainer import Trainer
+from trainkit.core.errors import UserError
+from trainkit.core.rng import generator
+from trainkit.core.validation import accept
+from trainkit.trainer.callback import Callback
+from trainkit.trainer.trainer import Trainer
 
 
 class ValidationSplit(Callback):

@@ -1,4 +1,4 @@
-"""`callbacks/` and `benchmarks/rivals/` at the top: found in a checkout, an editable install and a wheel, one identity each."""
+"""`callbacks/` at the top level: found in a checkout, an editable install and a wheel, one identity each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import pytest
 
 import trainkit
 import trainkit.callbacks
-import trainkit.rivals
+import trainkit.interop
 
 ROOT = Path(__file__).parents[1]
 CALLBACKS = sorted(p.stem for p in (ROOT / "callbacks").glob("*.py"))
-RIVALS = sorted(p.stem for p in (ROOT / "benchmarks" / "rivals").glob("*.py"))
 
 CONF = """\
 data: {name: disk, train: 40, test: 10}
@@ -44,16 +43,15 @@ class Mine(Callback):
 TRAP = "raise SystemExit('a file that nobody named was imported')\n"
 
 IDENTITY = """
-import sys, trainkit, trainkit.callbacks, trainkit.rivals
+import sys, trainkit, trainkit.callbacks, trainkit.interop
 from trainkit.callbacks import EarlyStopping
 assert trainkit.EarlyStopping is EarlyStopping is trainkit.callbacks.EarlyStopping
 assert EarlyStopping.__module__ == "trainkit.callbacks.early_stopping", EarlyStopping.__module__
 assert all(getattr(trainkit, n) is getattr(trainkit.callbacks, n) for n in trainkit.callbacks.__all__)
-rival = trainkit.rivals.find("torch")
-assert sys.modules["trainkit.rivals.torch_nn"] is rival
+rival = trainkit.interop.find("torch")
+assert sys.modules["trainkit.interop.torch_nn"] is rival
 assert not {"callbacks", "rivals", "benchmarks"} & set(sys.modules)
 print(sys.modules[EarlyStopping.__module__].__file__)
-print(rival.__file__)
 """
 
 
@@ -79,8 +77,8 @@ def python(*words: str, path: Path | None, folder: Path, interpreter: str = sys.
     return done.stdout
 
 
-def works_for(user: Path, path: Path | None, callbacks: Path, rivals: Path, interpreter: str = sys.executable) -> None:
-    """`python -m trainkit` trains with the user's own callback; trainkit's, and the rival, are from these folders."""
+def works_for(user: Path, path: Path | None, callbacks: Path, interpreter: str = sys.executable) -> None:
+    """`python -m trainkit` trains with the user's own callback; trainkit's are from this folder."""
     said = python("-m", "trainkit", "fit", "conf.yaml", "--run-dir", "run", path=path, folder=user, interpreter=interpreter)
     assert "mine says hello after 4 steps" in said
     assert sorted(p.name for p in (user / "run").iterdir() if p.is_file()) == [
@@ -90,14 +88,11 @@ def works_for(user: Path, path: Path | None, callbacks: Path, rivals: Path, inte
         "summary.json",
     ]
     files = python("-c", IDENTITY, path=path, folder=user, interpreter=interpreter).splitlines()
-    assert [Path(f).resolve() for f in files] == [
-        (callbacks / "early_stopping.py").resolve(),
-        (rivals / "torch_nn.py").resolve(),
-    ]
+    assert [Path(f).resolve() for f in files] == [(callbacks / "early_stopping.py").resolve()]
 
 
 def test_a_checkout_works_from_another_folder(user: Path) -> None:
-    works_for(user, ROOT, ROOT / "callbacks", ROOT / "benchmarks" / "rivals")
+    works_for(user, ROOT, ROOT / "callbacks")
 
 
 def test_a_checkout_has_one_identity_of_each_callback() -> None:
@@ -110,11 +105,10 @@ def test_the_table_lists_the_files_that_are_there() -> None:
     assert trainkit.callbacks.__all__ == sorted(trainkit._PUBLIC["callbacks"])
     for name, cls in trainkit.callbacks.TABLE.items():
         assert getattr(trainkit.callbacks, cls).__module__ == f"trainkit.callbacks.{name}"
-    assert sorted(trainkit.rivals.RIVALS.values()) == RIVALS
 
 
 def test_a_file_that_no_configuration_names_is_not_imported(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainkit.cli import main
+    from trainkit.app.cli.main import main
 
     monkeypatch.chdir(user)
     for name in ("unfinish", "../callbacks/unfinished", "callbacks.unfinished", "Unfinished", "__init__", "mine.unfinished"):
@@ -138,7 +132,7 @@ BROKEN = {
 def test_a_broken_own_callback_is_told_by_its_file(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainkit.cli import main
+    from trainkit.app.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     Path("callbacks").mkdir()
@@ -178,7 +172,6 @@ def test_the_wheel_puts_nothing_but_trainkit_at_the_top(built: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names} == {"trainkit", f"trainkit-{trainkit.__version__}.dist-info"}
     assert sorted(Path(n).stem for n in names if n.startswith("trainkit/callbacks/")) == sorted(["__init__", *CALLBACKS])
-    assert sorted(Path(n).stem for n in names if n.startswith("trainkit/rivals/")) == sorted(["__init__", *RIVALS])
     assert len(names) == len(set(names))
     assert not [n for n in names if "__pycache__" in n or "/tests/" in n]
 
@@ -189,7 +182,6 @@ def test_the_sdist_has_what_the_wheel_and_a_reader_need(built: Path) -> None:
         names = {n.split("/", 1)[1] for n in archive.getnames() if "/" in n}
     assert {
         "callbacks/early_stopping.py",
-        "benchmarks/rivals/torch_nn.py",
         "trainkit/callbacks/__init__.py",
         "conf/mlp.yaml",
         "pyproject.toml",
@@ -199,7 +191,7 @@ def test_the_sdist_has_what_the_wheel_and_a_reader_need(built: Path) -> None:
 
 
 def test_the_wheel_works_from_another_folder(target: Path, user: Path) -> None:
-    works_for(user, target, target / "trainkit" / "callbacks", target / "trainkit" / "rivals")
+    works_for(user, target, target / "trainkit" / "callbacks")
 
 
 def test_an_editable_install_works_from_another_folder(user: Path, tmp_path: Path) -> None:
@@ -211,6 +203,6 @@ def test_an_editable_install_works_from_another_folder(user: Path, tmp_path: Pat
     interpreter = str(tmp_path / "venv" / "bin" / "python")
     words = ["-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "--no-index", "-e", str(ROOT)]
     python(*words, path=None, folder=tmp_path, interpreter=interpreter)
-    works_for(user, None, ROOT / "callbacks", ROOT / "benchmarks" / "rivals", interpreter)
+    works_for(user, None, ROOT / "callbacks", interpreter)
     script = tmp_path / "venv" / "bin" / "trainkit"
     assert subprocess.run([script, "--version"], capture_output=True, text=True).stdout == f"trainkit {trainkit.__version__}\n"

@@ -11,11 +11,11 @@ from page import ROOT
 from task import MOMENTUM, Result, Stopwatch, Task, load
 
 from trainkit import SGD, Adam, Callback, CrossEntropyLoss, Linear, Module, Optimizer, ReLU, Sequential, Trainer
-from trainkit.build import build
-from trainkit.config import compose, resolve
+from trainkit.app.config.build import build
+from trainkit.app.config.files import compose, resolve
+from trainkit.core.rng import order
 from trainkit.data.loader import batches
-from trainkit.rng import order
-from trainkit.step import training_step
+from trainkit.trainer.engines.step import training_step
 
 
 class Clock(Callback):

@@ -32,12 +32,12 @@ from trainkit import (
     Trainer,
     UserError,
     ValidationSplit,
-    checkpoint,
     disk,
     tensors,
 )
-from trainkit.callback import CallbackError
-from trainkit.evaluate import evaluate
+from trainkit.checkpoint import file as checkpoint
+from trainkit.trainer.callback import CallbackError
+from trainkit.trainer.evaluation import evaluate
 
 NAN, INF = math.nan, math.inf
 

@@ -22,9 +22,10 @@ from trainkit import (
     Sequential,
     Trainer,
     UserError,
-    checkpoint,
     tensors,
 )
+from trainkit.checkpoint import file as checkpoint
+from trainkit.checkpoint.plain import plain
 
 NAN, INF = math.nan, math.inf
 
@@ -402,7 +403,7 @@ def test_the_best_parameters_of_another_metric_are_not_restored(capsys: pytest.C
     class Keep(Callback):
         def on_checkpoint(self, trainer: Trainer) -> None:
             if trainer.state.epoch == 3 and not trainer.state.batch:
-                self.content = checkpoint.plain(trainer.snapshot())
+                self.content = plain(trainer.snapshot())
 
     keep = Keep()
     run([1, 2, 3, 4, 5], EarlyStopping("score", restore_best=True, patience=9), keep)

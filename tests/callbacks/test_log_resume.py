@@ -29,10 +29,10 @@ from trainkit import (
     Trainer,
     UserError,
     ValidationSplit,
-    checkpoint,
     disk,
-    verify,
 )
+from trainkit.app.verify_resume import verify
+from trainkit.checkpoint import file as checkpoint
 
 HOOKS = ("on_train_start", "on_train_batch_end", "on_step_log", "on_log", "on_checkpoint", "on_save_end", "on_test_end")
 

@@ -39,9 +39,9 @@ from trainkit import (
     Trainer,
     UserError,
     ValidationSplit,
-    checkpoint,
     disk,
 )
+from trainkit.checkpoint import file as checkpoint
 
 EPOCHS, A_EPOCH = 4, 5  # 25 training samples in batches of 5
 

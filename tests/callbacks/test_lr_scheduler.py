@@ -27,7 +27,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.callbacks import lr_scheduler
-from trainkit.checkpoint import plain
+from trainkit.checkpoint.plain import plain
 from trainkit.optim.optimizer import Optimizer
 
 LR, EPOCHS, A_EPOCH = 0.1, 12, 3

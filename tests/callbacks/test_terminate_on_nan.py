@@ -39,14 +39,15 @@ from trainkit import (
     TerminateOnNaN,
     Trainer,
     ValidationSplit,
-    checkpoint,
-    compiled,
     npy,
     tensors,
 )
+from trainkit.app.cli.main import main
 from trainkit.callbacks import terminate_on_nan
-from trainkit.cli import main
-from trainkit.rng import order
+from trainkit.checkpoint import file as checkpoint
+from trainkit.checkpoint.plain import plain
+from trainkit.core.rng import order
+from trainkit.trainer.engines import compiled
 
 N, BATCH, MARKED = 20, 4, 11  # samples, samples a step, the sample that is odd
 STEPS = N // BATCH
@@ -361,7 +362,7 @@ def test_no_file_of_a_run_ever_holds_what_is_not_finite(tmp_path: Path, monkeypa
     from trainkit.callbacks import checkpoint as saver
 
     saved: list[dict[str, Any]] = []
-    monkeypatch.setattr(saver, "save", lambda content, path: saved.append(checkpoint.plain(content)))
+    monkeypatch.setattr(saver, "save", lambda content, path: saved.append(plain(content)))
     every = [Checkpoint(every_n_steps=1), TerminateOnNaN(), At(8, lambda t: t.net.layers[4].w.fill_(3e38))]  # type: ignore[attr-defined]
     for callbacks in (every, every[::-1]):
         saved.clear()
@@ -536,7 +537,7 @@ def test_the_last_replica_ends_the_run(
 
 
 def test_a_resume_leaves_a_stopped_replica_stopped_whatever_early_stopping_says() -> None:
-    from trainkit.checkpoint import plain
+    from trainkit.checkpoint.file import plain
 
     class Keep(Callback):
         def __init__(self) -> None:

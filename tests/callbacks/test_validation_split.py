@@ -26,7 +26,7 @@ from trainkit import (
     disk,
     tensors,
 )
-from trainkit.checkpoint import plain
+from trainkit.checkpoint.plain import plain
 
 
 def run(*callbacks: Callback, data: Dataset | None = None, resume: dict[str, Any] | None = None, **how: Any) -> Trainer:

@@ -16,10 +16,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainkit.data.arrow import BLOCK, MISSING
+from trainkit.core.errors import UserError
 from trainkit.data.dataset import Dataset
-from trainkit.data.table import FEW, MANY, csv, read_rows
-from trainkit.errors import UserError
+from trainkit.data.sources.arrow import BLOCK, MISSING
+from trainkit.data.sources.csv import FEW, MANY, csv, read_rows
 
 FLOWERS = """\
 width,colour,wet,kind

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from sklearn import datasets
 
-from trainkit.data import fetch
-from trainkit.data.table import csv as dataset
-from trainkit.errors import UserError
+from trainkit.core.errors import UserError
+from trainkit.data.sources import fetch
+from trainkit.data.sources.csv import csv as dataset
 
 
 def brought(name: str, to: Path) -> tuple[list[str], list[list[str]]]:
@@ -60,7 +60,7 @@ def test_a_file_is_written_whole_into_a_new_folder(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize("argv", [[], ["diabetes"], ["iris", "a.csv"], ["diabetes", "a.csv", "b.csv"]], ids=" ".join)
 def test_another_name_shows_the_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert fetch.main(argv) == 2
-    assert capsys.readouterr().err == "usage: python -m trainkit.data.fetch breast-cancer|diabetes DEST\n"
+    assert capsys.readouterr().err == "usage: python -m trainkit.data.sources.fetch breast-cancer|diabetes DEST\n"
 
 
 def test_without_scikit_learn_it_says_what_to_install(

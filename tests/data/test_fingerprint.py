@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from trainkit import SGD, Callback, Dataset, Linear, MSELoss, Sequential, Trainer, UserError, ValidationSplit, npy, tensors
-from trainkit.checkpoint import plain
-from trainkit.cli import main
+from trainkit.app.cli.main import main
+from trainkit.checkpoint.plain import plain
 from trainkit.data import fingerprint as fingerprint_file
 from trainkit.data.fingerprint import fingerprint
-from trainkit.data.npy import dressed, open_npy
+from trainkit.data.sources.npy import dressed, open_npy
 
 N = 40
 X = torch.rand(N, 3, generator=torch.Generator().manual_seed(0))

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainkit.data.idx import DTYPES, idx, read_idx
-from trainkit.errors import UserError
+from trainkit.core.errors import UserError
+from trainkit.data.sources.idx import DTYPES, idx, read_idx
 
 PACK = {
     0x08: "B",

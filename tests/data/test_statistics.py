@@ -26,15 +26,15 @@ from trainkit import (
     Trainer,
     UserError,
     ValidationSplit,
-    checkpoint,
     csv,
     idx,
     npy,
     tensors,
 )
-from trainkit.data.normalize import Normalizer
+from trainkit.checkpoint import file as checkpoint
+from trainkit.data.sources.csv import read_rows
 from trainkit.data.statistics import Frame, ranges
-from trainkit.data.table import read_rows
+from trainkit.data.transforms.normalize import Normalizer
 
 N = 20
 

@@ -36,14 +36,14 @@ from trainkit import (
     npy,
     tensors,
 )
-from trainkit.checkpoint import plain
-from trainkit.cli import main
+from trainkit.app.cli.main import main
+from trainkit.checkpoint.plain import plain
 from trainkit.data import statistics
 from trainkit.data.loader import batches
-from trainkit.data.normalize import Normalizer
-from trainkit.data.npy import dressed, open_npy
+from trainkit.data.mapped import AHEAD, Rows, Stored, ahead
+from trainkit.data.sources.npy import dressed, open_npy
 from trainkit.data.statistics import moments
-from trainkit.data.stored import AHEAD, Rows, Stored, ahead
+from trainkit.data.transforms.normalize import Normalizer
 
 N, TEST, SHAPE = 61, 20, (3, 4)
 

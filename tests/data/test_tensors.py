@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainkit.data.memory import tensors
-from trainkit.errors import UserError
+from trainkit.core.errors import UserError
+from trainkit.data.sources.tensors import tensors
 
 X = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
 LABEL = torch.tensor([2, 0, 1])

@@ -312,7 +312,7 @@ def _stack(keywords: dict[str, Any], *x: Tensor) -> Tensor:
 
 
 def _three(ours: Callable[..., Any]) -> Callable[[], Module]:
-    return lambda: ours(trainkit.nn.linear.Linear(3, 3), trainkit.nn.activation.Tanh(), trainkit.nn.linear.Linear(3, 3))
+    return lambda: ours(trainkit.Linear(3, 3), trainkit.Tanh(), trainkit.Linear(3, 3))
 
 
 def _torch_three() -> list[torch.nn.Module]:

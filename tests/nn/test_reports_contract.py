@@ -34,7 +34,7 @@ from trainkit import (
     Sigmoid,
     Tanh,
 )
-from trainkit.errors import UserError
+from trainkit.core.errors import UserError
 from trainkit.nn.init import NAMES
 
 

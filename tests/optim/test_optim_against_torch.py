@@ -17,13 +17,13 @@ from torch.testing import assert_close
 from torch.testing._internal.common_optimizers import optim_db
 
 import trainkit.optim
-from trainkit.errors import UserError
-from trainkit.nn.activation import Tanh
-from trainkit.nn.container import Sequential
-from trainkit.nn.linear import Linear
+from trainkit.core.errors import UserError
+from trainkit.nn.layers.activation import Tanh
+from trainkit.nn.layers.container import Sequential
+from trainkit.nn.layers.linear import Linear
 from trainkit.nn.loss import CrossEntropyLoss
 from trainkit.optim.optimizer import Optimizer
-from trainkit.step import training_step
+from trainkit.trainer.engines.step import training_step
 
 for _found in pkgutil.walk_packages(trainkit.optim.__path__, "trainkit.optim."):
     importlib.import_module(_found.name)

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from trainkit.build import build
-from trainkit.config import compose, resolve
-from trainkit.errors import UserError
+from trainkit.app.config.build import build
+from trainkit.app.config.files import compose, resolve
+from trainkit.core.errors import UserError
 
 from .kills import ROOT
 from .poison import CONF, HARMLESS, MERGING, REFUSED, UNFOLDING, fire
@@ -41,10 +41,11 @@ CODE = [
     "!!bool x", "!!map [1]", "!!seq {a: 1}", "!<tag:x> y", "%TAG", "${oc.env:HOME}", "${oc.env:HOME,x}", "${oc.decode:x}",
     "${oc.create:x}", "${oc.dict.keys:data}", "${env:HOME}", "${python:os.system}", "${eval:1}", "${hydra:runtime}",
     "${a:${b}}", "${.}", "${..}", "${..x}", "${}", "$${x}", "\\${x}", "${seed", "{_target_: os.system, command: touch RAN}",
-    "{_target_: trainkit.cli.main}", "<<: *x", "*nothing", "&a *a",
+    "{_target_: trainkit.app.cli.main.main}", "<<: *x", "*nothing", "&a *a",
 ]  # fmt: skip
 NAMES = [
-    "os.system", "os", "trainkit.cli", "trainkit.cli.main", "../x", "callbacks.x", "__import__('os').system('touch RAN')",
+    "os.system", "os", "trainkit.app.cli.main", "trainkit.app.cli.main.main", "../x", "callbacks.x",
+    "__import__('os').system('touch RAN')",
     "eval", "builtins.eval", "__class__", "__init__", "__builtins__", "Module", "Trainer", "Optimizer", "Callback", "load",
     "checkpoint", "torch.nn.Linear", "numpy", "tensors", "SGD", "Linear", "", " ", "\x00", "\x1b[2J", "é", "Linear\n",
     "x" * 100_000, "-x", "~", "%s", "{0}", "{epoch.__class__}", "${seed}", "???", "nan", "LambdaLR",

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from trainkit import checkpoint
-from trainkit.cli import main
-from trainkit.errors import UserError
-from trainkit.snapshot import digest_of
+from trainkit.app.cli.main import main
+from trainkit.checkpoint import file as checkpoint
+from trainkit.core.errors import UserError
+from trainkit.core.files import TEMPORARY
+from trainkit.trainer.capture import digest_of
 
 from .tally import Tally, ended, fork, inside, shot
 
@@ -177,7 +178,7 @@ def after(where: str, step: int | None) -> str | None:
         return f"{where}: resume: {wrong}"
     if digest("run") != digest("whole"):
         return f"{where}: the resumed run ends otherwise"
-    if stale := [str(p) for p in Path("run").rglob(f"{checkpoint.TEMPORARY}*")]:
+    if stale := [str(p) for p in Path("run").rglob(f"{TEMPORARY}*")]:
         return f"{where}: left over: {stale}"
     mine, theirs = stand("run"), stand("whole")
     return None if mine == theirs else f"{where}: the checkpoints are {mine}, of the undisturbed run {theirs}"

@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainkit import checkpoint
-from trainkit.errors import UserError
+from trainkit.checkpoint import file as checkpoint
+from trainkit.core.errors import UserError
 
 from .kills import ROOT
 from .tally import Tally, inside, shot, watched

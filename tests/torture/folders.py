@@ -9,7 +9,7 @@ from itertools import permutations
 from pathlib import Path
 from unittest.mock import patch
 
-from trainkit import checkpoint
+from trainkit.checkpoint import file as checkpoint
 
 from .poison import CONF, HARMLESS, LAST, fire, fresh, prepare, stored
 from .tally import Tally, inside, shot

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
-from trainkit.cli import main
+from trainkit.app.cli.main import main
 
 from .crash import CONF, after
 from .tally import Tally, ended, fork, inside, shot

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trainkit import checkpoint
-from trainkit.cli import main
+from trainkit.app.cli.main import main
+from trainkit.checkpoint import file as checkpoint
 
 from .crash import CONF as SAVING
 from .crash import after, digest

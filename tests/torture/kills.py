@@ -9,9 +9,9 @@ import signal
 import time
 from pathlib import Path
 
-from trainkit import checkpoint
-from trainkit.cli import main
-from trainkit.errors import UserError
+from trainkit.app.cli.main import main
+from trainkit.checkpoint import file as checkpoint
+from trainkit.core.errors import UserError
 
 from .crash import digest
 from .tally import Tally, ended, fork, inside, shot

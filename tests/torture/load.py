@@ -18,9 +18,11 @@ from unittest.mock import patch
 
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from trainkit import Trainer, checkpoint
-from trainkit.cli import main
-from trainkit.errors import UserError
+from trainkit import Trainer
+from trainkit.app.cli.main import main
+from trainkit.checkpoint import file as checkpoint
+from trainkit.core.errors import UserError
+from trainkit.core.files import TEMPORARY
 
 from .crash import after, digest
 from .moments import at
@@ -89,7 +91,7 @@ def watched_run(steps: int) -> int:
         if step % (steps // PARTS) == 0 and step > steps // PARTS:
             writer: Any = trainer.callbacks["tensorboard"]
             writer.writer.flush()
-            files = [p for p in Path("run").rglob("*") if p.is_file() and not p.name.startswith(checkpoint.TEMPORARY)]
+            files = [p for p in Path("run").rglob("*") if p.is_file() and not p.name.startswith(TEMPORARY)]
             point = {"step": step, "epoch": trainer.state.epoch, "memory": status("VmRSS"), "files": len(files)}
             point |= {"descriptors": len(os.listdir("/proc/self/fd")), "threads": len(os.listdir("/proc/self/task"))}
             point["csv"] = Path("run/metrics.csv").stat().st_size
@@ -184,7 +186,7 @@ def visits() -> dict[str, str | None]:
         child = ended(fork(lambda command=command: main(list(command)), Path("visitor")), Path("visitor"))  # type: ignore[misc]
         found[f"{name}, another process"] = received(child.wrong(2), child.said)
     try:
-        from trainkit.run import Run
+        from trainkit.trainer.run_folder import Run
 
         Run(Path("run")).lock()
         found["in code"] = "was let in"

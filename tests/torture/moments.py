@@ -8,18 +8,20 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from trainkit import checkpoint, commands, prepare, run, trainer
-from trainkit.nn.linear import Linear
+from trainkit.app.cli import commands
+from trainkit.checkpoint import file as checkpoint
+from trainkit.nn.layers.linear import Linear
+from trainkit.trainer import run_folder, setup, trainer
 
 Act = Callable[[], object]
 
 PLACES: dict[str, tuple[Any, str]] = {  # what is called at it
     "reading the configuration": (commands, "compose"),
     "building": (commands, "build"),
-    "taking the folder": (run.Run, "begin"),
+    "taking the folder": (run_folder.Run, "begin"),
     "loading data": (commands, "_data"),
     "setup": (trainer, "prepare"),
-    "scaling": (prepare, "_scaled"),
+    "scaling": (setup, "_scaled"),
     "a step's forward": (Linear, "fwd"),
     "a step's backward": (Linear, "bwd"),
     "between steps": (trainer.Trainer, "note"),
@@ -33,7 +35,7 @@ PLACES: dict[str, tuple[Any, str]] = {  # what is called at it
     "a save's rename": (os, "replace"),
     "the final evaluation": (trainer.Trainer, "_finish"),
     "the summary": (trainer, "summarize"),
-    "closing": (run.Run, "close"),
+    "closing": (run_folder.Run, "close"),
     "the last words": (commands, "_print_metrics"),
 }
 

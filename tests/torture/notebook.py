@@ -13,7 +13,7 @@ from .terminals import variables_of
 BEGIN = """
 import time, torch
 from trainkit import *
-from trainkit import checkpoint
+from trainkit.checkpoint import file as checkpoint
 class Slow(Callback):
     def on_train_batch_end(self, trainer): time.sleep(SECONDS)
 x = torch.rand(100, 2); t = (x.sum(1) > 1).long()

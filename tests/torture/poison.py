@@ -19,7 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from trainkit import checkpoint
+from trainkit.checkpoint import file as checkpoint
 
 from .tally import Tally, inside, shot
 
@@ -118,7 +118,7 @@ def gadgets() -> dict[str, Any]:
     import importlib
     import subprocess
 
-    from trainkit import cli
+    from trainkit.app.cli import main
 
     writes = f"open({str(CANARY)!r}, 'w').close()"
     return {
@@ -129,7 +129,7 @@ def gadgets() -> dict[str, Any]:
         "Popen": Calls(subprocess.Popen, ["touch", str(CANARY)]),
         "import": Calls(importlib.import_module, "antigravity"),
         "getattr": Calls(getattr, Calls(importlib.import_module, "os"), "system"),
-        "trainkit.cli.main": Calls(cli.main, ["predict", "run", "--out", str(CANARY)]),
+        "trainkit.app.cli.main.main": Calls(main.main, ["predict", "run", "--out", str(CANARY)]),
         "torch.save": Calls(torch.save, 1, str(CANARY)),
         "a class": Calls,
         "a module": torch.nn.Linear(2, 2),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from trainkit.cli import main
+from trainkit.app.cli.main import main
 
 from .crash import after
 from .full import mount

@@ -12,8 +12,8 @@ from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
-from trainkit import checkpoint
-from trainkit.run import Run
+from trainkit.checkpoint import file as checkpoint
+from trainkit.trainer.run_folder import Run
 
 from .crash import digest, stand
 from .folders import folder_for, link, pipe_for

@@ -21,9 +21,9 @@ from shutil import rmtree
 from threading import Lock
 from unittest.mock import patch
 
-from trainkit import verify
-from trainkit.config import compose, resolve
-from trainkit.errors import UserError
+from trainkit.app.config.files import compose, resolve
+from trainkit.app.verify_resume import verify
+from trainkit.core.errors import UserError
 
 from .tally import Tally, inside
 
@@ -110,7 +110,7 @@ class Whole:
 
 # -- processes -------------------------------------------------------------------------------------------------------------
 
-LOADED = ["trainkit.verify", "trainkit.trainer", "trainkit.callbacks.tensorboard"]
+LOADED = ["trainkit.app.verify_resume.verify", "trainkit.trainer.trainer", "trainkit.callbacks.tensorboard"]
 COMPILER = ["torch._dynamo", "torch._inductor.compile_fx", "torch._inductor.codegen.cpp_wrapper_cpu"]
 Process = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -144,7 +144,7 @@ def act(module: str, words: Sequence[str], log: str) -> None:
     """`python -m module words`, its stderr in a file."""
     for handle, name in ((1, os.devnull), (2, log)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o644), handle)
-    sys.exit(import_module("trainkit.cli" if module == "trainkit" else module).main(list(words)))
+    sys.exit(import_module("trainkit.app.cli.main" if module == "trainkit" else module).main(list(words)))
 
 
 # -- Lightning -------------------------------------------------------------------------------------------------------------

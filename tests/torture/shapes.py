@@ -42,12 +42,12 @@ from trainkit import (
     npy,
     tensors,
 )
-from trainkit.apart import gaps
-from trainkit.checkpoint import plain
+from trainkit.checkpoint.plain import plain
+from trainkit.core.diff import gaps
+from trainkit.core.rng import seed_globals
 from trainkit.data.loader import ALIGN
-from trainkit.flat import unflatten
 from trainkit.nn.loss import Loss
-from trainkit.rng import seed_globals
+from trainkit.optim.flat_buffer import unflatten
 
 from .tally import Tally
 

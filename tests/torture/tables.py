@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from trainkit.cli import main
+from trainkit.app.cli.main import main
 
 from .tally import Tally, ended, fork, inside, lowest_mark, shot, status
 

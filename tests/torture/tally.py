@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from trainkit.cli import main
+from trainkit.app.cli.main import main
 
 SECONDS, MEGABYTES = 2.0, 200.0  # that a stranger's file may take
 LONGEST = 20  # seconds after which a shot is given up

@@ -16,7 +16,7 @@ from pathlib import Path
 from unicodedata import combining, east_asian_width
 
 import trainkit
-from trainkit.cli import main
+from trainkit.app.cli.main import main
 
 from .crash import digest
 from .load import CONF

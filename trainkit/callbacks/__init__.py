@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..callback import Callback
+    from trainkit.trainer.callback import Callback
 
 TABLE = {
     "csv_log": "CSVLog",

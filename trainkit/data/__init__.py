@@ -1,1 +1,9 @@
 """Data: made (`disk`), read (`idx`, `npy`, `csv`) or given (`tensors`); in memory, or streamed from a file (`idx`, `npy`)."""
+
+from .dataset import Dataset as Dataset
+from .dataset import Part as Part
+from .sources import csv as csv
+from .sources import disk as disk
+from .sources import idx as idx
+from .sources import npy as npy
+from .sources import tensors as tensors

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..pattern import shown
+from trainkit.core.errors import UserError
+from trainkit.core.validation import shown
+
+from .mapped import Stored
 from .statistics import blocks
-from .stored import Stored
 
 if TYPE_CHECKING:
     from .dataset import Dataset

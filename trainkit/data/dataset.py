@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from .stored import Stored
+from trainkit.core.errors import UserError
+
+from .mapped import Stored
 
 Targets = Literal["index", "onehot", "binary", "real"]
 MOST_DIMS = 64  # of an array, the samples' own included: torch's limit

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .dataset import Dataset
-from .stored import Stored
+from .mapped import Stored
 
 BYTES = 1 << 24  # of the numbers that are looked at, as float64: 16 MB are read and hashed in some 20 ms
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .dataset import Part
-from .stored import Stored, ahead
+from .mapped import Stored, ahead
 
 ALIGN = 64  # bytes: a cache line, the widest vector register, and what torch aligns each allocation to
 BLOCK = 1 << 22  # bytes of input gathered at once: a small epoch in one call, a large one in pieces that stay in the cache

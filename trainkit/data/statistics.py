@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .stored import Stored, ahead
+from .mapped import Stored, ahead
 
 BLOCK = 1 << 22  # bytes of float64: the statistics of that many rows at a time
 FAR = 1024.0  # a feature whose middle is that many times its half width from 0 is shifted to 0 first

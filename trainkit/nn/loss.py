@@ -13,8 +13,9 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from .. import kernels
-from ..errors import UserError, near
+from trainkit.core.errors import UserError, near
+
+from . import kernels
 
 Reduction = Literal["mean", "sum"]
 

@@ -16,8 +16,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..errors import UserError, UserErrors
-from ..rng import generator
+from trainkit.core.errors import UserError, UserErrors
+from trainkit.core.rng import generator
 
 Value = Any  # a tensor, or a tuple of tensors: what flows between modules
 
@@ -171,7 +171,7 @@ class Module:
         try:
             return fwd_value(self, value)
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
-            from .watch import explain
+            from .tracing import explain
 
             raise explain(self, value, error) from error
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from .. import kernels
-from ..errors import UserError
+from trainkit.core.errors import UserError
+from trainkit.nn import kernels
+
 from .optimizer import Number, Optimizer, Rate, add_product, lerp, most, within
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError, UserErrors
-from ..flat import flatten, is_flat, spread
-from ..pattern import shown
+from trainkit.core.errors import UserError, UserErrors
+from trainkit.core.validation import shown
+
+from .flat_buffer import flatten, is_flat, spread
 
 Rate = float | Sequence[float]
 RATE_LIMIT = 1e38  # what a float32 holds: rates and other hyperparameters are below it

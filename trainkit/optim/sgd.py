@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..flat import flatten
+from trainkit.core.errors import UserError
+
+from .flat_buffer import flatten
 from .optimizer import Number, Optimizer, Rate, add, least, lerp, most, plus, within
 
 

@@ -1,0 +1,449 @@
+"""The command line, as a user meets it: words in any order, exit codes, files, and what is printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainkit.app.cli.main import main
+from trainkit.checkpoint import file as checkpoint
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+CONF = """\
+seed: 3
+data: {name: disk, train: 80, test: 20}
+model: [{Linear: [2, 8]}, Tanh, {Linear: [8, 2]}]
+loss: CrossEntropyLoss
+optimizer: {SGD: {lr: 0.5}}
+trainer: {max_epochs: 2, batch_size: 10}
+callbacks: {validation_split: {fraction: 0.25}, checkpoint: {monitor: val/loss}, csv_log: {}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("conf").mkdir()
+    Path("conf/a.yaml").write_text(CONF)
+
+
+def process(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "trainkit", *words], capture_output=True, text=True, env=ENVIRONMENT)
+
+
+def summary(run: str = "run") -> dict[str, object]:
+    return dict(json.loads((Path(run) / "summary.json").read_text()))
+
+
+def printed(text: str) -> dict[str, str]:
+    return {line.split()[0]: line.split()[1] for line in text.splitlines() if line.startswith("  ")}
+
+
+def step_of(name: str) -> int:
+    return int(checkpoint.load(Path(name))["state"]["step"])
+
+
+# -- without torch ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], [], ["fti"], ["--bogus"]])
+def test_help_answers_without_torch(words: list[str]) -> None:
+    code = "import sys\nfrom trainkit.app.cli.main import main\ntry:\n main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    code += "print('torch' in sys.modules, 'omegaconf' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.stderr.splitlines()[-1] == "False False"
+
+
+def test_help_names_every_command_and_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    words = "fit validate test predict check show --run-dir --resume --checkpoint --import --out --debug --version"
+    assert [w for w in words.split() if w not in said] == []
+    assert max(map(len, said.splitlines())) <= 128
+
+
+def test_every_conf_of_the_repository_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    from trainkit.app.config.build import build
+    from trainkit.app.config.files import compose, resolve
+
+    for path in sorted((ROOT / "conf").rglob("*.yaml")):
+        build(resolve(compose([path])))
+
+
+# -- fit -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_files_and_a_summary_of_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    said = summary()
+    keys = "epoch step stop_reason stop_words seed replicas mode params_sha256 metrics wall_s versions"
+    assert list(said) == keys.split()
+    assert (said["epoch"], said["step"], said["stop_reason"], said["seed"], said["replicas"]) == (2, 12, "max_epochs", 3, 1)
+    metrics = said["metrics"]
+    assert isinstance(metrics, dict)
+    assert {"train/loss", "val/loss", "val/error", "test/loss", "test/error"} <= set(metrics)
+    assert all(isinstance(v, float) for v in metrics.values())
+    assert len(str(said["params_sha256"])) == 64
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].startswith("2 epochs are done, in ")
+    assert out.splitlines()[0].endswith("; run")
+    assert printed(out)["test/loss"] == f"{metrics['test/loss']:.4g}"
+    names = [str(p.relative_to("run")) for p in sorted(Path("run").rglob("*")) if p.is_file()]
+    assert names == [
+        ".trainkit-run",
+        "checkpoints/best.pt",
+        "checkpoints/last.pt",
+        "config.yaml",
+        "metrics.csv",
+        "summary.json",
+    ]
+
+
+def test_with_replicas_a_metric_is_mean_std_and_values(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run", "trainer.replicas=3"]) == 0
+    said = summary()
+    assert said["replicas"] == 3
+    metrics = said["metrics"]
+    assert isinstance(metrics, dict)
+    loss = metrics["test/loss"]
+    assert list(loss) == ["mean", "std", "values"]
+    assert loss["mean"] == pytest.approx(sum(loss["values"]) / 3)
+    assert len(set(loss["values"])) == 3
+    assert " over 3" in capsys.readouterr().out
+    assert main(["test", "run"]) == 0
+    assert f"{loss['mean']:.4g} ± {loss['std']:.4g} over 3" in capsys.readouterr().out
+
+
+def test_options_stand_in_any_place() -> None:
+    orders = [
+        ["--run-dir", "a", "fit", "conf/a.yaml", "seed=5"],
+        ["fit", "--run-dir", "b", "seed=5", "conf/a.yaml"],
+        ["fit", "conf/a.yaml", "seed=5", "--run-dir=c"],
+        ["fit", "seed=5", "--run-dir", "d", "conf/a.yaml"],
+    ]
+    assert [main(o) for o in orders] == [0, 0, 0, 0]
+    assert len({str(summary(r)["params_sha256"]) for r in "abcd"}) == 1
+
+
+def test_files_are_merged_left_to_right() -> None:
+    Path("conf/b.yaml").write_text("trainer: {max_epochs: 1}\n")
+    assert main(["fit", "conf/a.yaml", "conf/b.yaml", "--run-dir", "run"]) == 0
+    assert summary()["epoch"] == 1
+
+
+def test_without_a_folder_the_run_is_in_logs_by_name_and_time() -> None:
+    assert main(["fit", "conf/a.yaml"]) == 0
+    assert main(["fit", "conf/a.yaml"]) == 0
+    runs = sorted(Path("logs/a").iterdir())
+    assert len(runs) == 2
+    assert all((r / "summary.json").exists() for r in runs)
+
+
+# -- resume ----------------------------------------------------------------------------------------------------------------
+
+RESUMES = {
+    "the folder, behind the configuration": ["fit", "conf/a.yaml", "--resume", "run", "trainer.max_epochs=4"],
+    "the folder alone": ["fit", "--resume", "run", "trainer.max_epochs=4"],
+    "before the command": ["--resume", "run", "fit", "trainer.max_epochs=4"],
+    "a checkpoint": ["fit", "--resume", "run/checkpoints/last.pt", "trainer.max_epochs=4"],
+    "no path, then key=value": ["fit", "conf/a.yaml", "--run-dir", "run", "--resume", "trainer.max_epochs=4"],
+    "no path, then the configuration": ["fit", "--run-dir", "run", "trainer.max_epochs=4", "--resume", "conf/a.yaml"],
+    "no path, then the command": ["--resume", "fit", "conf/a.yaml", "--run-dir", "run", "trainer.max_epochs=4"],
+    "no path, at the end": ["fit", "conf/a.yaml", "--run-dir", "run", "trainer.max_epochs=4", "--resume"],
+}
+
+
+@pytest.mark.parametrize("name", RESUMES)
+def test_a_run_goes_on_in_its_folder_to_the_same_end(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    assert main(["fit", "conf/a.yaml", "--run-dir", "whole", "trainer.max_epochs=4"]) == 0
+    capsys.readouterr()
+    assert main(RESUMES[name]) == 0
+    out = capsys.readouterr().out
+    assert "epoch 2, step 12" in out
+    assert "changed since the checkpoint: trainer.max_epochs: 2 -> 4" in out
+    assert summary()["params_sha256"] == summary("whole")["params_sha256"]
+    assert Path("run/metrics.csv").read_bytes() == Path("whole/metrics.csv").read_bytes()
+    assert not Path("logs").exists()
+
+
+def test_resume_without_a_path_takes_the_newest_run_that_has_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml"]) == 0
+    Path("logs/a/9999-empty/checkpoints").mkdir(parents=True)
+    capsys.readouterr()
+    assert main(["fit", "conf/a.yaml", "--resume", "trainer.max_epochs=3"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("resuming logs/a/2")
+    assert "3 epochs are done" in out
+
+
+def test_a_checkpoint_without_its_folder_carries_its_configuration() -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    Path("elsewhere").mkdir()
+    Path("run/checkpoints/last.pt").rename("elsewhere/x.pt")
+    assert main(["fit", "--resume", "elsewhere/x.pt", "trainer.max_epochs=3", "--run-dir", "new"]) == 0
+    assert summary("new")["epoch"] == 3
+
+
+# -- validate, test, predict ------------------------------------------------------------------------------------------------
+
+
+def test_validate_and_test_give_the_summary_s_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    metrics = summary()["metrics"]
+    assert isinstance(metrics, dict)
+    for command, part, n in (("test", "test", 20), ("validate", "val", 20)):
+        for words in (["run"], ["run/checkpoints/last.pt"], ["--run-dir", "run"]):
+            capsys.readouterr()
+            assert main([command, *words]) == 0
+            out = capsys.readouterr().out
+            assert out.splitlines()[0] == f"run/checkpoints/last.pt, {n} samples"
+            assert printed(out) == {f"{part}/{m}": f"{metrics[f'{part}/{m}']:.4g}" for m in ("error", "loss")}
+
+
+def test_another_checkpoint_is_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run", "optimizer.SGD.lr=30", "trainer.max_epochs=4"]) == 0
+    for words in (["--checkpoint", "best"], ["--checkpoint", "best.pt"]):
+        capsys.readouterr()
+        assert main(["test", "run", *words]) == 0
+        assert capsys.readouterr().out.startswith("run/checkpoints/best.pt, 20 samples")
+
+
+def test_an_evaluation_writes_nothing_into_the_run() -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    before = {p: p.stat().st_mtime_ns for p in Path("run").rglob("*")}
+    assert main(["test", "run"]) == main(["validate", "run"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in Path("run").rglob("*")} == before
+
+
+def test_predict_writes_outputs_and_answers_of_the_test_part(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    assert main(["predict", "run"]) == 0
+    rows = list(csv.DictReader(Path("run/predictions.csv").read_text().splitlines()))
+    assert len(rows) == 20
+    assert list(rows[0]) == ["sample", "y0", "y1", "answer"]
+    assert all((float(r["y1"]) > float(r["y0"])) == (r["answer"] == "inside") for r in rows)
+    assert main(["predict", "run", "--out", "mine.csv"]) == 0
+    assert Path("mine.csv").read_bytes() == Path("run/predictions.csv").read_bytes()
+    assert main(["predict", "run", "--out", "nowhere/mine.csv"]) == 2
+    assert "nowhere/mine.csv: not saved, No such file or directory" in capsys.readouterr().err
+
+
+def test_predict_answers_for_the_rows_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyarrow")
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(60, 2, generator=draw)
+    rows = [f"{a:.6f},{b:.6f},{'high' if a > b else 'low'}" for a, b in x.tolist()]
+    Path("train.csv").write_text("\n".join(["a,b,kind", *rows]) + "\n")
+    Path("new.csv").write_text("b,note,a\n0.1,x,0.9\n0.9,y,0.1\n")
+    Path("conf/c.yaml").write_text(
+        CONF.replace("{name: disk, train: 80, test: 20}", "{name: csv, path: train.csv, target: kind}").replace(
+            "max_epochs: 2", "max_epochs: 40"
+        )
+    )
+    assert main(["fit", "conf/c.yaml", "--run-dir", "run"]) == 0
+    Path("train.csv").unlink()  # the run's folder is all that is needed
+    assert main(["predict", "run", "new.csv", "--out", "out.csv"]) == 0
+    assert [r["answer"] for r in csv.DictReader(Path("out.csv").read_text().splitlines())] == ["high", "low"]
+    assert main(["fit", "conf/a.yaml", "--run-dir", "other"]) == 0
+    assert main(["predict", "other", "new.csv"]) == 2
+    assert "new.csv: the run was not trained on a CSV file" in capsys.readouterr().err
+
+
+# -- check and show ----------------------------------------------------------------------------------------------------------
+
+OWN = '''
+from trainkit import Module
+
+class Cube(Module):
+    """y = x^3."""
+
+    def fwd(self, x):
+        return x**3, x
+
+    def bwd(self, x, dy):
+        return dy * FACTOR * x**2
+'''
+
+
+@pytest.mark.parametrize(("factor", "code", "word"), [(3, 0, "ok"), (3.01, 1, "WRONG")])
+def test_check_holds_an_own_layer_against_differences(
+    factor: float, code: int, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path(f"own_{code}.py")
+    own.write_text(OWN.replace("FACTOR", str(factor)))
+    assert main(["check", "conf/a.yaml", "--import", str(own), "model[1]=Cube"]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines if "Cube" in line] == [word]
+    assert lines[-1].startswith(f"{4 - code} of 4 derivatives agree")
+
+
+def test_an_own_layer_is_not_there_without_import(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "conf/a.yaml", "model[1]=Cubus"]) == 2
+    assert "no layer 'Cubus'" in capsys.readouterr().err
+
+
+def test_check_and_show_write_nothing() -> None:
+    assert main(["check", "conf/a.yaml"]) == main(["show", "conf/a.yaml"]) == 0
+    assert sorted(map(str, Path().rglob("*"))) == ["conf", "conf/a.yaml"]
+
+
+def test_show_tells_layers_costs_hooks_and_the_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["callbacks.lr_scheduler={CosineAnnealingLR: {T_max: 2}}", "trainer.replicas=2"]
+    assert main(["show", "conf/a.yaml", *words]) == 0
+    out = capsys.readouterr().out
+    sizes = ("84 parameters in 2 replicas", "train 60, val 20, test 20", "6 steps an epoch")
+    for part in ("0.Linear", "2.Linear", *sizes, "on_checkpoint"):
+        assert part in out
+    assert "12 steps" in out.splitlines()[-1]
+
+
+# -- exit codes ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_end_no_run_and_nothing_is_written_into_its_files(closed: str) -> None:
+    words = [sys.executable, "-m", "trainkit", "fit", "conf/a.yaml", "--run-dir", "run"]
+    shell = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh"]
+    assert subprocess.run([*shell, *words], capture_output=True, env=ENVIRONMENT).returncode == 0
+    assert Path("run/.trainkit-run").read_text().startswith("run folder of trainkit; ")
+    assert Path("run/.trainkit-run").read_text().count("\n") == 1
+    assert summary()["stop_reason"] == "max_epochs"
+
+
+def test_a_run_whose_words_nobody_reads_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.TextIOBase):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run", "callbacks.progress_bar={every_seconds: 0.001}"]) == 0
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert main(["fit", "conf/a.yaml", "--run-dir", "other"]) == 0
+    assert main(["show", "conf/a.yaml"]) == 1
+
+
+def test_the_exit_codes_of_a_process() -> None:
+    done = process("fit", "conf/a.yaml", "--run-dir", "run")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = process("fit", "conf/a.yaml", "--run-dir", "run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: run folder run: holds a run already")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_is_the_exit_code(number: signal.Signals, code: int) -> None:
+    words = ["fit", "conf/a.yaml", "--run-dir", "run", "trainer.max_epochs=1000000"]
+    run = subprocess.Popen([sys.executable, "-m", "trainkit", *words], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    last, end = Path("run/checkpoints/last.pt"), time.monotonic() + 60
+    while not last.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    run.send_signal(number)
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode == code
+    assert f"{number.name} came; --resume continues" in out
+    assert step_of("run/checkpoints/last.pt") == summary()["step"]
+    assert summary()["stop_reason"] == number.name
+
+
+def test_debug_shows_the_traceback_and_keeps_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--debug", "fit", "conf/a.yaml", "seed=x"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert said.splitlines()[-1] == "error: seed: 'x'; needs a whole number, not text"
+
+
+def test_a_fault_in_the_code_is_told_apart_from_a_mistake(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainkit.app.cli import commands
+
+    def broken(args: object) -> int:
+        raise KeyError("x")
+
+    monkeypatch.setattr(commands, "show", broken)
+    assert main(["show", "conf/a.yaml"]) == 1
+    assert capsys.readouterr().err == (
+        "error: KeyError: 'x'\nthis is a fault in the code, not in what you gave; --debug shows the traceback\n"
+    )
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    line = f"{sys.executable} -m trainkit show conf/a.yaml | head -1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=ENVIRONMENT)
+    assert (done.stdout.split()[0], done.stderr) == ("layer", "")
+
+
+# -- a run is one thing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
+    wider = ["model[0].Linear=[2,9]", "model[2].Linear=[9,2]", "trainer.max_epochs=3"]
+    assert main(["fit", "conf/a.yaml", "--resume", "run", *wider]) == 2
+    assert "0.weight: the net has (9, 2), the state (8, 2)" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()} == before
+
+
+def test_restored_parameters_are_in_a_file_and_it_is_what_test_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    best = ["callbacks.early_stopping={monitor: val/loss, restore_best: true, patience: 99}", "optimizer.SGD.lr=20"]
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run", "trainer.max_epochs=9", *best]) == 0
+    after_fit = printed(capsys.readouterr().out)
+    assert main(["test", "run"]) == 0
+    of_final = printed(capsys.readouterr().out)
+    assert main(["test", "run", "--checkpoint", "last"]) == 0
+    of_last = printed(capsys.readouterr().out)
+    assert of_final["test/loss"] == after_fit["test/loss"] != of_last["test/loss"]
+    assert main(["fit", "--resume", "run", "callbacks.early_stopping.restore_best=false", "trainer.max_epochs=10"]) == 0
+    assert not Path("run/checkpoints/final.pt").exists()  # the run has moved on
+
+
+def test_validate_refuses_a_split_that_training_saw(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    assert main(["validate", "run", "callbacks.validation_split.fraction=0.5"]) == 2
+    assert "split otherwise" in capsys.readouterr().err
+    assert main(["test", "run", "callbacks.validation_split.fraction=0.5"]) == 0
+
+
+def test_another_file_is_read_as_the_first_was(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyarrow")
+    table = "colour,kind\n" + "apple,A\nplum,B\n" * 20
+    Path("a.csv").write_text(table)
+    Path("b.csv").write_text(table.replace("plum", "aaa"))  # as wide, in another order
+    Path("c.csv").write_text(table.replace(",A", ",ja").replace(",B", ",zz"))
+    conf = CONF.replace("{name: disk, train: 80, test: 20}", "{name: csv, path: a.csv, target: kind}")
+    Path("conf/c.yaml").write_text(conf)
+    assert main(["fit", "conf/c.yaml", "--run-dir", "run", "trainer.max_epochs=20"]) == 0
+    assert printed(capsys.readouterr().out)["test/error"] == "0"
+    for file, unknown in (("b.csv", "aaa"), ("c.csv", "ja")):
+        for words in (["test", "run"], ["predict", "run"], ["fit", "--resume", "run", "trainer.max_epochs=21"]):
+            assert main([*words, f"data.path={file}"]) == 2
+            assert unknown in capsys.readouterr().err
+
+
+def test_a_resumed_run_may_go_on_in_another_folder() -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    before = Path("run/metrics.csv").read_bytes()
+    assert main(["fit", "conf/a.yaml", "--resume", "run", "--run-dir", "branch", "trainer.max_epochs=4"]) == 0
+    assert Path("run/metrics.csv").read_bytes() == before
+    assert main(["fit", "conf/a.yaml", "--resume", "branch", "trainer.max_epochs=5"]) == 0
+    epochs = [row["epoch"] for row in csv.DictReader(Path("branch/metrics.csv").read_text().splitlines())]
+    assert epochs == ["3", "4", "5"]
+
+
+def test_one_file_to_predict_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "run", "a.csv", "b.csv.gz"]) == 2
+    assert "one file to predict at a time" in capsys.readouterr().err

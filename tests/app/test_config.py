@@ -1,0 +1,194 @@
+"""Configurations: merged, overridden, resolved and checked, and nothing but an answer or a UserError comes of any of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainkit.app.config.build import build
+from trainkit.app.config.files import DEFAULT_CALLBACKS, compose, diff, parse, resolve, to_yaml
+from trainkit.core.errors import UserError
+
+GOOD = """\
+seed: 0
+data: {name: disk, train: 40, test: 10}
+model: [{Linear: [2, 4]}, {Dropout: 0.1}, {Linear: {in_features: 4, out_features: 2}}]
+loss: CrossEntropyLoss
+optimizer: {SGD: {lr: 0.1}}
+trainer: {max_epochs: 1, batch_size: 10}
+callbacks: {validation_split: {fraction: 0.2}, lr_scheduler: {StepLR: {step_size: 2}}, early_stopping: {patience: 3}}
+"""
+
+
+def composed(*texts: str, overrides: tuple[str, ...] = (), folder: Path) -> dict[str, Any]:
+    files = [folder / f"{i}.yaml" for i in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
+    return resolve(compose(files, overrides))
+
+
+@pytest.mark.parametrize("time", ['"01:30"', "01:30", '"00:00:90"', '"12:30"', '"1:30.5"'])
+def test_a_time_is_a_text_and_stays_one_when_the_configuration_is_saved(time: str) -> None:
+    config = parse(f"callbacks: {{timer: {{max_time: {time}}}}}", "conf.yaml")
+    assert resolve(config) == {"callbacks": {"timer": {"max_time": time.strip('"')}}}
+    assert parse(to_yaml(config), "the saved one") == config
+
+
+def test_the_right_file_wins_and_the_command_line_over_it(tmp_path: Path) -> None:
+    second = "trainer: {max_epochs: 2}\nseed: 7\n"
+    config = composed(GOOD, second, overrides=("seed=9",), folder=tmp_path)
+    assert (config["seed"], config["trainer"]) == (9, {"max_epochs": 2, "batch_size": 10})
+
+
+def test_a_list_replaces_a_list(tmp_path: Path) -> None:
+    assert composed(GOOD, "model: [{Linear: [2, 2]}]\n", folder=tmp_path)["model"] == [{"Linear": [2, 2]}]
+
+
+OVERRIDES: dict[str, tuple[str, Any]] = {
+    "trainer.max_epochs=5": ("trainer.max_epochs", 5),
+    "optimizer.SGD.lr=1e-3": ("optimizer.SGD.lr", 1e-3),
+    "optimizer.SGD.lr=[0.1,0.2]": ("optimizer.SGD.lr", [0.1, 0.2]),
+    "loss={HuberLoss: {delta: 2}}": ("loss", {"HuberLoss": {"delta": 2}}),
+    "model[1].Dropout=0.2": ("model.1", {"Dropout": 0.2}),
+    "model[2].Linear.bias=false": ("model.2", {"Linear": {"in_features": 4, "out_features": 2, "bias": False}}),
+    "model[0].Linear[1]=5": ("model.0", {"Linear": [2, 5]}),
+    "trainer.batch_size=null": ("trainer.batch_size", None),
+    "trainer.device='cpu'": ("trainer.device", "cpu"),
+    "data.name=a=b": ("data.name", "a=b"),
+    "trainer.max_epochs=${data.train}": ("trainer.max_epochs", 40),
+}
+
+
+@pytest.mark.parametrize("text", OVERRIDES)
+def test_an_override_sets_one_value(text: str, tmp_path: Path) -> None:
+    before, after = composed(GOOD, folder=tmp_path), composed(GOOD, overrides=(text,), folder=tmp_path)
+    path, value = OVERRIDES[text]
+    here: Any = after
+    for key in path.split("."):
+        here = here[int(key)] if isinstance(here, list) else here[key]
+    assert here == value
+    assert len(diff(before, after)) == 1
+
+
+def test_dropout_by_its_argument_in_a_list(tmp_path: Path) -> None:
+    text = GOOD.replace("{Dropout: 0.1}", "{Dropout: {p: 0.1}}")
+    assert composed(text, overrides=("model[1].Dropout.p=0.2",), folder=tmp_path)["model"][1] == {"Dropout": {"p": 0.2}}
+
+
+def test_null_leaves_a_callback_out(tmp_path: Path) -> None:
+    parts = build(composed(GOOD, overrides=("callbacks.early_stopping=null",), folder=tmp_path))
+    assert list(parts.callbacks) == ["validation_split", "lr_scheduler"]
+
+
+def test_callbacks_unsaid_are_the_default_ones_and_said_they_are_just_these(tmp_path: Path) -> None:
+    bare = GOOD[: GOOD.index("callbacks")]
+    assert composed(bare, folder=tmp_path)["callbacks"] == DEFAULT_CALLBACKS
+    assert list(build(composed(bare, folder=tmp_path)).callbacks) == ["checkpoint", "csv_log", "tensorboard", "progress_bar"]
+    timed = composed(bare, overrides=("callbacks.timer.max_time=5",), folder=tmp_path)["callbacks"]
+    assert timed.keys() == {*DEFAULT_CALLBACKS, "timer"}
+    assert list(build(composed(GOOD, folder=tmp_path)).callbacks) == ["validation_split", "lr_scheduler", "early_stopping"]
+    assert build(composed(bare + "callbacks: {}\n", folder=tmp_path)).callbacks == {}
+
+
+def test_the_defaults_of_one_run_are_not_the_next_ones(tmp_path: Path) -> None:
+    bare = GOOD[: GOOD.index("callbacks")]
+    composed(bare, overrides=("callbacks.checkpoint.save_top_k=3",), folder=tmp_path)
+    assert DEFAULT_CALLBACKS["checkpoint"] == {}
+
+
+def test_a_callback_may_have_a_name_of_its_own(tmp_path: Path) -> None:
+    text = GOOD.replace("early_stopping: {patience: 3}", "a: {EarlyStopping: {patience: 3}}, b: {early_stopping: {mode: max}}")
+    parts = build(composed(text, folder=tmp_path))
+    assert [type(parts.callbacks[n]).__name__ for n in "ab"] == ["EarlyStopping", "EarlyStopping"]
+
+
+def test_a_reference_is_resolved_and_saved_as_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD.replace("step_size: 2", "step_size: '${trainer.max_epochs}'"))
+    config = compose([tmp_path / "a.yaml"], ["trainer.max_epochs=6"])
+    assert resolve(config)["callbacks"]["lr_scheduler"] == {"StepLR": {"step_size": 6}}
+    assert "${trainer.max_epochs}" in to_yaml(config)
+    assert resolve(parse(to_yaml(config), "saved")) == resolve(config)
+
+
+def test_a_reference_may_name_a_whole_part_and_an_entry_of_a_list(tmp_path: Path) -> None:
+    text = GOOD.replace("seed: 0", "seed: '${first.Linear[1]}'").replace("[{Linear: [2, 4]}", "['${first}'")
+    config = composed(text + "first: {Linear: [2, 4]}\n", folder=tmp_path)
+    assert (config["seed"], config["model"][0]) == (4, {"Linear": [2, 4]})
+
+
+def test_a_difference_is_a_line() -> None:
+    assert diff({"a": {"b": 1}, "c": [1]}, {"a": {"b": 2}, "d": 3}) == ["a.b: 1 -> 2", "c: [1] -> None", "d: None -> 3"]
+
+
+def test_seeds_of_data_and_split_are_configured_where_they_stand(tmp_path: Path) -> None:
+    parts = build(composed(GOOD, overrides=("data.seed=3", "callbacks.validation_split.seed=4"), folder=tmp_path))
+    other = build(composed(GOOD, folder=tmp_path))
+    assert not parts.data().train.x.equal(other.data().train.x)
+
+
+PLAIN = resolve(parse(GOOD, "good"))
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 5),
+    st.sampled_from([10**6, -(2**70), 10**400, 0.5, -0.1, float("nan"), float("inf"), 1e300]),
+    st.sampled_from(["", "ReLU", "Linear", "SGD", "os.system", "__init__", "val/loss", "min", "\x00", "${seed}", "Sequential"]),
+    st.sampled_from([[], {}, [1, 2], [None], {"a": 1}, {"Linear": [2, 2]}, {"ReLU": []}, [{"Linear": [4, 4]}], {"Adam": {}}]),
+)
+
+
+def spots(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    below = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [*([path] if path else []), *(s for k, v in below for s in spots(v, (*path, k)))]
+
+
+CHANGES = st.tuples(st.sampled_from(spots(PLAIN)), st.sampled_from(["set", "delete", "rename", "add"]), VALUES)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(CHANGES, min_size=1, max_size=3))
+def test_whatever_is_changed_it_builds_or_is_refused(changes: list[tuple[tuple[Any, ...], str, Any]]) -> None:
+    config = copy.deepcopy(PLAIN)
+    for path, what, value in changes:
+        here: Any = config
+        try:
+            for key in path[:-1]:
+                here = here[key]
+            if what == "set":
+                here[path[-1]] = value
+            elif what == "delete":
+                del here[path[-1]]
+            elif isinstance(here, list):
+                here.insert(path[-1], value)
+            elif what == "rename":
+                here[f"{path[-1]}x"] = here.pop(path[-1])
+            else:
+                here[str(value)] = value
+        except (KeyError, IndexError, TypeError, AttributeError):
+            continue  # an earlier change took the place away
+    if config.get("trainer") and isinstance(config["trainer"], dict) and config["trainer"].get("replicas") == 10**6:
+        return  # a million models are a long wait, not an error
+    said = refusal(lambda: build(config))
+    assert said is None or (said.strip() and all(": " in line for line in said.splitlines())), said
+
+
+def refusal(act: Callable[[], object]) -> str | None:
+    """The words of the UserError that `act` ends in; None where it goes well. Any other error is the test's failure."""
+    try:
+        act()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet=st.sampled_from("ab: {}[]'\"#&*!|>-?%@`\n\t,$0123456789.~é\x00"), max_size=60))
+def test_whatever_is_written_it_is_read_or_refused(text: str) -> None:
+    said = refusal(lambda: resolve(parse(text, "x.yaml")))
+    assert said is None or said.strip()

@@ -1,0 +1,1 @@
+"""The application: configurations, commands, comparisons, the proof of a resume. Everything below it works without it."""

@@ -1,0 +1,1 @@
+"""`trainkit compare`: several configurations trained side by side, as tables and figures."""

@@ -1,0 +1,151 @@
+"""`compare`: configurations trained side by side, in one table and a few figures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from trainkit import interop
+from trainkit.app.config.build import run_folder
+from trainkit.core.errors import UserError, escaped
+from trainkit.core.files import write
+from trainkit.core.folder import EVENTS, Folder
+from trainkit.core.terminal import say, tell
+from trainkit.trainer import signals
+
+from . import tables
+from .grid import Plan, axes_of, planned
+from .trial import Trial
+
+DRAWN = 12  # trials in one figure, at most
+
+
+class Stopped(BaseException):
+    """A signal came; nothing on its way out takes it for an error."""
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Train each configuration, or each point of a grid over it; print the table; write it and the figures into a folder.
+
+    Whatever ends it, an error or a signal, the trials that are done are in the table.
+    """
+    if not args.paths:
+        raise UserError("compare: no CONF; name YAML files, compare conf/reports/cadei_*.yaml")
+    if args.against is not None:
+        interop.find(args.against)
+        if args.grid:
+            raise UserError("compare: --grid and --against do not go together; choose a point, then hold it against the rival")
+    plans = plans_of(args)
+    folder = Comparison(args.out or run_folder(Path("compare")), numbered=args.out is None)
+    folder.begin()
+    done: list[Trial] = []
+    code = 0
+    try:
+        with signals.noting(stopped):
+            trained(plans, args.against, done)
+    except (Stopped, signals.Interrupted) as stop:
+        code = signals.exit_code(stop.args[0])
+        say(f"{signals.name(stop.args[0])} came; {len(done)} trial{'s' * (len(done) != 1)} done")
+    finally:
+        try:
+            if done:
+                report(done, folder.path, args.log, bool(args.grid))
+            else:
+                folder.undo()
+        finally:
+            folder.close()
+    return code
+
+
+class Comparison(Folder):
+    """The folder of a comparison: nothing in it is replaced. It is made and locked before anything is trained."""
+
+    kind, worker, marker = "comparison folder", "another comparison", ".trainkit-compare"
+    files = ("compare.md", "compare.csv", "compare.json", "figures", EVENTS)
+
+    def begin(self) -> None:
+        """Make and lock the folder. Raises UserError for one that is in use, not writable, or holds a file to be written."""
+        self._check()
+        super().begin()
+        try:
+            self._check()  # again, as the lock is held only now
+        except UserError:
+            self.undo()
+            raise
+
+    def _check(self) -> None:
+        there = [] if self.numbered else self.there(self.files)
+        if there:
+            raise UserError(f"comparison folder {self.path}: holds {there[0]} already; choose another with --out")
+
+
+def plans_of(args: argparse.Namespace) -> list[Plan]:
+    """What is to be trained; errors name their file where there are several."""
+    axes = axes_of(args.grid)
+    several = len(args.paths) > 1
+    plans: list[Plan] = []
+    for path, name in zip(args.paths, names(args.paths), strict=True):
+        with naming(str(path) if several else ""):
+            plans += planned(path, args.overrides, axes, several, name)
+    return [replace(p, name=escaped(p.name), points=[escaped(point) for point in p.points]) for p in plans]
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """The files' names without ending; where two would have one name, their paths. Raises UserError for a file named twice."""
+    twice = next((p for i, p in enumerate(paths) if p in paths[:i]), None)
+    if twice is not None:
+        raise UserError(f"compare: {twice} stands there twice; name each CONF once")
+    stems = [p.stem for p in paths]
+    return [stem if stems.count(stem) == 1 else str(p) for stem, p in zip(stems, paths, strict=True)]
+
+
+def trained(plans: Sequence[Plan], against: str | None, done: list[Trial]) -> None:
+    """Train each; `done` has every finished trial at any moment, also one whose rival is still at work."""
+    for i, plan in enumerate(plans):
+        say(f"{i + 1} of {len(plans)}: {plan.name}")
+        before = len(done)
+        with naming(plan.name if len(plans) > 1 else ""):
+            done[before:] = plan.run(against, done.append)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Errors begin with the name, if it is one."""
+    try:
+        yield
+    except UserError as error:
+        if not name:
+            raise
+        lines = str(error).split("\n")
+        raise UserError("\n".join(x if x.startswith(name) else f"{name}: {x}" for x in lines)) from error
+
+
+def stopped(number: int) -> NoReturn:
+    raise Stopped(number)
+
+
+def report(trials: Sequence[Trial], folder: Path, log: bool, grid: bool) -> None:
+    """Write `compare.md`, `.csv`, `.json`; print the table; draw the figures as PNG files and for TensorBoard."""
+    from . import figures
+
+    text = tables.markdown(trials)
+    short = tables.of_grid(trials) if grid else text
+    if grid:
+        text = f"{short}\n\n{text}"
+    try:
+        for name, content in (("md", text + "\n"), ("csv", tables.as_csv(trials)), ("json", tables.as_json(trials))):
+            write(content.encode(), folder / f"compare.{name}")
+    finally:
+        tell(short)
+    shown = trials if len(trials) <= DRAWN else tables.ranked(trials)[:DRAWN]
+    files = "compare.md, compare.csv, compare.json"
+    try:
+        figures.write(figures.draw(shown, log), folder)
+        files += ", figures/"
+    except UserError as error:
+        say(f"no figures: {error}")
+    tell("", f"{folder}: {files}")

@@ -1,0 +1,179 @@
+"""A grid over a configuration: each point is a trial; points that differ in the learning rate alone share one training."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from trainkit.app.config.build import build, entry
+from trainkit.app.config.files import compose, override, resolve
+from trainkit.app.config.signature import written
+from trainkit.core.errors import UserError
+
+from . import trial
+from .trial import Curves, Trial
+
+OWN_RATES = {"OneCycleLR", "CyclicLR"}  # schedules that do not start from the optimizer's rate
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One key of a grid and its values, as texts."""
+
+    key: str
+    values: list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training: a resolved configuration, and the points of the grid that its replicas stand for, by name."""
+
+    name: str
+    config: dict[str, Any]
+    points: list[str]
+
+    def run(self, against: str | None, keep: Callable[[Trial], None] = lambda trial: None) -> list[Trial]:
+        """The trials of its points. `keep`: see `trial.run`."""
+        whole = trial.run(self.name, self.config, against, keep)
+        return [whole] if len(self.points) == 1 else parts_of(whole, self.points)
+
+
+def axis(text: str) -> Axis:
+    """`optimizer.SGD.lr=0.1,0.01` as a key and its values; commas inside brackets do not part."""
+    key, equals, rest = text.partition("=")
+    values, depth = [""], 0
+    for c in rest:
+        depth += (c in "[{(") - (c in "]})")
+        if c == "," and depth == 0:
+            values.append("")
+        else:
+            values[-1] += c
+    if not equals or not key or not all(v.strip() for v in values):
+        raise UserError(f"--grid {text}: no axis; write key=value,value, optimizer.SGD.lr=0.1,0.01")
+    if len(set(values)) < len(values):
+        raise UserError(f"--grid {text}: a value stands there twice")
+    return Axis(key, values)
+
+
+def planned(path: Path, overrides: Sequence[str], axes: Sequence[Axis], several: bool, name: str = "") -> list[Plan]:
+    """The trainings that a configuration and a grid ask for, each built once to find its errors before anything is trained.
+
+    Learning rates become replicas of one training, where the net takes replicas. name: in the table, else the file's.
+    """
+    name = name or path.stem
+    if not axes:
+        return [alone(name, compose([path], overrides))]
+    head = [name] if several else []
+    labels = labelled(axes)
+    rates = next((a for a in axes if a.key.startswith("optimizer.") and a.key.endswith(".lr")), None)
+    rest = [a for a in axes if a is not rates]
+    plans: list[Plan] = []
+    for values in itertools.product(*(a.values for a in rest)):
+        composed = compose([path], overrides)
+        for a, value in zip(rest, values, strict=True):
+            override(composed, f"{a.key}={value}")
+        words = [f"{labels[a.key]}={v}" for a, v in zip(rest, values, strict=True)]
+        if rates is None:
+            plans.append(alone(" ".join([*head, *words]), composed))
+            continue
+        check_rates(rates, composed)
+        points = [" ".join([*head, f"{labels[rates.key]}={v}", *words]) for v in rates.values]
+        single = []
+        for point, value in zip(points, rates.values, strict=True):
+            override(composed, f"{rates.key}={value}")
+            single.append(alone(point, composed))
+        if len(points) > 1 and replicable(single[0].config):
+            whole = " ".join([*head, f"{labels[rates.key]}={','.join(rates.values)}", *words])
+            plans.append(Plan(whole, with_rates(single[0].config, rates), points))
+        else:
+            plans += single
+    return plans
+
+
+def alone(point: str, composed: DictConfig) -> Plan:
+    """The training of one point. Raises UserErrors for what its configuration has wrong."""
+    config = resolve(composed)
+    build(config)
+    return Plan(point, config, [point])
+
+
+def labelled(axes: Sequence[Axis]) -> dict[str, str]:
+    """The last word of each key, or the whole key where two end alike."""
+    last = [a.key.rpartition(".")[2] for a in axes]
+    return {a.key: word if last.count(word) == 1 else a.key for a, word in zip(axes, last, strict=True)}
+
+
+def axes_of(texts: Sequence[str]) -> list[Axis]:
+    """Each `--grid` as an axis. Raises UserError where two have one key."""
+    axes = [axis(text) for text in texts]
+    keys = [a.key for a in axes]
+    twice = next((k for k in keys if keys.count(k) > 1), None)
+    if twice is not None:
+        raise UserError(f"--grid {twice}: two axes; write all its values in one, {twice}=value,value")
+    return axes
+
+
+def check_rates(rates: Axis, composed: DictConfig) -> None:
+    """Numbers, for the optimizer that the configuration has, and no schedule that brings rates of its own."""
+    for value in rates.values:
+        number(value, rates.key)
+    plain: Any = OmegaConf.to_container(composed, resolve=False)
+    optimizer, callbacks = plain.get("optimizer"), plain.get("callbacks")
+    for name, arguments in callbacks.items() if isinstance(callbacks, dict) else ():
+        for schedule in OWN_RATES & set(arguments if isinstance(arguments, dict) else ()):
+            key = f"callbacks.{name}.{schedule}.max_lr"
+            raise UserError(f"--grid {rates.key}: {schedule} sets the rate itself, all points would be equal; try {key}")
+    named = entry("optimizer", optimizer, "optimizer", [])
+    if named is None or rates.key.split(".")[1] != named[0]:
+        raise UserError(f"--grid {rates.key}: the optimizer is {written(optimizer)}; name its rate")
+    if named[1] is not None and not isinstance(named[1], dict):
+        raise UserError(f"--grid {rates.key}: optimizer.{named[0]} is {written(named[1])}; name its arguments, {{lr: 0.1}}")
+
+
+def replicable(config: dict[str, Any]) -> bool:
+    """Whether every module of the net can be replicated."""
+    return all(m.replicable for _, m in build(config).net.modules())
+
+
+def with_rates(config: dict[str, Any], rates: Axis) -> dict[str, Any]:
+    """The configuration with every replica once for each rate: one training, the same seeds for each rate."""
+    seeds = build(config).trainer().seeds
+    values = [number(v, rates.key) for v in rates.values]
+    name, arguments = next(iter(config["optimizer"].items()))
+    settings = {**(config.get("trainer") or {}), "replicas": len(values) * len(seeds), "seeds": seeds * len(values)}
+    return {
+        **config,
+        "optimizer": {name: {**arguments, "lr": [v for v in values for _ in seeds]}},
+        "trainer": settings,
+    }
+
+
+def number(text: str, key: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--grid {key}: {text}; a learning rate is a number") from None
+
+
+def parts_of(whole: Trial, points: Sequence[str]) -> list[Trial]:
+    """The trials that one training's replicas stand for, in equal stretches."""
+    together = whole.outcomes[0]
+    size = together.models // len(points)
+    trials = []
+    for k, name in enumerate(points):
+        part = slice(k * size, (k + 1) * size)
+        own = replace(
+            together,
+            metrics={m: values[part] for m, values in together.metrics.items()},
+            seconds=together.seconds / len(points),
+            seeds=together.seeds[part],
+            failed=[r - k * size for r in together.failed if r // size == k],
+        )
+        curves = Curves(whole.curves.epochs, {m: [row[part] for row in rows] for m, rows in whole.curves.values.items()})
+        trials.append(Trial(name, whole.loss, [own], curves, None))
+    return trials

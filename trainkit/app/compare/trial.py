@@ -1,0 +1,101 @@
+"""A trial: one configuration trained, and looked at while it trains. What `compare` tells and draws of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from trainkit.app.config.build import build
+from trainkit.trainer import signals
+from trainkit.trainer.trainer import Trainer
+
+from .decision_regions import Plane, plane_of
+from .reference import duel, rehearse
+from .timed_fit import Clock, Outcome, measured, outcome, train
+
+LOOKS = 60  # how often a run is looked at: enough for a smooth curve
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Loss and error of each part over the run, in evaluation mode.
+
+    `values["val/loss"][i][r]` is replica r's after `epochs[i]` epochs; epoch 0 is the untrained net. A run that ended inside an
+    epoch has a fraction of one last.
+    """
+
+    epochs: list[float] = field(default_factory=list)
+    values: dict[str, list[list[float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration: its name, its loss, who trained it with what outcome (all replicas at once first), the curves of that
+    training, and the plane if it has one."""
+
+    name: str
+    loss: str
+    outcomes: list[Outcome]
+    curves: Curves
+    plane: Plane | None = None
+
+
+class Looks(Clock):
+    """A clock that evaluates all parts some sixty times over the run, first before its first step. Looking is not counted."""
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self.curves = Curves()
+        last = trainer.max_epochs
+        if trainer.max_steps is not None:
+            last = min(last, -(-trainer.max_steps // trainer.steps_per_epoch))
+        self.due = {round(i * last / LOOKS) for i in range(LOOKS + 1)} if last > LOOKS else set(range(last + 1))
+        self._look(trainer, 0)
+        super().on_fit_start(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer) -> None:
+        if trainer.epochs_done in self.due:
+            began = time.perf_counter()
+            self._look(trainer, trainer.epochs_done)
+            self.aside += time.perf_counter() - began
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        super().on_train_end(trainer)
+        ended = trainer.state.step / trainer.steps_per_epoch
+        if ended != self.curves.epochs[-1]:  # inside an epoch, or at one where no look was due
+            self._look(trainer, ended)
+
+    def _look(self, trainer: Trainer, epoch: float) -> None:
+        try:
+            metrics = measured(trainer)
+        except signals.Interrupted:  # the trainer has noted it, and ends
+            return
+        self.curves.epochs.append(epoch)
+        for name, values in metrics.items():
+            self.curves.values.setdefault(name, []).append(values)
+
+
+def run(
+    name: str, config: dict[str, Any], against: str | None = None, keep: Callable[[Trial], None] = lambda trial: None
+) -> Trial:
+    """Train a resolved configuration, all replicas at once, without the callbacks that write.
+
+    against: the name of a rival (see `rivals/`); each replica is then trained alone too, and by the rival, in turn. `keep` is
+    given the trial before that, so that it is not lost where they break off.
+    Raises UserError for what the configuration or its data has wrong, signals.Interrupted where a signal ended the training.
+    """
+    parts = build(config)
+    raw = parts.data()
+    if against is not None:
+        rehearse(against, config, parts.trainer().seeds[0], raw)
+    looks = Looks()
+    trainer = train(parts, raw, looks)
+    metrics, by = measured(trainer), "trainkit" if trainer.replicas == 1 else f"trainkit, {trainer.replicas} at once"
+    plane = plane_of(trainer, raw, metrics)
+    together = outcome(by, metrics, trainer.state.step, looks.seconds, trainer)
+    whole = Trial(name, repr(parts.loss), [together], looks.curves, plane)
+    if against is None:
+        return whole
+    keep(whole)
+    return replace(whole, outcomes=duel(against, config, raw, trainer, together))

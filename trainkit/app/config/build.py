@@ -1,0 +1,235 @@
+"""From a resolved configuration to net, loss, data and callbacks: all errors are found at once, before anything is made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainkit.core.errors import UserError, UserErrors, near, shortage
+from trainkit.core.rng import generator
+from trainkit.data.dataset import Dataset
+from trainkit.nn.layers.container import Container, Sequential
+from trainkit.nn.loss import Loss
+from trainkit.nn.module import Module
+from trainkit.optim.optimizer import Optimizer
+from trainkit.trainer.callback import Callback, bad_name
+from trainkit.trainer.trainer import Trainer
+
+from . import registry
+from .signature import check_arguments, check_value, signature, written
+
+KEYS = ("seed", "data", "model", "loss", "optimizer", "trainer", "callbacks")
+REQUIRED = ("data", "model", "loss", "optimizer")
+NOT_CONFIGURED = ("self", "params", "schema")  # parameters that code fills in
+
+
+@dataclass
+class Parts:
+    """What a configuration describes, made; the data is read when asked for, and the optimizer when the net has its axes."""
+
+    seed: int
+    net: Sequential
+    loss: Loss
+    callbacks: dict[str, Callback]
+    data: Callable[..., Dataset]
+    optimizer: Callable[[Module], Optimizer]
+    trainer: Callable[..., Trainer]
+
+
+def build(config: dict[str, Any]) -> Parts:
+    """Check everything against tables and signatures, then make it. Raises UserErrors with every error found."""
+    errors = [f"{key}: no such key{near(key, KEYS)}" for key in config if key not in KEYS]
+    if missing := [key for key in REQUIRED if config.get(key) is None]:
+        errors.append(f"{', '.join(missing)}: missing; a configuration has {', '.join(REQUIRED)}")
+    seed = config.get("seed", 0)
+    errors += check_value(seed, int, "seed")
+    given = {key: config[key] for key in REQUIRED if config.get(key) is not None}
+    data = _data(given["data"], errors) if "data" in given else None
+    net = _net(given["model"], errors) if "model" in given else None
+    loss = _one("loss", given["loss"], "loss", errors) if "loss" in given else None
+    optimizer = _optimizer(given["optimizer"], errors) if "optimizer" in given else None
+    settings = {} if config.get("trainer") is None else config["trainer"]
+    if isinstance(settings, dict):
+        wrong = check_arguments(Trainer, settings, "trainer", (*NOT_CONFIGURED, "seed", "callbacks", "run_dir", "config"))
+        errors += wrong or _attempt(lambda: Trainer(**settings), "", errors=[])[1]
+    else:
+        errors.append(f"trainer: {written(settings)}; needs a mapping, {{max_epochs: 5}}")
+    callbacks = _callbacks({} if config.get("callbacks") is None else config["callbacks"], errors)
+    if errors:
+        raise UserErrors(errors)
+    assert data is not None
+    assert net is not None
+    assert loss is not None
+    assert optimizer is not None
+
+    def trainer(**more: Any) -> Trainer:
+        return Trainer(**settings, seed=seed, callbacks=callbacks, **more)
+
+    seeds = trainer().seeds
+    if len(seeds) > 1:
+        _attempt(lambda: net.replicate(seeds), "", errors)
+    else:
+        _attempt(lambda: net.draw(generator(seeds[0], "init")), "", errors)
+    _attempt(lambda: optimizer(net), "optimizer.", errors)
+    if errors:
+        raise UserErrors(errors)
+    return Parts(seed, net, loss, callbacks, data, optimizer, trainer)
+
+
+def _attempt(make: Callable[[], Any], prefix: str, errors: list[str]) -> tuple[Any, list[str]]:
+    """make(), or None with its complaint added to `errors`."""
+    try:
+        return make(), errors
+    except UserError as error:
+        errors += [f"{prefix}{line}" for line in str(error).split("\n")]
+    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:  # too large
+        errors.append(f"{prefix.rstrip('.: ') or 'model'}: {shortage(error) or str(error).splitlines()[0]}")
+    return None, errors
+
+
+EXAMPLES = {"layer": "{Linear: [2, 25]}", "loss": "{HuberLoss: {delta: 2}}", "optimizer": "{SGD: {lr: 0.1}}"}
+
+
+def entry(kind: str, value: Any, place: str, errors: list[str]) -> tuple[str, Any] | None:
+    """`ReLU` or `{Linear: [2, 25]}` as a name and its arguments."""
+    if isinstance(value, str):
+        return value, None
+    if isinstance(value, dict) and len(value) == 1:
+        return next(iter(value.items()))
+    errors.append(f"{place}: {written(value)}; write a name, or one name with its arguments, {EXAMPLES[kind]}")
+    return None
+
+
+def call(function: Callable[..., Any], arguments: Any, *first: Any) -> Any:
+    """function(*first, arguments), arguments being a mapping, a list, one value, or None."""
+    if isinstance(arguments, dict):
+        return function(*first, **arguments)
+    if isinstance(arguments, list):
+        return function(*first, *arguments)
+    return function(*first) if arguments is None else function(*first, arguments)
+
+
+def _found(kind: str, value: Any, place: str, errors: list[str]) -> tuple[Any, str, Any] | None:
+    """The class that `name` or `{name: arguments}` means, the name, and the arguments."""
+    named = entry(kind, value, place, errors)
+    if named is None:
+        return None
+    name, arguments = named
+    try:
+        return registry.find(kind, name), name, arguments
+    except UserError as error:
+        errors.append(f"{place}: {error}")
+        return None
+
+
+def _one(kind: str, value: Any, place: str, errors: list[str]) -> Any:
+    """The object that a `name` or `{name: arguments}` describes."""
+    found = _found(kind, value, place, errors)
+    if found is None:
+        return None
+    cls, name, arguments = found
+    wrong = check_arguments(cls, arguments, f"{place}.{name}", NOT_CONFIGURED)
+    errors += wrong
+    return None if wrong else _attempt(lambda: call(cls, arguments), f"{place}.", errors)[0]
+
+
+def _net(value: Any, errors: list[str]) -> Sequential | None:
+    if not isinstance(value, list) or not value:
+        errors.append(f"model: {written(value)}; needs a list of layers: [{{Linear: [2, 25]}}, ReLU]")
+        return None
+    layers = [_layer(v, f"model[{i}]", errors) for i, v in enumerate(value)]
+    return None if any(m is None for m in layers) else Sequential(*layers)
+
+
+def _layer(value: Any, place: str, errors: list[str]) -> Any:
+    """A layer; a container's arguments are layers themselves."""
+    found = _found("layer", value, place, errors)
+    if found is None:
+        return None
+    cls, name, arguments = found
+    if not (isinstance(cls, type) and issubclass(cls, Container)):
+        return _one("layer", value, place, errors)
+    if not isinstance(arguments, list) or not arguments:
+        errors.append(f"{place}.{name}: {written(arguments)}; needs a list of layers, [{{Linear: [2, 25]}}, ReLU]")
+        return None
+    inner = [_layer(v, f"{place}.{name}[{i}]", errors) for i, v in enumerate(arguments)]
+    return None if any(m is None for m in inner) else cls(*inner)
+
+
+def _optimizer(value: Any, errors: list[str]) -> Callable[[Module], Optimizer] | None:
+    found = _found("optimizer", value, "optimizer", errors)
+    if found is None:
+        return None
+    cls, name, arguments = found
+    wrong = check_arguments(cls, arguments, f"optimizer.{name}", NOT_CONFIGURED)
+    errors += wrong
+    if not wrong:
+        given = arguments if isinstance(arguments, dict) else {}
+        replicas = max((len(v) for v in map(given.get, ("lr", "momentum", "weight_decay")) if isinstance(v, list)), default=1)
+        stand_in = torch.zeros(max(replicas, 1), 1)  # so that the values are judged before there is a net
+        _attempt(lambda: call(cls, arguments, [(stand_in, stand_in.clone())]), "optimizer.", errors)
+    return lambda net: call(cls, arguments, net.param())
+
+
+def _data(value: Any, errors: list[str]) -> Callable[..., Dataset] | None:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        errors.append(f"data: {written(value)}; needs a name and its arguments: {{name: disk, train: 1000}}")
+        return None
+    arguments = {k: v for k, v in value.items() if k != "name"}
+    try:
+        read = registry.find("data", value["name"])
+    except UserError as error:
+        errors.append(f"data.name: {error}")
+        return None
+    errors += check_arguments(read, arguments, "data", NOT_CONFIGURED)
+
+    def data(**code: Any) -> Dataset:
+        if "schema" in code and "schema" not in signature(read)[0]:
+            raise UserError(f"data: the checkpoint's data was a table, {value['name']} is none; keep the data")
+        made: Dataset = read(**arguments, **code)
+        return made
+
+    return data
+
+
+def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
+    """Callbacks by their name in the configuration. `name: {Class: {...}}` gives one a name of its own; null leaves one out."""
+    if not isinstance(value, dict):
+        errors.append(f"callbacks: {written(value)}; needs a mapping: {{early_stopping: {{patience: 5}}}}")
+        return {}
+    made: dict[str, Callback] = {}
+    for name, arguments in value.items():
+        place = f"callbacks.{name}"
+        if arguments is None:
+            continue
+        if wrong_name := bad_name(name):
+            errors.append(f"callbacks: {wrong_name}")
+            continue
+        key = name
+        if name not in registry.names("callback") and isinstance(arguments, dict) and len(arguments) == 1:
+            key, arguments = next(iter(arguments.items()))
+        try:
+            cls = registry.find("callback", key)
+        except UserError as error:
+            errors.append(f"{place}: {error}")
+            continue
+        if not isinstance(arguments, dict):
+            errors.append(f"{place}: {written(arguments)}; needs its arguments as a mapping, {{}} for none")
+            continue
+        wrong = check_arguments(cls, arguments, place, NOT_CONFIGURED)
+        errors += wrong
+        if not wrong:
+            cb, _ = _attempt(lambda cls=cls, arguments=arguments: cls(**arguments), f"{place}: ", errors)  # type: ignore[misc]
+            if cb is not None:
+                made[name] = cb
+    return made
+
+
+def run_folder(conf: Path, root: Path = Path("logs")) -> Path:
+    """`logs/<conf name>/<time>`; where two begin in one second, `Folder.begin` puts a number behind it."""
+    return root / (conf.stem.strip("-. ") or "run") / time.strftime("%Y-%m-%d_%H-%M-%S")

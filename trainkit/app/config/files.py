@@ -1,0 +1,230 @@
+"""Configurations: YAML files merged left to right, then `key=value` overrides; bounded, and resolved without resolvers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from yaml import (
+    MappingEndEvent,
+    MappingStartEvent,
+    NodeEvent,
+    ScalarEvent,
+    ScalarToken,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    YAMLError,
+)
+
+from trainkit.core.errors import UserError
+from trainkit.core.validation import shown
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 50
+MAX_NODES = 20_000
+MAX_REFERENCES, MAX_REFERENCE = 1_000, 500  # in a file; characters of one
+MAX_BITS = 14_000  # some 4,200 digits: Python turns no more into text
+READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+DEFAULT_CALLBACKS: dict[str, dict[str, Any]] = {"checkpoint": {}, "csv_log": {}, "tensorboard": {}, "progress_bar": {}}
+
+
+def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration of `files` and `overrides`, unresolved. Without a `callbacks` key it has the default ones."""
+    config = OmegaConf.create({})
+    for path in files:
+        config.merge_with(_read(path))
+    if "callbacks" not in config:
+        config.callbacks = DEFAULT_CALLBACKS
+    for text in overrides:
+        override(config, text)
+    return config
+
+
+def override(config: DictConfig, text: str) -> None:
+    """Set what `key=value` says: `trainer.max_epochs=5`, `model[1].Dropout.p=0.2`. Raises UserError."""
+    key, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[\w.\[\]/-]+", key) or not all(re.split(r"[.\[\]]+", key.rstrip("]"))):
+        raise UserError(f"{shown(text)}: no override; write key=value, trainer.max_epochs=5 or model[1].Dropout.p=0.2")
+    if len(text) > MAX_BYTES:
+        raise UserError(f"{shown(text)}: over {MAX_BYTES >> 20} MiB; write long values into a file")
+    try:
+        _bounded(value, shown(text))
+        _refuse_base_60(value, shown(text))
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)
+        OmegaConf.update(config, key, parsed["value"], merge=False, force_add=True)  # type: ignore[index, call-overload]
+    except UserError:
+        raise
+    except RecursionError:
+        raise UserError(f"{shown(text)}: nested too deep; at most {MAX_DEPTH} levels") from None
+    except IndexError:
+        raise UserError(f"{shown(text)}: the list has no such entry; the first is [0]") from None
+    except Exception as error:
+        raise UserError(f"{shown(text)}: {_words(error)}") from error
+
+
+def parse(text: str, origin: str) -> DictConfig:
+    """One YAML text as a configuration. Raises UserError naming `origin`."""
+    if len(text.encode()) > MAX_BYTES:
+        raise UserError(f"{origin}: over {MAX_BYTES >> 20} MiB; a configuration is small")
+    try:
+        _bounded(text, origin)
+        _refuse_base_60(text, origin)
+        config = OmegaConf.create(text)
+    except UserError:
+        raise
+    except RecursionError:
+        raise UserError(f"{origin}: nested too deep; at most {MAX_DEPTH} levels") from None
+    except AssertionError:
+        raise UserError(f"{origin}: one value; {NEEDED}") from None
+    except Exception as error:  # of the YAML reader, of OmegaConf, and of what they call
+        mark = getattr(error, "problem_mark", None) if isinstance(error, YAMLError) else None
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise UserError(f"{origin}{where}: {_words(error)}") from error
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{origin}: a list; {NEEDED}")
+    if set(config) == {text.strip()}:
+        raise UserError(f"{origin}: one value; {NEEDED}")
+    return config
+
+
+NEEDED = "needs keys: data, model, loss, optimizer, and trainer, callbacks, seed if wanted"
+
+
+def _bounded(text: str, origin: str) -> None:
+    """Refuse what is nested too deep, or too much, before OmegaConf sees it: its reader recurses in C, which ends the process,
+    and a long text of `${` takes its parser of references hours.
+    """
+    depth = nodes = references = 0
+    for event in yaml.parse(text, Loader=READER):
+        depth += isinstance(event, (MappingStartEvent, SequenceStartEvent))
+        depth -= isinstance(event, (MappingEndEvent, SequenceEndEvent))
+        nodes += isinstance(event, NodeEvent)
+        if depth > 2 * MAX_DEPTH:  # up to there `resolve` tells the place
+            raise UserError(f"{origin}: nested too deep; at most {MAX_DEPTH} levels")
+        if nodes > 2 * MAX_NODES:  # a key is one too
+            raise UserError(f"{origin}: over {MAX_NODES:,} values; a configuration is small")
+        if isinstance(event, ScalarEvent) and "${" in event.value:
+            references += 1
+            if references > MAX_REFERENCES or len(event.value) > MAX_REFERENCE or event.value.count("${") > 2:
+                where = f", line {event.start_mark.line + 1}" if event.start_mark is not None else ""
+                raise UserError(f"{origin}{where}: {shown(event.value)}; {REFERENCE}")
+
+
+BASE_60 = re.compile(
+    r"[-+]?([1-9][\d_]*(:[0-5]?\d)+|\d[\d_]*(:[0-5]?\d)+\.[\d_]*)"
+)  # 01:30 is a text, and saved without quotes
+
+
+def _refuse_base_60(text: str, origin: str) -> None:
+    """Refuse an unquoted 12:30, which YAML reads as 750."""
+    if not re.search(r"\d:[0-5]?\d", text):
+        return
+    for token in yaml.scan(text, Loader=READER):
+        if isinstance(token, ScalarToken) and token.plain and BASE_60.fullmatch(token.value):
+            where = f"{origin}, line {token.start_mark.line + 1}" if "\n" in text else origin
+            raise UserError(f"{where}: {shown(token.value, '')} is a number to the base 60 in YAML; put it in quotes")
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)  # of a device that never ends, too
+        if len(data) > MAX_BYTES:
+            raise UserError(f"{path}: over {MAX_BYTES >> 20} MiB; a configuration is small")
+        text = data.decode("utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; name a YAML file, conf/mlp.yaml") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read, {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    config = parse(text, str(path))
+    if not config:
+        raise UserError(f"{path}: empty; {NEEDED}")
+    return config
+
+
+REFERENCE = "a reference is a whole value and names a key, ${trainer.max_epochs}; resolvers are off"
+_REFERENCE = re.compile(r"\$\{([\w.\[\]-]+)\}")
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """Plain values, with each `${a.b}` replaced by what stands at a.b.
+
+    A reference is a whole value and names a key: no resolvers (`${oc.env:HOME}` would carry secrets into logs), no text around
+    it, at most 50 deep and 20,000 values. Raises UserError.
+    """
+    root = OmegaConf.to_container(config, resolve=False)
+    nodes = 0
+
+    def plain(value: Any, place: str, depth: int, through: tuple[str, ...] = ()) -> Any:
+        nonlocal nodes
+        nodes += 1
+        if depth > MAX_DEPTH:
+            raise UserError(f"{shown(place, '')}: nested more than {MAX_DEPTH} levels deep, references followed; flatten it")
+        if nodes > MAX_NODES:
+            raise UserError(f"{shown(place, '')}: over {MAX_NODES:,} values, references followed; a configuration is small")
+        if isinstance(value, dict):
+            return {str(k): plain(v, f"{place}.{k}" if place else str(k), depth + 1, through) for k, v in value.items()}
+        if isinstance(value, list):
+            return [plain(v, f"{place}[{i}]", depth + 1, through) for i, v in enumerate(value)]
+        if isinstance(value, str) and "${" in value:
+            match = _REFERENCE.fullmatch(value)
+            if match is None:
+                raise UserError(f"{place}: {shown(value)}; {REFERENCE}")
+            if match[1] in through:
+                raise UserError(f"{place}: ${{{' -> '.join((*through, match[1]))}}} refers to itself")
+            return plain(look_up(match[1], place), place, depth + 1, (*through, match[1]))
+        if type(value) is int and value.bit_length() > MAX_BITS:
+            raise UserError(f"{place}: {shown(value)}; numbers here have at most {MAX_BITS:,} bits")
+        if value == "???":
+            raise UserError(f"{place}: has no value yet; give it on the command line, {place}=...")
+        return value
+
+    def look_up(key: str, place: str) -> Any:
+        here: Any = root
+        for part in re.split(r"[.\[\]]+", key.rstrip("]")):
+            try:
+                here = here[int(part)] if isinstance(here, list) else here[part]
+            except (KeyError, IndexError, ValueError, TypeError):
+                raise UserError(f"{place}: ${{{shown(key, '')}}} names no key of the configuration") from None
+        return here
+
+    result = plain(root, "", 0)
+    assert isinstance(result, dict)
+    return result
+
+
+def to_yaml(config: DictConfig) -> str:
+    """As it is saved: composed, not resolved."""
+    return OmegaConf.to_yaml(config, resolve=False)
+
+
+def diff(then: Any, now: Any, place: str = "") -> list[str]:
+    """What two plain configurations say differently, a line each: `trainer.max_epochs: 5 -> 12`."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys = list(dict.fromkeys([*then, *now]))
+        return [line for k in keys for line in diff(then.get(k), now.get(k), f"{place}.{k}" if place else str(k))]
+    return [] if then == now else [f"{place}: {then} -> {now}"]
+
+
+def _words(error: Exception) -> str:
+    """An error of the YAML reader or of OmegaConf in a user's words."""
+    text = str(getattr(error, "problem", None) or error).strip().split("\n", 1)[0] or type(error).__name__
+    if "node expansion exceeds" in text:
+        return "over 10,000 values, its aliases (&, *) unfolded; a configuration is small, write out what is meant"
+    if "for the tag" in text:
+        tag = text.split("'")[1].replace("tag:yaml.org,2002:", "!!")
+        return f"{shown(tag, '')} is not allowed; a configuration has plain values only"
+    if "cannot start any token" in text:
+        return "a tab, or a character that must be quoted; indent by spaces"
+    if "another document" in text:
+        return "a second document begins here; one file is one configuration"
+    if type(error).__name__ == "GrammarParseError":
+        return f"{text}; {REFERENCE}"
+    return f"no valid YAML, {text}" if isinstance(error, YAMLError) else f"no valid configuration, {text}"

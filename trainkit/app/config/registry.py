@@ -1,0 +1,112 @@
+"""The names a configuration may use: a closed table. A name leads to a class of trainkit, or of the user's own files.
+
+A configuration can therefore train, but never import or run anything. Own files come in two ways only, both the user's
+doing: the folder `callbacks/` where the command is run, one callback a file, named by its file; and `--import FILE` on the
+command line.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import trainkit
+from trainkit.callbacks import TABLE as TABLE
+from trainkit.core.errors import UserError, near
+from trainkit.nn import layers
+from trainkit.nn.layers import Container
+from trainkit.nn.loss import Loss
+from trainkit.nn.module import Module
+from trainkit.optim.optimizer import Optimizer
+from trainkit.trainer.callback import Callback
+
+LAYERS = tuple(name for name, value in vars(layers).items() if isinstance(value, type) and value is not Container)
+LOSSES = ("BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "L1Loss", "MSELoss", "NLLLoss")
+OPTIMIZERS = ("SGD", "SignSGD", "Adam", "AdamW", "RMSprop", "Adagrad")
+DATA = ("disk", "idx", "npy", "csv")
+
+_imported: dict[str, type] = {}  # by class name, from --import
+
+
+def names(kind: str) -> list[str]:
+    """The names allowed for a layer, loss, optimizer, data or callback."""
+    own = [n for n, cls in _imported.items() if issubclass(cls, _BASES.get(kind, ()))]
+    if kind == "callback":
+        return [*TABLE, *own, *_own_callback_files()]
+    return [*{"layer": LAYERS, "loss": LOSSES, "optimizer": OPTIMIZERS, "data": DATA}[kind], *own]
+
+
+_BASES: dict[str, type] = {"layer": Module, "loss": Loss, "optimizer": Optimizer, "callback": Callback}
+
+
+def find(kind: str, name: str) -> Callable[..., Any]:
+    """The class (or, for data, the function) of that name. Raises UserError with the nearest name."""
+    if name in _imported and issubclass(_imported[name], _BASES.get(kind, ())):
+        return _imported[name]
+    if kind == "callback":
+        if name in TABLE:
+            return getattr(trainkit, TABLE[name])
+        if name in TABLE.values():
+            return getattr(trainkit, name)
+        if name in _own_callback_files():
+            return own_callback(Path("callbacks") / f"{name}.py")
+    elif name in names(kind):
+        return getattr(trainkit, name)
+    raise UserError(f"no {kind} {name!r}{near(name, names(kind))}")
+
+
+def _own_callback_files() -> list[str]:
+    """Files of `callbacks/` in the current folder that are not trainkit's own."""
+    folder = Path("callbacks")
+    if not folder.is_dir():
+        return []
+    return sorted(p.stem for p in folder.glob("*.py") if re.fullmatch(r"[a-z]\w*", p.stem) and p.stem not in TABLE)
+
+
+def own_callback(path: Path) -> type[Callback]:
+    """The Callback that a user's file defines. Raises UserError unless it is exactly one."""
+    found = [c for c in classes_of(_run(path)) if issubclass(c, Callback)]
+    if len(found) != 1:
+        listed = ", ".join(c.__name__ for c in found) or "none"
+        raise UserError(f"{path}: defines {listed}; a file in callbacks/ defines exactly one subclass of trainkit.Callback")
+    return found[0]
+
+
+def import_file(path: Path) -> None:
+    """Run a user's file and allow its layers, losses, optimizers and callbacks by class name (--import)."""
+    for cls in classes_of(_run(path)):
+        _imported[cls.__name__] = cls
+
+
+def classes_of(module: ModuleType) -> list[type]:
+    """The classes of a kind we know that are defined in `module` itself."""
+    kinds = tuple(_BASES.values())
+    return [
+        c for c in vars(module).values() if isinstance(c, type) and issubclass(c, kinds) and c.__module__ == module.__name__
+    ]
+
+
+def _run(path: Path) -> ModuleType:
+    """The one place where a user's own code is imported, by path."""
+    name = f"trainkit_user_{path.stem}"
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(path.resolve()):
+        return known
+    if not path.is_file():
+        raise UserError(f"--import {path}: no such file")
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path}: cannot be imported; needs a .py file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    return module

@@ -1,0 +1,112 @@
+"""The file that predictions are written into: replaced whole where it is a file, written to where it is a pipe or a device."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from trainkit.core.errors import UserError, cause
+from trainkit.core.files import check_writable, keep_mode, kind_of, sync_folder
+
+HEADER = re.compile(rb"(replica,)?sample,y0(,y\d+)*(,answer)?\r?\n")  # the first line of every file of predictions
+LONGEST = 1 << 24  # bytes of a header
+
+
+class Output:
+    """`with Output(path) as out: out.write(data)`, any number of times.
+
+    The constructor checks the path and changes nothing. The file (for a link, its target) may be missing, empty, or hold
+    predictions. A new file takes its place when the `with` ends; an exception leaves the old one. A pipe or a character device
+    is opened here and written to; so is a descriptor of this process, /dev/stdout or /dev/fd/3.
+    follow: False where a link, a pipe or a device is refused, since the path was not given by the user.
+    Raises UserError naming path and cause.
+    """
+
+    def __init__(self, path: Path, follow: bool = True) -> None:
+        self.path, self._handle, found = path, -1, None
+        self._temporary: Path | None = None
+        self.descriptor = descriptor(path) if follow else None  # of this process
+        try:
+            if self.descriptor is not None:
+                self._handle = os.dup(self.descriptor)
+                return
+            found = kind_of(path, follow)
+            if follow and found in ("a pipe", "a device"):
+                self._handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+                os.set_blocking(self._handle, True)
+                return
+            if found not in (None, "a file"):
+                raise self._error(f"is {found}")
+            self._target = Path(os.path.realpath(path)) if follow else path
+            if found and not predicted(self._target):
+                raise self._error("holds something else than predictions")
+            check_writable(self._target.parent)
+        except OSError as error:
+            unread = error.errno == errno.ENXIO and found == "a pipe"
+            raise self._error("a pipe that nothing reads" if unread else f"not saved, {cause(error)}") from error
+
+    def __enter__(self) -> Output:
+        if self._handle < 0:
+            # not named as the temporaries of checkpoints are: a trainer that begins in the folder deletes those
+            self._temporary = self._target.with_name(f".predictions-{secrets.token_hex(8)}.part")
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._handle = os.open(self._temporary, flags, 0o644)
+                keep_mode(self._handle, self._target)
+            except OSError as error:
+                self._temporary = None
+                raise self._error(f"not saved, {cause(error)}") from error
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data` behind what was written before."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._handle, rest) :]
+        except OSError as error:
+            if self.descriptor is not None and error.errno == errno.EPIPE:
+                raise  # stdout's reader has seen enough
+            raise self._error(f"not saved, {cause(error)}") from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if self._temporary is not None and error is None:
+                os.fsync(self._handle)
+                os.replace(self._temporary, self._target)
+                self._temporary = None
+                sync_folder(self._target.parent)
+        except OSError as failure:
+            raise self._error(f"not saved, {cause(failure)}") from failure
+        finally:
+            os.close(self._handle)
+            self._handle = -1
+            if self._temporary is not None:
+                with suppress(OSError):
+                    os.unlink(self._temporary)
+
+    def _error(self, why: str) -> UserError:
+        return UserError(f"{self.path}: {why}; choose another with --out")
+
+
+def predicted(path: Path) -> bool:
+    """Whether a file is empty or begins as predictions do."""
+    with open(path, "rb") as file:
+        line = file.readline(LONGEST)
+    return not line or HEADER.fullmatch(line) is not None
+
+
+def descriptor(path: Path) -> int | None:
+    """The N of /dev/fd/N, or of a link there as /dev/stdout is one; None for any other path."""
+    for _ in range(40):  # links, as many as the kernel follows
+        if path.name.isdigit() and os.path.realpath(path.parent) in (f"/proc/{os.getpid()}/fd", "/dev/fd"):
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / os.readlink(path)
+    return None

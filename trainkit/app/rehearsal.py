@@ -1,0 +1,104 @@
+"""What `check` does with a configuration that can be built: it begins the run as `fit` does, then trains two steps on trial."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from trainkit.core.errors import UserError
+from trainkit.core.rng import seed_globals
+from trainkit.data.dataset import Dataset, Part
+from trainkit.trainer import signals, threads
+from trainkit.trainer.callback import Callback, CallbackError
+from trainkit.trainer.trainer import Trainer
+
+from .config.build import Parts, build
+
+ROWS = 64  # of the parts that are evaluated, and of a step that takes all samples
+
+
+class Shortened(Callback):
+    """Replaces the data, at the end of all setups, by `data`; then every epoch is validated."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def setup(self, trainer: Trainer) -> None:
+        trainer.data, trainer.validate_every_n_epochs = self.data, 1
+
+
+def begun(parts: Parts, data: Dataset) -> Trainer:
+    """A trainer at the first step of the configured run. Raises UserError for all that a fit refuses before it."""
+    with TemporaryDirectory(prefix="trainkit-") as folder:
+        seed_globals(parts.seed)
+        trainer = parts.trainer(run_dir=folder)
+        assert trainer.run is not None
+        trainer.connect(parts.net, parts.loss, parts.optimizer(parts.net), data)
+        trainer.run.open()
+        try:
+            trainer.begin(None, "eager")  # compiling refuses nothing
+        finally:
+            trainer.call("on_fit_end")
+            trainer.run.close()
+    return trainer
+
+
+def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Trainer) -> str:
+    """Build the configuration again and train two steps of it, quietly, in a folder that is deleted. Return what was done.
+
+    The data is that of `planned`, split and scaled, cut to two batches and a few rows to evaluate. Numbers that are not finite
+    are not an error. Raises UserError for what a callback raises, Interrupted where a signal came.
+    """
+    settings = {**(config.get("trainer") or {}), "min_epochs": 0, "max_steps": 2, "mode": "eager"}
+    size = planned.step_size if planned.batch_size is not None else min(planned.step_size, ROWS)
+    short = shortened(planned.data, 2 * size if planned.batch_size is not None else size)
+    settings["max_epochs"] = 1 if len(short.train) > size else 2
+    parts = build({**config, "trainer": settings})
+    parts.callbacks["rehearsal"] = Shortened(short)
+    with TemporaryDirectory(prefix="trainkit-") as folder:
+        seed_globals(parts.seed)
+        trainer = parts.trainer(run_dir=folder, config=text)
+        try:
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data)
+        except (CallbackError, UserError) as error:
+            lines = str(error).split("\n") if isinstance(error, UserError) else [str(error).split("\n")[0]]
+            raise UserError("\n".join(f"rehearsal of two steps: {line}" for line in lines)) from error
+        saved = (Path(folder) / "checkpoints" / "last.pt").exists()
+    if trainer.signal is not None:
+        raise signals.Interrupted(trainer.signal)
+    done = ["two steps" if trainer.state.step > 1 else "a step"]
+    done += ["a validation"] * (trainer.data.val is not None) + ["a save"] * saved
+    return f"{', '.join(done[:-1])}{' and ' * (len(done) > 1)}{done[-1]}: ok"
+
+
+def shortened(data: Dataset, rows: int) -> Dataset:
+    """The first rows of each part of scaled data, `rows` of the training part."""
+    val, test = (None if part is None else head(part, ROWS) for part in (data.val, data.test))
+    cut = data.with_parts(train=head(data.train, rows), val=val, test=test)
+    return replace(cut, normalize="none", fill=None)  # which is done
+
+
+def head(part: Part, rows: int) -> Part:
+    """The first rows of a part; of a file without reading the others."""
+    return part.take(torch.arange(min(rows, len(part)), device=part.t.device))
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    """Leave Python's and torch's random states, and torch's threads, as they were."""
+    before = random.getstate()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices=devices), threads.restored():
+            yield
+    finally:
+        random.setstate(before)

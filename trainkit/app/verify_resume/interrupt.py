@@ -1,0 +1,102 @@
+"""A fit that is interrupted at a point, for `verify-resume`.
+
+    python -m trainkit.app.verify_resume.interrupt PHASE STEP SAVED MODE fit CONF ...
+
+It is `trainkit fit` and one private callback, which sends this very process a signal: SIGTERM, or SIGKILL during a save. The
+run that resumes is `trainkit fit --resume`, and knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, cast
+from unittest.mock import patch
+
+from trainkit.app.cli import commands
+from trainkit.app.cli.main import parsed, told
+from trainkit.callbacks import Checkpoint
+from trainkit.trainer.callback import Callback
+from trainkit.trainer.engines.select import Mode
+from trainkit.trainer.trainer import Trainer
+
+NEVER = ("step", "0", "0")  # a point that no run comes to
+NAME = "trainkit.interrupt"  # of the callback, as a user would not name one; it is in the interrupted run's checkpoints
+
+
+class Strike(Callback):
+    """A signal at `step`, in a run of that mode, as the uninterrupted one was."""
+
+    def __init__(self, step: int, saved: int, mode: Mode) -> None:
+        self.step, self.saved, self.mode = step, saved, mode
+
+    def setup(self, trainer: Trainer) -> None:
+        trainer.mode = self.mode
+
+    def next_step(self, step: int) -> int | None:
+        return min((s for s in (self.saved, self.step) if s > step), default=None)
+
+
+class AtStep(Strike):
+    """After the step, as if in it: a signal that comes inside one is heard at its end."""
+
+    def on_train_batch_end(self, trainer: Trainer) -> None:
+        if trainer.state.step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+class AtEpochEnd(Strike):
+    """Between an epoch's validation and its checkpoint."""
+
+    def on_train_epoch_end(self, trainer: Trainer) -> None:
+        if trainer.state.step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+class InValidation(Strike):
+    """Inside a validation, which is left without a result."""
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        pause = trainer._pause
+
+        def strike() -> None:
+            if trainer.state.step == self.step and trainer.signal is None and not trainer.loop_ended:
+                signal.raise_signal(signal.SIGTERM)
+            pause()
+
+        trainer._pause = strike  # type: ignore[method-assign]  # it is called before each batch of an evaluation
+
+
+class InSave(Strike):
+    """A save after the step `saved`; in another one after `step` a kill, when the temporary is written and not renamed yet."""
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        saver: Any = next(cb for cb in trainer.callbacks.values() if isinstance(cb, Checkpoint))
+        step = trainer.state.step
+        if step == self.saved and trainer.state.batch:
+            saver.save(trainer)
+        if step == self.step:
+            with patch.object(os, "replace", kill):
+                saver.save(trainer)
+
+
+def kill(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+PHASES: dict[str, type[Strike]] = {"step": AtStep, "epoch": AtEpochEnd, "validation": InValidation, "save": InSave}
+
+
+def main(words: list[str]) -> int:
+    phase, step, saved, mode, *rest = words
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:  # inherited; the fit would leave its own signal ignored
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        return commands.fit(parsed(rest), {NAME: PHASES[phase](int(step), int(saved), cast(Mode, mode))})
+    except Exception as error:
+        return told(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,91 @@
+"""What a checkpoint holds, part by part, and whether the parts agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainkit.core.errors import UserErrors
+from trainkit.core.validation import COUNT, Either, shown, unlike
+
+FORMAT = 2
+
+
+CONTENT: dict[str, Any] = {
+    "format": FORMAT,
+    "config": str,
+    "state": {
+        "epoch": COUNT,
+        "batch": COUNT,
+        "step": COUNT,
+        "samples": [COUNT],
+        "loss_sum": [float],
+        "lr": [float],
+        "pending": bool,
+        "active": [bool],
+        "first_nonfinite_epoch": Either(None, COUNT),
+    },
+    "model": {str: Tensor},
+    "optimizer": {str: Any},  # the optimizer itself says what it needs
+    "gradient": Either(None, Tensor),
+    "normalizer": {"mean": torch.float64, "std": torch.float64, "fill": Either(None, torch.float64)},
+    "data": {
+        "train": COUNT,
+        "batch": COUNT,
+        "classes": Either(None, [str]),
+        "threshold": Either(None, float),
+        "schema": {str: Any},
+        "fingerprints": {str: str},
+    },
+    "callbacks": {str: {str: Any}},
+    "rng": {
+        "python": (int, torch.int64, Either(None, float)),
+        "torch": torch.uint8,
+        "passes": torch.uint8,  # a row a replica
+    },
+    "metrics": {str: [float]},
+    "environment": {"versions": {str: str}, "threads": COUNT, "device": str, "dtype": str},
+}
+
+
+def check_types(content: dict[str, Any]) -> None:
+    """Each part is there, of its type, and agrees with the others. Raises UserErrors."""
+    pattern = dict(CONTENT)
+    if isinstance(content.get("rng"), dict) and "cuda" in content["rng"]:
+        pattern["rng"] = {**pattern["rng"], "cuda": [torch.uint8]}
+    if isinstance(content.get("environment"), dict) and "mode" in content["environment"]:
+        pattern["environment"] = {**pattern["environment"], "mode": Either("eager", "compile", "graph")}
+    wrong = unlike(content, pattern, "content")
+    if not wrong:
+        state, data = content["state"], content["data"]
+        replicas = len(state["active"])
+        passes = content["rng"]["passes"]
+        each = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr")}
+        each |= {"rng.passes": passes if passes.dim() == 2 else []}
+        each |= {f"metrics.{shown(k, '')}": v for k, v in content["metrics"].items()}
+        wrong += [f"{k}: {len(v)} values, state.active has {replicas}" for k, v in each.items() if len(v) != replicas]
+        wrong += [
+            f"model.{shown(k, '')}: {shown(v)}; needs floating numbers"
+            for k, v in content["model"].items()
+            if not v.is_floating_point()
+        ]
+        if not (replicas and data["train"] and data["batch"]):
+            wrong.append(f"{replicas} replicas, data.train={data['train']}, data.batch={data['batch']}; each needs at least 1")
+        mean, std = content["normalizer"]["mean"], content["normalizer"]["std"]
+        if mean.shape != std.shape or not (mean.isfinite().all() and (std > 0).all() and std.isfinite().all()):
+            wrong.append(f"normalizer: mean {shown(mean)}, std {shown(std)}; needs one shape, finite means, deviations above 0")
+        taken, most = min(state["batch"] * data["batch"], data["train"]), max(state["samples"], default=0)
+        if state["batch"] and data["train"] and data["batch"] and not 0 < most <= taken:  # less: a replica that had stopped
+            wrong.append(f"state: {state['batch']} batches of {data['batch']} out of {data['train']} samples are not {most}")
+        elif data["batch"] and state["batch"] > -(-data["train"] // data["batch"]):
+            wrong.append(f"state.batch: {state['batch']}; an epoch has {-(-data['train'] // data['batch'])}")
+        least = state["epoch"] + state["batch"]  # not more: the epochs behind may have had other batches
+        if state["step"] < least or (state["epoch"] == 0 and state["step"] != least):
+            bound = f"{'at least ' if state['epoch'] else ''}{least}"
+            wrong.append(
+                f"state.step: {state['step']}; needs {bound}, after {state['epoch']} epochs and {state['batch']} batches"
+            )
+    if wrong:
+        raise UserErrors(line.removeprefix("content.").removeprefix("content: ") for line in wrong)

@@ -1,0 +1,256 @@
+"""Checkpoint files: written so that a crash leaves the old file or the new one, read so that a stranger's file can do no harm.
+
+A file is what `torch.save` makes of plain values, with the SHA-256 of everything before it in the ZIP archive's comment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from trainkit.core.errors import UserError, UserErrors, shortage
+from trainkit.core.files import TEMPORARY, write
+from trainkit.core.validation import shown
+
+from .content import FORMAT, check_types
+from .plain import check_plain, plain
+from .safe_pickle import MOST as MOST_OPCODES
+from .safe_pickle import inspect, opcodes
+
+MARK = b"trainkit sha256 "
+COMMENT = len(MARK) + 64
+
+
+def dump(content: dict[str, Any]) -> bytes:
+    """The bytes of a file. Equal contents give equal bytes."""
+    buffer = io.BytesIO()
+    _stream(content, buffer)
+    return buffer.getvalue()
+
+
+def save(content: dict[str, Any], path: Path) -> None:
+    """Write `content` to `path`: the old file stays until the new one is on the disk whole.
+
+    The bytes go to the disk as they are made; a tensor is copied only where it is a view of a larger memory, or not on the CPU.
+    Raises UserError naming path and cause.
+    """
+    write(lambda file: _stream(content, file), path)
+
+
+class _Sealed:
+    """What torch.save writes to: passes the bytes on and hashes them; `close` puts the SHA-256 into the archive's comment.
+
+    The archive's last 22 bytes, which say how long the comment is, wait for `close`. An error waits for it too: torch would
+    write on, and raise one of its own.
+    """
+
+    END, BLOCK = 22, 1 << 20
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.hash, self.held = file, hashlib.sha256(), bytearray()
+        self.error: BaseException | None = None
+
+    def write(self, data: memoryview) -> int:
+        if self.error is None:
+            try:
+                if len(data) > self.BLOCK:  # passed on without a copy
+                    self._emit(self.held)
+                    self._emit(data[: -self.END])
+                    self.held = bytearray(data[-self.END :])
+                else:
+                    self.held += data
+                    if len(self.held) > self.BLOCK:
+                        self._emit(self.held[: -self.END])
+                        del self.held[: -self.END]
+            except BaseException as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """torch.save asks for one; the file is flushed when it is whole."""
+
+    def close(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if self.held[-self.END :][:4] != b"PK\x05\x06" or self.held[-2:] != b"\0\0":
+            raise AssertionError("torch.save no longer ends its archive with an end-of-directory record of 22 bytes")
+        self.held[-2:] = struct.pack("<H", COMMENT)
+        self._emit(self.held)
+        self.file.write(MARK + self.hash.hexdigest().encode())
+
+    def _emit(self, data: bytearray | memoryview) -> None:
+        self.hash.update(data)
+        self.file.write(data)
+
+
+def _stream(content: dict[str, Any], file: IO[bytes]) -> None:
+    """Write the bytes of a file as they are made."""
+    content = plain(content, copy=False)
+    if (n := opcodes(content)) > MOST_OPCODES:
+        cure = "use fewer replicas or columns, or keep long lists of numbers as tensors"
+        raise UserError(f"checkpoint: it would hold {n:,} parts, a file can hold {MOST_OPCODES:,}; {cure}")
+    sealed = _Sealed(file)
+    torch.save(content, sealed)  # type: ignore[arg-type]  # it asks for write and flush alone
+    sealed.close()
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints of `folder`; a temporary is none, be it whole: files that it lists may be missing."""
+    return sorted(path for path in folder.glob("*.pt") if not path.name.startswith(TEMPORARY))
+
+
+CHECKS = (  # of `load`, in their order
+    "a file, and it can be read",
+    "its first bytes are those of a ZIP archive",
+    "its entries are stored, and no larger than the file",
+    "it ends in a trainkit checksum",
+    "CRC of each entry",
+    "SHA-256 of all before the checksum",
+    "plain values and tensors alone: a weights-only load onto the CPU",
+    f"format {FORMAT}",
+    "nothing claims more than the file holds, or stands at two places",
+    "each part is there, of its type, and agrees with the others",
+)
+
+
+def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """The content of a checkpoint file. Raises UserError for whatever is not a whole, plain checkpoint; nothing in it is run.
+
+    The checks are CHECKS, in this order; `passed` is called after each.
+    """
+    try:
+        return _load(path, passed)
+    except OSError as error:
+        raise Unread(f"checkpoint {path}: cannot be read, {error.strerror}") from error
+    except Exception as error:
+        if not _short(error):
+            raise
+        raise Unread(f"checkpoint {path}: {path.stat().st_size:,} bytes do not fit into memory") from error
+
+
+def _short(error: Exception) -> bool:
+    """Whether an error means too little memory. An error that quotes the file does not count."""
+    return isinstance(error, (MemoryError, RuntimeError)) and shortage(error) is not None
+
+
+class Unread(UserError):
+    """A checkpoint that may be whole and cannot be read here and now: a disk that fails, too little memory."""
+
+
+def _load(path: Path, passed: Callable[[], None]) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: is not a file; name a .pt file or a run's folder")
+    data = _bytes(path)
+    passed()
+    cure = "take another checkpoint of the run"
+    if data[:4] != b"PK\x03\x04":
+        raise UserError(f"checkpoint {path}: no checkpoint ({len(data)} bytes, begins with {data[:4]!r}); {cure}")
+    passed()
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(data):
+                raise UserError(
+                    f"checkpoint {path}: its entries are compressed or overlap, as trainkit never writes them; refused"
+                )
+            passed()
+            mark = archive.comment[: len(MARK)]
+            if len(archive.comment) != COMMENT or mark != MARK:
+                raise UserError(
+                    f"checkpoint {path}: has no trainkit checksum: damaged, cut short, or none of trainkit's; {cure}"
+                )
+            passed()
+            if (bad := archive.testzip()) is not None:
+                raise UserError(f"checkpoint {path}: damaged, the CRC of {bad} differs; {cure}")
+            passed()
+            if hashlib.sha256(memoryview(data)[:-COMMENT]).hexdigest().encode() != data[-64:]:
+                raise UserError(f"checkpoint {path}: damaged, its SHA-256 differs; {cure}")
+            passed()
+            folder = f"{entries[0].filename.partition('/')[0]}/"  # as torch finds it
+            held = {e.filename.removeprefix(f"{folder}data/"): e.file_size for e in entries}
+            pickle = archive.read(f"{folder}data.pkl") if len({e.filename.lower() for e in entries}) == len(entries) else b""
+    except UserError:
+        raise
+    except Exception as error:  # zipfile raises half a dozen kinds on damaged archives
+        if _short(error):
+            raise
+        raise UserError(f"checkpoint {path}: damaged or cut short ({error}); {cure}") from error
+    try:
+        inspect(pickle, held)
+        content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except Exception as error:
+        if _short(error):
+            raise
+        raise UserError(f"checkpoint {path}: holds something else than plain values and tensors; refused unread") from error
+    passed()
+    found = content.get("format", "missing") if type(content) is dict else content
+    if type(found) is not int or found != FORMAT:
+        raise UserError(
+            f"checkpoint {path}: format {shown(found)}, this trainkit reads format {FORMAT}; use the trainkit that wrote it"
+        )
+    passed()
+    try:
+        check_plain(content, "", set())
+        passed()
+        check_types(content)
+        passed()
+    except RecursionError:
+        raise UserError(f"checkpoint {path}: nested too deep; {cure}") from None
+    except UserError as error:
+        lines = [*str(error).split("\n")[:MOST], f"refused; {cure}"]
+        raise UserErrors(f"checkpoint {path}: {line}" for line in lines) from None
+    return content
+
+
+def _bytes(path: Path) -> bytes:
+    """What the file holds; of one that does not begin as a checkpoint, or does not end as one, only its ends."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - COMMENT))
+        tail = file.read(COMMENT)
+        if size > PEEKED and (head != b"PK\x03\x04" or tail[: len(MARK)] != MARK):
+            return head + tail
+        file.seek(0)
+        return file.read()
+
+
+PEEKED = 1 << 20  # bytes from which on a file's ends are looked at before it is read
+MOST = 10  # complaints about one file
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """last.pt, or where it is not valid the valid checkpoint with the most steps: path, content, and why others were skipped.
+
+    A file that is ahead of last.pt is of a save that did not come to its end, and may list files that were never written. None
+    valid is an error: never a silent fresh start. So is one that cannot be read now: the next save would replace it.
+    """
+    best: tuple[int, Path, dict[str, Any]] | None = None
+    skipped: list[str] = []
+    for path in sorted(saved(folder), key=lambda path: path.name != "last.pt"):
+        try:
+            if path.is_symlink():
+                raise UserError(f"checkpoint {path}: is a link and could lead elsewhere; name its target")
+            content = load(path)
+        except Unread:
+            raise
+        except UserError as error:
+            skipped.append(str(error))
+            continue
+        step = content["state"]["step"]
+        if best is None or step > best[0]:
+            best = (step, path, content)
+        if path.name == "last.pt":
+            break
+    if best is None:
+        why = "\n".join(skipped) or f"{folder} has no .pt file"
+        raise UserError(f"resume: no valid checkpoint in {folder}; start a new run, or name another folder\n{why}")
+    return best[1], best[2], skipped

@@ -1,0 +1,76 @@
+"""Names of files from a template with fields, `epoch{epoch}-{val/loss:.3f}`, and whether a name can be one of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import string
+from collections.abc import Callable, Container
+
+from trainkit.core.errors import UserError
+from trainkit.core.files import plain_name
+
+SUFFIX = ".pt"
+LONGEST = 200  # bytes of a name: 255 in most file systems, without what a temporary's name and a step add
+_SPEC = re.compile(r"0?\d{0,2}(\.\d{1,2})?[deEfFgG]?")
+_WHOLE = r" *+-?\d++"
+_NUMBER = r" *+-?(?:\d++(?:\.\d++)?+(?:[eE][-+]\d++)?+|inf|nan|INF|NAN)"  # possessive: the time is linear in the name
+_SAMPLES = (0.0, 1.0, 12.0, -0.5, 1.5e-7, 1234.5)
+COUNTERS = ("epoch", "step")
+
+
+class Template:
+    """Make names, and recognize them. Fields are epoch, step and metrics; a name that is taken gets the step too.
+
+    Raises UserError for a template that leads out of the folder, or whose names cannot be recognized.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        try:
+            parts = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise self._wrong(str(error)) from None
+        pattern = ""
+        for literal, field, spec, conversion in parts:
+            pattern += re.escape(literal)
+            if field is None:
+                continue
+            if not re.fullmatch(r"[\w/.-]+", field) or not _SPEC.fullmatch(spec or "") or conversion:
+                raise self._wrong(f"field {{{field}:{spec}}}; needs names like {{epoch}} or {{val/loss:.3f}}")
+            whole = field in COUNTERS and not re.search(r"[.eEfFgG]", spec or "")
+            pattern += _WHOLE if whole else _NUMBER
+        if parts and not parts[0][0] and parts[0][1] not in COUNTERS:
+            raise self._wrong("begins with a metric, and a name would begin with - where it is negative; begin it with text")
+        self.parts = [(literal, field, spec or "") for literal, field, spec, _ in parts]
+        self.pattern = re.compile(rf"{pattern}(?:-step\d++)?+{re.escape(SUFFIX)}", re.ASCII)
+        for sample in _SAMPLES:
+            self._try(sample)
+
+    def make(self, value: Callable[[str], float], taken: Container[str] = ()) -> str:
+        """The name for the values of the fields, or where it is taken the one with the step."""
+        text = ""
+        for literal, field, spec in self.parts:
+            text += literal
+            text += "" if field is None else format(value(field), spec)
+        return plain_name(f"{text}-step{value('step')}{SUFFIX}" if text + SUFFIX in taken else text + SUFFIX)
+
+    def makes(self, name: str) -> bool:
+        """Whether `name` can be one of its names."""
+        return len(name) <= LONGEST + 30 and self.pattern.fullmatch(name) is not None
+
+    def _try(self, sample: float) -> None:
+        try:
+            name = self.make(lambda field: int(max(sample, 0)) if field in COUNTERS else sample)
+            size = len(os.fsencode(name))
+        except UserError as error:
+            raise self._wrong(str(error)) from None
+        except ValueError as error:
+            raise self._wrong(str(error)) from None
+        if size > LONGEST:
+            raise self._wrong(f"makes a name of {size} bytes; needs {LONGEST} or fewer")
+        if not self.makes(name):
+            raise self._wrong(f"the numbers in {name!r} cannot be separated; put text between the fields, and no digits")
+
+    def _wrong(self, why: str) -> UserError:
+        return UserError(f"Checkpoint: filename={self.text!r}: {why}")

@@ -1,0 +1,146 @@
+"""Inputs that stay in their file: rows are read when they are asked for, a block ahead of the step that needs them."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from trainkit.core.errors import UserError
+
+Dress = Callable[[Tensor], Tensor]  # rows (k, ...) to rows, each for itself
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class Rows:
+    """The array (n, ...) of `dtype` that begins at byte `offset` of a file, mapped: only what is read is brought in.
+
+    `swap`: its numbers are of the other byte order than this machine's. The file is held open, so one that is deleted or
+    replaced under its name goes on being read. UserError where its size or time of change is no longer that of the opening:
+    looked at before each read. Not protected: a file cut short while a block is being read ends the process (SIGBUS), and so
+    may a disk that fails.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype, shape: tuple[int, ...], offset: int, swap: bool) -> None:
+        claim = math.prod(shape) * dtype.itemsize
+        try:
+            self.fd = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self.fd)
+            memory = mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:  # ValueError: it is empty by now
+            raise UserError(f"{path}: cannot be mapped, {error}; copy it to a disk of this machine") from error
+        self.stamp = self._stamp()
+        if len(memory) < offset + claim:
+            raise UserError(f"{path}: {len(memory):,} bytes, was longer a moment ago; let it be written to its end first")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it cannot be written to: nobody does
+            self.bytes = torch.frombuffer(memory, dtype=torch.uint8, count=claim, offset=offset).view(shape[0], -1)
+        self.path, self.dtype, self.shape, self.swap = path, dtype, torch.Size(shape), swap
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def _stamp(self) -> tuple[int, int]:
+        found = os.fstat(self.fd)
+        return found.st_size, found.st_mtime_ns
+
+    def read(self, index: slice | Tensor) -> Tensor:
+        """The rows at `index` (k,), in its order, as the file has them: (k, ...) of `dtype`, a copy."""
+        if self._stamp() != self.stamp:
+            raise UserError(f"{self.path}: changed while it was being read; train on a file that nobody writes to")
+        if isinstance(index, slice):
+            raw = self.bytes[index].clone()
+        else:
+            raw = self.bytes.index_select(0, index)  # copies whole rows; a tenth of the time of bytes[index]
+        if self.swap:
+            raw = raw.view(-1, self.dtype.itemsize).flip(1)
+        return raw.view(-1).view(self.dtype).view(-1, *self.shape[1:])
+
+
+class Stored:
+    """A part's `x` that is not in memory: the rows of a file at `index` (n,), or all, each dressed when it is read.
+
+    Indexed like a tensor, by a slice or by positions of any shape, it gives tensors: `x[i:j]` (j - i, ...), `x[order]`
+    (*order.shape, ...). `dress` are the functions that turn the file's numbers into the net's input, first to last; each
+    works on every row alone, so that rows in blocks have the bits of rows at once.
+    """
+
+    def __init__(self, rows: Rows, index: Tensor | None = None, dress: tuple[Dress, ...] = ()) -> None:
+        self.rows, self.index, self.dress = rows, index, dress
+        first = self[:1]
+        self.shape = torch.Size([len(rows) if index is None else len(index), *first.shape[1:]])
+        self.dtype, self.device = first.dtype, first.device
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: slice | Tensor) -> Tensor:
+        if isinstance(at, Tensor):
+            flat = at.reshape(-1).cpu()
+            x = self.rows.read(flat if self.index is None else self.index[flat])
+        else:
+            x = self.rows.read(at if self.index is None else self.index[at])
+        for f in self.dress:
+            x = f(x)
+        return x.view(*at.shape, *x.shape[1:]) if isinstance(at, Tensor) else x
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def element_size(self) -> int:
+        """Bytes of a number as it is given out."""
+        return self.dtype.itemsize
+
+    def first(self, n: int) -> Stored:
+        return self if n == len(self) else self.take(torch.arange(n))
+
+    def take(self, index: Tensor) -> Stored:
+        """The rows at `index` (k,), still in the file."""
+        return Stored(self.rows, index if self.index is None else self.index[index], self.dress)
+
+    def then(self, f: Dress) -> Stored:
+        """The same rows, `f` applied to each block that is read."""
+        return Stored(self.rows, self.index, (*self.dress, f))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Stored:
+        return self.then(lambda x: x.to(device, dtype))
+
+    def may_miss(self) -> bool:
+        """Whether a number can be NaN or infinite: an integer cannot."""
+        return self.rows.dtype.is_floating_point
+
+    def small_integers(self) -> bool:
+        """Whether its numbers are integers of at most 16 bits, of which no statistic is hard."""
+        return not self.may_miss() and self.rows.dtype.itemsize <= 2
+
+
+AHEAD = 2  # blocks made while one is used: the second hides a block that takes longer than its steps
+
+
+def ahead(make: Callable[[Key], Value], keys: Iterable[Key]) -> Generator[Value, None, None]:
+    """make(key) for each key, in order, by a thread that is at most AHEAD blocks before the one in use.
+
+    An error of `make` comes out here, at its block. When the generator ends or is closed the thread has ended too.
+    """
+    pool = ThreadPoolExecutor(1, "trainkit-ahead")
+    waiting: deque[Future[Value]] = deque()
+    try:
+        for key in keys:
+            waiting.append(pool.submit(make, key))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,7 @@
+"""Where data comes from: one function per kind of source; each returns a Dataset."""
+
+from .csv import csv as csv
+from .idx import idx as idx
+from .npy import npy as npy
+from .synthetic import disk as disk
+from .tensors import tensors as tensors

@@ -1,0 +1,121 @@
+"""A CSV file as a table of Arrow's, and its errors in a user's words."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from trainkit.core.errors import UserError
+
+Kind = Literal["number", "text"]
+
+MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null")  # quoted or not, with spaces around or none
+BLOCK = 8 << 20  # bytes; the longest line that can be read
+
+
+def header(path: str) -> list[str]:
+    """The column names of a file that is there, holds a header and repeats no name."""
+    try:
+        from pyarrow import csv
+    except ImportError as error:
+        raise UserError("data: reading CSV files needs pyarrow; pip install 'trainkit[csv]'") from error
+    if not Path(path).is_file():
+        raise UserError(f"data: no file {path!r}; give the path of a CSV file, seen from {Path.cwd()}")
+    options = csv.ReadOptions(use_threads=False, block_size=BLOCK)
+    try:
+        with csv.open_csv(path, read_options=options, parse_options=csv.ParseOptions(newlines_in_values=True)) as file:
+            names: list[str] = file.schema.names
+    except (ValueError, OSError) as error:  # ArrowInvalid and UnicodeDecodeError are ValueErrors
+        raise _refusal(path, error, []) from error
+    if any("\0" in name for name in names):
+        raise _refusal(path, ValueError("a NUL in the header"), [])
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"{path}: {count} columns are named {name!r}; give each a name of its own")
+    return names
+
+
+def read(path: str, names: list[str], kinds: Mapping[str, Kind | None]) -> Any:
+    """The columns `kinds` as a pycsv.Table of at least one row: float64, dictionary of texts, where None as inferred."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    types = {"number": pa.float64(), "text": pa.dictionary(pa.int32(), pa.string())}
+    convert = csv.ConvertOptions(
+        include_columns=list(kinds),
+        column_types={name: types[kind] for name, kind in kinds.items() if kind},
+        null_values=[around + text for text in MISSING for around in ("", " ")],
+        strings_can_be_null=True,
+        true_values=[],  # "true" is a text like another
+        false_values=[],
+    )
+
+    def attempt(threads: bool) -> Any:
+        return csv.read_csv(
+            path,
+            read_options=csv.ReadOptions(use_threads=threads, block_size=BLOCK),
+            # An empty line is a missing value where there is one column, and nothing where there are more.
+            parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1),
+            convert_options=convert,
+        )
+
+    try:
+        table = attempt(threads=True)
+    except (ValueError, OSError):
+        try:
+            table = attempt(threads=False)  # only a single thread counts the rows
+        except (ValueError, OSError) as error:
+            raise _refusal(path, error, names) from error
+    for field in table.schema:
+        if pa.types.is_binary(field.type):
+            raise _refusal(path, ValueError(f"column {field.name!r} holds bytes that are no text"), [])
+    release()
+    if table.num_rows == 0:
+        raise UserError(f"{path}: a header and no rows; needs at least one row")
+    return table
+
+
+def release() -> None:
+    """Give back what Arrow keeps for its next table: as much as the last one."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+
+
+def _refusal(path: str, error: Exception, names: list[str]) -> UserError:
+    """Arrow's error in a user's words."""
+    text = str(error)
+    if found := re.search(r"column #(\d+): Row #(\d+): .* invalid value '(.*)'", text, re.DOTALL):
+        column, row, value = found.groups()
+        return UserError(f"{path}: column {names[int(column)]!r}, row {row}: {value!r} is not a number; mend it")
+    if found := re.search(r"(?:Row #(\d+): )?Expected (\d+) columns, got (\d+)", text):
+        row, expected, got = found.groups()
+        place = f", row {row}" if row else ""
+        return _encoding(path) or UserError(f"{path}{place}: {got} values, the header has {expected}; mend or remove the row")
+    if "Empty CSV" in text:
+        return _encoding(path) or UserError(f"{path}: empty; needs a header and at least one row")
+    return _encoding(path) or UserError(f"{path}: not read as CSV: {text}")
+
+
+def _encoding(path: str) -> UserError | None:
+    """The first line that is not UTF-8 or holds a NUL, if there is one."""
+    try:
+        with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    byte = line[error.start]
+                    return UserError(
+                        f"{path}: line {number}, byte {error.start + 1}: 0x{byte:02x} is not UTF-8; save the file as UTF-8"
+                    )
+                if b"\0" in line:
+                    at = f"{path}: line {number}, byte {line.index(0) + 1}: 0x00"
+                    return UserError(f"{at} belongs to no text (UTF-16? a file cut short?); save the file as UTF-8")
+    except (OSError, EOFError):
+        pass  # what went wrong before says more
+    return None

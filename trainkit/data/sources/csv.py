@@ -1,0 +1,405 @@
+"""CSV files: one row a sample, numbers as they are, texts one-hot, one column the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from trainkit.core.errors import UserError, near
+from trainkit.core.rng import generator
+from trainkit.data.check import columns
+from trainkit.data.dataset import Dataset, Part, Targets, encode
+from trainkit.data.mapped import Stored
+
+from . import arrow
+from .arrow import MISSING, Kind
+
+Task = Literal["classification", "regression"]
+Missing = Literal["refuse", "mean", "median"]
+
+FEW = 20  # integers of at most so many different values are classes to task=auto, others numbers to regress on
+MANY = 256  # more different texts than this are names, dates or numbers gone wrong, unless the config lists the column
+
+
+@dataclass(frozen=True)
+class Schema:
+    """How a file is read: what must be the same for every file that a model is given.
+
+    columns: the inputs in their order; each is in `numeric` (one column of x) or in `categories` (one for each text it lists).
+    classes: texts of the target in the order of their index; None in regression.
+    """
+
+    target: str
+    task: Task
+    columns: list[str]
+    numeric: list[str]
+    categories: dict[str, list[str]]
+    classes: list[str] | None
+    targets: Targets
+    low: float
+    missing: Missing
+
+    @classmethod
+    def of(cls, saved: Mapping[str, object]) -> Schema:
+        """From the plain dict of `Dataset.schema`."""
+        try:
+            schema = cls(**saved)  # type: ignore[arg-type]
+            whole = set(schema.columns) == {*schema.numeric, *schema.categories} and schema.task in (
+                "classification",
+                "regression",
+            )
+        except TypeError:
+            whole = False
+        if not whole:
+            raise UserError(
+                f"data.schema: keys ({', '.join(map(str, saved))}) are not those of a CSV file's schema "
+                f"({', '.join(cls.__dataclass_fields__)}); take it from a Dataset that csv() made"
+            )
+        return schema
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A file read by a schema: `x` (n, width) float64, NaN where a number is missing; `t`, `label` as in `Part`, or None."""
+
+    x: Tensor
+    t: Tensor | None
+    label: Tensor | None
+
+
+def csv(
+    path: str,
+    target: str,
+    test: float | str = 0.2,
+    task: Literal["auto", "classification", "regression"] = "auto",
+    categorical: list[str] | None = None,
+    drop: list[str] | None = None,
+    missing: Missing = "refuse",
+    targets: Targets | None = None,
+    low: float = 0.0,
+    normalize: Literal["none", "feature", "global"] = "feature",
+    seed: int = 0,
+    schema: dict[str, object] | None = None,
+) -> Dataset:
+    """The CSV file `path` (UTF-8, comma, a header; .gz too) with the column `target` to be predicted.
+
+    x (n, width), float64: a column of numbers gives one feature; one of texts, or listed in `categorical`, one 0/1 feature for
+    each text in `path`, sorted. t: classes, sorted, ints by value, encoded as `targets` ("index" unless said); or (n, 1), the
+    numbers.
+    task: auto takes texts, and integers of at most 20 different values, for classes, and other numbers for a regression.
+    test: the share held out, at random by `seed` (in classification from each class alike), or a second file; 0 for none.
+    missing: an empty field, ?, NA, N/A, NaN or NULL is refused, or filled with the training part's mean or median; a missing
+    text then gives zeros alone. A missing target is always refused.
+    schema: `Dataset.schema` of an earlier call; it takes the place of `task`, `categorical`, `drop` and all inference.
+
+    UserError with file, column and row, the header being row 1: a file or a value that does not fit.
+    """
+    if isinstance(test, (int, float)) and not 0 <= test < 1:
+        raise UserError(f"data.test: {test}; needs a share from 0 up to 1, or the path of a second file")
+    if schema is None:
+        plan, table = _infer(path, target, task, categorical or [], drop or [], missing, targets, low)
+    else:
+        plan = replace(Schema.of(schema), missing=missing, low=low)
+        plan = replace(plan, targets=targets or plan.targets)
+        if plan.target != target:
+            raise UserError(f"data.target: {target!r}, the schema's is {plan.target!r}; a trained model keeps its target")
+        table = _table(path, plan)
+    whole = _part(path, table, plan)
+    del table  # of many rows it is as large as what follows
+    arrow.release()
+
+    if isinstance(test, str):
+        train, held = whole, _part(test, _table(test, plan), plan)
+    elif test:
+        out = _held_out(len(whole), whole.label, test, seed)
+        train, held = whole.take((~out).nonzero()[:, 0]), whole.take(out.nonzero()[:, 0])
+    else:
+        train, held = whole, None
+    return Dataset(
+        train=train,
+        test=held,
+        classes=None if plan.classes is None else tuple(plan.classes),
+        threshold=(1.0 + low) / 2 if plan.targets == "binary" else None,
+        normalize=normalize,
+        fill=None if missing == "refuse" else missing,
+        schema=asdict(plan),
+    )
+
+
+def read_rows(path: str, schema: Mapping[str, object]) -> Rows:
+    """A later file, read as the one that made `schema` (`Dataset.schema`): other columns are ignored, the target may be absent.
+
+    UserError as in `csv`; an absent column, a text that the schema does not list.
+    """
+    plan = Schema.of(schema)
+    return _rows(path, _table(path, plan), plan)
+
+
+def refuse_infinite(path: str, schema: Mapping[str, object], x: Tensor | Stored, scaled: Tensor | Stored) -> None:
+    """Raise UserError at the first number of the file's rows `x` that is not finite in `scaled`, as the net takes it."""
+    where = (~scaled[:].isfinite()).nonzero()
+    if len(where):
+        row, at = where[0].tolist()
+        kind = str(scaled.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{path}: column {columns(schema)[at]!r}, row {row + 2}: {float(x[row : row + 1][0, at]):g} is not finite in {kind}"
+            f" once it is scaled ({len(where)} such); mend it, or remove the row"
+        )
+
+
+def _infer(
+    path: str,
+    target: str,
+    task: Literal["auto", "classification", "regression"],
+    categorical: list[str],
+    drop: list[str],
+    missing: Missing,
+    targets: Targets | None,
+    low: float,
+) -> tuple[Schema, Any]:
+    """The schema that `path` and the arguments call for, and the file's table."""
+    names = arrow.header(path)  # first: it tells when pyarrow is not there
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if target not in names:
+        raise UserError(f"data.target: no column {target!r} in {path}{near(target, names)}")
+    for key, listed in (("categorical", categorical), ("drop", drop)):
+        for name in listed:
+            if name not in names:
+                raise UserError(f"data.{key}: no column {name!r} in {path}{near(name, names)}")
+            if name == target:
+                raise UserError(f"data.{key}: {name!r} is the target; leave it out here")
+    columns = [name for name in names if name != target and name not in drop]
+    if not columns:
+        raise UserError(f"{path}: no column but the target {target!r}; needs at least one input")
+    if "" in columns:
+        raise UserError(f"{path}: column {names.index('') + 1} has no name (a row index?); name it, or say data.drop=['']")
+
+    kinds: dict[str, Kind | None] = dict.fromkeys([*columns, target])
+    kinds.update(dict.fromkeys(categorical, "text"))
+    kinds[target] = {"auto": None, "classification": "text", "regression": "number"}[task]
+    kinds = {name: kinds[name] for name in [*columns, target]}
+    table = arrow.read(path, names, kinds)
+    if table.num_rows < 2:
+        raise UserError(f"{path}: one row; training needs at least 2")
+
+    def numeric(name: str) -> bool:
+        kind = table.schema.field(name).type
+        return bool(pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+    said = {*categorical, target}  # how these are read, the config says itself
+    if task == "auto":
+        said.remove(target)
+        few = pa.types.is_integer(table.schema.field(target).type) and len(pc.unique(table.column(target))) <= FEW
+        task = "classification" if few or not numeric(target) else "regression"
+    if targets is None:
+        targets = "index" if task == "classification" else "real"
+    if task == "regression" and targets != "real":
+        raise UserError(
+            f"data.targets: {targets!r} does not fit the numbers of {target!r}; leave it out, or say data.task=classification"
+        )
+
+    # Dates, and integers that are classes: their own spelling is wanted, not Arrow's.
+    texts = {name for name in [*columns, target] if not numeric(name)} | ({target} if task == "classification" else set())
+    again = [name for name in kinds if name in texts and not _is_text(table.schema.field(name).type)]
+    if again:
+        spelled = arrow.read(path, names, dict.fromkeys(again, "text"))
+        for name in again:
+            table = table.set_column(table.schema.get_field_index(name), name, spelled.column(name))
+    for name in kinds:
+        if name in texts and name not in said:
+            _refuse_odd(path, table, name, name == target)
+
+    classes = None
+    if task == "classification":
+        classes = _vocabulary(table.column(target))
+        if len(classes) == 1:
+            raise UserError(f"{path}: target {target!r} is {classes[0]!r} in every row; needs at least 2 classes")
+    schema = Schema(
+        target=target,
+        task=task,
+        columns=columns,
+        numeric=[name for name in columns if name not in texts],
+        categories={name: _vocabulary(table.column(name)) for name in columns if name in texts},
+        classes=classes,
+        targets=targets,
+        low=low,
+        missing=missing,
+    )
+    return schema, table
+
+
+def _refuse_odd(path: str, table: Any, name: str, is_target: bool) -> None:
+    """Stops at a column of more than MANY texts, or of numbers for the most part, and shows the first text that is none."""
+    import pyarrow.compute as pc
+
+    column = table.column(name).cast("string")
+    values = pc.unique(column).drop_null()
+    texts = [value for value in values.to_pylist() if _number(value) is None]
+    if len(values) <= MANY and not 0 < len(texts) < len(values) / 2:
+        return
+    odd = texts[0] if texts else values[0].as_py()
+    row = pc.index(column, odd).as_py() + 2
+    odd = f"{odd[:40]!r}{'...' if len(odd) > 40 else ''}"
+    cure = "data.task=classification" if is_target else f"data.drop=[{name}], or list it in data.categorical"
+    if len(values) > MANY:
+        raise UserError(f"{path}: column {name!r} holds {len(values)} different texts, such as {odd} in row {row}; say {cure}")
+    why = f"is no number, {len(values) - len(texts)} of {len(values)} different values are"
+    raise UserError(f"{path}: column {name!r}, row {row}: {odd} {why}; mend it, or say {cure}")
+
+
+def _table(path: str, schema: Schema) -> Any:
+    """The columns of `path` that `schema` asks for; the target too where there is one."""
+    names = arrow.header(path)
+    present = set(names)
+    absent = [name for name in schema.columns if name not in present]
+    if absent:
+        more = f" (and {len(absent) - 1} others)" if len(absent) > 1 else ""
+        raise UserError(f"{path}: no column {absent[0]!r}{more}, which the model was trained on{near(absent[0], names)}")
+    kinds: dict[str, Kind | None] = {name: "text" if name in schema.categories else "number" for name in schema.columns}
+    if schema.target in names:
+        kinds[schema.target] = "text" if schema.task == "classification" else "number"
+    return arrow.read(path, names, kinds)
+
+
+def _part(path: str, table: Any, schema: Schema) -> Part:
+    rows = _rows(path, table, schema)
+    if rows.t is None:
+        raise UserError(f"{path}: no column {schema.target!r}, the target; add it{near(schema.target, arrow.header(path))}")
+    return Part(rows.x, rows.t, rows.label)
+
+
+def _rows(path: str, table: Any, schema: Schema) -> Rows:
+    width = sum(len(schema.categories.get(name, [""])) for name in schema.columns)
+    x = torch.zeros(table.num_rows, width, dtype=torch.float64)  # rounded once, when they have been scaled
+    at = 0
+    for name in schema.columns:
+        column = table.column(name)
+        if name not in schema.categories:
+            _numbers(path, name, column, x[:, at], "or leave the field empty and say data.missing=median")
+            absent, wide = x[:, at].isnan(), 1
+        else:
+            known = schema.categories[name]
+            code, wide = _codes(path, name, column, known), len(known)
+            absent = code < 0
+            there = (~absent).nonzero()[:, 0]
+            x[there, at + code[there]] = 1.0
+        if schema.missing == "refuse":
+            _refuse(path, f"column {name!r}", absent, "mend the file, or say data.missing=mean or median")
+        at += wide
+
+    if schema.target not in table.column_names:
+        return Rows(x, None, None)
+    column = table.column(schema.target)
+    cure = "remove these rows: a target is never filled in"
+    if schema.classes is None:
+        t = torch.empty(table.num_rows, 1, dtype=x.dtype)
+        _numbers(path, schema.target, column, t[:, 0], "or remove the row")
+        _refuse(path, f"target {schema.target!r}", t[:, 0].isnan(), cure)
+        return Rows(x, t, None)
+    label = _codes(path, schema.target, column, schema.classes)
+    _refuse(path, f"target {schema.target!r}", label < 0, cure)
+    return Rows(x, encode(label, len(schema.classes), schema.targets, schema.low), label)
+
+
+def _refuse(path: str, place: str, absent: Tensor, cure: str) -> None:
+    where = absent.nonzero()[:, 0]
+    if len(where):
+        raise UserError(f"{path}: {place}, row {int(where[0]) + 2}: missing ({len(where)} such); {cure}")
+
+
+def _numbers(path: str, name: str, column: Any, into: Tensor, cure: str) -> None:
+    """Write a column into (n,) float64, NaN where missing; chunk by chunk, since a column may be large."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    at = 0
+    for chunk in column.chunks:
+        number = from_dlpack(pc.fill_null(pc.cast(chunk, pa.float64(), safe=False), float("nan")))
+        into[at : at + len(number)] = number
+        at += len(number)
+    where = into.isinf().nonzero()[:, 0]
+    if len(where):
+        row = int(where[0])
+        raise UserError(
+            f"{path}: column {name!r}, row {row + 2}: {float(into[row])} is not finite ({len(where)} such); mend it, {cure}"
+        )
+
+
+def _codes(path: str, name: str, column: Any, known: list[str]) -> Tensor:
+    """(n,) int64: the index in `known`, or -1 where missing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    column = column.combine_chunks()
+    index = {text: i for i, text in enumerate(known)}
+    texts = [text.strip() for text in column.dictionary.to_pylist()]
+    code = torch.tensor([-1 if text in MISSING else index.get(text, -2) for text in texts] + [-1])
+    entry = from_dlpack(pc.fill_null(column.indices, len(texts)))
+    code = code.index_select(0, entry)
+    where = (code == -2).nonzero()[:, 0]
+    if len(where):
+        row = int(where[0])
+        text = texts[int(entry[row])]
+        raise UserError(
+            f"{path}: column {name!r}, row {row + 2}: {text!r} ({len(where)} such) is in no training row{near(text, known)}"
+        )
+    return code
+
+
+def _vocabulary(column: Any) -> list[str]:
+    """The different texts, sorted: by value when all are numbers."""
+    import pyarrow as pa
+
+    values: Iterable[str] = (
+        column.combine_chunks().dictionary.to_pylist()
+        if pa.types.is_dictionary(column.type)
+        else column.unique().drop_null().to_pylist()
+    )
+    texts = sorted({value.strip() for value in values} - set(MISSING))
+    numbers = {text: _number(text) for text in texts}
+    if None not in numbers.values():
+        texts.sort(key=lambda text: numbers[text] or 0.0)
+    return texts
+
+
+def _number(text: str) -> float | None:
+    try:
+        return None if "_" in text else float(text)  # 1_000 is a number in Python alone
+    except ValueError:
+        return None
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_dictionary(kind))
+
+
+def _held_out(n: int, label: Tensor | None, share: float, seed: int) -> Tensor:
+    """(n,) bool, true for about `share` of n; of each class its share (largest remainders), and never all of it."""
+    group = torch.zeros(n, dtype=torch.long) if label is None else label
+    count = group.bincount()
+    exact = count.double() * share
+    take = exact.floor().long()
+    rest = round(n * share) - int(take.sum())
+    if rest > 0:
+        take[(exact - take).argsort(descending=True, stable=True)[:rest]] += 1
+    take = take.minimum(count - 1).clamp(min=0)
+    if take.sum() == 0:
+        raise UserError(f"data.test: {share} of {n} rows is none; ask for a larger share, a second file, or 0")
+
+    order = torch.randperm(n, generator=generator(seed, "csv", "test"))
+    order = order[group.to(torch.int32)[order].argsort(stable=True)]  # shuffled inside each group, the groups in a row
+    out = torch.zeros(n, dtype=torch.bool)
+    for of_group, first in zip(order.split(count.tolist()), take.tolist(), strict=True):
+        out[of_group[:first]] = True
+    return out

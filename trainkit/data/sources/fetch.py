@@ -1,0 +1,86 @@
+"""`python -m trainkit.data.sources.fetch NAME DEST`: a CSV file with a header, from the data that scikit-learn ships."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from trainkit.core.errors import UserError
+
+
+def breast_cancer(datasets: Any) -> list[list[str]]:
+    """569 rows of 30 measurements and `diagnosis`, malignant or benign.
+
+    Source: Wolberg, Street, Mangasarian 1995, Breast Cancer Wisconsin (Diagnostic).
+    """
+    (_, _, *classes), *rows = cells(datasets, "breast_cancer.csv")  # 569,30,malignant,benign
+    header = [*datasets.load_breast_cancer().feature_names, "diagnosis"]
+    return [header, *([*numbers, classes[int(label)]] for *numbers, label in rows)]
+
+
+def diabetes(datasets: Any) -> list[list[str]]:
+    """442 rows of 10 measurements, unscaled, and `progression`, that of the disease a year later, 25 to 346.
+
+    Source: Efron, Hastie, Johnstone, Tibshirani 2004, Least Angle Regression.
+    """
+    rows = cells(datasets, "diabetes_data_raw.csv.gz")
+    target = cells(datasets, "diabetes_target.csv.gz")
+    header = [*datasets.load_diabetes().feature_names, "progression"]
+    # 1.510000000000000000e+02: numpy's spelling, the one column that is not copied as it is
+    return [header, *([*row, f"{float(value):g}"] for row, (value,) in zip(rows, target, strict=True))]
+
+
+TABLES: dict[str, Callable[[Any], list[list[str]]]] = {"breast-cancer": breast_cancer, "diabetes": diabetes}
+
+
+def cells(datasets: Any, name: str) -> list[list[str]]:
+    """The texts of a file that scikit-learn ships, by row; between them are commas or spaces."""
+    data = (Path(datasets.__file__).with_name("data") / name).read_bytes()
+    text = (gzip.decompress(data) if name.endswith(".gz") else data).decode()
+    return [line.replace(",", " ").split() for line in text.splitlines()]
+
+
+def fetch(name: str, dest: str) -> int:
+    """Writes the table `name` to the file `dest`; returns the number of its rows. Numbers are copied as text.
+
+    UserError: no scikit-learn; one whose files hold another number of columns than it names.
+    """
+    try:
+        datasets = import_module("sklearn.datasets")
+    except ImportError as error:
+        raise UserError(
+            f"fetch: {sys.executable} has no scikit-learn, which ships the data; pip install scikit-learn"
+        ) from error
+    header, *rows = TABLES[name](datasets)
+    odd = next((len(row) for row in rows if len(row) != len(header)), None)
+    if odd is not None:
+        raise UserError(f"fetch: {name} has rows of {odd} values, scikit-learn names {len(header)}; reinstall scikit-learn")
+    target = Path(dest)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    part.write_text("".join(",".join(row) + "\n" for row in (header, *rows)), encoding="utf-8")
+    os.replace(part, target)  # all of it or none
+    return len(rows)
+
+
+def main(argv: list[str]) -> int:
+    match argv:
+        case [name, dest] if name in TABLES:
+            try:
+                print(f"{dest}: {fetch(name, dest)} rows")
+            except (UserError, OSError) as error:
+                print(error, file=sys.stderr)
+                return UserError.code
+            return 0
+        case _:
+            print(f"usage: python -m trainkit.data.sources.fetch {'|'.join(TABLES)} DEST", file=sys.stderr)
+            return UserError.code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,112 @@
+"""Tensors that are already there, from Python: `tensors(x, t)`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from trainkit.core.errors import UserError
+from trainkit.data.dataset import MOST_DIMS, Dataset, Part, floating
+
+MOST_CLASSES = 65_536  # more than any label set in use: above it, the labels are numbers to regress on or a broken file
+
+
+def class_names(label: Tensor, classes: list[str] | int | None, place: str) -> tuple[str, ...]:
+    """The names of the classes of `label` (n,) int64: those given, or "0", "1", ... up to the largest label.
+
+    UserError at `place`, with index and value: a label below 0 or without a name.
+    """
+    given = classes is not None
+    if classes is None:
+        classes = min(int(label.max()) + 1, MOST_CLASSES)
+    names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+    wrong = ((label < 0) | (label >= len(names))).nonzero()
+    if len(wrong):
+        at = int(wrong[0])
+        cure = "give classes a name each" if given else "are these numbers to regress on? then give floats"
+        raise UserError(f"{place}: label {int(label[at])} at index {at}, outside 0 to {len(names) - 1}; {cure}")
+    return names
+
+
+def tensors(
+    x: Tensor,
+    t: Tensor,
+    test: tuple[Tensor, Tensor] | None = None,
+    classes: list[str] | int | None = None,
+    normalize: Literal["none", "feature", "global"] = "none",
+) -> Dataset:
+    """Any pair of tensors: `x` (n, ...) real, one sample a row, and `t` by its dtype.
+
+    integers or bools (n,): class indices; `classes` names or counts them, else there are max + 1.
+    floats (n, k) with k `classes`: one-hot rows, the label is the largest. floats (n, 1) with two classes: the label is
+    1 above the middle of the two values.
+    other floats (n, ...): a regression; (n,) becomes (n, 1), since a loss of (n, 1) against (n,) would broadcast.
+
+    Integers in `x` become the default dtype, those of 32 bits or more float64, unscaled.
+    UserError: complex, empty or unequal tensors, labels out of range.
+    """
+    train = _pair("train", x, t)
+    held = None if test is None else _pair("test", *test)
+    if held is not None:
+        for name, a, b in (("x", train[0], held[0]), ("t", train[1], held[1])):
+            if a.shape[1:] != b.shape[1:] or a.is_floating_point() != b.is_floating_point():
+                raise UserError(f"data.test: {name} is {_words(b)}, the training part's {_words(a)}; only n may differ")
+
+    t = train[1]
+    names, threshold = None, None
+    if not t.is_floating_point():
+        names = class_names(t, classes, "data.t")
+    elif classes is not None:
+        names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+        if t.dim() != 2 or t.shape[1] not in ({1, 2} if len(names) == 2 else {len(names)}):
+            raise UserError(
+                f"data.t: {_words(t)} for {len(names)} classes; give one-hot rows of {len(names)}, or integers of shape (n,)"
+            )
+        threshold = float(t.min() + t.max()) / 2 if t.shape[1] == 1 else None
+
+    def part(place: str, x: Tensor, t: Tensor) -> Part:
+        label = None
+        if names is not None:
+            label = t if not t.is_floating_point() else t.argmax(1) if threshold is None else (t[:, 0] > threshold).long()
+            class_names(label, list(names), place)
+        return Part(x, t, label)
+
+    return Dataset(
+        train=part("data.t", *train),
+        test=None if held is None else part("data.test", *held),
+        classes=names,
+        threshold=threshold,
+        normalize=normalize,
+    )
+
+
+def _pair(place: str, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """`x` floating and `t` floating or int64, both checked."""
+    for name, value in (("x", x), ("t", t)):
+        if not isinstance(value, Tensor):
+            raise UserError(f"data.{place}: {name} is a {type(value).__name__}; pass a tensor, such as torch.as_tensor({name})")
+        if value.is_complex():
+            raise UserError(f"data.{place}: {name} is {_words(value)}; pass real numbers, such as torch.view_as_real({name})")
+        if value.dim() == 0 or value.numel() == 0:
+            raise UserError(f"data.{place}: {name} is {_words(value)}; needs shape (n, ...) with at least one sample")
+        if value.dim() > MOST_DIMS:
+            raise UserError(
+                f"data.{place}: {name} has {value.dim()} dimensions, at most {MOST_DIMS} can be used; {name}.flatten(1)"
+            )
+    if len(x) != len(t):
+        raise UserError(f"data.{place}: {len(x)} inputs, {len(t)} targets; each input needs one target")
+    if not t.is_floating_point() and t.dim() != 1:
+        raise UserError(
+            f"data.{place}: t is {_words(t)}; class indices have shape (n,): t.squeeze(1); other targets are floats: t.float()"
+        )
+    if not x.is_floating_point():
+        x = x.to(floating(x.dtype))
+    if not t.is_floating_point():
+        return x, t.long()
+    return x, t[:, None] if t.dim() == 1 else t
+
+
+def _words(tensor: Tensor) -> str:
+    """`float32 of shape (3, 2)`."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"

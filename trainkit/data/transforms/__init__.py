@@ -1,0 +1,1 @@
+"""What is done to the inputs before a net sees them."""

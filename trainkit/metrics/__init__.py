@@ -1,0 +1,1 @@
+"""Metrics: computed, summarized over replicas, and written."""

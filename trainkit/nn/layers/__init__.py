@@ -1,0 +1,24 @@
+"""Layers, one family per file, each backward right under its forward."""
+
+from .activation import ELU as ELU
+from .activation import GELU as GELU
+from .activation import Identity as Identity
+from .activation import LeakyReLU as LeakyReLU
+from .activation import LogSoftmax as LogSoftmax
+from .activation import ReLU as ReLU
+from .activation import Sigmoid as Sigmoid
+from .activation import SiLU as SiLU
+from .activation import Softmax as Softmax
+from .activation import Softplus as Softplus
+from .activation import Tanh as Tanh
+from .container import Add as Add
+from .container import Concat as Concat
+from .container import Container as Container
+from .container import FanOut as FanOut
+from .container import Flatten as Flatten
+from .container import Parallel as Parallel
+from .container import Recompute as Recompute
+from .container import Residual as Residual
+from .container import Sequential as Sequential
+from .dropout import Dropout as Dropout
+from .linear import Linear as Linear

@@ -1,0 +1,82 @@
+"""The fully connected layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trainkit.core.errors import UserError, near
+from trainkit.nn import kernels
+from trainkit.nn.init import NAMES, Init, fill
+from trainkit.nn.module import Module
+
+
+class Linear(Module):
+    """y = x wᵀ + b. x (n, in), y (n, out), w (out, in), b (out,); any axes may stand before the last one of x.
+
+    With replicas each tensor has the axis r in front: r products in one call. Saves x, since dw = dyᵀ x.
+    `init` draws w (see `nn/init.py`); b is drawn like w for uniform, standard, unit_uniform and normal, and is 0 for
+    xavier, he and fan_out, as their papers have it. Assign with `layer.w.copy_(...)`.
+    Errors: UserError for a size below 1 or an unknown init. Source: torch.nn.Linear, whose signature this is.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, init: Init = "uniform", std: float = 1.0
+    ) -> None:
+        if in_features < 1 or out_features < 1:
+            raise UserError(f"Linear: in_features={in_features}, out_features={out_features}; both need at least 1")
+        if init not in NAMES:
+            raise UserError(f"Linear: no init {init!r}{near(str(init), NAMES)}")
+        if not std >= 0:
+            raise UserError(f"Linear: std={std}; needs 0 or more")
+        self.in_features, self.out_features, self.bias, self.init, self.std = in_features, out_features, bias, init, std
+        self.w, self.dw = self.parameter("weight", (out_features, in_features))
+        if bias:
+            self.b, self.db = self.parameter("bias", (out_features,))
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        fill(self.w, self.init, self.in_features, self.out_features, self.std, generator)
+        if self.bias and self.init in ("uniform", "standard", "unit_uniform", "normal"):
+            fill(self.b, self.init, self.in_features, self.out_features, self.std, generator)
+        elif self.bias:
+            self.b.zero_()
+
+    def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rows = x if x.dim() == 2 + self.lead else self._rows(x)
+        if self.lead:
+            y = torch.baddbmm(self.b.unsqueeze(1), rows, self.w.mT) if self.bias else torch.bmm(rows, self.w.mT)
+        else:
+            y = kernels.linear(rows, self.w, self.b if self.bias else None)
+        return (y if rows is x else y.view(*x.shape[:-1], self.out_features)), rows
+
+    def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
+        rows = dy if dy.dim() == x.dim() else self._rows(dy)
+        self._accumulate(x, rows)
+        dx = torch.bmm(rows, self.w) if self.lead else torch.mm(rows, self.w)  # dx = dy w
+        return dx if rows is dy else dx.view(*dy.shape[:-1], self.in_features)
+
+    def grad(self, x: Tensor, dy: Tensor) -> None:
+        self._accumulate(x, dy if dy.dim() == x.dim() else self._rows(dy))
+
+    def _accumulate(self, x: Tensor, dy: Tensor) -> None:
+        """The parameters' gradients, of x and dy as rows."""
+        if self.lead:
+            self.dw.baddbmm_(dy.mT, x)  # dw += dyᵀ x
+            if self.bias:
+                self.db.add_(dy.sum(1))  # db += Σₙ dy
+        else:
+            dyt = dy.t()
+            self.dw.addmm_(dyt, x)
+            if self.bias:
+                self.db.addmv_(dyt, kernels.ones(dy, dy.shape[0]))  # db += dyᵀ 1
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """(..., features) as (n, features), behind the replica axis."""
+        return x.reshape(*x.shape[: self.lead], -1, x.shape[-1])
+
+    def needs(self) -> str:
+        return f"({'r, ' * self.lead}n, {self.in_features})"
+
+    def extra(self) -> str:
+        return f"{self.in_features}, {self.out_features}" + ("" if self.bias else ", bias=False")

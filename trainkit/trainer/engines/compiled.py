@@ -1,0 +1,179 @@
+"""Many training steps in one call of compiled code: the step of `step.py`, traced once, in a loop inside the graph.
+
+The graph holds all that a step does on the device: gather the batch, zero, forward, loss, backward, clip, update.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from trainkit.optim.flat_buffer import unflatten
+
+from .multi_step import Many
+from .swap import Home, homes, lent
+
+_drawing: WeakValueDictionary[int, Any] = WeakValueDictionary()  # modules that compiled code asks for random numbers
+_numbers = itertools.count()
+
+
+@torch.library.custom_op("trainkit::mask", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def mask(x: Tensor, which: Tensor, before: Tensor | None) -> Tensor:
+    """What module number `which` draws for x, out of compiled code: from the generators that a checkpoint saves.
+
+    The number is a tensor, so that the graphs of all such nets are the same and are found compiled. `before`: the mask that
+    eager draws before this one, or a compiler would be free to change their order."""
+    module = _drawing[int(which)]
+    return type(module).mask(module, x)  # its own, also while it is lent one that comes here
+
+
+@mask.register_fake
+def _(x: Tensor, which: Tensor, before: Tensor | None) -> Tensor:
+    return torch.empty_like(x)
+
+
+OPTIONS = {
+    "cpp_wrapper": True,  # the loop too is C++
+    "pattern_matcher": False,  # or a product and the sum behind it, taken apart here, become addmm again
+    "size_asserts": False,  # the arguments are always the same tensors
+}
+
+
+class Compiled(Many):
+    """Compiles in about ten seconds. Raises UserError where the net cannot be traced; whatever torch raises where it cannot
+    compile, a missing C++ compiler included, comes through."""
+
+    kind = "compiled"
+
+    def make(self, order: Tensor) -> None:
+        self.first, self.end = torch.zeros(2, dtype=torch.int64, device=order.device).unbind(0)
+        self.homes = homes(self.net, self.optimizer.pairs)
+        self.constants: list[Tensor] = []
+        # Tensors made in inference mode cannot be traced; torch's compiler warns of its own parts.
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            arguments = [a.clone() for a in self._arguments(order)]
+            drawn: list[Tensor | None] = [None]
+            loans: list[tuple[Home, Any]] = [
+                ((vars(m), "mask"), _asking(m, drawn)) for _, m in self.net.modules() if hasattr(m, "generators")
+            ]
+            with lent(loans + self.passing_once(lambda m: True)):
+                steps, constants = self._traced(arguments)
+            self.call, self.constants = compiled(steps, [*arguments, *constants]), constants
+
+    def run(self, order: Tensor, first: int, count: int) -> Tensor:
+        self.first.fill_(first)
+        self.end.fill_(first + count)
+        losses: Tensor = self.call(*self._arguments(order))[0]
+        return losses[:count]
+
+    def _arguments(self, order: Tensor) -> tuple[Tensor, ...]:
+        table = self.first, self.end, self.x, self.t, order, self.table, self.losses
+        return (*self.optimizer.state(), *table, *self.constants)
+
+    def _traced(self, arguments: Sequence[Tensor]) -> tuple[Callable[..., tuple[Tensor]], list[Tensor]]:
+        """The steps from the argument `first` up to `end` as a function of tensors, and the constants it takes besides."""
+        *state, first, _, x, t, order, table, _ = arguments
+        step, constants = traced(self._step, (first, table[0], x, t, order, *state))
+        n = len(state)
+
+        def steps(*tensors: Tensor) -> tuple[Tensor]:
+            state, (first, end, x, t, order, table, losses, *constants) = tensors[:n], tensors[n:]
+
+            def more(i: Tensor, *tensors: Tensor) -> Tensor:
+                return i < tensors[n + 2]  # end
+
+            def body(i: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+                state, (losses, first, _, x, t, order, table, *constants) = tensors[:n], tensors[n:]
+                k = (i - first).view(1)  # the step's place in this call
+                value, *after = step(i, table.index_select(0, k).squeeze(0), x, t, order, *state, *constants)
+                return (i + 1, *after, losses.index_copy(0, k, value.unsqueeze(0)))
+
+            carried = (first.clone(), *(s.clone() for s in state), losses.clone())
+            read = (first, end, x, t, order, table, *constants)
+            _, *after, losses = torch.ops.higher_order.while_loop(more, body, carried, read)
+            for s, a in zip(state, after, strict=True):
+                s.copy_(a)
+            return (losses,)
+
+        return steps, constants
+
+    def _step(self, i: Tensor, row: Tensor, x: Tensor, t: Tensor, order: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """The loss of step `i` and the state after it: of its arguments alone, which net and optimizer hold meanwhile."""
+        o = self.optimizer
+        p, _, *slots = (s.clone() for s in state)
+        own = [p for p, _ in o.pairs]
+        pairs = [(view, torch.zeros_like(view)) for view in unflatten(p, own)]
+        with lent([(home, v) for two, pair in zip(self.homes, pairs, strict=True) for home, v in zip(two, pair, strict=True)]):
+            value = self.gradient(*self.batch(i, x, t, order))
+        g = torch.cat([g.reshape(-1) for _, g in pairs])  # not a flat buffer first: each gradient is then written once
+        now = {"p": p, "g": g, "pairs": list(zip(unflatten(p, own), unflatten(g, own), strict=True))}
+        now |= {**self.numbers(row), **dict(zip(o.slots, slots, strict=True))}
+        with lent([((vars(o), name), v) for name, v in now.items()]):
+            clip = self.clip()
+            if clip is not None:
+                clip()
+            o.apply()
+        return value, p, g, *slots
+
+
+def traced(function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
+    """`function` as a graph, and the tensors that it used beside its arguments: the graph takes them behind these."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    aten = torch.ops.aten
+    # A product and the sum with a bias are taken apart: the addition joins the kernel that comes after it.
+    apart = {
+        aten.addmm.default: lambda b, x, w, beta=1, alpha=1: b + torch.mm(x, w),
+        aten.addmm_.default: lambda b, x, w, beta=1, alpha=1: b.add_(torch.mm(x, w)),
+        aten.baddbmm.default: lambda b, x, w, beta=1, alpha=1: b + torch.bmm(x, w),
+        aten.baddbmm_.default: lambda b, x, w, beta=1, alpha=1: b.add_(torch.bmm(x, w)),
+    }
+    made = make_fx(function, decomposition_table=apart)(*arguments)
+    constants = []
+    last = [node for node in made.graph.nodes if node.op == "placeholder"][-1]
+    for node in [node for node in made.graph.nodes if node.op == "get_attr"]:
+        constants.append(getattr(made, node.target).clone())
+        with made.graph.inserting_after(last):
+            last = made.graph.placeholder(f"constant{len(constants)}")
+        node.replace_all_uses_with(last)
+        made.graph.erase_node(node)
+    made.recompile()
+    return made, constants
+
+
+def compiled(function: Callable[..., tuple[Tensor]], arguments: Sequence[Tensor]) -> Callable[..., tuple[Tensor]]:
+    """`function`, of tensors alone, as compiled code for tensors like `arguments`."""
+    from torch._guards import TracingContext, tracing
+    from torch._inductor.compile_fx import compile_fx
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    graph = make_fx(function)(*arguments)
+    for node in graph.graph.nodes:
+        node.meta.clear()  # the values seen while tracing belong to another fake mode
+    # All sizes are known: without being told so, the compiler keeps them open wherever one occurs twice.
+    sizes = ShapeEnv(assume_static_by_default=True)
+    with tracing(TracingContext(FakeTensorMode(shape_env=sizes, allow_non_fake_inputs=True))):
+        made: Any = compile_fx(graph, list(arguments), config_patches=OPTIONS)
+        return made
+
+
+def _asking(module: Any, drawn: list[Tensor | None]) -> Callable[[Tensor], Tensor]:
+    """A `mask` for `module` that a graph can hold: a call of the module's own. drawn: the mask before it, of any module."""
+    number = next(_numbers)
+    _drawing[number] = module
+    which = torch.tensor(number)
+
+    def asking(x: Tensor) -> Tensor:
+        drawn[0] = made = mask(x, which, drawn[0])
+        return made
+
+    return asking

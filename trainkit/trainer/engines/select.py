@@ -1,0 +1,181 @@
+"""How the steps of an epoch run: one by one from Python, or many in a call.
+
+`trainer.mode`: eager; compile, after some ten seconds of compiling; auto, which of the two is sooner done by an estimate;
+graph, replays of one step on a CUDA device. What cannot be compiled or captured runs eagerly, and one line says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainkit.core import terminal
+from trainkit.core.errors import UserError
+from trainkit.data.loader import batches
+from trainkit.trainer.replay import undoing
+
+from .step import Passes, clipping, differentiation, training_step
+
+if TYPE_CHECKING:
+    from trainkit.trainer.trainer import Trainer
+
+    from .multi_step import Many
+
+Mode = Literal["eager", "compile", "graph", "auto"]
+Call = tuple[Tensor, int, int]  # losses of some steps, (steps,) or (steps, r) and alike; how many steps; samples of each
+
+# Seconds to compile, measured on two cores: so many, and so many for each kernel of a step (docs/decisions.md).
+COMPILE, COMPILE_KERNEL = 8.0, 0.15
+SAVED = 2.0  # what compiling saves for each kernel, in times of the smallest kernel: its dispatch, and the Python around it
+MOST_SAVED = 0.75  # and at most this share of the step
+
+
+class Steps:
+    """The steps of a fit. `epoch` runs those of an epoch; `mode` tells how."""
+
+    def __init__(self, trainer: Trainer, mode: Mode) -> None:
+        limits = trainer.clip_norm, trainer.clip_value
+        self.trainer, self.optimizer, self.part, self.size = trainer, trainer.optimizer, trainer.data.train, trainer.step_size
+        self.net: Passes = trainer.net if trainer.precision == "full" else _in_bfloat16(trainer)
+        self.step = training_step(self.net, trainer.loss, trainer.optimizer, trainer.accumulate, *limits)
+        self.mode: Literal["eager", "compile", "graph"] = "eager"
+        self.many: Many | None = None
+        left = steps_left(trainer)
+        if mode == "eager" or left == 0:
+            return
+        try:
+            refuse(trainer, mode)
+            if mode == "auto" and not self._worth_while(left):
+                return
+            chosen: Literal["compile", "graph"] = "graph" if mode == "graph" else "compile"
+            self.many = self._together(chosen)
+            self.mode = chosen
+        except Exception as error:  # whatever a compiler, or a module that cannot be traced, comes up with
+            say(f"{mode}: eager, since {reason(error, 'capturing' if mode == 'graph' else 'compiling')}")
+
+    def epoch(self, order: Tensor, first: int) -> Iterator[Call]:
+        """The steps of an epoch from number `first` on: one by one, or as many in a call as the trainer looks ahead."""
+        axis, step = order.dim() - 1, self.step
+        if self.many is not None:
+            full = order.shape[axis] // self.size
+            if self.optimizer.t == 0:  # the very first update may be of another form
+                yield step(*next(batches(self.part, order, self.size))).unsqueeze(0), 1, self.size
+                first = 1
+            while first < full:
+                n = self.many.fitting(min(full - first, self.trainer.ahead()))
+                yield self.many(order, first, n), n, self.size
+                first += n
+            if first * self.size == order.shape[axis]:  # no odd batch at the end
+                return
+            x, t = next(batches(self.part, order, self.size, first))
+            yield step(x, t).unsqueeze(0), 1, x.shape[axis]
+            return
+        for x, t in batches(self.part, order, self.size, first):
+            yield step(x, t), 1, x.shape[axis]
+
+    def join(self, losses: list[Tensor]) -> Tensor:
+        """The losses of calls, (steps,) or (steps, r)."""
+        return torch.stack(losses) if self.many is None else torch.cat(losses)
+
+    def _together(self, mode: Literal["compile", "graph"]) -> Many:
+        from . import compiled, cuda_graph
+
+        kind = compiled.Compiled if mode == "compile" else cuda_graph.Graphed
+        t = self.trainer
+        gradient = differentiation(self.net, t.loss, t.accumulate)
+
+        def clip() -> Callable[[], None] | None:
+            return clipping(t.optimizer, t.net.lead, t.clip_norm, t.clip_value)
+
+        return kind(t.net, t.optimizer, gradient, clip, self.part, self.size)
+
+    def _worth_while(self, left: int) -> bool:
+        """Whether compiled steps, compiling included, are sooner done; says so."""
+        saved, takes = self._estimate(left)
+        if saved < takes:
+            say(f"auto: eager; compiling takes some {takes:.0f} s and would save {saved:.1f} s of {left:,} steps")
+        else:
+            say(f"auto: compile; it takes some {takes:.0f} s and saves some {saved:.0f} s of {left:,} steps")
+        return saved >= takes
+
+    def _estimate(self, left: int) -> tuple[float, float]:
+        """Seconds that compiled steps would save in all, and those that compiling takes; undoes the steps it tries."""
+        x, t = next(batches(self.part, self.trainer.order(0), self.size))
+        back = undoing(self.trainer.net, self.optimizer)
+        saved, takes = MOST_SAVED * left * seconds(lambda: self.step(x, t)), COMPILE
+        if saved > takes:  # else there is no need to look closer
+            with Kernels() as kernels:
+                self.step(x, t)
+            n, one = sum(kernels.seen.values()), torch.ones(1, device=x.device)
+            saved, takes = min(saved, SAVED * left * n * seconds(lambda: one.add_(1))), COMPILE + COMPILE_KERNEL * n
+        back()
+        return saved, takes
+
+
+def _in_bfloat16(trainer: Trainer) -> Passes:
+    """The net with passes in bfloat16; says so where the processor is slow at them."""
+    from .bf16 import InBfloat16, slowdown
+
+    if trainer.device.type == "cpu" and (times := slowdown()) > 1:
+        terminal.say(f"trainer.precision bf16: a product takes {times:.1f} times as long as in float32 on this processor")
+    return InBfloat16(trainer.net)
+
+
+def steps_left(trainer: Trainer) -> int:
+    left = max(0, trainer.max_epochs - trainer.state.epoch) * trainer.steps_per_epoch - trainer.state.batch
+    return left if trainer.max_steps is None else max(0, min(left, trainer.max_steps - trainer.state.step))
+
+
+def refuse(trainer: Trainer, mode: Mode) -> None:
+    """Raise UserError where a step can be neither compiled nor captured, by what is known beforehand."""
+    if not trainer.optimizer.holds_gradient:
+        raise UserError("SGD with into_momentum has no gradient of its own, by which such a step is checked")
+    if not isinstance(trainer.data.train.x, Tensor):
+        raise UserError("the data is streamed from its file")
+    if trainer.precision == "bf16" and mode != "graph":
+        raise UserError("compiled code does not round to bfloat16 where the passes of trainer.precision=bf16 do")
+
+
+def reason(error: Exception, what: str) -> str:
+    """What went wrong in compiling or capturing, in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    if isinstance(error, UserError):
+        return text
+    if "compiler" in type(error).__name__.lower() or "compiler" in text.lower():
+        return "no C++ compiler was found (install g++, or set CXX)"
+    return f"{what} failed, {type(error).__name__}: {text[:200]}"
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """The shortest of some calls: at least 3, at most 20, and a fifth of a second."""
+    times: list[float] = []
+    while len(times) < 3 or (len(times) < 20 and sum(times) < 0.2):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the kernels called inside, by name; views call none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view:
+            self.seen[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def say(line: str) -> None:
+    """Tell the user on stderr, as the bar does."""
+    terminal.say(f"trainer.mode {line}")

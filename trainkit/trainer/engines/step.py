@@ -1,0 +1,112 @@
+"""One step of training: a plain function of tensors, without a look at the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from trainkit.core.errors import UserError
+from trainkit.nn.loss import Loss
+from trainkit.nn.module import Value
+from trainkit.optim.optimizer import Optimizer
+
+
+class Passes(Protocol):
+    """What a step asks of a net."""
+
+    lead: int
+
+    def fwd(self, x: Value) -> tuple[Value, Any]: ...
+
+    def grad(self, saved: Any, dy: Value) -> None: ...
+
+
+Step = Callable[[Tensor, Tensor], Tensor]
+Gradient = Callable[[Tensor, Tensor], Tensor]
+
+
+def training_step(
+    net: Passes,
+    loss: Loss,
+    optimizer: Optimizer,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+) -> Step:
+    """step(x, t) -> loss: zero, forward, loss, backward, clip, update. x (n, ...), or (r, n, ...) with replicas.
+
+    accumulate: take the batch in that many parts, one after the other; their gradients add up to the whole batch's. A batch
+    of which nothing counts (all targets ignored, or of weight 0) adds 0, where the mean of an undivided one is 0 / 0, as in
+    torch.
+    clip_norm: scale the gradient (each replica's) to at most this Euclidean norm; clip_value: clamp its elements to ±this.
+    """
+    if not optimizer.holds_gradient and (clip_norm is not None or clip_value is not None):
+        raise UserError(
+            "trainer: SGD with into_momentum holds no gradient to clip; leave out clip_norm and clip_value, or that"
+        )
+    gradient, clip = differentiation(net, loss, accumulate), clipping(optimizer, net.lead, clip_norm, clip_value)
+
+    def step(x: Tensor, t: Tensor) -> Tensor:
+        optimizer.begin()
+        value = gradient(x, t)
+        if clip is not None:
+            clip()
+        optimizer.update()
+        return value
+
+    return step
+
+
+def differentiation(net: Passes, loss: Loss, accumulate: int = 1) -> Gradient:
+    """gradient(x, t) -> loss, adding to the gradients of the net's parameters: forward, loss, backward."""
+
+    def differentiate(x: Tensor, t: Tensor) -> Tensor:
+        y, saved = net.fwd(x)
+        value, s = loss.fwd(y, t)
+        net.grad(saved, loss.bwd(s))
+        return value
+
+    summed = loss.summed()  # sums add up over parts, means do not: a part may count for nothing, which alone is 0 / 0
+
+    def differentiate_in_parts(x: Tensor, t: Tensor) -> Tensor:
+        size = -(-x.shape[net.lead] // accumulate)
+        count: float | Tensor = loss.count(t) if loss.reduction == "mean" else 1
+        scale = torch.where(count == 0, 0, 1 / count) if isinstance(count, Tensor) else 1 / count  # 0: all is ignored
+        total = torch.zeros((), dtype=x.dtype, device=x.device)
+        for xi, ti in zip(x.split(size, net.lead), t.split(size, net.lead), strict=True):
+            y, saved = net.fwd(xi)
+            value, s = summed.fwd(y, ti)
+            dy = summed.bwd(s)
+            if isinstance(scale, Tensor):
+                dy.mul_(scale.to(dy.dtype).view(*scale.shape, *[1] * (dy.dim() - scale.dim())))
+            else:
+                dy.mul_(scale)
+            net.grad(saved, dy)
+            total = total + value
+        return (total * scale).to(x.dtype)
+
+    return differentiate if accumulate == 1 else differentiate_in_parts
+
+
+def clipping(optimizer: Optimizer, lead: int, norm: float | None, value: float | None) -> Callable[[], None] | None:
+    """In place on the flat gradient: first the value, then the norm, as torch.nn.utils.clip_grad_* do each."""
+    if norm is None and value is None:
+        return None
+    gradients = [g for _, g in optimizer.pairs]
+
+    def clip() -> None:
+        if value is not None:
+            optimizer.g.clamp_(-value, value)
+        if norm is not None and lead:
+            squares = sum(g.flatten(1).square().sum(1) for g in gradients)  # (r,)
+            assert isinstance(squares, Tensor)
+            scale = (norm / (squares.sqrt() + 1e-6)).clamp_(max=1)
+            for g in gradients:
+                g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
+        elif norm is not None:
+            optimizer.g.mul_((norm / (torch.linalg.vector_norm(optimizer.g) + 1e-6)).clamp_(max=1))
+
+    return clip

@@ -1,0 +1,71 @@
+"""Metrics of a part of the data: loss a sample, and the share of wrong answers where there are classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+
+import torch
+from torch import Tensor
+
+from trainkit.data.dataset import Dataset, Part
+from trainkit.data.loader import aligned, slices
+from trainkit.data.mapped import Stored
+from trainkit.nn.loss import Loss
+from trainkit.nn.module import Module, evaluating
+
+Metrics = dict[str, list[float]]  # a value a replica
+
+
+def answers(y: Tensor, loss: Loss, data: Dataset, lead: int = 0) -> Tensor:
+    """The class that y answers: the largest of several outputs; of one, 1 above the threshold (0 for logits)."""
+    if y.dim() > 1 + lead and y.shape[1 + lead] > 1:
+        return y.argmax(1 + lead)
+    threshold = 0.0 if loss.logits else 0.5 if data.threshold is None else data.threshold
+    return (y.flatten(lead + 1).squeeze(-1) > threshold).long()
+
+
+def evaluate(
+    net: Module,
+    loss: Loss,
+    data: Dataset,
+    part: Part,
+    batch_size: int,
+    replicas: int = 1,
+    pause: Callable[[], None] = lambda: None,
+) -> Metrics:
+    """`loss` (the mean a sample; for reduction sum, the sum divided by n) and `error` of `part`, in evaluation mode.
+
+    Sums and counts of the batches are added up and divided once. Nothing that training sees is changed. `pause` is called
+    before each batch and may raise.
+    """
+    lead = net.lead
+    device = part.x.device
+    total = torch.zeros(replicas, dtype=torch.float64, device=device)
+    counted = torch.zeros(replicas, dtype=torch.float64, device=device)
+    wrong = torch.zeros(replicas, dtype=torch.float64, device=device)
+    summed = loss.summed()
+    with evaluating(net), torch.inference_mode(), closing(slices(part.x, batch_size)) as inputs:
+        for i, x in zip(range(0, len(part), batch_size), inputs, strict=True):
+            pause()
+            t = aligned(part.t[i : i + batch_size])
+            n = len(x)
+            if lead:
+                x, t = x.expand(replicas, *x.shape), t.expand(replicas, *t.shape)
+            y = net.fwd(x)[0]
+            total += summed.fwd(y, t)[0]
+            counted += loss.count(t) if loss.reduction == "mean" else n
+            if data.classes is not None and part.label is not None:
+                miss = answers(y, loss, data, lead) != part.label[i : i + batch_size]
+                wrong += miss.sum(-1)
+    metrics = {"loss": (total / counted).tolist()}
+    if data.classes is not None and part.label is not None:
+        metrics["error"] = (wrong / len(part)).tolist()
+    return metrics
+
+
+def predict(net: Module, x: Tensor | Stored, batch_size: int, replicas: int = 1) -> Tensor:
+    """y of every sample in evaluation mode: (n, ...), or (r, n, ...) with replicas."""
+    with evaluating(net), torch.inference_mode():
+        inputs = (b.expand(replicas, *b.shape) if net.lead else b for b in slices(x, batch_size))
+        return torch.cat([net.fwd(b)[0] for b in inputs], net.lead)

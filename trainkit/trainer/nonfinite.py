@@ -1,0 +1,158 @@
+"""Where numbers are not finite: which replicas', and in a step taken again under watch, the place of the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trainkit.data.loader import batches
+from trainkit.nn.loss import Loss
+from trainkit.nn.tracing import Call, watching
+from trainkit.optim.flat_buffer import unflatten
+
+from .engines.step import clipping, differentiation
+from .replay import changed
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+def broken(trainer: Trainer, losses: Sequence[float]) -> list[int]:
+    """The replicas that train and whose loss, parameters or slots are not all finite. (Waits for the device.)"""
+    tensors = changed(trainer)
+    finite = all(math.isfinite(s.sum().item()) for s in tensors)  # a sum in which none can hide
+    if finite and all(map(math.isfinite, losses)):
+        return []
+    wrong = [not math.isfinite(value) for value in losses]
+    if not finite:
+        own = [p for p, _ in trainer.optimizer.pairs]
+        for v in (v for s in tensors for v in unflatten(s, own)):
+            rows = v.flatten(1) if trainer.net.lead else v.reshape(1, -1)
+            wrong = [w or not f for w, f in zip(wrong, rows.isfinite().all(1).tolist(), strict=True)]
+    return [r for r, active in enumerate(trainer.state.active) if active and wrong[r]]
+
+
+def largest(v: Tensor) -> float:
+    """The largest magnitude; NaN where there is one."""
+    return float(torch.linalg.vector_norm(v.detach(), math.inf)) if v.numel() else 0.0
+
+
+class Found(Exception):
+    """The first place, in words."""
+
+
+def place(trainer: Trainer, r: int) -> str | None:
+    """Where the next step's first number of replica r that is not finite comes up; None if all stay finite.
+
+    Takes the step, eagerly, every number looked at: put the state back afterwards.
+    """
+    try:
+        _watched(trainer, r)
+    except Found as found:
+        return str(found)
+    return None
+
+
+def _watched(trainer: Trainer, r: int) -> None:
+    net, loss, o, state = trainer.net, trainer.loss, trainer.optimizer, trainer.state
+    own = [p for p, _ in o.pairs]
+
+    def of(v: Tensor) -> Tensor:
+        return v[r] if net.lead else v
+
+    def check(where: str, v: Any, more: str = "") -> None:
+        for each in map(of, _tensors(v)):
+            if each.is_floating_point() and not each.isfinite().all():
+                raise Found(f"{where}: {told(each)}{more}")
+
+    def see(call: Call) -> None:
+        mine = vars(call.module).get("_parameters", {})
+        if call.phase == "fwd":
+            reaching = "".join(f", its {name} {largest(of(p)):.3g}" for name, (p, _) in mine.items())
+            check(f"{call.place} forward", call.gave, f"; its input reaches {reach(call.given)}{reaching}")
+            return
+        for name, (_, g) in mine.items():
+            check(f"{call.place} backward", g, f" in the gradient of its {name}; dy reaches {reach(call.given)}")
+        check(f"{call.place} backward", call.gave, f"; dy reaches {reach(call.given)}")
+
+    def reach(v: Any) -> str:
+        return f"{max((largest(of(t)) for t in _tensors(v)), default=0.0):.3g}"
+
+    for name, v in _named(trainer):
+        check(f"before the step, {name}", v)
+    order = trainer.order(state.epoch)
+    x, t = next(batches(trainer.data.train, order, trainer.step_size, state.batch))
+    index = order.narrow(net.lead, state.batch * trainer.step_size, x.shape[net.lead])
+    for what, v in (("", x), ("the target of ", t)):
+        if v.is_floating_point() and not of(v).isfinite().all():
+            raise Found(f"data: {what}{_sample(of(v), of(index))}")
+    o.begin()
+    with watching(net, see):
+        value = differentiation(net, _checked(loss, check, reach), trainer.accumulate)(x, t)
+    check(type(loss).__name__, value, "; no target of the batch counts")
+    if (clip := clipping(o, net.lead, trainer.clip_norm, trainer.clip_value)) is not None:
+        clip()
+        for (name, _, _), g in zip(net.named_param(), unflatten(o.g, own), strict=True):
+            check(f"clipping, the gradient of {name}", g)
+    gradients = [largest(of(g)) for g in unflatten(o.g, own)]
+    o.update()
+    for i, (name, v) in enumerate(_named(trainer)):
+        reached = gradients[i % len(gradients)]
+        check(f"{type(o).__name__} update of {name}", v, f"; the gradient reached {reached:.3g}, lr {trainer.lr[r]:.3g}")
+
+
+def _named(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter, then each slot of each: `2.weight`, `m of 2.weight`."""
+    o, names = trainer.optimizer, [name for name, _, _ in trainer.net.named_param()]
+    for what, flat in zip(("", *(f"{slot} of " for slot in o.slots)), changed(trainer), strict=True):
+        for name, v in zip(names, unflatten(flat, [p for p, _ in o.pairs]), strict=True):
+            yield what + name, v
+
+
+def _checked(loss: Loss, check: Any, reach: Any) -> Loss:
+    """The loss, with what its fwd and bwd give checked; that of a batch's parts too."""
+    checked, name = copy(loss), type(loss).__name__
+
+    def fwd(y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+        value, saved = loss.fwd(y, t)
+        if loss.reduction == "sum" or torch.as_tensor(loss.count(t)).all():  # else there is no mean
+            check(name, value, f"; the net's output reaches {reach(y)}")
+        return value, saved
+
+    def bwd(saved: Any) -> Tensor:
+        dy = loss.bwd(saved)
+        check(f"{name} backward", dy)
+        return dy
+
+    vars(checked).update(fwd=fwd, bwd=bwd, summed=lambda: _checked(loss.summed(), check, reach))
+    return checked
+
+
+def told(v: Tensor) -> str:
+    """`3 of 1,250 numbers are not finite, the first inf at (4, 17)`, or `inf` of a single number."""
+    wrong = (~v.isfinite()).nonzero()
+    at = tuple(wrong[0].tolist())
+    if v.numel() == 1:
+        return f"{float(v[at]):g}"
+    s = "s" if len(wrong) > 1 else ""
+    return f"{len(wrong):,} of {v.numel():,} numbers {'are' if s else 'is'} not finite, the first {float(v[at]):g} at {at}"
+
+
+def _sample(v: Tensor, index: Tensor) -> str:
+    """`sample 7 of the training part has inf in feature 3`."""
+    i, *rest = (~v.isfinite()).nonzero()[0].tolist()
+    where = f" in feature {rest[0]}" if len(rest) == 1 else f" at {tuple(rest)}" if rest else ""
+    return f"sample {int(index[i])} of the training part has {float(v[(i, *rest)]):g}{where}"
+
+
+def _tensors(v: Any) -> Iterator[Tensor]:
+    if isinstance(v, (tuple, list)):
+        for each in v:
+            yield from _tensors(each)
+    elif isinstance(v, Tensor):
+        yield v

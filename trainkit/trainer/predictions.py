@@ -1,0 +1,87 @@
+"""A net's outputs for a part of the data as CSV, computed block by block while writing."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from functools import cache
+from tempfile import TemporaryFile
+
+import torch
+from torch import Tensor
+
+from trainkit.data.dataset import Dataset
+from trainkit.data.loader import slices
+from trainkit.data.mapped import Stored
+from trainkit.nn.loss import Loss
+from trainkit.nn.module import Module, evaluating
+
+from .evaluation import answers
+
+BATCH = 1024  # samples of a pass
+NUMBERS = 1 << 18  # that are turned into text at a time: 8 MB as Python's
+
+
+def as_csv(net: Module, loss: Loss, data: Dataset, x: Tensor | Stored, replicas: int = 1) -> Generator[bytes, None, None]:
+    """The lines of `sample,y0,y1,...,answer`, an answer where there are classes; with replicas `replica` first, one after
+    another.
+
+    A number is written as Python does, to its last digit, and a name as the csv module does.
+    """
+    blocks = _outputs(net, x, replicas)
+    if replicas > 1:
+        blocks = _by_replica(blocks, replicas, len(x))
+    for r, first, y in blocks:
+        if r == first == 0:
+            head = [*(["replica"] if replicas > 1 else []), "sample", *(f"y{i}" for i in range(y[0].numel()))]
+            yield ",".join([*head, *(["answer"] if data.classes is not None else [])]).encode() + b"\n"
+        for i, part in zip(range(0, len(y), step := max(1, NUMBERS // y[0].numel())), y.split(step), strict=True):
+            yield _lines(part, f"{r}," if replicas > 1 else "", first + i, loss, data).encode()
+
+
+def _lines(y: Tensor, begin: str, first: int, loss: Loss, data: Dataset) -> str:
+    values = (repr(row)[1:-1].replace(", ", ",") for row in y.reshape(len(y), -1).tolist())  # in half csv.writer's time
+    ends = ["\n"] * len(y)
+    if data.classes is not None:
+        ends = [f",{_field(_class(data.classes, k))}\n" for k in answers(y, loss, data).tolist()]
+    return "".join(f"{begin}{i},{v}{end}" for i, (v, end) in enumerate(zip(values, ends, strict=True), first))
+
+
+def _class(classes: tuple[str, ...], k: int) -> str:
+    """The name of class k; a net may have more outputs than there are names."""
+    return classes[k] if k < len(classes) else str(k)
+
+
+@cache
+def _field(text: str) -> str:
+    """`text` as a field of a line, in quotes where it needs them."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow([0, text])
+    return line.getvalue()[2:-1]
+
+
+def _outputs(net: Module, x: Tensor | Stored, replicas: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Of each block of samples in turn, and in it of each replica: the replica, the first sample, y (b, ...)."""
+    with closing(slices(x, BATCH)) as inputs:
+        for first, b in zip(range(0, len(x), BATCH), inputs, strict=True):
+            with evaluating(net), torch.inference_mode():
+                y = net.fwd(b.expand(replicas, *b.shape) if net.lead else b)[0].cpu()
+            for r in range(replicas):
+                yield r, first, y[r] if net.lead else y
+
+
+def _by_replica(blocks: Iterator[tuple[int, int, Tensor]], replicas: int, n: int) -> Iterator[tuple[int, int, Tensor]]:
+    """The same blocks, all those of a replica before the next one's: by way of a temporary file."""
+    with TemporaryFile() as file:
+        for r, first, y in blocks:
+            like = y[:1].clone()
+            size = like.numel() * like.element_size()
+            file.seek((r * n + first) * size)
+            file.write(y.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        file.seek(0)
+        for r in range(replicas):
+            for first in range(0, n, BATCH):
+                raw = bytearray(file.read(min(BATCH, n - first) * size))
+                yield r, first, torch.frombuffer(raw, dtype=like.dtype).view(-1, *like.shape[1:])

@@ -1,0 +1,124 @@
+"""Back to an earlier step of the same fit, and the steps from there once more, one by one, to the same bits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trainkit.checkpoint.plain import plain
+from trainkit.nn.layers.container import drawn_from
+from trainkit.nn.module import Module
+from trainkit.optim.optimizer import Optimizer
+
+from .callback import overrides
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+def undoing(net: Module, optimizer: Optimizer) -> Callable[[], None]:
+    """A function that takes back what steps on trial change from here on: the optimizer's buffers, and every random state."""
+    count, state = optimizer.t, [s.clone() for s in optimizer.state()]
+    drawn = [(g, g.get_state()) for g in (*drawn_from(net), torch.default_generator)]
+    python = random.getstate()  # a user's module may draw from the global generators
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def back() -> None:
+        optimizer.t = count
+        for s, before in zip(optimizer.state(), state, strict=True):
+            s.copy_(before)
+        for g, before in drawn:
+            g.set_state(before)
+        random.setstate(python)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+    return back
+
+
+class Movers:
+    """What a fit's steps may move beside the optimizer's buffers: callbacks that are called after each step, random states."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        modules = [m for _, m in trainer.net.modules()]
+        self.callbacks = {name: cb for name, cb in trainer.callbacks.items() if overrides(cb, "on_train_batch_end")}
+        self.generators = trainer.generators if any(hasattr(m, "generators") for m in modules) else ()
+        others = [m for m in modules if not type(m).__module__.startswith("trainkit.")]
+        self.foreign = bool(others or self.callbacks)  # nobody else moves rates, or draws from the global generators
+        self.cuda = self.foreign and trainer.device.type == "cuda"
+
+
+class Kept:
+    """A copy of what the steps change, on their device: parameters, slots, counts, and what the movers have.
+
+    Whoever else has a state has it since, if no epoch has ended and no validation was made.
+    """
+
+    def __init__(self, trainer: Trainer, movers: Movers) -> None:
+        o: Any = trainer.optimizer
+        self.movers, self.step, self.state = movers, trainer.state.step, copied(vars(trainer.state))
+        self.tensors, self.t = [s.clone() for s in changed(trainer)], o.t
+        self.passes = [g.get_state() for g in movers.generators]
+        if movers.foreign:
+            self.callbacks = {name: plain(cb.state_dict()) for name, cb in movers.callbacks.items()}
+            self.rates, self.given, self.betas = list(trainer.lr), dict(o.given), getattr(o, "betas", None)
+            self.python, self.torch = random.getstate(), torch.get_rng_state()
+            self.cuda = torch.cuda.get_rng_state_all() if movers.cuda else []
+
+    def restore(self, trainer: Trainer) -> None:
+        """Put the trainer back to this state, and the movers: callbacks that have a state as in a run that is resumed."""
+        o: Any = trainer.optimizer
+        for s, kept in zip(changed(trainer), self.tensors, strict=True):
+            s.copy_(kept)
+        o.t = self.t
+        vars(trainer.state).update(copied(self.state))
+        for g, state in zip(self.movers.generators, self.passes, strict=True):
+            g.set_state(state)
+        if not self.movers.foreign:
+            trainer.set_lr(trainer.lr)  # 0 for who stopped
+            return
+        for name, values in self.given.items():
+            o.set_number(name, values if len(values) > 1 else values[0])
+        if self.betas is not None:
+            o.betas = self.betas
+        trainer.set_lr(self.rates)
+        for name, cb in self.movers.callbacks.items():
+            if self.callbacks[name]:
+                cb.load_state_dict(self.callbacks[name])
+                cb.on_fit_start(trainer)
+        random.setstate(self.python)
+        torch.set_rng_state(self.torch)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.cuda)
+
+
+def copied(state: dict[str, Any]) -> dict[str, Any]:
+    return {**state, **{k: state[k][:] for k in ("samples", "loss_sum", "lr", "active")}}
+
+
+def changed(trainer: Trainer) -> list[Tensor]:
+    """The buffers that a step moves on: p and the slots. (g is a step's own.)"""
+    p, _, *slots = trainer.optimizer.state()
+    return [p, *slots]
+
+
+def again(trainer: Trainer, kept: Kept, end: int) -> Generator[tuple[Kept, list[float]]]:
+    """Take the steps from `kept` to step `end` of its epoch once more; after each, the state before it, and its losses."""
+    kept.restore(trainer)
+    state, looks = trainer.state, trainer.looks
+    trainer.looks = [lambda step: step + 1]  # compiled steps one by one too: their bits are the same
+    steps = trainer.steps.epoch(trainer.order(state.epoch), state.batch)
+    try:
+        while state.step < end:
+            before = Kept(trainer, kept.movers)
+            if state.batch == 0:
+                trainer.begin_epoch()
+            trainer.note(*next(steps))
+            trainer.call("on_train_batch_end")
+            yield before, trainer.add_losses()[0]
+    finally:
+        trainer.looks = looks

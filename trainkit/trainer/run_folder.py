@@ -1,0 +1,128 @@
+"""A run's folder: one trainer at a time, nothing of others in it replaced, files that replace each other whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from trainkit.checkpoint.file import Unread, load, saved
+from trainkit.core.errors import UserError
+from trainkit.core.files import check_writable, kind_of, plain_name, sweep, write
+from trainkit.core.folder import Folder
+from trainkit.core.terminal import say
+
+WRITTEN = (  # by a run, beside the files of its callbacks; a folder is named before what is in it
+    "config.yaml",
+    "summary.json",
+    "before_nan.pt",
+    "checkpoints",
+    "checkpoints/last.pt",
+    "checkpoints/best.pt",
+    "checkpoints/final.pt",
+)
+
+
+class Run(Folder):
+    """The folder `path` of a run. `open` may refuse it and writes nothing; `begin` makes it ready to be written.
+
+    new: it may not hold a run, even if the fit goes on from a checkpoint (of another folder).
+    """
+
+    kind, worker, option, marker = "run folder", "another trainer", "--run-dir", ".trainkit-run"
+
+    def __init__(self, path: Path, new: bool = False, numbered: bool = False) -> None:
+        super().__init__(path, numbered)
+        self.new = new or numbered
+        self.continues = False  # the fit goes on with the run that has saved here
+        self._names: tuple[str, ...] = WRITTEN
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def open(self, files: Iterable[str] = (), going_on: bool = False) -> None:
+        """Check that the run can write into its folder; with `going_on`, and its run there, lock it.
+
+        files: what the callbacks write. Raises UserError where it holds another run, or something that is not a run's under a
+        name that the run writes, or where another trainer is at work in it.
+        """
+        self._names = tuple(dict.fromkeys([*WRITTEN, *files]))
+        self.continues = going_on and not self.new and self.marked and self.taken()
+        if self.continues:
+            self.lock()
+        if not self.numbered:
+            self._check()
+            if self._lock is None:
+                self._check_untaken()
+
+    def begin(self) -> None:
+        """Make the folder ready to be written, locked and without temporaries: after the last refusal of a fit."""
+        try:
+            if self._lock is None:
+                anew = not self.numbered and self.marked
+                super().begin()
+                self._check()  # again, as the lock is held only now
+                self._check_untaken()
+                if anew:
+                    say(f"run folder {self.path}: the run in it has saved nothing; started over")
+            sweep(self.path)
+            sweep(self.checkpoints)
+            self.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            self.undo()
+            raise self.refusal(error) from error
+        except BaseException:
+            self.undo()
+            raise
+
+    def taken(self) -> bool:
+        """Whether a run has left a checkpoint or its summary here."""
+        return bool(saved(self.checkpoints)) or os.path.lexists(self.path / "summary.json")
+
+    def is_ahead(self, step: int, epoch: int) -> bool:
+        """Whether `last.pt` is later than `step`, or than that step before its epoch's end."""
+        try:
+            state = load(self.checkpoints / "last.pt")["state"]
+        except Unread:
+            raise
+        except UserError:
+            return False
+        return bool((state["step"], state["epoch"]) > (step, epoch))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace the file `name` by `text`, whole or not at all."""
+        write(text.encode(), self.file(name))
+
+    def discard(self) -> None:
+        """Remove the folder with its files if `begin` has made it and nothing was saved in it: a fit failed before a step."""
+        if self.path in self._made and not saved(self.checkpoints):
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.undo()
+
+    def file(self, name: str) -> Path:
+        """The path of a plain file name in this folder. Raises UserError for a name that could lead elsewhere."""
+        return self.path / plain_name(name)
+
+    def _check(self) -> None:
+        """Refuse anything that blocks a file of the run: a file that is not ours; in a run's folder a link, pipe or device."""
+        ours = self.marked
+        for name in self.there(self._names if ours else (self.marker, *self._names)):
+            if not ours:
+                raise UserError(f"run folder {self.path}: holds {name}, which is not a run's; choose another with --run-dir")
+            path, wanted = self.path / name, "a folder" if name == "checkpoints" else "a file"
+            if (found := kind_of(path)) != wanted:
+                why = f"{name} is {found}{' and could lead elsewhere' if found == 'a link' else ''}, not {wanted}"
+                raise UserError(f"run folder {self.path}: {why}; remove it")
+        try:
+            for folder in (self.path, self.checkpoints) if ours else ():
+                if folder.is_dir():
+                    check_writable(folder)
+        except OSError as error:
+            raise self.refusal(error) from error
+
+    def _check_untaken(self) -> None:
+        if self.marked and self.taken():
+            cure = f"continue it, --resume {self.path}, or choose another with --run-dir"
+            raise UserError(f"run folder {self.path}: holds a run already; {cure}")
