@@ -86,7 +86,7 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> None:
             return real(module, *words)
         out, err = StringIO(), StringIO()
         with redirect_stdout(out), redirect_stderr(err):
-            code = (main if module == "trainkit" else interrupt).main(list(words))
+            code = (main if module == "trainkit" else interrupt.main)(list(words))
         return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
     monkeypatch.setattr(verify, "process", process)

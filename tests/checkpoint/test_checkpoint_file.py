@@ -139,7 +139,7 @@ def test_a_folder_that_cannot_be_synced_is_a_failed_save(tmp_path: Path, monkeyp
     def fail(folder: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(checkpoint, "sync_folder", fail)
+    monkeypatch.setattr("trainkit.core.files.sync_folder", fail)
     with pytest.raises(UserError, match=r"a\.pt: not surely saved, .*EIO"):
         write(b"new", tmp_path / "a.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]

@@ -249,8 +249,7 @@ def test_weights_are_set_by_hand() -> None:
 
 # -- names -------------------------------------------------------------------------------------------------------------------
 
-HOMES = ("nn.", "optim.")
-PUBLIC = [name for home, names in trainkit._PUBLIC.items() if home.startswith(HOMES) for name in names]
+PUBLIC = [name for home in ("nn", "optim") for name in trainkit._PUBLIC[home]]
 
 
 @pytest.mark.parametrize("name", PUBLIC)
