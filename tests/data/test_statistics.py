@@ -32,9 +32,11 @@ from trainkit import (
     npy,
     tensors,
 )
+from trainkit.data import check
 from trainkit.data.normalize import Normalizer
 from trainkit.data.statistics import Frame, ranges
 from trainkit.data.table import read_rows
+from trainkit.rng import order
 
 N = 20
 
@@ -208,6 +210,25 @@ def test_a_run_that_ends_before_it_takes_the_number_is_not_refused(tmp_path: Pat
     assert "a number of the training part is not finite; the run ends before it takes it" in capsys.readouterr().err
     with pytest.raises(UserError, match="row 7"):
         fit(data, max_steps=ended + 1)
+
+
+@given(
+    n=st.integers(1, 12),
+    size=st.integers(1, 5),
+    epochs=st.integers(0, 3),
+    steps=st.none() | st.integers(-1, 12),
+    seeds=st.lists(st.integers(0, 9), min_size=1, max_size=2),
+    data=st.data(),
+)
+def test_the_rows_that_the_next_steps_take_are_those_of_the_epochs_orders(
+    n: int, size: int, epochs: int, steps: int | None, seeds: list[int], data: st.DataObject
+) -> None:
+    batch = data.draw(st.integers(0, -(-n // size) - 1))
+    row = data.draw(st.integers(0, n - 1))
+    coming = [order(seed, epoch, n).split(size) for epoch in range(4, 4 + epochs) for seed in seeds]
+    by_seed = [[b for epoch in coming[i :: len(seeds)] for b in epoch][batch:] for i in range(len(seeds))]
+    taken = steps is None or any(row in b for batches in by_seed for b in batches[: max(0, steps)])
+    assert check.takes(torch.tensor([row]), n, size, seeds, range(4, 4 + epochs), batch, steps) == taken
 
 
 DIMS: dict[str, Callable[[Path], Any]] = {
