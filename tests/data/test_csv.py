@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import Dataset
-from trainkit.data.sources.arrow import BLOCK, MISSING
-from trainkit.data.sources.csv import FEW, MANY, csv, read_rows
+from trainkit.data.sources import arrow
+from trainkit.data.sources.arrow import BLOCK, MISSING, read
+from trainkit.data.sources.csv import csv, read_rows
+from trainkit.data.sources.csv_schema import FEW, MANY
 
 FLOWERS = """\
 width,colour,wet,kind
@@ -279,6 +281,24 @@ def test_an_empty_line_of_a_single_column_is_a_missing_value(file: Callable[...,
 def test_a_second_reading_of_some_columns_skips_empty_lines_as_the_first(file: Callable[..., str]) -> None:
     data = csv(file("x,when,y\n1,2024-01-01,0\n\n2,2024-01-02,1\n"), "y", test=0)
     assert data.train.x.tolist() == [[1, 1, 0], [2, 0, 1]]
+
+
+def test_only_the_columns_whose_spelling_is_lost_are_read_twice(
+    file: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings: list[list[str]] = []
+
+    def counted(path: str, names: list[str], kinds: dict[str, Any]) -> Any:
+        readings.append(list(kinds))
+        return read(path, names, kinds)
+
+    monkeypatch.setattr(arrow, "read", counted)
+    csv(file(FLOWERS), "kind", test=0)
+    assert readings == [["width", "colour", "wet", "kind"]]
+    readings.clear()
+    data = csv(file("x,when,y\n1,2024-01-01,01\n2,2024-01-02,1\n"), "y", test=0)
+    assert readings == [["x", "when", "y"], ["when", "y"]]
+    assert data.classes == ("01", "1")
 
 
 @given(

@@ -26,12 +26,14 @@ from trainkit import (
     Trainer,
     UserError,
     ValidationSplit,
+    checkpoint,
     csv,
     idx,
     npy,
     tensors,
 )
-from trainkit.checkpoint import file as checkpoint
+from trainkit.core.rng import order
+from trainkit.data import check
 from trainkit.data.sources.csv import read_rows
 from trainkit.data.statistics import Frame, ranges
 from trainkit.data.transforms.normalize import Normalizer
@@ -210,6 +212,25 @@ def test_a_run_that_ends_before_it_takes_the_number_is_not_refused(tmp_path: Pat
         fit(data, max_steps=ended + 1)
 
 
+@given(
+    n=st.integers(1, 12),
+    size=st.integers(1, 5),
+    epochs=st.integers(0, 3),
+    steps=st.none() | st.integers(-1, 12),
+    seeds=st.lists(st.integers(0, 9), min_size=1, max_size=2),
+    data=st.data(),
+)
+def test_the_rows_that_the_next_steps_take_are_those_of_the_epochs_orders(
+    n: int, size: int, epochs: int, steps: int | None, seeds: list[int], data: st.DataObject
+) -> None:
+    batch = data.draw(st.integers(0, -(-n // size) - 1))
+    row = data.draw(st.integers(0, n - 1))
+    coming = [order(seed, epoch, n).split(size) for epoch in range(4, 4 + epochs) for seed in seeds]
+    by_seed = [[b for epoch in coming[i :: len(seeds)] for b in epoch][batch:] for i in range(len(seeds))]
+    taken = steps is None or any(row in b for batches in by_seed for b in batches[: max(0, steps)])
+    assert check.takes(torch.tensor([row]), n, size, seeds, range(4, 4 + epochs), batch, steps) == taken
+
+
 DIMS: dict[str, Callable[[Path], Any]] = {
     "tensors": lambda folder: tensors(torch.zeros([N] + [1] * 64), torch.zeros(N)),
     "npy": lambda folder: npy(str(folder / "x.npy"), str(folder / "t.npy")),
@@ -228,7 +249,7 @@ def test_more_than_64_dimensions_are_refused(tmp_path: Path, source: str) -> Non
     sizes = b"".join(n.to_bytes(4, "big") for n in (N, *[1] * 64))
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x41" + sizes + bytes(N))
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\1" + N.to_bytes(4, "big") + bytes(N))
-    with pytest.raises(UserError, match=r"65 dimensions.* 64 can be"):
+    with pytest.raises(UserError, match=r"65 dimensions.* 64 can be|x.npy: .* found 65"):
         DIMS[source](tmp_path)
 
 

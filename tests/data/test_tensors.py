@@ -36,6 +36,13 @@ def test_classes_are_counted_or_named() -> None:
     assert tensors(X, LABEL, classes=["a", "b", "c"]).classes == ("a", "b", "c")
 
 
+def test_parts_are_those_that_are_there_by_name() -> None:
+    data = tensors(torch.zeros(3, 2), torch.zeros(3), test=(torch.ones(2, 2), torch.ones(2)))
+    assert list(data.parts()) == ["train", "test"]
+    assert data.parts()["test"] is data.test
+    assert list(data.with_parts(val=data.test).parts()) == ["train", "val", "test"]
+
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=20), st.sampled_from([0.0, -1.0, 0.1]))
 def test_one_hot_rows_give_back_their_labels(labels: list[int], low: float) -> None:
     label = torch.tensor(labels)

@@ -40,7 +40,7 @@ def targets(values: list[str]) -> bytes:
     return (HEAD + "".join(f"{i},{i % 7},{v}\n" for i, v in enumerate(values))).encode()
 
 
-UTF8, NUL, ODD, WIDTH = "is not UTF-8; save", "0x00 belongs to no text", "is no number, .* mend it", "the header has 3; mend"
+UTF8, NUL, ODD, WIDTH = "is not UTF-8; save", "0x00 belongs to no text", "is not a number, .* mend it", "the header has 3; mend"
 MISSING, INFINITE = "missing .1 such.; mend .* data.missing", r"is not finite .1 such.; mend"
 FILES: dict[str, tuple[bytes, str]] = {  # what is in it, and what is said of it, or "" where it trains
     "whole": (GOOD, ""),

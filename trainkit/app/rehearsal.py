@@ -82,8 +82,7 @@ def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Trainer)
 
 def shortened(data: Dataset, rows: int) -> Dataset:
     """The first rows of each part of scaled data, `rows` of the training part."""
-    val, test = (None if part is None else head(part, ROWS) for part in (data.val, data.test))
-    cut = data.with_parts(train=head(data.train, rows), val=val, test=test)
+    cut = data.with_parts(**{k: head(part, rows if k == "train" else ROWS) for k, part in data.parts().items()})
     return replace(cut, normalize="none", fill=None)  # which is done
 
 

@@ -81,6 +81,11 @@ class Dataset:
     fill: Literal["mean", "median"] | None = None
     schema: dict[str, object] = field(default_factory=dict)
 
+    def parts(self) -> dict[str, Part]:
+        """Return the parts that are there, by name, in the order train, val, test."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
     def with_parts(self, **parts: Part | None) -> Dataset:
         return replace(self, **parts)  # type: ignore[arg-type]
 

@@ -15,8 +15,8 @@ BYTES = 1 << 24  # of the numbers that are looked at, as float64: 16 MB are read
 
 def fingerprints(data: Dataset) -> dict[str, str]:
     """`train.x`, `train.t`, `val.x`, ... to the fingerprint of these numbers, of the parts that there are."""
-    parts = {"train": data.train, "val": data.val, "test": data.test}
-    return {f"{name}.{key}": fingerprint(getattr(part, key)) for name, part in parts.items() if part for key in ("x", "t")}
+    parts = {name: part for name, part in data.parts().items() if len(part)}
+    return {f"{name}.{key}": fingerprint(getattr(part, key)) for name, part in parts.items() for key in ("x", "t")}
 
 
 def fingerprint(v: Tensor | Stored) -> str:

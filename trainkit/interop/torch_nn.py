@@ -283,11 +283,9 @@ def fit(
                 evaluate(net, loss, trainer, trainer.data.val)
         seconds = now(trainer.device) - began
 
-        parts = {"train": trainer.data.train, "val": trainer.data.val, "test": trainer.data.test}
         metrics = {
             f"{name}/{metric}": value
-            for name, part in parts.items()
-            if part is not None
+            for name, part in trainer.data.parts().items()
             for metric, value in evaluate(net, loss, trainer, part).items()
         }
         return Rival(seconds, trainer.state.step, metrics, {name: p.detach().clone() for name, p in net.named_parameters()})

@@ -186,7 +186,7 @@ def check_same(trainer: Trainer, content: dict[str, Any]) -> None:
     A training part that has changed alone is taken, inside an epoch too: a row may have been mended after a NaN.
     """
     other = changed(trainer, content, ["x"])
-    held = [PARTS[name] for name in other if name != "train" and getattr(trainer.data, name) is not None]
+    held = [PARTS[name] for name in other if name != "train" and name in trainer.data.parts()]
     if "train" in other and held:
         raise UserError(
             f"data: the training and the {' and '.join(held)} part have changed since the checkpoint"

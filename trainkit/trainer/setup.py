@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from trainkit.core import terminal
 from trainkit.core.errors import UserError
-from trainkit.core.rng import generator, order
+from trainkit.core.rng import generator
 from trainkit.data import check
-from trainkit.data.dataset import Dataset, Part
+from trainkit.data.dataset import Dataset
 from trainkit.data.fingerprint import fingerprints
-from trainkit.data.statistics import ranges
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.nn.loss import Loss
 from trainkit.nn.module import Module, evaluating
@@ -77,79 +76,43 @@ def prepare_to_evaluate(
     if content is not None:
         capture.check_data(content, trainer.data)
         capture.load_callbacks(trainer, content)
-        held = [name for name in ("val", "test") if getattr(trainer.data, name) is not None]
+        held = [name for name in trainer.data.parts() if name != "train"]
         capture.say_changed(trainer, content, held)
         net.load_state_dict(content["model"])
 
 
 def _checked(
-    trainer: Trainer, source: Dataset, given: Normalizer | None, names: tuple[str, ...], resume: dict[str, Any] | None
+    trainer: Trainer, source: Dataset, normalizer: Normalizer | None, names: tuple[str, ...], resume: dict[str, Any] | None
 ) -> Normalizer:
-    """The normalizer `given`, or that of the training part, once every number of the parts `names` is known to be usable.
+    """Return the normalizer given, or that of the training part, once every number of the parts `names` is known to be usable.
 
-    source: the data before it was split, whose rows an error names. UserError: a missing number without a fill; one that is
-    infinite in the run's dtype, unless a callback handles such numbers or the run ends before it takes the sample.
+    source: the data before it was split, whose rows an error names. UserError: see `check.check_raw` and `check.check_scaled`.
+    Infinite numbers are left to a callback that handles them, and to a run that ends before it takes the sample.
     """
     data, dtype = trainer.data, trainer.dtype
-    parts: dict[str, Part] = {name: part for name in names if (part := getattr(data, name)) is not None and len(part)}
-    spans = {name: ranges(p.x) for name, p in parts.items() if isinstance(p.x, Tensor) or p.x.may_miss()}
-    fill = data.fill if given is None else given.fill
-    for name, span in spans.items():
-        if span.missing and fill is None:
-            check.refuse_missing(data, name, source)
-
-    def refuse(name: str, key: Literal["x", "t"], wrong: check.Test, what: str, cure: str = check.MEND) -> None:
-        if name == "train" and not _takes(trainer, check.rows(getattr(data.train, key), wrong), resume):
-            terminal.say(f"data: a number of the training part {what}; the run ends before it takes it")
-        else:
-            check.refuse(data, name, key, wrong, what, cure, source)
-
-    handled = {"train"} if any(cb.handles_nonfinite for cb in trainer.callbacks.values()) else set()
-    kind = str(dtype).removeprefix("torch.")
-    for name in [name for name in parts if name not in handled]:
-        part = parts[name]
-        if name in spans and not spans[name].finite:
-            refuse(name, "x", torch.isinf, "is not finite")
-        if part.t.is_floating_point() and not part.t.isfinite().all():
-            refuse(name, "t", lambda t: ~t.isfinite(), "is not finite")
-        elif part.t.is_floating_point() and not part.t.to(dtype).isfinite().all():
-            cure = "divide the targets, or set trainer.dtype=float64"
-            refuse(name, "t", lambda t: ~t.to(dtype).isfinite(), f"is infinite in {kind}", cure)
-    normalizer = given or Normalizer.fit(data, spans.get("train"))
-    for name in [name for name in spans if name not in handled]:
-        span = spans[name]
-        # Scaling is monotonic: every value lies between these.
-        ends = normalizer.scale(torch.stack([span.low, span.high]), dtype)
-        if span.finite and not ends.isfinite().all():
-            cures = ["set data.normalize=feature"] * (data.normalize == "none") + ["set trainer.dtype=float64"] * (
-                kind == "float32"
-            )
-            what, cure = f"is infinite in {kind} once it is scaled", " or ".join(cures) or "divide the numbers"
-            refuse(name, "x", lambda x: ~normalizer.scale(x, dtype).isfinite(), what, f"{cure}, or {check.MEND}")
-    return normalizer
-
-
-def _takes(trainer: Trainer, rows: Tensor, resume: dict[str, Any] | None) -> bool:
-    """Whether a training step up to max_steps takes one of the training samples `rows`."""
-    if trainer.max_steps is None:
-        return True
     state = asdict(State()) if resume is None else resume["state"]
-    n, size, epoch, batch = len(trainer.data.train), trainer.step_size, state["epoch"], state["batch"]
-    left = trainer.max_steps - state["step"]
-    while left > 0 and epoch < trainer.max_epochs:
-        taken = slice(batch * size, (batch + left) * size)
-        if any(torch.isin(order(seed, epoch, n)[taken], rows).any() for seed in trainer.seeds):
-            return True
-        left, epoch, batch = left - (-(-n // size) - batch), epoch + 1, 0
-    return False
+    is_taken = partial(
+        check.takes,
+        n=len(data.train),
+        size=trainer.step_size,
+        seeds=trainer.seeds,
+        epochs=range(state["epoch"], trainer.max_epochs),
+        batch=state["batch"],
+        steps=None if trainer.max_steps is None else trainer.max_steps - state["step"],
+    )
+    tolerated = ["train"] if any(cb.handles_nonfinite for cb in trainer.callbacks.values()) else []
+    fill = data.fill if normalizer is None else normalizer.fill
+    spans = check.check_raw(data, names, dtype, fill, source, tolerated, is_taken)
+    normalizer = normalizer or Normalizer.fit(data, spans.get("train"))
+    spans = {name: span for name, span in spans.items() if name not in tolerated}
+    check.check_scaled(data, spans, normalizer.scale, dtype, source, is_taken)
+    return normalizer
 
 
 def _scaled(trainer: Trainer) -> Dataset:
     """The data as the net takes it: scaled, in the run's dtype, on its device."""
-    data = trainer.data
-    parts = {"train": data.train, "val": data.val, "test": data.test}
-    scaled = {k: None if p is None else trainer.normalizer.apply(p, trainer.dtype) for k, p in parts.items()}
-    return data.with_parts(**{k: None if p is None else p.to(trainer.device, trainer.dtype) for k, p in scaled.items()})
+    scaled = {name: trainer.normalizer.apply(part, trainer.dtype) for name, part in trainer.data.parts().items()}
+    return trainer.data.with_parts(**{name: part.to(trainer.device, trainer.dtype) for name, part in scaled.items()})
 
 
 def _check_shapes(trainer: Trainer) -> None:
@@ -161,9 +124,8 @@ def _check_shapes(trainer: Trainer) -> None:
         y = net(x.expand(*over, *x.shape))
     if not isinstance(y, Tensor):
         raise UserError(f"model: the net ends in a tuple of {len(y)} tensors; end it in one, with Add or Concat")
-    for name in ("train", "val", "test"):
-        part: Part | None = getattr(data, name)
-        if part is not None and len(part):
+    for name, part in data.parts().items():
+        if len(part):
             answer = y.narrow(axis, 0, 1).expand(*over, len(part), *y.shape[axis + 1 :])
             try:
                 loss.check(answer, part.t.expand(*over, *part.t.shape))

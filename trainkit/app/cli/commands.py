@@ -145,7 +145,7 @@ def test(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace, name: str) -> int:
     trainer, file = _loaded(args, split=name == "val")
-    part: Part | None = getattr(trainer.data, name)
+    part = trainer.data.parts().get(name)
     if part is None:
         cure = "callbacks: {validation_split: {}}" if name == "val" else "data with a test part"
         raise UserError(f"{file}: its data has no {name} part; train with {cure}")

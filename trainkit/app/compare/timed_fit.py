@@ -67,11 +67,9 @@ def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Tra
 
 def measured(trainer: Trainer) -> Metrics:
     """Loss and error of every part as the net is now: `train/loss`, `val/error`."""
-    parts = {"train": trainer.data.train, "val": trainer.data.val, "test": trainer.data.test}
     return {
         f"{name}/{metric}": values
-        for name, part in parts.items()
-        if part is not None
+        for name, part in trainer.data.parts().items()
         for metric, values in trainer.evaluate(part).items()
     }
 

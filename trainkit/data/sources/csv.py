@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -16,51 +16,9 @@ from trainkit.data.check import columns
 from trainkit.data.dataset import Dataset, Part, Targets, encode
 from trainkit.data.mapped import Stored
 
-from . import arrow
-from .arrow import MISSING, Kind
-
-Task = Literal["classification", "regression"]
-Missing = Literal["refuse", "mean", "median"]
-
-FEW = 20  # integers of at most so many different values are classes to task=auto, others numbers to regress on
-MANY = 256  # more different texts than this are names, dates or numbers gone wrong, unless the config lists the column
-
-
-@dataclass(frozen=True)
-class Schema:
-    """How a file is read: what must be the same for every file that a model is given.
-
-    columns: the inputs in their order; each is in `numeric` (one column of x) or in `categories` (one for each text it lists).
-    classes: texts of the target in the order of their index; None in regression.
-    """
-
-    target: str
-    task: Task
-    columns: list[str]
-    numeric: list[str]
-    categories: dict[str, list[str]]
-    classes: list[str] | None
-    targets: Targets
-    low: float
-    missing: Missing
-
-    @classmethod
-    def of(cls, saved: Mapping[str, object]) -> Schema:
-        """From the plain dict of `Dataset.schema`."""
-        try:
-            schema = cls(**saved)  # type: ignore[arg-type]
-            whole = set(schema.columns) == {*schema.numeric, *schema.categories} and schema.task in (
-                "classification",
-                "regression",
-            )
-        except TypeError:
-            whole = False
-        if not whole:
-            raise UserError(
-                f"data.schema: keys ({', '.join(map(str, saved))}) are not those of a CSV file's schema "
-                f"({', '.join(cls.__dataclass_fields__)}); take it from a Dataset that csv() made"
-            )
-        return schema
+from . import arrow, csv_schema
+from .arrow import MISSING
+from .csv_schema import Missing, Schema
 
 
 @dataclass(frozen=True)
@@ -102,19 +60,19 @@ def csv(
     if isinstance(test, (int, float)) and not 0 <= test < 1:
         raise UserError(f"data.test: {test}; needs a share from 0 up to 1, or the path of a second file")
     if schema is None:
-        plan, table = _infer(path, target, task, categorical or [], drop or [], missing, targets, low)
+        plan, table = csv_schema.infer(path, target, task, categorical or [], drop or [], missing, targets, low)
     else:
         plan = replace(Schema.of(schema), missing=missing, low=low)
         plan = replace(plan, targets=targets or plan.targets)
         if plan.target != target:
             raise UserError(f"data.target: {target!r}, the schema's is {plan.target!r}; a trained model keeps its target")
-        table = _table(path, plan)
+        table = csv_schema.read(path, plan)
     whole = _part(path, table, plan)
     del table  # of many rows it is as large as what follows
     arrow.release()
 
     if isinstance(test, str):
-        train, held = whole, _part(test, _table(test, plan), plan)
+        train, held = whole, _part(test, csv_schema.read(test, plan), plan)
     elif test:
         out = _held_out(len(whole), whole.label, test, seed)
         train, held = whole.take((~out).nonzero()[:, 0]), whole.take(out.nonzero()[:, 0])
@@ -137,7 +95,7 @@ def read_rows(path: str, schema: Mapping[str, object]) -> Rows:
     UserError as in `csv`; an absent column, a text that the schema does not list.
     """
     plan = Schema.of(schema)
-    return _rows(path, _table(path, plan), plan)
+    return _rows(path, csv_schema.read(path, plan), plan)
 
 
 def refuse_infinite(path: str, schema: Mapping[str, object], x: Tensor | Stored, scaled: Tensor | Stored) -> None:
@@ -152,122 +110,6 @@ def refuse_infinite(path: str, schema: Mapping[str, object], x: Tensor | Stored,
         )
 
 
-def _infer(
-    path: str,
-    target: str,
-    task: Literal["auto", "classification", "regression"],
-    categorical: list[str],
-    drop: list[str],
-    missing: Missing,
-    targets: Targets | None,
-    low: float,
-) -> tuple[Schema, Any]:
-    """The schema that `path` and the arguments call for, and the file's table."""
-    names = arrow.header(path)  # first: it tells when pyarrow is not there
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if target not in names:
-        raise UserError(f"data.target: no column {target!r} in {path}{near(target, names)}")
-    for key, listed in (("categorical", categorical), ("drop", drop)):
-        for name in listed:
-            if name not in names:
-                raise UserError(f"data.{key}: no column {name!r} in {path}{near(name, names)}")
-            if name == target:
-                raise UserError(f"data.{key}: {name!r} is the target; leave it out here")
-    columns = [name for name in names if name != target and name not in drop]
-    if not columns:
-        raise UserError(f"{path}: no column but the target {target!r}; needs at least one input")
-    if "" in columns:
-        raise UserError(f"{path}: column {names.index('') + 1} has no name (a row index?); name it, or say data.drop=['']")
-
-    kinds: dict[str, Kind | None] = dict.fromkeys([*columns, target])
-    kinds.update(dict.fromkeys(categorical, "text"))
-    kinds[target] = {"auto": None, "classification": "text", "regression": "number"}[task]
-    kinds = {name: kinds[name] for name in [*columns, target]}
-    table = arrow.read(path, names, kinds)
-    if table.num_rows < 2:
-        raise UserError(f"{path}: one row; training needs at least 2")
-
-    def numeric(name: str) -> bool:
-        kind = table.schema.field(name).type
-        return bool(pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-    said = {*categorical, target}  # how these are read, the config says itself
-    if task == "auto":
-        said.remove(target)
-        few = pa.types.is_integer(table.schema.field(target).type) and len(pc.unique(table.column(target))) <= FEW
-        task = "classification" if few or not numeric(target) else "regression"
-    if targets is None:
-        targets = "index" if task == "classification" else "real"
-    if task == "regression" and targets != "real":
-        raise UserError(
-            f"data.targets: {targets!r} does not fit the numbers of {target!r}; leave it out, or say data.task=classification"
-        )
-
-    # Dates, and integers that are classes: their own spelling is wanted, not Arrow's.
-    texts = {name for name in [*columns, target] if not numeric(name)} | ({target} if task == "classification" else set())
-    again = [name for name in kinds if name in texts and not _is_text(table.schema.field(name).type)]
-    if again:
-        spelled = arrow.read(path, names, dict.fromkeys(again, "text"))
-        for name in again:
-            table = table.set_column(table.schema.get_field_index(name), name, spelled.column(name))
-    for name in kinds:
-        if name in texts and name not in said:
-            _refuse_odd(path, table, name, name == target)
-
-    classes = None
-    if task == "classification":
-        classes = _vocabulary(table.column(target))
-        if len(classes) == 1:
-            raise UserError(f"{path}: target {target!r} is {classes[0]!r} in every row; needs at least 2 classes")
-    schema = Schema(
-        target=target,
-        task=task,
-        columns=columns,
-        numeric=[name for name in columns if name not in texts],
-        categories={name: _vocabulary(table.column(name)) for name in columns if name in texts},
-        classes=classes,
-        targets=targets,
-        low=low,
-        missing=missing,
-    )
-    return schema, table
-
-
-def _refuse_odd(path: str, table: Any, name: str, is_target: bool) -> None:
-    """Stops at a column of more than MANY texts, or of numbers for the most part, and shows the first text that is none."""
-    import pyarrow.compute as pc
-
-    column = table.column(name).cast("string")
-    values = pc.unique(column).drop_null()
-    texts = [value for value in values.to_pylist() if _number(value) is None]
-    if len(values) <= MANY and not 0 < len(texts) < len(values) / 2:
-        return
-    odd = texts[0] if texts else values[0].as_py()
-    row = pc.index(column, odd).as_py() + 2
-    odd = f"{odd[:40]!r}{'...' if len(odd) > 40 else ''}"
-    cure = "data.task=classification" if is_target else f"data.drop=[{name}], or list it in data.categorical"
-    if len(values) > MANY:
-        raise UserError(f"{path}: column {name!r} holds {len(values)} different texts, such as {odd} in row {row}; say {cure}")
-    why = f"is no number, {len(values) - len(texts)} of {len(values)} different values are"
-    raise UserError(f"{path}: column {name!r}, row {row}: {odd} {why}; mend it, or say {cure}")
-
-
-def _table(path: str, schema: Schema) -> Any:
-    """The columns of `path` that `schema` asks for; the target too where there is one."""
-    names = arrow.header(path)
-    present = set(names)
-    absent = [name for name in schema.columns if name not in present]
-    if absent:
-        more = f" (and {len(absent) - 1} others)" if len(absent) > 1 else ""
-        raise UserError(f"{path}: no column {absent[0]!r}{more}, which the model was trained on{near(absent[0], names)}")
-    kinds: dict[str, Kind | None] = {name: "text" if name in schema.categories else "number" for name in schema.columns}
-    if schema.target in names:
-        kinds[schema.target] = "text" if schema.task == "classification" else "number"
-    return arrow.read(path, names, kinds)
-
-
 def _part(path: str, table: Any, schema: Schema) -> Part:
     rows = _rows(path, table, schema)
     if rows.t is None:
@@ -276,8 +118,7 @@ def _part(path: str, table: Any, schema: Schema) -> Part:
 
 
 def _rows(path: str, table: Any, schema: Schema) -> Rows:
-    width = sum(len(schema.categories.get(name, [""])) for name in schema.columns)
-    x = torch.zeros(table.num_rows, width, dtype=torch.float64)  # rounded once, when they have been scaled
+    x = torch.zeros(table.num_rows, schema.width, dtype=torch.float64)  # rounded once, when they have been scaled
     at = 0
     for name in schema.columns:
         column = table.column(name)
@@ -353,35 +194,6 @@ def _codes(path: str, name: str, column: Any, known: list[str]) -> Tensor:
             f"{path}: column {name!r}, row {row + 2}: {text!r} ({len(where)} such) is in no training row{near(text, known)}"
         )
     return code
-
-
-def _vocabulary(column: Any) -> list[str]:
-    """The different texts, sorted: by value when all are numbers."""
-    import pyarrow as pa
-
-    values: Iterable[str] = (
-        column.combine_chunks().dictionary.to_pylist()
-        if pa.types.is_dictionary(column.type)
-        else column.unique().drop_null().to_pylist()
-    )
-    texts = sorted({value.strip() for value in values} - set(MISSING))
-    numbers = {text: _number(text) for text in texts}
-    if None not in numbers.values():
-        texts.sort(key=lambda text: numbers[text] or 0.0)
-    return texts
-
-
-def _number(text: str) -> float | None:
-    try:
-        return None if "_" in text else float(text)  # 1_000 is a number in Python alone
-    except ValueError:
-        return None
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_dictionary(kind))
 
 
 def _held_out(n: int, label: Tensor | None, share: float, seed: int) -> Tensor:

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import os
-import sys
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import MOST_DIMS, Dataset, Part, Targets, encode, floating
+from trainkit.data.dataset import Dataset, Part, Targets, encode, floating
 from trainkit.data.mapped import Rows, Stored
 
 from .tensors import class_names
 
-DTYPES = {
-    "b1": torch.bool,
-    "u1": torch.uint8,
-    "i1": torch.int8,
-    "u2": torch.uint16,
-    "i2": torch.int16,
-    "u4": torch.uint32,
-    "i4": torch.int32,
-    "i8": torch.int64,
-    "f2": torch.float16,
-    "f4": torch.float32,
-    "f8": torch.float64,
-}
-CURES = {
-    "O": "an array of Python objects holds pickled code, which is never run; save numbers: np.save(path, x.astype('f4'))",
-    "c": "save real numbers, such as np.stack([x.real, x.imag], -1)",
-}
-MOST_HEADER = 10_000  # bytes, numpy's own limit
+DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float16", "float32", "float64")
+REAL = "real numbers, such as np.stack([x.real, x.imag], -1)"
+CURE = "save its numbers with np.save(path, x)"
 
 
 def npy(
@@ -57,9 +42,8 @@ def npy(
     index for integers, real for floats; `low` as in `encode`. `classes` default to "0", "1", ... up to the largest label.
     stream: x stays in its file and is read in blocks while the net trains, to the same bits as from memory; t, some bytes a
     sample, is in memory either way, and so is one batch. false: x is read into memory at once.
-    UserError: a file that is absent, cut, or no .npy; of objects, texts or complex numbers; in Fortran order; without a
+    UserError: a file that is absent, cut, or not a .npy; of objects, texts or complex numbers; in Fortran order; without a
     sample; counts, shapes and labels that do not fit; a missing number. What may happen to a file in use: see `Rows`.
-    Format: numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
     """
     if (test_x is None) != (test_t is None):
         given, absent = ("test_x", "test_t") if test_t is None else ("test_t", "test_x")
@@ -130,69 +114,47 @@ def dressed(rows: Rows, scale: float | None = None) -> Stored:
 
 
 def open_npy(name: str, place: str) -> Rows:
-    """The mapped array of a .npy file. UserError, with `place` where there is no such file.
+    """Return the mapped array of a .npy file, big endian or little; no pickle is read.
 
-    Bytes: 93 NUMPY; version, two bytes; length of the header, 2 bytes or 4; a Python literal with descr, fortran_order and
-    shape; the numbers. Nothing of it is run, and no pickle is read.
+    UserError, at `place`: there is no such file. At the file: what np.load says of it; dtypes that torch does not have, named
+    columns, Fortran order, no sample.
     """
     path = Path(name).expanduser()
     if not path.is_file():
         raise UserError(f"{place}: no file {name!r}; give the path of a .npy file, seen from {Path.cwd()}")
+    array = _mapped(path)
+    if array.dtype.names is not None:
+        raise UserError(f"{path}: a table with named columns; save its numbers as one array (n, k)")
+    if array.dtype.name not in DTYPES:
+        cure = REAL if array.dtype.kind == "c" else f"one of: {', '.join(DTYPES)}"
+        raise UserError(f"{path}: dtype {array.dtype.str!r}; save {cure}")
+    if not array.shape:
+        raise UserError(f"{path}: a single number, of shape (); needs one sample a row, (n, ...)")
+    if array.size == 0:
+        raise UserError(f"{path}: {array.dtype.name} of shape {array.shape}; needs at least one sample")
+    if not array.flags.c_contiguous:
+        raise UserError(f"{path}: in Fortran order, a sample's numbers lie apart; np.save(path, np.ascontiguousarray(x))")
+    # The rows map the file themselves: they hold it open, see whether it changes, and read the files of `idx` as well.
+    return Rows(path, getattr(torch, array.dtype.name), array.shape, array.offset, swap=not array.dtype.isnative)
+
+
+def _mapped(path: Path) -> np.memmap[Any, Any]:
     try:
         with open(path, "rb") as file:
-            begin = file.read(12)
-            if begin[:6] != b"\x93NUMPY" or len(begin) < 12:
-                what = "it is empty" if not begin else "an .npz: unpack it" if begin[:2] == b"PK" else begin[:6].hex(" ")
-                raise UserError(f"{path}: begins otherwise than a .npy file, 93 4e 55 4d 50 59 ({what}); write it by np.save")
-            if begin[6] not in (1, 2, 3):
-                raise UserError(
-                    f"{path}: version {begin[6]}.{begin[7]} of the format; 1 to 3 are known: save it again, np.save"
-                )
-            at = 10 if begin[6] == 1 else 12
-            length = int.from_bytes(begin[8:at], "little")
-            if length > MOST_HEADER:
-                raise UserError(f"{path}: a header of {length:,} bytes; an array of numbers has less than {MOST_HEADER:,}")
-            file.seek(at)
-            text = file.read(length)
-            held = os.fstat(file.fileno()).st_size - at - length
+            begin, size = file.read(6), os.fstat(file.fileno()).st_size
+        if begin != np.lib.format.MAGIC_PREFIX:  # np.load would look for an archive or a pickle
+            what = "it is empty" if not begin else "an .npz: unpack it" if begin[:2] == b"PK" else begin.hex(" ")
+            raise UserError(f"{path}: begins otherwise than a .npy file, 93 4e 55 4d 50 59 ({what}); write it by np.save")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy warns of a size beyond 64 bits, which wraps around
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    if len(text) < length:
-        raise UserError(f"{path}: ends inside its header of {at + length} bytes; write it again")
-    dtype, shape, swap = _parse(path, text)
-    claim = math.prod(shape) * dtype.itemsize
-    says = f"{path}: its header says {str(dtype).removeprefix('torch.')} of shape {shape}, {claim:,} bytes"
-    if claim == 0:
-        raise UserError(f"{says}; needs at least one sample")
-    if claim > held:
-        raise UserError(f"{says}, the file holds {held:,}; it was cut: write it again")
-    return Rows(path, dtype, shape, at + length, swap)
-
-
-def _parse(path: Path, text: bytes) -> tuple[torch.dtype, tuple[int, ...], bool]:
-    """Type, shape, and whether the bytes are to be swapped."""
-    try:
-        header: Any = ast.literal_eval(text.decode("utf-8").strip())
-        descr, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
-        whole = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 2**63 for n in shape)
-        if type(fortran) is not bool or not whole or not isinstance(descr, (str, list)):
-            raise ValueError
-    except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError) as error:
-        raise UserError(f"{path}: its header is broken; write it again with np.save") from error
-    if isinstance(descr, list):
-        raise UserError(f"{path}: a table with named columns; save its numbers as one array (n, k)")
-    order, code = (descr[0], descr[1:]) if descr[:1] in ("<", ">", "=", "|") else ("=", descr)
-    if code not in DTYPES:
-        cure = CURES.get(code[:1], f"save it as one of these: {', '.join(DTYPES)}")
-        raise UserError(f"{path}: dtype {descr!r}; {cure}")
-    if fortran and len(shape) > 1:
-        raise UserError(f"{path}: in Fortran order, a sample's numbers lie apart; np.save(path, np.ascontiguousarray(x))")
-    if len(shape) > MOST_DIMS:
-        raise UserError(f"{path}: an array of {len(shape)} dimensions; at most {MOST_DIMS} can be read: x.reshape(len(x), -1)")
-    if not shape:
-        raise UserError(f"{path}: a single number, of shape (); needs one sample a row, (n, ...)")
-    native = "<" if sys.byteorder == "little" else ">"
-    return DTYPES[code], shape, order in "<>" and order != native and DTYPES[code].itemsize > 1
+    except Exception as error:  # a broken header may raise anything: ValueError, TypeError, MemoryError, tokenize.TokenError
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        raise UserError(f"{path}: {reason} (the file has {size:,} bytes); {CURE}") from error
 
 
 def _words(array: Tensor | Stored | Rows) -> str:
