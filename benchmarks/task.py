@@ -17,7 +17,7 @@ from page import ROOT
 from torch import Tensor
 
 from trainkit import disk, idx, tensors
-from trainkit.data.dataset import Dataset, Part
+from trainkit.data.dataset import Dataset, Split
 from trainkit.data.transforms.normalize import Normalizer
 
 MOMENTUM = 0.9
@@ -92,8 +92,8 @@ def load(task: Task) -> Dataset:
     data = disk(train=task.samples) if task.data == "disk" else idx(str(ROOT / ".data" / task.data), train=task.samples)
     scale = Normalizer.fit(data)
 
-    def part(p: Part) -> Part:
-        return Part(scale.apply(p).x.flatten(1), p.t, p.label)
+    def part(p: Split) -> Split:
+        return Split(scale.apply(p).x.flatten(1), p.t, p.label)
 
     test = part(data.test) if task.data == "fashion_mnist" and data.test is not None else None
     return data.with_parts(train=part(data.train), test=test)

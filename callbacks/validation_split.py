@@ -54,7 +54,7 @@ class ValidationSplit(Callback):
             raise UserError(
                 f"fraction={self.fraction} of {len(part)} samples leaves {len(train)} to train and {len(val)} to validate"
             )
-        trainer.data = trainer.data.with_parts(train=part.take(train), val=part.take(val))
+        trainer.data = trainer.data.with_parts(train=part.subset(train), val=part.subset(val))
         trainer.validate_every_n_epochs, trainer.validate_every_n_steps = self.every_n_epochs, self.every_n_steps
         self.sha256 = hashlib.sha256(",".join(map(str, val.tolist())).encode()).hexdigest()
 

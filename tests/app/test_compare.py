@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainkit import Part, UserError
+from trainkit import Split, UserError
 from trainkit.app.cli.main import main
 from trainkit.app.compare import command, figures, grid, reference, tables, trial
 from trainkit.app.compare.reference import apart, largest
@@ -147,7 +147,7 @@ def test_who_learned_nothing(case: str) -> None:
     label = None if classes is None else torch.tensor(classes)
     n = 5 if label is None else len(label)
     metrics = {"train/loss": losses, **({"train/error": errors} if errors else {})}
-    assert failures(metrics, Part(torch.zeros(n, 2), torch.zeros(n, 1), label)) == failed
+    assert failures(metrics, Split(torch.zeros(n, 2), torch.zeros(n, 1), label)) == failed
 
 
 # -- looking ---------------------------------------------------------------------------------------------------------------

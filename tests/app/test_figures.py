@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainkit import Part, UserError
+from trainkit import Split, UserError
 from trainkit.app.compare.decision_regions import Plane
 from trainkit.app.compare.figures import draw, write
 from trainkit.app.compare.timed_fit import Outcome
@@ -32,7 +32,7 @@ CORNERS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 def a_plane(classes: tuple[str, ...] = ("low", "high"), shift: float = 0.0) -> Plane:
     """Four corners of the unit square; the right answer is 0 0 1 1, the shown replica says 0 1 1 0."""
     label = torch.tensor([0, 0, 1, 1])
-    part = Part(CORNERS + shift, label, label)
+    part = Split(CORNERS + shift, label, label)
     axis = torch.linspace(0, 1, 11)
     votes = torch.zeros(len(classes), 11, 11)
     votes[0], votes[1] = 0.25, 0.75
@@ -184,7 +184,7 @@ def test_losses_are_held_against_each_other_only_where_they_are_the_same() -> No
 
 def test_each_data_set_is_drawn_once() -> None:
     one, other = a_plane(), a_plane(shift=0.1)
-    turned = replace(one, train=Part(CORNERS, torch.zeros(4), torch.tensor([1, 1, 0, 0])))
+    turned = replace(one, train=Split(CORNERS, torch.zeros(4), torch.tensor([1, 1, 0, 0])))
     assert list(samples([(a_trial("a"), one), (a_trial("b"), a_plane())])) == ["data"]
     figures = samples([(a_trial("a/../b"), one), (a_trial("c"), other), (a_trial("d"), one)])
     assert list(figures) == ["data-a-..-b", "data-c"]
@@ -207,7 +207,7 @@ def test_regions_show_the_share_of_two_classes_and_the_most_voted_of_three() -> 
 
 
 def test_predictions_count_what_is_wrong() -> None:
-    plane = replace(a_plane(), test=Part(CORNERS, torch.zeros(4), torch.tensor([0, 0, 1, 1])))
+    plane = replace(a_plane(), test=Split(CORNERS, torch.zeros(4), torch.tensor([0, 0, 1, 1])))
     figure = predictions([(a_trial(), plane), (a_trial(replicas=1), replace(plane, test=plane.train))])
     assert notes(figure) == ["2 of 4 wrong (replica 1, the median)", "2 of 4 training samples wrong"]
     right, wrong = figure.axes[0].collections

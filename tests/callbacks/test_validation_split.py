@@ -145,7 +145,7 @@ def test_training_cannot_see_that_it_is_validated(every: dict[str, int]) -> None
     val = ValidationSplit(0.2).indices(30)
     train = torch.ones(30, dtype=torch.bool).index_fill(0, val, False).nonzero().squeeze(1)
     torch.manual_seed(0)
-    alone = run(never, data=data.with_parts(train=data.train.take(train)))
+    alone = run(never, data=data.with_parts(train=data.train.subset(train)))
     assert alone.data.val is None
     assert alone.summary["params_sha256"] == seen
     assert all(torch.equal(a, b) for a, b in zip(often.states, never.states, strict=True))

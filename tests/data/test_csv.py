@@ -70,7 +70,7 @@ def test_the_schema_is_plain_and_survives_json(file: Callable[..., str]) -> None
         "categories": {"colour": ["blue", "green", "red"], "wet": ["false", "true"]},
         "classes": ["iris", "rose"],
         "targets": "index",
-        "low": 0.0,
+        "off_value": 0.0,
         "missing": "refuse",
     }
 
@@ -105,7 +105,7 @@ def test_the_task_can_be_said(file: Callable[..., str]) -> None:
 
 
 def test_targets_are_encoded(file: Callable[..., str]) -> None:
-    data = csv(file(FLOWERS), "kind", test=0, targets="binary", low=-1)
+    data = csv(file(FLOWERS), "kind", test=0, targets="binary", off_value=-1)
     assert data.train.t.tolist() == [[1], [-1], [-1], [1]]
     assert data.threshold == 0.0
 
@@ -256,7 +256,7 @@ def test_a_later_file_needs_no_target(file: Callable[..., str]) -> None:
 
 def test_a_later_file_with_the_target_is_read_as_the_first_was(file: Callable[..., str]) -> None:
     path = file(FLOWERS)
-    data = csv(path, "kind", test=0, targets="onehot", low=-1)
+    data = csv(path, "kind", test=0, targets="onehot", off_value=-1)
     rows = read_rows(path, data.schema)
     for a, b in ((rows.x, data.train.x), (rows.t, data.train.t), (rows.label, data.train.label)):
         assert a is not None

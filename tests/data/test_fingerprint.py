@@ -15,7 +15,7 @@ from trainkit.app.cli.main import main
 from trainkit.checkpoint.plain import plain
 from trainkit.data import fingerprint as fingerprint_file
 from trainkit.data.fingerprint import fingerprint
-from trainkit.data.sources.npy import dressed, open_npy
+from trainkit.data.sources.npy import as_inputs, open_npy
 
 N = 40
 X = torch.rand(N, 3, generator=torch.Generator().manual_seed(0))
@@ -85,10 +85,10 @@ def test_a_fingerprint_is_the_content_s_in_memory_in_a_file_and_by_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "x.npy", X.numpy())
-    stored = dressed(open_npy(str(tmp_path / "x.npy"), "x"))
+    stored = as_inputs(open_npy(str(tmp_path / "x.npy"), "x"))
     for size in (1 << 24, 10 * 3 * 8):  # all rows, and 10 of the 40
         monkeypatch.setattr(fingerprint_file, "BYTES", size)
-        assert fingerprint(X) == fingerprint(X.double()) == fingerprint(stored) == fingerprint(stored.take(torch.arange(N)))
+        assert fingerprint(X) == fingerprint(X.double()) == fingerprint(stored) == fingerprint(stored.subset(torch.arange(N)))
         others = [X[MIXED], X[:-1], X + 1, X.view(N, 3, 1), torch.cat([X[:-1], HELD[:1]]), torch.cat([HELD[:1], X[1:]])]
         assert len({fingerprint(x) for x in (X, *others)}) == 7
 

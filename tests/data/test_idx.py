@@ -131,7 +131,7 @@ def test_no_test_part_needs_no_test_files(tmp_path: Path) -> None:
 
 
 def test_targets_are_encoded_and_classes_named(tmp_path: Path) -> None:
-    data = idx(folder(tmp_path), classes=["shirt", "bag", "boot"], targets="onehot", low=-1)
+    data = idx(folder(tmp_path), classes=["shirt", "bag", "boot"], targets="onehot", off_value=-1)
     assert data.train.t.tolist() == [[1, -1, -1], [-1, -1, 1], [-1, 1, -1]]
     assert data.classes == ("shirt", "bag", "boot")
 

@@ -41,9 +41,9 @@ from trainkit.app.cli.main import main
 from trainkit.checkpoint.plain import plain
 from trainkit.data import statistics
 from trainkit.data.loader import batches
-from trainkit.data.mapped import AHEAD, Rows, Stored, ahead
-from trainkit.data.sources.npy import dressed, open_npy
-from trainkit.data.statistics import moments
+from trainkit.data.mapped import AHEAD, MappedRows, Rows, prefetch
+from trainkit.data.sources.npy import as_inputs, open_npy
+from trainkit.data.statistics import mean_std
 from trainkit.data.transforms.normalize import Normalizer
 
 N, TEST, SHAPE = 61, 20, (3, 4)
@@ -89,7 +89,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("trainkit-ahead")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("trainkit-prefetch")]
 
 
 class Keep(Callback):
@@ -128,7 +128,7 @@ def test_a_run_from_a_npy_file_has_the_bits_of_a_run_from_memory(
     label = torch.from_numpy(LABEL)
     memory = tensors(own[:N], label[:N], (own[N:], label[N:]), normalize=normalize)
     streamed = npy(**files, normalize=normalize)
-    assert isinstance(streamed.train.x, Stored)
+    assert isinstance(streamed.train.x, MappedRows)
     assert isinstance(npy(**files, stream=False).train.x, torch.Tensor)
     ends = [run(data, replicas=replicas) for data in (memory, streamed, npy(**files, normalize=normalize, stream=False))]
     assert ends[0] == ends[1] == ends[2]
@@ -142,7 +142,7 @@ def test_a_run_from_idx_files_has_the_bits_of_a_run_from_memory(
 ) -> None:
     root = written_idx(tmp_path, numbers(dtype))
     how: dict[str, Any] = {"normalize": normalize, "train": 50, "test": 10}
-    assert isinstance(idx(root, stream=True).train.x, Stored)
+    assert isinstance(idx(root, stream=True).train.x, MappedRows)
     assert run(idx(root, **how, stream=True), replicas=replicas) == run(idx(root, **how), replicas=replicas)
 
 
@@ -171,11 +171,11 @@ def test_stored_rows_are_indexed_like_a_tensor(tmp_path_factory: pytest.TempPath
     whole = torch.arange(20 * 6, dtype=torch.float32).view(20, 3, 2)
     if not path.exists():
         np.save(path, whole.numpy())
-    x = dressed(open_npy(str(path), "x"), 2.0).then(lambda rows: rows + 1)
+    x = as_inputs(open_npy(str(path), "x"), 2.0).then(lambda rows: rows + 1)
     plain = whole / 2 + 1
     for _ in range(data.draw(st.integers(0, 2))):
         index = torch.tensor(data.draw(st.lists(st.integers(0, len(x) - 1), min_size=1, max_size=20)))
-        x, plain = x.take(index), plain[index]
+        x, plain = x.subset(index), plain[index]
     i, j = data.draw(st.integers(0, 21)), data.draw(st.integers(0, 21))
     at = torch.tensor(data.draw(st.lists(st.integers(0, len(x) - 1), min_size=2, max_size=2))).view(2, 1)
     assert (x.shape, x.dim(), len(x), x.dtype, x.device) == (plain.shape, plain.dim(), len(plain), plain.dtype, plain.device)
@@ -186,12 +186,12 @@ def test_stored_rows_are_indexed_like_a_tensor(tmp_path_factory: pytest.TempPath
 
 def test_statistics_in_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1000, 12, generator=torch.Generator().manual_seed(0)) * 3 + 1e4
-    for over in ((0,), (0, 1)):
-        std, mean = torch.std_mean(x.double(), dim=over, correction=0)
-        in_blocks = moments(x, over)
+    for dims in ((0,), (0, 1)):
+        std, mean = torch.std_mean(x.double(), dim=dims, correction=0)
+        in_blocks = mean_std(x, dims)
         torch.testing.assert_close(in_blocks, (mean, std), rtol=1e-12, atol=0)
         monkeypatch.setattr(statistics, "BLOCK", 1 << 22)
-        assert all(torch.equal(a, b) for a, b in zip(moments(x, over), (mean, std), strict=True))  # one block: the same bits
+        assert all(torch.equal(a, b) for a, b in zip(mean_std(x, dims), (mean, std), strict=True))  # one block: the same bits
         monkeypatch.setattr(statistics, "BLOCK", 5 * 12 * 8)
 
 
@@ -205,7 +205,7 @@ def test_the_thread_is_bounded_ahead_and_in_order() -> None:
         made.append(key)
         return key
 
-    for used, got in enumerate(ahead(make, range(20))):
+    for used, got in enumerate(prefetch(make, range(20))):
         time.sleep(0.002)
         assert got == used
         assert len(made) <= used + 1 + AHEAD
@@ -218,12 +218,12 @@ def test_its_error_comes_out_at_its_block_and_a_closed_stream_ends_it() -> None:
             raise UserError("block 3")
         return key
 
-    stream = ahead(make, range(9))
+    stream = prefetch(make, range(9))
     assert [next(stream) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(UserError, match="block 3"):
         next(stream)
     assert threads() == []
-    stream = ahead(make, range(9))
+    stream = prefetch(make, range(9))
     assert next(stream) == 0
     assert threads() != []
     stream.close()
@@ -299,7 +299,7 @@ def test_a_file_that_shrinks_between_its_header_and_its_mapping_is_refused(tmp_p
 
 def test_a_stream_that_is_let_go_closes_its_file(tmp_path: Path) -> None:
     data = npy(**saved(tmp_path, numbers("u1")))
-    assert isinstance(data.train.x, Stored)
+    assert isinstance(data.train.x, MappedRows)
     fd = data.train.x.rows.fd
     assert os.fstat(fd).st_size > 0
     del data

@@ -16,9 +16,9 @@ from trainkit import (
     LogSoftmax,
     MSELoss,
     NLLLoss,
-    Part,
     Sequential,
     Sigmoid,
+    Split,
     tensors,
 )
 from trainkit.nn.loss import Loss
@@ -36,14 +36,14 @@ def passing(n: int = 1) -> Sequential:
 @pytest.mark.parametrize("loss", [MSELoss(), MSELoss("sum")], ids=repr)
 def test_the_loss_is_the_mean_a_sample_whatever_the_batches(loss: Loss, size: int) -> None:
     # y - t = 0, 1, 2, 3, 4: squares 0 + 1 + 4 + 9 + 16 = 30, a mean of 6
-    part = Part(torch.arange(5.0).unsqueeze(1), torch.zeros(5, 1))
+    part = Split(torch.arange(5.0).unsqueeze(1), torch.zeros(5, 1))
     assert evaluate(passing(), loss, Dataset(part), part, size) == {"loss": [6.0]}
 
 
 def test_replicas_have_a_value_each() -> None:
     net = Sequential(Linear(1, 1, bias=False)).replicate([0, 1])
     net.param()[0][0].copy_(torch.tensor([1.0, 2.0]).view(2, 1, 1))
-    part = Part(torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(3, 1))
+    part = Split(torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(3, 1))
     loss = MSELoss()
     loss.lead = 1
     # (1 + 4 + 9) / 3, and 4 times that
@@ -62,7 +62,7 @@ ANSWERS: list[tuple[Loss, list[list[float]], float | None, list[int]]] = [
 
 @pytest.mark.parametrize(("loss", "y", "threshold", "wanted"), ANSWERS)
 def test_the_answer(loss: Loss, y: list[list[float]], threshold: float | None, wanted: list[int]) -> None:
-    data = Dataset(Part(torch.zeros(1, 1), torch.zeros(1, 1)), classes=("a", "b"), threshold=threshold)
+    data = Dataset(Split(torch.zeros(1, 1), torch.zeros(1, 1)), classes=("a", "b"), threshold=threshold)
     assert answers(torch.tensor(y), loss, data).tolist() == wanted
     twice = torch.tensor([y, y])
     assert answers(twice, loss, data, lead=1).tolist() == [wanted, wanted]

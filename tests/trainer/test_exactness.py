@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torture import shapes
 from torture.shapes import Case
 
-from trainkit import Part
+from trainkit import Split
 from trainkit.data import loader
 from trainkit.data.loader import ALIGN, batches, slices
 
@@ -72,7 +72,7 @@ def test_the_trial_finds_batches_at_other_offsets(folder: Path, monkeypatch: pyt
 @pytest.mark.parametrize("size", [1, 7, 10, 64])
 def test_every_batch_is_contiguous_and_aligned(size: int, shape: tuple[int, ...], replicas: int, dtype: torch.dtype) -> None:
     x = torch.randn(50 * torch.Size(shape).numel() + 1, dtype=dtype)[1:].view(50, *shape)
-    part = Part(x, torch.arange(50))
+    part = Split(x, torch.arange(50))
     order = torch.stack([torch.randperm(50) for _ in range(replicas)]) if replicas else torch.randperm(50)
     seen = 0
     for i, (a, t) in enumerate(batches(part, order, size, first=1), 1):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trainkit import CrossEntropyLoss, Dataset, Linear, MSELoss, Sequential
-from trainkit.data.dataset import Part
+from trainkit.data.dataset import Split
 from trainkit.trainer import predictions
 from trainkit.trainer.evaluation import answers
 from trainkit.trainer.evaluation import predict as outputs_of
@@ -56,7 +56,7 @@ def test_the_file_has_the_bytes_of_the_csv_module(
     else:
         net.draw(torch.Generator().manual_seed(0))
     net.to(torch.device("cpu"), dtype)
-    data = Dataset(train=Part(x, torch.zeros(len(x))), classes=classes, threshold=0.5)
+    data = Dataset(train=Split(x, torch.zeros(len(x))), classes=classes, threshold=0.5)
     loss = CrossEntropyLoss() if outputs > 1 else MSELoss()
     assert b"".join(as_csv(net, loss, data, x, replicas)) == reference(net, loss, data, x, replicas)
 
@@ -81,7 +81,7 @@ def test_no_more_than_some_blocks_are_in_memory(replicas: int) -> None:
     net = Sequential(Linear(2, 4))
     if replicas > 1:
         net.replicate(list(range(replicas)))
-    data = Dataset(train=Part(torch.zeros(1, 2), torch.zeros(1)))
+    data = Dataset(train=Split(torch.zeros(1, 2), torch.zeros(1)))
     chunks = as_csv(net, MSELoss(), data, Rows(), replicas)  # type: ignore[arg-type]
     next(chunks)
     if replicas == 1:

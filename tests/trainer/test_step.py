@@ -19,9 +19,9 @@ from trainkit import (
     L1Loss,
     Linear,
     MSELoss,
-    Part,
     ReLU,
     Sequential,
+    Split,
     Tanh,
     Trainer,
     UserError,
@@ -246,7 +246,7 @@ def test_clipping_is_torchs(norm: float | None, value: float | None, replicas: i
 
 
 def test_batches_follow_the_order_and_can_begin_anywhere() -> None:
-    part = Part(torch.arange(7.0).unsqueeze(1), torch.arange(7.0).unsqueeze(1) * 10)
+    part = Split(torch.arange(7.0).unsqueeze(1), torch.arange(7.0).unsqueeze(1) * 10)
     at = torch.tensor([6, 0, 5, 1, 4, 2, 3])
     seen = [(x.flatten().tolist(), t.flatten().tolist()) for x, t in batches(part, at, 3)]
     assert seen == [([6, 0, 5], [60, 0, 50]), ([1, 4, 2], [10, 40, 20]), ([3], [30])]
@@ -256,7 +256,7 @@ def test_batches_follow_the_order_and_can_begin_anywhere() -> None:
 
 
 def test_a_large_epoch_is_gathered_in_pieces_and_comes_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    part = Part(torch.randn(50, 3), torch.randn(50, 1))
+    part = Split(torch.randn(50, 3), torch.randn(50, 1))
     at = torch.randperm(50)
     whole = [x for x, _ in batches(part, at, 4)]
     monkeypatch.setattr(

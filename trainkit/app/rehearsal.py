@@ -15,7 +15,7 @@ import torch
 
 from trainkit.core.errors import UserError
 from trainkit.core.rng import seed_globals
-from trainkit.data.dataset import Dataset, Part
+from trainkit.data.dataset import Dataset, Split
 from trainkit.trainer import signals, threads
 from trainkit.trainer.callback import Callback, CallbackError
 from trainkit.trainer.trainer import Trainer
@@ -86,9 +86,9 @@ def shortened(data: Dataset, rows: int) -> Dataset:
     return replace(cut, normalize="none", fill=None)  # which is done
 
 
-def head(part: Part, rows: int) -> Part:
+def head(part: Split, rows: int) -> Split:
     """The first rows of a part; of a file without reading the others."""
-    return part.take(torch.arange(min(rows, len(part)), device=part.t.device))
+    return part.subset(torch.arange(min(rows, len(part)), device=part.t.device))
 
 
 @contextmanager

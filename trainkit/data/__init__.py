@@ -1,7 +1,7 @@
 """Data: made (`disk`), read (`idx`, `npy`, `csv`) or given (`tensors`); in memory, or streamed from a file (`idx`, `npy`)."""
 
 from .dataset import Dataset as Dataset
-from .dataset import Part as Part
+from .dataset import Split as Split
 from .sources import csv as csv
 from .sources import disk as disk
 from .sources import idx as idx

@@ -13,7 +13,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.rng import order
 from trainkit.core.validation import shown
 
-from .mapped import Stored
+from .mapped import MappedRows
 from .statistics import Range, blocks, ranges
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def rows(v: Tensor | Stored, wrong: Test) -> Tensor:
+def rows(v: Tensor | MappedRows, wrong: Test) -> Tensor:
     """The positions of the rows of v (n, ...) that have a wrong number."""
     return torch.cat([wrong(block).reshape(len(block), -1).any(1).cpu() for block in blocks(v)]).nonzero()[:, 0]
 
@@ -145,7 +145,7 @@ def _place(data: Dataset, name: str, key: Literal["x", "t"], wrong: Test) -> tup
     part = data.parts().get(name)
     if part is None or not len(part):
         return None
-    v: Tensor | Stored = getattr(part, key)
+    v: Tensor | MappedRows = getattr(part, key)
     count = sum(int(wrong(block).sum()) for block in blocks(v))
     if not count:
         return None
@@ -153,7 +153,7 @@ def _place(data: Dataset, name: str, key: Literal["x", "t"], wrong: Test) -> tup
     sample = v[row : row + 1]
     _, *at = wrong(sample).nonzero()[0].tolist()
     value = float(sample[(0, *at)])
-    if isinstance(v, Stored):
+    if isinstance(v, MappedRows):
         return f"{v.rows.path}: row {row if v.index is None else int(v.index[row])}{_column(data, key, at)}", value, count
     return f"data: row {row} of the {PARTS[name]} part{_column(data, key, at)}", value, count
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError
 
-from .mapped import Stored
+from .mapped import MappedRows
 
 Targets = Literal["index", "onehot", "binary", "real"]
 MOST_DIMS = 64  # of an array, the samples' own included: torch's limit
@@ -27,13 +27,13 @@ def floating(dtype: torch.dtype) -> torch.dtype:
 
 
 @dataclass(frozen=True)
-class Part:
+class Split:
     """n samples: `x` (n, ...) floating, `t` (n, ...) what the loss is given, `label` (n,) int64 class or None.
 
     `x` is in memory or stored in a file (see `stored.py`). A missing number is NaN in `x` until the normaliser fills it.
     """
 
-    x: Tensor | Stored
+    x: Tensor | MappedRows
     t: Tensor
     label: Tensor | None = None
 
@@ -44,15 +44,15 @@ class Part:
     def __len__(self) -> int:
         return len(self.x)
 
-    def take(self, index: Tensor) -> Part:
+    def subset(self, index: Tensor) -> Split:
         """The samples at `index`, in its order."""
-        x = self.x[index] if isinstance(self.x, Tensor) else self.x.take(index)
+        x = self.x[index] if isinstance(self.x, Tensor) else self.x.subset(index)
         t = self.t[index]
-        return Part(x, t, t if self.label is self.t else None if self.label is None else self.label[index])
+        return Split(x, t, t if self.label is self.t else None if self.label is None else self.label[index])
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Part:
+    def to(self, device: torch.device, dtype: torch.dtype) -> Split:
         """Moved to `device`; floating tensors become `dtype`, class indices stay int64."""
-        return Part(
+        return Split(
             self.x.to(device, dtype),
             self.t.to(device, dtype if self.t.is_floating_point() else self.t.dtype),
             None if self.label is None else self.label.to(device),
@@ -65,45 +65,45 @@ class Dataset:
 
     classes: names of the classes in the order of their index, or None in regression.
     threshold: with one target column, the value above which the answer is class 1.
-    boundary: (k, 2), the closed line between the classes in the plane of two inputs, before scaling, where it is known.
+    true_boundary: (k, 2), the closed line between the classes in the plane of two inputs, before scaling, where it is known.
     normalize: how the trainer scales `x` by statistics of the training part (see `normalize.py`).
     fill: what replaces a missing number: the training part's column mean or median, or None to refuse.
     schema: what a later file must have to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
     """
 
-    train: Part
-    test: Part | None = None
-    val: Part | None = None
+    train: Split
+    test: Split | None = None
+    val: Split | None = None
     classes: tuple[str, ...] | None = None
     threshold: float | None = None
-    boundary: Tensor | None = None
+    true_boundary: Tensor | None = None
     normalize: Literal["none", "feature", "global"] = "none"
     fill: Literal["mean", "median"] | None = None
     schema: dict[str, object] = field(default_factory=dict)
 
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, Split]:
         """Return the parts that are there, by name, in the order train, val, test."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def with_parts(self, **parts: Part | None) -> Dataset:
+    def with_parts(self, **parts: Split | None) -> Dataset:
         return replace(self, **parts)  # type: ignore[arg-type]
 
 
-def encode(label: Tensor, classes: int, targets: Targets, low: float = 0.0) -> Tensor:
+def encode(label: Tensor, classes: int, targets: Targets, off_value: float = 0.0) -> Tensor:
     """Class indices (n,) as what a loss is given.
 
-    index: (n,) int64, for CrossEntropyLoss and NLLLoss. onehot: (n, classes), 1 at the class and `low` elsewhere
-    (low = -1 gives the ±1 targets of a tanh output). binary: (n, 1), 1 for class 1 and `low` for class 0.
+    index: (n,) int64, for CrossEntropyLoss and NLLLoss. onehot: (n, classes), 1 at the class and `off_value` elsewhere
+    (off_value = -1 gives the ±1 targets of a tanh output). binary: (n, 1), 1 for class 1 and `off_value` for class 0.
     """
     if targets == "index":
         return label
     high = torch.get_default_dtype()
     if targets == "onehot":
-        hot = torch.full((len(label), classes), low, dtype=high)
+        hot = torch.full((len(label), classes), off_value, dtype=high)
         return hot.scatter_(1, label[:, None], 1.0)
     if targets == "binary":
         if classes != 2:
             raise UserError(f"data.targets: binary needs 2 classes, the data has {classes}; use index or onehot")
-        return torch.where(label[:, None] == 1, 1.0, low).to(high)
+        return torch.where(label[:, None] == 1, 1.0, off_value).to(high)
     raise UserError(f"data.targets: {targets!r} does not fit class labels; use index, onehot or binary")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .dataset import Dataset
-from .mapped import Stored
+from .mapped import MappedRows
 
 BYTES = 1 << 24  # of the numbers that are looked at, as float64: 16 MB are read and hashed in some 20 ms
 
@@ -19,7 +19,7 @@ def fingerprints(data: Dataset) -> dict[str, str]:
     return {f"{name}.{key}": fingerprint(getattr(part, key)) for name, part in parts.items() for key in ("x", "t")}
 
 
-def fingerprint(v: Tensor | Stored) -> str:
+def fingerprint(v: Tensor | MappedRows) -> str:
     """SHA-256 over the shape of v (n, ...), whether it is of integers, and its rows in order as float64.
 
     So it is the same in memory and in a file, on each device, and in float32 and float64 where these hold the same numbers. Of

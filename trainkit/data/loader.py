@@ -13,14 +13,14 @@ from collections.abc import Generator, Iterator
 import torch
 from torch import Tensor
 
-from .dataset import Part
-from .mapped import Stored, ahead
+from .dataset import Split
+from .mapped import MappedRows, prefetch
 
 ALIGN = 64  # bytes: a cache line, the widest vector register, and what torch aligns each allocation to
 BLOCK = 1 << 22  # bytes of input gathered at once: a small epoch in one call, a large one in pieces that stay in the cache
 
 
-def batches(part: Part, order: Tensor, size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(part: Split, order: Tensor, size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """(x, t) of each batch of `size` samples in `order` (n,) or (r, n), from batch `first` on; the last may be shorter."""
     n = order.shape[-1]
     replicas = order.shape[0] if order.dim() == 2 else 1
@@ -33,20 +33,20 @@ def batches(part: Part, order: Tensor, size: int, first: int = 0) -> Iterator[tu
         blocks.append(order[..., whole * size :])
         sizes.append(rest)
 
-    def gather(key: tuple[Tensor, int]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def read_block(key: tuple[Tensor, int]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         index = _index(*key, _padded(part, replicas * key[1]))
         shape = (replicas, key[1]) if order.dim() == 2 else (key[1],)
-        return _cut(rows_of(part.x, index), shape), _cut(rows_of(part.t, index), shape)
+        return _cut(gather(part.x, index), shape), _cut(gather(part.t, index), shape)
 
     keys = zip(blocks, sizes, strict=True)
-    for x, t in ahead(gather, keys) if isinstance(part.x, Stored) else map(gather, keys):
+    for x, t in prefetch(read_block, keys) if isinstance(part.x, MappedRows) else map(read_block, keys):
         yield from zip(x, t, strict=True)
 
 
-def slices(x: Tensor | Stored, size: int) -> Generator[Tensor, None, None]:
+def slices(x: Tensor | MappedRows, size: int) -> Generator[Tensor, None, None]:
     """`x` in its own order, `size` samples at a time; from a file, read ahead."""
     cuts = (slice(i, i + size) for i in range(0, len(x), size))
-    yield from (aligned(x[cut]) for cut in cuts) if isinstance(x, Tensor) else ahead(x.__getitem__, cuts)
+    yield from (aligned(x[cut]) for cut in cuts) if isinstance(x, Tensor) else prefetch(x.__getitem__, cuts)
 
 
 def aligned(x: Tensor) -> Tensor:
@@ -54,9 +54,9 @@ def aligned(x: Tensor) -> Tensor:
     return x if x.is_contiguous() and x.data_ptr() % ALIGN == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
-def rows_of(x: Tensor | Stored, index: Tensor) -> Tensor:
+def gather(x: Tensor | MappedRows, index: Tensor) -> Tensor:
     """x[index] for positions of any shape. In memory by index_select: up to five times as fast."""
-    if isinstance(x, Stored):
+    if isinstance(x, MappedRows):
         return x[index]
     return x.index_select(0, index.reshape(-1)).view(*index.shape, *x.shape[1:])
 
@@ -75,11 +75,11 @@ def _cut(rows: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     return rows[:, : math.prod(shape)].unflatten(1, shape).unbind(0)
 
 
-def _padded(part: Part, rows: int) -> int:
+def _padded(part: Split, rows: int) -> int:
     """The next number of rows that is a whole number of ALIGN bytes, of x and of t."""
     step = max(ALIGN // math.gcd(ALIGN, _row_bytes(v)) for v in (part.x, part.t))
     return -(-rows // step) * step
 
 
-def _row_bytes(x: Tensor | Stored) -> int:
+def _row_bytes(x: Tensor | MappedRows) -> int:
     return x.shape[1:].numel() * x.element_size()

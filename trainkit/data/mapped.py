@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError
 
-Dress = Callable[[Tensor], Tensor]  # rows (k, ...) to rows, each for itself
+Transform = Callable[[Tensor], Tensor]  # rows (k, ...) to rows, each for itself
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -68,16 +68,16 @@ class Rows:
         return raw.view(-1).view(self.dtype).view(-1, *self.shape[1:])
 
 
-class Stored:
-    """A part's `x` that is not in memory: the rows of a file at `index` (n,), or all, each dressed when it is read.
+class MappedRows:
+    """A part's `x` that is not in memory: the rows of a file at `index` (n,), or all, each transformed when it is read.
 
     Indexed like a tensor, by a slice or by positions of any shape, it gives tensors: `x[i:j]` (j - i, ...), `x[order]`
-    (*order.shape, ...). `dress` are the functions that turn the file's numbers into the net's input, first to last; each
+    (*order.shape, ...). `transforms` are the functions that turn the file's numbers into the net's input, first to last; each
     works on every row alone, so that rows in blocks have the bits of rows at once.
     """
 
-    def __init__(self, rows: Rows, index: Tensor | None = None, dress: tuple[Dress, ...] = ()) -> None:
-        self.rows, self.index, self.dress = rows, index, dress
+    def __init__(self, rows: Rows, index: Tensor | None = None, transforms: tuple[Transform, ...] = ()) -> None:
+        self.rows, self.index, self.transforms = rows, index, transforms
         first = self[:1]
         self.shape = torch.Size([len(rows) if index is None else len(index), *first.shape[1:]])
         self.dtype, self.device = first.dtype, first.device
@@ -91,7 +91,7 @@ class Stored:
             x = self.rows.read(flat if self.index is None else self.index[flat])
         else:
             x = self.rows.read(at if self.index is None else self.index[at])
-        for f in self.dress:
+        for f in self.transforms:
             x = f(x)
         return x.view(*at.shape, *x.shape[1:]) if isinstance(at, Tensor) else x
 
@@ -102,18 +102,18 @@ class Stored:
         """Bytes of a number as it is given out."""
         return self.dtype.itemsize
 
-    def first(self, n: int) -> Stored:
-        return self if n == len(self) else self.take(torch.arange(n))
+    def first(self, n: int) -> MappedRows:
+        return self if n == len(self) else self.subset(torch.arange(n))
 
-    def take(self, index: Tensor) -> Stored:
+    def subset(self, index: Tensor) -> MappedRows:
         """The rows at `index` (k,), still in the file."""
-        return Stored(self.rows, index if self.index is None else self.index[index], self.dress)
+        return MappedRows(self.rows, index if self.index is None else self.index[index], self.transforms)
 
-    def then(self, f: Dress) -> Stored:
+    def then(self, f: Transform) -> MappedRows:
         """The same rows, `f` applied to each block that is read."""
-        return Stored(self.rows, self.index, (*self.dress, f))
+        return MappedRows(self.rows, self.index, (*self.transforms, f))
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Stored:
+    def to(self, device: torch.device, dtype: torch.dtype) -> MappedRows:
         return self.then(lambda x: x.to(device, dtype))
 
     def may_miss(self) -> bool:
@@ -128,12 +128,12 @@ class Stored:
 AHEAD = 2  # blocks made while one is used: the second hides a block that takes longer than its steps
 
 
-def ahead(make: Callable[[Key], Value], keys: Iterable[Key]) -> Generator[Value, None, None]:
+def prefetch(make: Callable[[Key], Value], keys: Iterable[Key]) -> Generator[Value, None, None]:
     """make(key) for each key, in order, by a thread that is at most AHEAD blocks before the one in use.
 
     An error of `make` comes out here, at its block. When the generator ends or is closed the thread has ended too.
     """
-    pool = ThreadPoolExecutor(1, "trainkit-ahead")
+    pool = ThreadPoolExecutor(1, "trainkit-prefetch")
     waiting: deque[Future[Value]] = deque()
     try:
         for key in keys:

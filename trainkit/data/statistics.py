@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .mapped import Stored, ahead
+from .mapped import MappedRows, prefetch
 
 BLOCK = 1 << 22  # bytes of float64: the statistics of that many rows at a time
 FAR = 1024.0  # a feature whose middle is that many times its half width from 0 is shifted to 0 first
 PLAIN = (2.0**-300, 2.0**300)  # squares of such numbers, and sums of them, neither overflow nor vanish
 
 
-def blocks(x: Tensor | Stored) -> Generator[Tensor, None, None]:
+def blocks(x: Tensor | MappedRows) -> Generator[Tensor, None, None]:
     """The rows of x in order, as many at a time as BLOCK says for their shape, whatever their dtype."""
     size = max(1, BLOCK // (8 * max(1, x.shape[1:].numel())))
     cuts = (slice(i, i + size) for i in range(0, len(x), size))
-    yield from ahead(x.__getitem__, cuts) if isinstance(x, Stored) else map(x.__getitem__, cuts)
+    yield from prefetch(x.__getitem__, cuts) if isinstance(x, MappedRows) else map(x.__getitem__, cuts)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Range:
         return bool(self.low.isfinite().all() and self.high.isfinite().all())
 
 
-def ranges(x: Tensor | Stored) -> Range:
+def ranges(x: Tensor | MappedRows) -> Range:
     """The range of x (n, ...), in one pass."""
     low = torch.full(x.shape[1:], torch.inf, dtype=torch.float64)
     high, missing = -low, False
@@ -82,10 +82,10 @@ class Frame:
         return self.shift + self.unit * mean
 
 
-def moments(
-    x: Tensor | Stored, over: tuple[int, ...], frame: Frame | None = None, fill: Tensor | None = None
+def mean_std(
+    x: Tensor | MappedRows, dims: tuple[int, ...], frame: Frame | None = None, fill: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean and population deviation of x (n, ...) over the dimensions `over`, which begin with 0, in float64.
+    """Mean and population deviation of x (n, ...) over the dimensions `dims`, which begin with 0, in float64.
 
     Merged from those of blocks: n = nₐ + n_b, d = mean_b - meanₐ, mean = meanₐ + d n_b / n,
     var = (nₐ varₐ + n_b var_b) / n + d² nₐ n_b / n². `fill` takes the place of NaN.
@@ -94,7 +94,7 @@ def moments(
     n, mean, std = 0, torch.zeros(()), torch.zeros(())
     for block in blocks(x):
         z = filled(block.double(), fill)
-        std_b, mean_b = torch.std_mean(z if frame is None else frame.into(z), dim=over, correction=0)
+        std_b, mean_b = torch.std_mean(z if frame is None else frame.into(z), dim=dims, correction=0)
         n_b, n = len(block), n + len(block)
         if n_b == n:  # the first
             mean, std = mean_b, std_b

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import trainkit
 from trainkit.core.errors import UserError
 from trainkit.core.rng import order
-from trainkit.data.dataset import Part
+from trainkit.data.dataset import Split
 from trainkit.data.loader import batches
 from trainkit.nn.loss import Loss
 from trainkit.nn.module import Value
@@ -322,7 +322,7 @@ def train(
         optimizer.step()
 
 
-def evaluate(net: nn.Module, criterion: Criterion, trainer: Trainer, part: Part) -> dict[str, float]:
+def evaluate(net: nn.Module, criterion: Criterion, trainer: Trainer, part: Split) -> dict[str, float]:
     """Loss and error of a part in evaluation mode, as trainkit's `evaluate` defines them, in batches of the same size."""
     data, size = trainer.data, max(trainer.batch_size or len(part), 1024)
     total, seen, wrong = torch.zeros(3, dtype=torch.float64, device=part.x.device)

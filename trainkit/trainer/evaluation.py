@@ -8,9 +8,9 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
-from trainkit.data.dataset import Dataset, Part
+from trainkit.data.dataset import Dataset, Split
 from trainkit.data.loader import aligned, slices
-from trainkit.data.mapped import Stored
+from trainkit.data.mapped import MappedRows
 from trainkit.nn.loss import Loss
 from trainkit.nn.module import Module, evaluating
 
@@ -29,7 +29,7 @@ def evaluate(
     net: Module,
     loss: Loss,
     data: Dataset,
-    part: Part,
+    part: Split,
     batch_size: int,
     replicas: int = 1,
     pause: Callable[[], None] = lambda: None,
@@ -64,7 +64,7 @@ def evaluate(
     return metrics
 
 
-def predict(net: Module, x: Tensor | Stored, batch_size: int, replicas: int = 1) -> Tensor:
+def predict(net: Module, x: Tensor | MappedRows, batch_size: int, replicas: int = 1) -> Tensor:
     """y of every sample in evaluation mode: (n, ...), or (r, n, ...) with replicas."""
     with evaluating(net), torch.inference_mode():
         inputs = (b.expand(replicas, *b.shape) if net.lead else b for b in slices(x, batch_size))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainkit.data.dataset import Dataset
 from trainkit.data.loader import slices
-from trainkit.data.mapped import Stored
+from trainkit.data.mapped import MappedRows
 from trainkit.nn.loss import Loss
 from trainkit.nn.module import Module, evaluating
 
@@ -24,7 +24,7 @@ BATCH = 1024  # samples of a pass
 NUMBERS = 1 << 18  # that are turned into text at a time: 8 MB as Python's
 
 
-def as_csv(net: Module, loss: Loss, data: Dataset, x: Tensor | Stored, replicas: int = 1) -> Generator[bytes, None, None]:
+def as_csv(net: Module, loss: Loss, data: Dataset, x: Tensor | MappedRows, replicas: int = 1) -> Generator[bytes, None, None]:
     """The lines of `sample,y0,y1,...,answer`, an answer where there are classes; with replicas `replica` first, one after
     another.
 
@@ -62,7 +62,7 @@ def _field(text: str) -> str:
     return line.getvalue()[2:-1]
 
 
-def _outputs(net: Module, x: Tensor | Stored, replicas: int) -> Iterator[tuple[int, int, Tensor]]:
+def _outputs(net: Module, x: Tensor | MappedRows, replicas: int) -> Iterator[tuple[int, int, Tensor]]:
     """Of each block of samples in turn, and in it of each replica: the replica, the first sample, y (b, ...)."""
     with closing(slices(x, BATCH)) as inputs:
         for first, b in zip(range(0, len(x), BATCH), inputs, strict=True):

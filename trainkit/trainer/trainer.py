@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError, UserErrors, near
 from trainkit.core.rng import order
-from trainkit.data.dataset import Dataset, Part
+from trainkit.data.dataset import Dataset, Split
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.nn.loss import Loss
 from trainkit.nn.module import Module
@@ -439,7 +439,7 @@ class Trainer:
             self.state.pending = False
             self._publish()
 
-    def _validated(self, part: Part) -> bool:
+    def _validated(self, part: Split) -> bool:
         """Validate; False where a signal came in between."""
         try:
             self.measure("val", part)
@@ -448,12 +448,12 @@ class Trainer:
         self.call("on_validation_end")
         return True
 
-    def measure(self, name: str, part: Part) -> None:
+    def measure(self, name: str, part: Split) -> None:
         """Evaluate the net on `part` and log `name/loss` and `name/error`."""
         for metric, values in self.evaluate(part).items():
             self.log(f"{name}/{metric}", values)
 
-    def evaluate(self, part: Part) -> Metrics:
+    def evaluate(self, part: Split) -> Metrics:
         """Loss and error of the net as it is, on `part`."""
         size = max(self.batch_size or len(part), 1024)
         return evaluate(self.net, self.loss, self.data, part, size, self.replicas, self._pause)

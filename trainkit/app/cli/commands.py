@@ -21,7 +21,7 @@ from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.core.files import plain_name
 from trainkit.core.rng import seed_globals
-from trainkit.data.dataset import Dataset, Part
+from trainkit.data.dataset import Dataset, Split
 from trainkit.trainer import capture, signals
 from trainkit.trainer.callback import Callback, check_files
 from trainkit.trainer.predictions import as_csv
@@ -200,7 +200,7 @@ def _loaded_for_table(args: argparse.Namespace, table: Path) -> tuple[Trainer, P
     trainer.loss = parts.loss
     x = read_rows(str(table), known["schema"]).x  # the targets, if the file has them, are not asked for
     raw = Dataset(
-        train=Part(x, torch.zeros(len(x))), classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"]
+        train=Split(x, torch.zeros(len(x))), classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"]
     )
     scaled = capture.normalizer(content, raw).apply(raw.train, trainer.dtype)
     refuse_infinite(str(table), known["schema"], x, scaled.x)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainkit.data.dataset import Dataset, Part
+from trainkit.data.dataset import Dataset, Split
 from trainkit.trainer.evaluation import Metrics, answers, predict
 from trainkit.trainer.trainer import Trainer
 
@@ -23,8 +23,8 @@ class Plane:
     shown: the replica whose test error is the median; answer: (n,), its answers on the test samples.
     """
 
-    train: Part
-    test: Part
+    train: Split
+    test: Split
     classes: tuple[str, ...]
     boundary: Tensor | None
     x: Tensor
@@ -38,14 +38,14 @@ def plane_of(trainer: Trainer, raw: Dataset, metrics: Metrics) -> Plane | None:
     """What the nets say over the plane of the data, where a sample is two numbers and has a class."""
     if raw.classes is None or raw.train.x.shape[1:] != (2,):
         return None
-    train = Part(raw.train.x[:], raw.train.t, raw.train.label)  # two numbers a sample: out of the file, if they are in one
-    test = train if raw.test is None else Part(raw.test.x[:], raw.test.t, raw.test.label)
+    train = Split(raw.train.x[:], raw.train.t, raw.train.label)  # two numbers a sample: out of the file, if they are in one
+    test = train if raw.test is None else Split(raw.test.x[:], raw.test.t, raw.test.label)
     error = metrics["test/error" if raw.test is not None else "train/error"]
     shown = sorted(range(trainer.replicas), key=lambda r: error[r])[trainer.replicas // 2]
 
     def said(x: Tensor) -> Tensor:
         """Answers (r, n) to points in the data's own units."""
-        part = trainer.normalizer.apply(Part(x, torch.zeros(len(x)))).to(trainer.device, trainer.dtype)
+        part = trainer.normalizer.apply(Split(x, torch.zeros(len(x)))).to(trainer.device, trainer.dtype)
         y = predict(trainer.net, part.x, 1024, trainer.replicas)
         return answers(y, trainer.loss, trainer.data, trainer.net.lead).reshape(trainer.replicas, -1).cpu()
 
@@ -56,4 +56,4 @@ def plane_of(trainer: Trainer, raw: Dataset, metrics: Metrics) -> Plane | None:
     grid = torch.cartesian_prod(ys, xs).flip(1)  # row by row: y in the outer loop
     said_there = said(grid)
     votes = torch.stack([(said_there == c).double().mean(0).view(GRID, GRID) for c in range(len(raw.classes))])
-    return Plane(train, test, raw.classes, raw.boundary, xs, ys, votes, shown, said(test.x[:])[shown])
+    return Plane(train, test, raw.classes, raw.true_boundary, xs, ys, votes, shown, said(test.x[:])[shown])

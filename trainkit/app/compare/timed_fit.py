@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from trainkit.app.config.build import Parts
 from trainkit.callbacks import ProgressBar
-from trainkit.data.dataset import Dataset, Part
+from trainkit.data.dataset import Dataset, Split
 from trainkit.trainer import signals, threads
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.evaluation import Metrics
@@ -82,7 +82,7 @@ def outcome(
     return Outcome(by, metrics, steps, seconds, trainer.seeds, failed, difference, threads.chosen(trainer, None))
 
 
-def failures(metrics: Metrics, part: Part) -> list[bool]:
+def failures(metrics: Metrics, part: Split) -> list[bool]:
     """Which models learned nothing: a value is not finite, or the training error is more than half of that of the best
     constant answer, the commonest class."""
     finite = [all(map(math.isfinite, values)) for values in zip(*metrics.values(), strict=True)]

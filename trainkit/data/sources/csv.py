@@ -13,8 +13,8 @@ from torch.utils.dlpack import from_dlpack
 from trainkit.core.errors import UserError, near
 from trainkit.core.rng import generator
 from trainkit.data.check import columns
-from trainkit.data.dataset import Dataset, Part, Targets, encode
-from trainkit.data.mapped import Stored
+from trainkit.data.dataset import Dataset, Split, Targets, encode
+from trainkit.data.mapped import MappedRows
 
 from . import arrow, csv_schema
 from .arrow import MISSING
@@ -23,7 +23,7 @@ from .csv_schema import Missing, Schema
 
 @dataclass(frozen=True)
 class Rows:
-    """A file read by a schema: `x` (n, width) float64, NaN where a number is missing; `t`, `label` as in `Part`, or None."""
+    """A file read by a schema: `x` (n, width) float64, NaN where a number is missing; `t`, `label` as in `Split`, or None."""
 
     x: Tensor
     t: Tensor | None
@@ -39,7 +39,7 @@ def csv(
     drop: list[str] | None = None,
     missing: Missing = "refuse",
     targets: Targets | None = None,
-    low: float = 0.0,
+    off_value: float = 0.0,
     normalize: Literal["none", "feature", "global"] = "feature",
     seed: int = 0,
     schema: dict[str, object] | None = None,
@@ -60,9 +60,9 @@ def csv(
     if isinstance(test, (int, float)) and not 0 <= test < 1:
         raise UserError(f"data.test: {test}; needs a share from 0 up to 1, or the path of a second file")
     if schema is None:
-        plan, table = csv_schema.infer(path, target, task, categorical or [], drop or [], missing, targets, low)
+        plan, table = csv_schema.infer(path, target, task, categorical or [], drop or [], missing, targets, off_value)
     else:
-        plan = replace(Schema.of(schema), missing=missing, low=low)
+        plan = replace(Schema.of(schema), missing=missing, off_value=off_value)
         plan = replace(plan, targets=targets or plan.targets)
         if plan.target != target:
             raise UserError(f"data.target: {target!r}, the schema's is {plan.target!r}; a trained model keeps its target")
@@ -75,14 +75,14 @@ def csv(
         train, held = whole, _part(test, csv_schema.read(test, plan), plan)
     elif test:
         out = _held_out(len(whole), whole.label, test, seed)
-        train, held = whole.take((~out).nonzero()[:, 0]), whole.take(out.nonzero()[:, 0])
+        train, held = whole.subset((~out).nonzero()[:, 0]), whole.subset(out.nonzero()[:, 0])
     else:
         train, held = whole, None
     return Dataset(
         train=train,
         test=held,
         classes=None if plan.classes is None else tuple(plan.classes),
-        threshold=(1.0 + low) / 2 if plan.targets == "binary" else None,
+        threshold=(1.0 + off_value) / 2 if plan.targets == "binary" else None,
         normalize=normalize,
         fill=None if missing == "refuse" else missing,
         schema=asdict(plan),
@@ -98,7 +98,7 @@ def read_rows(path: str, schema: Mapping[str, object]) -> Rows:
     return _rows(path, csv_schema.read(path, plan), plan)
 
 
-def refuse_infinite(path: str, schema: Mapping[str, object], x: Tensor | Stored, scaled: Tensor | Stored) -> None:
+def refuse_infinite(path: str, schema: Mapping[str, object], x: Tensor | MappedRows, scaled: Tensor | MappedRows) -> None:
     """Raise UserError at the first number of the file's rows `x` that is not finite in `scaled`, as the net takes it."""
     where = (~scaled[:].isfinite()).nonzero()
     if len(where):
@@ -110,11 +110,11 @@ def refuse_infinite(path: str, schema: Mapping[str, object], x: Tensor | Stored,
         )
 
 
-def _part(path: str, table: Any, schema: Schema) -> Part:
+def _part(path: str, table: Any, schema: Schema) -> Split:
     rows = _rows(path, table, schema)
     if rows.t is None:
         raise UserError(f"{path}: no column {schema.target!r}, the target; add it{near(schema.target, arrow.header(path))}")
-    return Part(rows.x, rows.t, rows.label)
+    return Split(rows.x, rows.t, rows.label)
 
 
 def _rows(path: str, table: Any, schema: Schema) -> Rows:
@@ -146,7 +146,7 @@ def _rows(path: str, table: Any, schema: Schema) -> Rows:
         return Rows(x, t, None)
     label = _codes(path, schema.target, column, schema.classes)
     _refuse(path, f"target {schema.target!r}", label < 0, cure)
-    return Rows(x, encode(label, len(schema.classes), schema.targets, schema.low), label)
+    return Rows(x, encode(label, len(schema.classes), schema.targets, schema.off_value), label)
 
 
 def _refuse(path: str, place: str, absent: Tensor, cure: str) -> None:

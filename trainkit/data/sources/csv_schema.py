@@ -34,12 +34,13 @@ class Schema:
     categories: dict[str, list[str]]
     classes: list[str] | None
     targets: Targets
-    low: float
+    off_value: float
     missing: Missing
 
     @classmethod
     def of(cls, saved: Mapping[str, object]) -> Schema:
         """Return the schema of the plain dict `Dataset.schema`."""
+        saved = {{"low": "off_value"}.get(key, key): value for key, value in saved.items()}  # its name in older checkpoints
         try:
             schema = cls(**saved)  # type: ignore[arg-type]
             whole = set(schema.columns) == {*schema.numeric, *schema.categories} and schema.task in (
@@ -69,7 +70,7 @@ def infer(
     drop: list[str],
     missing: Missing,
     targets: Targets | None,
-    low: float,
+    off_value: float,
 ) -> tuple[Schema, Any]:
     """Return the schema that the file and the arguments (those of `csv`) call for, and the file's table.
 
@@ -103,7 +104,7 @@ def infer(
         categories={name: _vocabulary(table.column(name)) for name in columns if name in texts},
         classes=_classes(path, table, target) if decided == "classification" else None,
         targets=targets,
-        low=low,
+        off_value=off_value,
         missing=missing,
     )
     return schema, table

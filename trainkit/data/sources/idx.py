@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import MOST_DIMS, Dataset, Part, Targets, encode, floating
-from trainkit.data.mapped import Rows, Stored
+from trainkit.data.dataset import MOST_DIMS, Dataset, Split, Targets, encode, floating
+from trainkit.data.mapped import MappedRows, Rows
 
 from .tensors import class_names
 
@@ -36,7 +36,7 @@ def idx(
     root: str,
     classes: list[str] | None = None,
     targets: Targets = "index",
-    low: float = 0.0,
+    off_value: float = 0.0,
     normalize: Literal["none", "feature", "global"] = "global",
     train: int | None = None,
     test: int | None = None,
@@ -62,15 +62,15 @@ def idx(
     image, label, place = _load(folder, "train", stream)
     names = class_names(label, classes, place)
 
-    def part(image: Tensor | Rows, label: Tensor, keep: int | None, key: str) -> Part:
+    def part(image: Tensor | Rows, label: Tensor, keep: int | None, key: str) -> Split:
         if keep is not None and keep > len(image):
             raise UserError(
                 f"data.{key}: {keep} samples, {folder} holds {len(image)}; ask for at most that many, or leave it out"
             )
         label = label[:keep]
         inputs = partial(pixels, dtype=floating(image.dtype))
-        x = inputs(image[:keep]) if isinstance(image, Tensor) else Stored(image, dress=(inputs,)).first(len(label))
-        return Part(x, encode(label, len(names), targets, low), label)
+        x = inputs(image[:keep]) if isinstance(image, Tensor) else MappedRows(image, transforms=(inputs,)).first(len(label))
+        return Split(x, encode(label, len(names), targets, off_value), label)
 
     held = None
     if test != 0:
@@ -85,7 +85,7 @@ def idx(
         train=part(image, label, train, "train"),
         test=held,
         classes=names,
-        threshold=(1.0 + low) / 2 if targets == "binary" else None,
+        threshold=(1.0 + off_value) / 2 if targets == "binary" else None,
         normalize=normalize,
     )
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import Dataset, Part, Targets, encode, floating
-from trainkit.data.mapped import Rows, Stored
+from trainkit.data.dataset import Dataset, Split, Targets, encode, floating
+from trainkit.data.mapped import MappedRows, Rows
 
 from .tensors import class_names
 
@@ -30,7 +30,7 @@ def npy(
     test_t: str | None = None,
     classes: list[str] | None = None,
     targets: Targets | None = None,
-    low: float = 0.0,
+    off_value: float = 0.0,
     normalize: Literal["none", "feature", "global"] = "none",
     scale: float | None = None,
     stream: bool = True,
@@ -39,7 +39,7 @@ def npy(
 
     x / scale, in the default dtype, or in float64 where that is its own or it has integers of 32 bits or more; `scale` defaults
     to 255 for uint8 pixels, else 1. `targets` default to
-    index for integers, real for floats; `low` as in `encode`. `classes` default to "0", "1", ... up to the largest label.
+    index for integers, real for floats; `off_value` as in `encode`. `classes` default to "0", "1", ... up to the largest label.
     stream: x stays in its file and is read in blocks while the net trains, to the same bits as from memory; t, some bytes a
     sample, is in memory either way, and so is one batch. false: x is read into memory at once.
     UserError: a file that is absent, cut, or not a .npy; of objects, texts or complex numbers; in Fortran order; without a
@@ -58,13 +58,13 @@ def npy(
         raise UserError(f"data.{what} classes, {train_t} holds {_words(t)}; save integers, or leave it out")
     names = None if targets == "real" else class_names(t, classes, train_t)
 
-    def part(x: Stored, t: Tensor, path: str) -> Part:
+    def part(x: MappedRows, t: Tensor, path: str) -> Split:
         kept = x if stream else x[:]
         if names is None:
             real = t.to(floating(t.dtype))
-            return Part(kept, real[:, None] if t.dim() == 1 else real)
+            return Split(kept, real[:, None] if t.dim() == 1 else real)
         class_names(t, list(names), path)
-        return Part(kept, encode(t, len(names), targets, low), t)
+        return Split(kept, encode(t, len(names), targets, off_value), t)
 
     held = None
     if test_x is not None and test_t is not None:
@@ -78,12 +78,12 @@ def npy(
         train=part(x, t, train_t),
         test=held,
         classes=names,
-        threshold=(1.0 + low) / 2 if targets == "binary" else None,
+        threshold=(1.0 + off_value) / 2 if targets == "binary" else None,
         normalize=normalize,
     )
 
 
-def _pair(key: str, x_path: str, t_path: str, scale: float | None) -> tuple[Stored, Tensor]:
+def _pair(key: str, x_path: str, t_path: str, scale: float | None) -> tuple[MappedRows, Tensor]:
     """x as it is given to the net before it is normalised, and t, integers as int64; checked against each other."""
     x, rows = open_npy(x_path, f"data.{key}_x"), open_npy(t_path, f"data.{key}_t")
     if len(x.shape) < 2:
@@ -99,10 +99,10 @@ def _pair(key: str, x_path: str, t_path: str, scale: float | None) -> tuple[Stor
         missing = t.isnan().nonzero()
         if len(missing):
             raise UserError(f"{t_path}: missing number in row {int(missing[0, 0])} ({len(missing)} such); remove these rows")
-    return dressed(x, scale), t
+    return as_inputs(x, scale), t
 
 
-def dressed(rows: Rows, scale: float | None = None) -> Stored:
+def as_inputs(rows: Rows, scale: float | None = None) -> MappedRows:
     """Rows as floating inputs (see `floating`), divided by `scale`, which is 255 for uint8 where none is given."""
     dtype = floating(rows.dtype)
     divisor = scale if scale is not None else 255.0 if rows.dtype == torch.uint8 else 1.0
@@ -110,7 +110,7 @@ def dressed(rows: Rows, scale: float | None = None) -> Stored:
         most = 1 if rows.dtype == torch.bool else torch.iinfo(rows.dtype).max
         if not torch.tensor(most, dtype=dtype).div_(divisor).isfinite():
             raise UserError(f"data.scale: {divisor:g}; {_words(rows)} divided by it is infinite; needs a larger number")
-    return Stored(rows, dress=(lambda x: x.to(dtype) if divisor == 1 else x.to(dtype).div_(divisor),))
+    return MappedRows(rows, transforms=(lambda x: x.to(dtype) if divisor == 1 else x.to(dtype).div_(divisor),))
 
 
 def open_npy(name: str, place: str) -> Rows:
@@ -157,6 +157,6 @@ def _mapped(path: Path) -> np.memmap[Any, Any]:
         raise UserError(f"{path}: {reason} (the file has {size:,} bytes); {CURE}") from error
 
 
-def _words(array: Tensor | Stored | Rows) -> str:
+def _words(array: Tensor | MappedRows | Rows) -> str:
     """`float32 of shape (3, 2)`."""
     return f"{str(array.dtype).removeprefix('torch.')} of shape {tuple(array.shape)}"

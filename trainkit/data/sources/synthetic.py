@@ -9,7 +9,7 @@ import torch
 
 from trainkit.core.errors import UserError
 from trainkit.core.rng import generator
-from trainkit.data.dataset import Dataset, Part, Targets, encode
+from trainkit.data.dataset import Dataset, Split, Targets, encode
 
 BALANCED = 1 / math.sqrt(2 * math.pi)  # pi r^2 = 1/2: half the points inside
 
@@ -19,7 +19,7 @@ def disk(
     test: int = 1000,
     radius: float = BALANCED,
     targets: Targets = "index",
-    low: float = 0.0,
+    off_value: float = 0.0,
     normalize: Literal["none", "feature", "global"] = "feature",
     seed: int = 0,
 ) -> Dataset:
@@ -32,17 +32,17 @@ def disk(
     if not radius > 0:
         raise UserError(f"data.radius: {radius}; needs a length above 0")
 
-    def points(n: int, part: str) -> Part:
+    def points(n: int, part: str) -> Split:
         x = torch.rand(n, 2, generator=generator(seed, "disk", part), dtype=torch.float64)
         label = ((x - 0.5).square().sum(1) < radius**2).long()
-        return Part(x.to(torch.get_default_dtype()), encode(label, 2, targets, low), label)
+        return Split(x.to(torch.get_default_dtype()), encode(label, 2, targets, off_value), label)
 
     turn = torch.linspace(0, 2 * math.pi, 201, dtype=torch.float64)
     return Dataset(
         train=points(train, "train"),
         test=points(test, "test") if test else None,
         classes=("outside", "inside"),
-        threshold=(1.0 + low) / 2 if targets == "binary" else None,
-        boundary=0.5 + radius * torch.stack([turn.cos(), turn.sin()], dim=1),
+        threshold=(1.0 + off_value) / 2 if targets == "binary" else None,
+        true_boundary=0.5 + radius * torch.stack([turn.cos(), turn.sin()], dim=1),
         normalize=normalize,
     )

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import MOST_DIMS, Dataset, Part, floating
+from trainkit.data.dataset import MOST_DIMS, Dataset, Split, floating
 
 MOST_CLASSES = 65_536  # more than any label set in use: above it, the labels are numbers to regress on or a broken file
 
@@ -65,12 +65,12 @@ def tensors(
             )
         threshold = float(t.min() + t.max()) / 2 if t.shape[1] == 1 else None
 
-    def part(place: str, x: Tensor, t: Tensor) -> Part:
+    def part(place: str, x: Tensor, t: Tensor) -> Split:
         label = None
         if names is not None:
             label = t if not t.is_floating_point() else t.argmax(1) if threshold is None else (t[:, 0] > threshold).long()
             class_names(label, list(names), place)
-        return Part(x, t, label)
+        return Split(x, t, label)
 
     return Dataset(
         train=part("data.t", *train),

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from trainkit.data import check
-from trainkit.data.mapped import Stored
-from trainkit.data.statistics import Frame, Range, blocks, filled, moments, ranges
+from trainkit.data.mapped import MappedRows
+from trainkit.data.statistics import Frame, Range, blocks, filled, mean_std, ranges
 
 if TYPE_CHECKING:
-    from trainkit.data.dataset import Dataset, Part
+    from trainkit.data.dataset import Dataset, Split
 
 
 class Normalizer:
@@ -34,7 +34,7 @@ class Normalizer:
         UserError: missing numbers without a fill; infinite ones, which have no mean.
         """
         x, fill, frame = data.train.x, None, None
-        if span is None and (data.fill is not None or not (isinstance(x, Stored) and x.small_integers())):
+        if span is None and (data.fill is not None or not (isinstance(x, MappedRows) and x.small_integers())):
             span = ranges(x)
         if span is not None:
             if span.missing and data.fill is None:
@@ -50,15 +50,15 @@ class Normalizer:
         if span is not None:
             ends = (span.low, span.high) if data.normalize == "feature" else (span.low.min(), span.high.max())
             frame = Frame.of(*ends)
-        mean, std = moments(x, (0,) if data.normalize == "feature" else tuple(range(x.dim())), frame, fill)
+        mean, std = mean_std(x, (0,) if data.normalize == "feature" else tuple(range(x.dim())), frame, fill)
         return cls(mean, torch.where(std > 0, std, one), fill)
 
-    def apply(self, part: Part, dtype: torch.dtype | None = None) -> Part:
+    def apply(self, part: Split, dtype: torch.dtype | None = None) -> Split:
         """The part with its inputs filled, scaled and in `dtype` (None: their own); those of a file when they are read."""
-        from trainkit.data.dataset import Part
+        from trainkit.data.dataset import Split
 
         scale = partial(self.scale, dtype=dtype)
-        return Part(part.x.then(scale) if isinstance(part.x, Stored) else scale(part.x), part.t, part.label)
+        return Split(part.x.then(scale) if isinstance(part.x, MappedRows) else scale(part.x), part.t, part.label)
 
     def scale(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Rows (k, ...) filled and scaled, in `dtype`, by blocks: all at once would need three times the data in float64."""

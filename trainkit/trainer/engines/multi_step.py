@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import Part
+from trainkit.data.dataset import Split
 from trainkit.nn.layers.container import Recompute
 from trainkit.nn.module import Module
 from trainkit.optim.flat_buffer import spread
@@ -45,13 +45,13 @@ class Many:
         optimizer: Optimizer,
         gradient: Gradient,
         clip: Callable[[], Callable[[], None] | None],
-        part: Part,
+        part: Split,
         size: int,
     ) -> None:
         """gradient: of a batch (see `step.py`); clip: makes the clipping of the optimizer's gradient, or None.
         part: all samples; size: of a batch."""
         self.net, self.optimizer, self.gradient, self.clip, self.size = net, optimizer, gradient, clip, size
-        assert isinstance(part.x, Tensor)  # no Stored
+        assert isinstance(part.x, Tensor)  # no MappedRows
         self.x, self.t = part.x, part.t
         self.replicas = optimizer.pairs[0][0].shape[:1] if net.lead else ()
         # In float64: 1 - β of a float32 β has lost half of its digits.

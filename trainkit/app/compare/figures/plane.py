@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainkit.app.compare.decision_regions import Plane
 from trainkit.app.compare.trial import Trial
-from trainkit.data.dataset import Part
+from trainkit.data.dataset import Split
 
 from .panel import BLUE, GREEN, GREY, ORANGE, PALETTE, VERMILLION, label, legend, panels, patch, shortened, title
 
@@ -119,13 +119,13 @@ def predictions(planes: Planes) -> Figure | None:
     return figure
 
 
-def same(a: Part, b: Part) -> bool:
+def same(a: Split, b: Split) -> bool:
     """Whether two parts hold the same samples with the same classes."""
     x = [part.x[:].cpu().double().nan_to_num() for part in (a, b)]
     return torch.equal(*x) and torch.equal(labels(a), labels(b))
 
 
-def labels(part: Part) -> Tensor:
+def labels(part: Split) -> Tensor:
     """The class of each sample: a plane has classes."""
     assert part.label is not None
     return part.label.cpu()
@@ -144,7 +144,7 @@ def pale(colour: str) -> str:
     return "#" + "".join(f"{(int(colour[i : i + 2], 16) + 255) // 2:02X}" for i in (1, 3, 5))
 
 
-def left_out(part: Part) -> str:
+def left_out(part: Split) -> str:
     return f"the first {MOST} are drawn" if len(part) > MOST else ""
 
 
