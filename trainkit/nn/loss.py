@@ -378,7 +378,7 @@ class BCEWithLogitsLoss(BCELoss):
         self.pos_weight = _constant(pos_weight)
 
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
-        softplus = kernels.softplus(-y)  # log(1 + e⁻ʸ)
+        softplus = kernels.log1pexp(-y)  # log(1 + e⁻ʸ)
         if self.pos_weight is not None:
             softplus = softplus * self._l(t)
         return self.reduce(self._weigh((1 - t) * y + softplus)), (y, t)
