@@ -21,7 +21,7 @@ def answers(y: Tensor, loss: Loss, data: Dataset, lead: int = 0) -> Tensor:
     """The class that y answers: the largest of several outputs; of one, 1 above the threshold (0 for logits)."""
     if y.dim() > 1 + lead and y.shape[1 + lead] > 1:
         return y.argmax(1 + lead)
-    threshold = 0.0 if loss.logits else 0.5 if data.threshold is None else data.threshold
+    threshold = 0.0 if loss.from_logits else 0.5 if data.threshold is None else data.threshold
     return (y.flatten(lead + 1).squeeze(-1) > threshold).long()
 
 
@@ -54,7 +54,7 @@ def evaluate(
                 x, t = x.expand(replicas, *x.shape), t.expand(replicas, *t.shape)
             y = net.fwd(x)[0]
             total += summed.fwd(y, t)[0]
-            counted += loss.count(t) if loss.reduction == "mean" else n
+            counted += loss.batch_weight(t) if loss.reduction == "mean" else n
             if data.classes is not None and part.label is not None:
                 miss = answers(y, loss, data, lead) != part.label[i : i + batch_size]
                 wrong += miss.sum(-1)

@@ -119,7 +119,7 @@ def _checked(loss: Loss, check: Any, reach: Any) -> Loss:
 
     def fwd(y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
         value, saved = loss.fwd(y, t)
-        if loss.reduction == "sum" or torch.as_tensor(loss.count(t)).all():  # else there is no mean
+        if loss.reduction == "sum" or torch.as_tensor(loss.batch_weight(t)).all():  # else there is no mean
             check(name, value, f"; the net's output reaches {reach(y)}")
         return value, saved
 

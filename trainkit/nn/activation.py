@@ -27,7 +27,7 @@ class Identity(Module):
 class ReLU(Module):
     """y = max(0, x), dx = 0 where x <= 0 (at 0 too, as in torch), else dy. Saves y: y <= 0 where x <= 0."""
 
-    kinks = (0.0,)
+    nonsmooth_at = (0.0,)
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.relu(x)
@@ -40,7 +40,7 @@ class ReLU(Module):
 class LeakyReLU(Module):
     """y = x where x > 0, else a x; dx = dy, or a dy. `negative_slope` is a. Saves x."""
 
-    kinks = (0.0,)
+    nonsmooth_at = (0.0,)
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         self.a = negative_slope
@@ -83,7 +83,7 @@ class ELU(Module):
     Source: Clevert, Unterthiner, Hochreiter 2016.
     """
 
-    kinks = (0.0,)  # smooth only where a = 1
+    nonsmooth_at = (0.0,)  # smooth only where a = 1
 
     def __init__(self, alpha: float = 1.0) -> None:
         self.a = alpha
