@@ -20,7 +20,7 @@ from torch.testing import assert_close
 from torch.testing._internal.common_modules import module_db
 
 import trainkit.nn
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 
 for _found in pkgutil.walk_packages(trainkit.nn.__path__, "trainkit.nn."):

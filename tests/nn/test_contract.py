@@ -17,10 +17,9 @@ from torch.testing import assert_close
 
 import trainkit.nn
 from trainkit.core.errors import UserError
-from trainkit.nn import loss
 from trainkit.nn.gradcheck import gradcheck, gradcheck_loss
 from trainkit.nn.layers import activation, container, dropout, linear
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, bwd_value, fwd_value
 
 for _found in pkgutil.walk_packages(trainkit.nn.__path__, "trainkit.nn."):
@@ -87,18 +86,18 @@ DRAWS = {dropout.Dropout}  # the modules that draw in a training pass; no other 
 
 LOGITS = [(5, 4), (5, 4, 3)]
 LOSSES: dict[type[Loss], list[tuple[dict[str, Any], str]]] = {
-    loss.MSELoss: [({}, "real")],
-    loss.L1Loss: [({}, "real")],
-    loss.HuberLoss: [({}, "real"), ({"delta": 0.4}, "real")],
-    loss.NLLLoss: [({}, "index"), ({"weight": [0.1, 0.2, 0.3, 0.7]}, "index"), ({"ignore_index": 1}, "index")],
-    loss.CrossEntropyLoss: [
+    losses.MSELoss: [({}, "real")],
+    losses.L1Loss: [({}, "real")],
+    losses.HuberLoss: [({}, "real"), ({"delta": 0.4}, "real")],
+    losses.NLLLoss: [({}, "index"), ({"weight": [0.1, 0.2, 0.3, 0.7]}, "index"), ({"ignore_index": 1}, "index")],
+    losses.CrossEntropyLoss: [
         ({}, "index"),
         ({}, "soft"),
         ({"weight": [0.1, 0.2, 0.3, 0.7]}, "soft"),
         ({"weight": [0.1, 0.2, 0.3, 0.7], "label_smoothing": 0.1, "ignore_index": 1}, "index"),
     ],
-    loss.BCELoss: [({}, "binary"), ({"weight": 0.1}, "binary")],
-    loss.BCEWithLogitsLoss: [({}, "binary"), ({"pos_weight": 0.3}, "binary")],
+    losses.BCELoss: [({}, "binary"), ({"weight": 0.1}, "binary")],
+    losses.BCEWithLogitsLoss: [({}, "binary"), ({"pos_weight": 0.3}, "binary")],
 }
 
 
@@ -604,7 +603,7 @@ def test_a_target_that_would_be_broadcast_or_cast_is_refused(
     y, t = target(kind, shape)
     wrong = [t[:1], t.unsqueeze(-1)]
     wrong += [t.int(), t + shape[1], t - shape[1]] if kind == "index" else [t.long()]
-    wrong += [t.double()] if type(made) is loss.NLLLoss else []
+    wrong += [t.double()] if type(made) is losses.NLLLoss else []
     for bad in wrong:
         with pytest.raises(UserError, match=type(made).__name__):
             made.forward(y, bad)

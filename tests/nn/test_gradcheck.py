@@ -14,7 +14,7 @@ from trainkit.nn.layers.activation import ELU, LeakyReLU, ReLU, Tanh
 from trainkit.nn.layers.container import Add, Parallel, Sequential
 from trainkit.nn.layers.dropout import Dropout
 from trainkit.nn.layers.linear import Linear
-from trainkit.nn.loss import L1Loss, MSELoss
+from trainkit.nn.losses import L1Loss, MSELoss
 
 
 class Planted(Linear):

@@ -21,7 +21,7 @@ from trainkit.core.errors import UserError
 from trainkit.nn.layers.activation import Tanh
 from trainkit.nn.layers.container import Sequential
 from trainkit.nn.layers.linear import Linear
-from trainkit.nn.loss import CrossEntropyLoss
+from trainkit.nn.losses import CrossEntropyLoss
 from trainkit.optim.optimizer import Optimizer
 from trainkit.trainer.engines.step import training_step
 

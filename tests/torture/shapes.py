@@ -46,7 +46,7 @@ from trainkit.checkpoint.plain import plain
 from trainkit.core.diff import gaps
 from trainkit.core.rng import seed_globals
 from trainkit.data.loader import ALIGN
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.optim.flat_buffer import unflatten
 
 from .tally import Tally

@@ -14,6 +14,8 @@ from tape import Tape
 from torch import Tensor
 
 from trainkit import (
+    ELU,
+    GELU,
     SGD,
     Adagrad,
     Adam,
@@ -29,7 +31,9 @@ from trainkit import (
     FanOut,
     GradientNorms,
     HuberLoss,
+    LeakyReLU,
     Linear,
+    LogSoftmax,
     LRScheduler,
     Module,
     MSELoss,
@@ -39,8 +43,11 @@ from trainkit import (
     Residual,
     RMSprop,
     Sequential,
+    Sigmoid,
     SignSGD,
+    SiLU,
     Softmax,
+    Softplus,
     Tanh,
     Trainer,
     UserError,
@@ -98,6 +105,11 @@ def shared() -> Sequential:
     return Sequential(Linear(2, 3), twice, Tanh(), twice, Linear(3, 2))
 
 
+def activations() -> Sequential:
+    smooth = (Sigmoid(), Tanh(), GELU(), GELU("tanh"), SiLU(), Softplus())
+    return Sequential(Linear(2, 3), LeakyReLU(), ELU(0.7), *smooth, Softmax(1), LogSoftmax(), Linear(3, 2))
+
+
 STEPS: dict[str, dict[str, Any]] = {
     "SGD": {"rule": (SGD, {"lr": 0.1})},
     "SGD with all": {"rule": (SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True, "maximize": True})},
@@ -115,6 +127,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "one output": {"loss": BCEWithLogitsLoss, "data": column, "net": lambda: Sequential(Linear(2, 3), ReLU(), Linear(3, 1))},
     "sum of Huber": {"loss": lambda: HuberLoss("sum"), "data": one_hot, "net": lambda: Sequential(Linear(2, 2), Softmax())},
     "branches": {"net": branches},
+    "activations": {"net": activations},
     "a module twice": {"net": shared},
     "Dropout in parts": {"net": lambda: drop_net(), "accumulate": 2},
     "Dropout": {"net": lambda: Sequential(Linear(2, 4), Dropout(0.4), Recompute(Linear(4, 4), Dropout(0.3)), Linear(4, 2))},

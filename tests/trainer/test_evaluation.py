@@ -21,7 +21,7 @@ from trainkit import (
     Split,
     tensors,
 )
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.trainer.evaluation import answers, evaluate, predict
 
 

@@ -49,7 +49,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.core.rng import generator
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 
 R, SEED = 4, 5

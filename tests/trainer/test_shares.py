@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -73,20 +75,18 @@ def test_the_loss_of_a_part_does_not_depend_on_the_batches(loss: Loss) -> None:
 
 def test_the_kernel_and_the_formulas_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     x, t = sample()
-    y = x[:, :3]
-    for loss in (
-        CrossEntropyLoss(),
-        CrossEntropyLoss("sum"),
-        NLLLoss(weight=[1.0, 2.0, 3.0]),
-        CrossEntropyLoss(ignore_index=0),
-    ):
-        value, saved = loss.fwd(y, t)
-        with monkeypatch.context() as patch:
-            patch.setattr(NLLLoss, "_plain", lambda *_: False)
-            value_, saved_ = loss.fwd(y, t)
-            dy_ = loss.bwd(saved_)
-        torch.testing.assert_close(value, value_)
-        torch.testing.assert_close(loss.bwd(saved), dy_)
+    y = x[:, :3].double()
+    weights: tuple[list[float] | None, ...] = (None, [1.0, 2.0, 3.0])
+    for kind, reduction, weight, ignored in product((NLLLoss, CrossEntropyLoss), ("mean", "sum"), weights, (None, 0, 1, -100)):
+        loss = kind(reduction=reduction, weight=weight, ignore_index=ignored)
+        for target in (t, torch.ones_like(t)):  # all of it is ignored with ignore_index=1
+            value, saved = loss.fwd(y, target)
+            with monkeypatch.context() as patch:
+                patch.setattr(NLLLoss, "_suits_kernel", lambda *_: False)
+                value_, saved_ = loss.fwd(y, target)
+            assert type(saved) is not type(saved_)
+            torch.testing.assert_close(value, value_, rtol=1e-13, atol=1e-14, equal_nan=True)
+            torch.testing.assert_close(loss.bwd(saved), loss.bwd(saved_), rtol=1e-13, atol=1e-14)
 
 
 def fit(*callbacks: object, data: Dataset | None = None, **how: int) -> Trainer:
@@ -145,12 +145,12 @@ def test_a_batch_in_parts_of_which_one_or_all_are_ignored_has_no_nan() -> None:
         assert optimizer.g.isfinite().all()
 
 
-def test_a_loss_whose_sum_is_not_its_mean_times_its_count_is_refused() -> None:
+def test_a_loss_whose_sum_is_not_its_mean_times_its_batch_weight_is_refused() -> None:
     class Mean(MSELoss):
         def fwd(self, y: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return (y - t).square().mean(), y - t
 
     net = Sequential(Linear(2, 1))
     x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(UserError, match=r"loss: Mean with reduction=sum gives .*override count"):
+    with pytest.raises(UserError, match=r"loss: Mean with reduction=sum gives .*override batch_weight"):
         Trainer(max_epochs=1, device="cpu").fit(net, Mean(), SGD(net.param(), 0.1), tensors(x, x.sum(1)))

@@ -33,7 +33,7 @@ from trainkit.app.config.build import build
 from trainkit.app.config.files import compose, resolve
 from trainkit.core.rng import generator, order
 from trainkit.data.loader import batches
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer.engines.step import training_step
 

@@ -20,7 +20,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.rng import order
 from trainkit.data.dataset import Split
 from trainkit.data.loader import batches
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.module import Value
 from trainkit.optim.optimizer import Optimizer
 from trainkit.trainer.evaluation import answers

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .loss import Loss
+from .losses import Loss
 from .module import Module, Value, bwd_value, fwd_value
 
 EPS = 1e-6  # truncation ~ eps², rounding ~ 1e-16/eps: both near 1e-10 at this step
@@ -71,7 +71,7 @@ def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor) -> Verdict:
     """dy of `loss` against differences, as `gradcheck` does it."""
     y = y.double().clone()
     t = t.double() if t.is_floating_point() else t
-    for kink in loss.kinks:
+    for kink in loss.nonsmooth_at:
         near = (y - t - kink).abs() < MARGIN
         y = torch.where(near, y + 2 * MARGIN, y)
     _, saved = loss.fwd(y, t)
@@ -110,7 +110,7 @@ def _off_kinks(inputs: Sequence[Tensor], module: Module) -> tuple[Tensor, ...]:
     moved = []
     for x in inputs:
         x = x.clone().contiguous()
-        for kink in {k for _, m in module.modules() for k in m.kinks}:
+        for kink in {k for _, m in module.modules() for k in m.nonsmooth_at}:
             x = torch.where((x - kink).abs() < MARGIN, kink + 2 * MARGIN, x)
         moved.append(x.contiguous())
     return tuple(moved)

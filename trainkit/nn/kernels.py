@@ -10,9 +10,20 @@ from torch import Tensor
 _aten = torch.ops.aten
 
 linear = torch._C._nn.linear  # (x, w, b or None): x wᵀ + b, with the transpose on torch's side
-threshold_backward = _aten.threshold_backward.default  # (dy, y, 0): dy where y > 0, else 0
+threshold_backward = _aten.threshold_backward.default  # (dy, y, 0): 0 where y <= 0, else dy
 tanh_backward = _aten.tanh_backward.default  # (dy, y): dy (1 - y²)
 sigmoid_backward = _aten.sigmoid_backward.default  # (dy, y): dy y (1 - y)
+leaky_relu = torch._C._nn.leaky_relu  # (x, a): x where x > 0, else a x
+leaky_relu_backward = _aten.leaky_relu_backward.default  # (dy, x, a, False: x is not y): dy where x > 0, else a dy
+elu = torch._C._nn.elu  # (x, a): x where x > 0, else a (eˣ - 1)
+elu_backward = _aten.elu_backward.default  # (dy, a, 1, 1, False: x is not y, x): dy where x > 0, else dy a eˣ
+gelu = torch._C._nn.gelu  # (x, approximate="none" | "tanh"): x Φ(x)
+gelu_backward = _aten.gelu_backward.default  # (dy, x, approximate="none" | "tanh"): dy (Φ(x) + x φ(x))
+silu = torch._C._nn.silu  # (x): x s, s = sigmoid x
+silu_backward = _aten.silu_backward.default  # (dy, x): dy s (1 + x (1 - s))
+softplus = torch._C._nn.softplus  # (x, β, threshold): log(1 + e^(βx)) / β, and x where βx > threshold
+softplus_backward = _aten.softplus_backward.default  # (dy, x, β, threshold): dy sigmoid(βx), and dy where βx > threshold
+softmax_backward = torch._softmax_backward_data  # (dy, y, axis, dtype): y (dy - Σ dy y)
 log_softmax_backward = torch._log_softmax_backward_data  # (dy, y, axis, dtype): dy - eʸ Σ dy
 nll = _aten.nll_loss_forward.default  # (y, t, weight, 1 mean | 2 sum, ignored): -Σ weight[t] y[t] / norm, and norm
 nll_backward = _aten.nll_loss_backward.default  # (1, y, t, weight, 1 | 2, ignored, norm): -weight[t] / norm at t, else 0
@@ -20,8 +31,8 @@ adam = _aten._fused_adam_.default  # ([p], [g], [m], [v], [largest v], [t], ...)
 adamw = _aten._fused_adamw_.default  # the same with the decay outside the gradient
 
 
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + eˣ) without overflow, in all digits: log(1 + e^-|x|) + max(0, x)."""
+def log1pexp(x: Tensor) -> Tensor:
+    """log(1 + eˣ) without overflow, in all digits: log(1 + e^-|x|) + max(0, x). `softplus` drops e⁻ˣ above its threshold."""
     return torch.log1p(torch.exp(-x.abs())).add_(torch.relu(x))
 
 

@@ -34,7 +34,7 @@ class Module:
     lead = 0  # leading replica axes of x, y and every parameter: 0, or 1 after `replicate`
     replicable = True  # False where `fwd` cannot carry a leading axis
     takes_tuple = False  # True where `fwd` wants all its inputs at once; any other module given a tuple maps over it
-    kinks: tuple[float, ...] = ()  # inputs at which the derivative jumps, for differences to stay away from
+    nonsmooth_at: tuple[float, ...] = ()  # inputs at which the derivative jumps, for differences to stay away from
 
     def fwd(self, x: Value) -> tuple[Value, Any]:
         """y, and whatever `bwd` needs. Changes nothing on `self`, so that two passes may be in flight."""

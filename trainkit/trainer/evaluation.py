@@ -11,7 +11,7 @@ from torch import Tensor
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.loader import aligned, slices
 from trainkit.data.mapped import MappedRows
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, evaluating
 
 Metrics = dict[str, list[float]]  # a value a replica
@@ -21,7 +21,7 @@ def answers(y: Tensor, loss: Loss, data: Dataset, lead: int = 0) -> Tensor:
     """The class that y answers: the largest of several outputs; of one, 1 above the threshold (0 for logits)."""
     if y.dim() > 1 + lead and y.shape[1 + lead] > 1:
         return y.argmax(1 + lead)
-    threshold = 0.0 if loss.logits else 0.5 if data.threshold is None else data.threshold
+    threshold = 0.0 if loss.from_logits else 0.5 if data.threshold is None else data.threshold
     return (y.flatten(lead + 1).squeeze(-1) > threshold).long()
 
 
@@ -54,7 +54,7 @@ def evaluate(
                 x, t = x.expand(replicas, *x.shape), t.expand(replicas, *t.shape)
             y = net.fwd(x)[0]
             total += summed.fwd(y, t)[0]
-            counted += loss.count(t) if loss.reduction == "mean" else n
+            counted += loss.batch_weight(t) if loss.reduction == "mean" else n
             if data.classes is not None and part.label is not None:
                 miss = answers(y, loss, data, lead) != part.label[i : i + batch_size]
                 wrong += miss.sum(-1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trainkit.data.loader import batches
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.tracing import Call, watching
 from trainkit.optim.flat_buffer import unflatten
 
@@ -120,7 +120,7 @@ def _checked(loss: Loss, check: Any, reach: Any) -> Loss:
 
     def fwd(y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
         value, saved = loss.fwd(y, t)
-        if loss.reduction == "sum" or torch.as_tensor(loss.count(t)).all():  # else there is no mean
+        if loss.reduction == "sum" or torch.as_tensor(loss.batch_weight(t)).all():  # else there is no mean
             check(name, value, f"; the net's output reaches {reach(y)}")
         return value, saved
 

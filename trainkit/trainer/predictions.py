@@ -15,7 +15,7 @@ from torch import Tensor
 from trainkit.data.dataset import Dataset
 from trainkit.data.loader import slices
 from trainkit.data.mapped import MappedRows
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, evaluating
 
 from .evaluation import answers

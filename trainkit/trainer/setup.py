@@ -15,7 +15,7 @@ from trainkit.data import check
 from trainkit.data.dataset import Dataset
 from trainkit.data.fingerprint import fingerprints
 from trainkit.data.transforms.normalize import Normalizer
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, evaluating
 from trainkit.optim.optimizer import Optimizer
 
@@ -136,15 +136,14 @@ def _check_shapes(trainer: Trainer) -> None:
 
 
 def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
-    """Refuse a loss whose sum is not its mean times its count: parts and batches are put together from sums and counts."""
+    """Refuse a loss whose sum is not its mean times its batch weight: parts and batches are put together from these."""
     if loss.reduction != "mean":
         return
-    mean, total, count = (
-        torch.as_tensor(v).detach().cpu().double() for v in (loss.fwd(y, t)[0], loss.summed().fwd(y, t)[0], loss.count(t))
-    )
-    known = mean.isfinite() & total.isfinite() & (count != 0)
-    if known.any() and not torch.allclose(total[known], (mean * count)[known], rtol=1e-3, atol=1e-6):
+    values = loss.fwd(y, t)[0], loss.summed().fwd(y, t)[0], loss.batch_weight(t)
+    mean, total, weight = (torch.as_tensor(v).detach().cpu().double() for v in values)
+    known = mean.isfinite() & total.isfinite() & (weight != 0)
+    if known.any() and not torch.allclose(total[known], (mean * weight)[known], rtol=1e-3, atol=1e-6):
         raise UserError(
-            f"loss: {type(loss).__name__} with reduction=sum gives {total.tolist()}, its mean times its count is"
-            f" {(mean * count).tolist()}; compute with self.reduce and self.weight, or override count"
+            f"loss: {type(loss).__name__} with reduction=sum gives {total.tolist()}, its mean times its batch weight is"
+            f" {(mean * weight).tolist()}; compute with self.reduce and self.reduction_factor, or override batch_weight"
         )

@@ -17,7 +17,7 @@ from trainkit.core.errors import UserError, UserErrors, near
 from trainkit.core.rng import order
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.transforms.normalize import Normalizer
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import RATE_LIMIT, Optimizer
 

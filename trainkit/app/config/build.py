@@ -14,7 +14,7 @@ from trainkit.core.errors import UserError, UserErrors, near, shortage
 from trainkit.core.rng import generator
 from trainkit.data.dataset import Dataset
 from trainkit.nn.layers.container import Container, Sequential
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
 from trainkit.trainer.callback import Callback, bad_name

@@ -20,7 +20,7 @@ from trainkit.callbacks import TABLE as TABLE
 from trainkit.core.errors import UserError, near
 from trainkit.nn import layers
 from trainkit.nn.layers import Container
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
 from trainkit.trainer.callback import Callback

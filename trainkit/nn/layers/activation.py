@@ -1,8 +1,10 @@
-"""Functions of each element: y = f(x), dx = dy f'(x). Each saves what makes f' cheapest, x or y."""
+"""Functions of each element: y = f(x), dx = dy f'(x). Each saves what makes f' cheapest, x or y.
+
+Each pass is one of torch's kernels, so that values and gradients have the bits of torch.nn under autograd, at inf and NaN too.
+The docstring's formula is what the kernel computes; the tests write it out in plain lines and compare.
+"""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -23,9 +25,9 @@ class Identity(Module):
 
 
 class ReLU(Module):
-    """y = max(0, x), dx = dy where x > 0, else 0 (at 0 too, as torch has it). Saves y: y > 0 where x > 0."""
+    """y = max(0, x), dx = 0 where x <= 0 (at 0 too, as in torch), else dy. Saves y: y <= 0 where x <= 0."""
 
-    kinks = (0.0,)
+    nonsmooth_at = (0.0,)
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.relu(x)
@@ -38,16 +40,16 @@ class ReLU(Module):
 class LeakyReLU(Module):
     """y = x where x > 0, else a x; dx = dy, or a dy. `negative_slope` is a. Saves x."""
 
-    kinks = (0.0,)
+    nonsmooth_at = (0.0,)
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         self.a = negative_slope
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.where(x > 0, x, x * self.a), x
+        return kernels.leaky_relu(x, self.a), x
 
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
-        return torch.where(x > 0, dy, dy * self.a)
+        return kernels.leaky_relu_backward(dy, x, self.a, False)
 
     def extra(self) -> str:
         return f"negative_slope={self.a}"
@@ -81,16 +83,16 @@ class ELU(Module):
     Source: Clevert, Unterthiner, Hochreiter 2016.
     """
 
-    kinks = (0.0,)  # smooth only where a = 1
+    nonsmooth_at = (0.0,)  # smooth only where a = 1
 
     def __init__(self, alpha: float = 1.0) -> None:
         self.a = alpha
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.where(x > 0, x, torch.expm1(x).mul_(self.a)), x
+        return kernels.elu(x, self.a), x
 
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
-        return torch.where(x > 0, dy, dy * torch.exp(x).mul_(self.a))
+        return kernels.elu_backward(dy, self.a, 1, 1, False, x)
 
     def extra(self) -> str:
         return f"alpha={self.a}"
@@ -109,21 +111,10 @@ class GELU(Module):
         self.approximate = approximate
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.approximate == "tanh":
-            return x * 0.5 * (1 + torch.tanh(self._u(x))), x
-        return x * torch.special.ndtr(x), x
+        return kernels.gelu(x, approximate=self.approximate), x
 
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
-        if self.approximate == "tanh":
-            h = torch.tanh(self._u(x))
-            du = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
-            return dy * 0.5 * (1 + h + x * (1 - h * h) * du)
-        density = torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)  # φ(x)
-        return dy * (torch.special.ndtr(x) + x * density)
-
-    @staticmethod
-    def _u(x: Tensor) -> Tensor:
-        return math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+        return kernels.gelu_backward(dy, x, approximate=self.approximate)
 
     def extra(self) -> str:
         return "" if self.approximate == "none" else "approximate='tanh'"
@@ -133,15 +124,17 @@ class SiLU(Module):
     """y = x s, s = sigmoid x. Saves x, since dx = dy s (1 + x (1 - s)). Source: Elfwing, Uchibe, Doya 2018."""
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x * torch.sigmoid(x), x
+        return kernels.silu(x), x
 
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
-        s = torch.sigmoid(x)
-        return dy * s * (1 + x * (1 - s))
+        return kernels.silu_backward(dy, x)
 
 
 class Softplus(Module):
-    """y = log(1 + e^(βx)) / β, and x itself where βx > threshold; dx = dy sigmoid(βx), or dy. Saves x."""
+    """y = log(1 + e^(βx)) / β, and x itself where βx > threshold; dx = dy sigmoid(βx), or dy. Saves x.
+
+    With a threshold above 709 (88 in float32), e^(βx) overflows below the threshold: y is inf and dx is NaN, as in torch.
+    """
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         if beta == 0:
@@ -149,12 +142,10 @@ class Softplus(Module):
         self.beta, self.threshold = beta, threshold
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        bx = x * self.beta
-        return torch.where(bx > self.threshold, x, torch.log1p(torch.exp(bx.clamp(max=self.threshold))) / self.beta), x
+        return kernels.softplus(x, self.beta, self.threshold), x
 
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
-        bx = x * self.beta
-        return torch.where(bx > self.threshold, dy, dy * torch.sigmoid(bx))
+        return kernels.softplus_backward(dy, x, self.beta, self.threshold)
 
     def extra(self) -> str:
         return f"beta={self.beta}, threshold={self.threshold}"
@@ -174,8 +165,7 @@ class Softmax(Module):
         return y, y
 
     def bwd(self, y: Tensor, dy: Tensor) -> Tensor:
-        g = dy * y
-        return g - y * g.sum(self._axis(), keepdim=True)
+        return kernels.softmax_backward(dy, y, self._axis(), y.dtype)
 
     def _axis(self) -> int:
         return self.dim if self.dim < 0 else self.dim + self.lead
@@ -192,4 +182,4 @@ class LogSoftmax(Softmax):
         return y, y
 
     def bwd(self, y: Tensor, dy: Tensor) -> Tensor:
-        return dy - torch.exp(y) * dy.sum(self._axis(), keepdim=True)
+        return kernels.log_softmax_backward(dy, y, self._axis(), y.dtype)

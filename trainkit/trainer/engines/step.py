@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.nn.loss import Loss
+from trainkit.nn.losses import Loss
 from trainkit.nn.module import Value
 from trainkit.optim.optimizer import Optimizer
 
@@ -73,7 +73,7 @@ def differentiation(net: Passes, loss: Loss, accumulate: int = 1) -> Gradient:
 
     def differentiate_in_parts(x: Tensor, t: Tensor) -> Tensor:
         size = -(-x.shape[net.lead] // accumulate)
-        count: float | Tensor = loss.count(t) if loss.reduction == "mean" else 1
+        count: float | Tensor = loss.batch_weight(t) if loss.reduction == "mean" else 1
         scale = torch.where(count == 0, 0, 1 / count) if isinstance(count, Tensor) else 1 / count  # 0: all is ignored
         total = torch.zeros((), dtype=x.dtype, device=x.device)
         for xi, ti in zip(x.split(size, net.lead), t.split(size, net.lead), strict=True):

@@ -1,0 +1,14 @@
+"""Losses: a pure pair too, `value, saved = fwd(y, t)` and `dy = bwd(saved)`; y is the net's output, t the target.
+
+`reduction` is mean or sum over everything but the replica axis; value is a scalar, or (r,) with replicas.
+Names and conventions are torch's.
+"""
+
+from .base import Loss as Loss
+from .classification import BCELoss as BCELoss
+from .classification import BCEWithLogitsLoss as BCEWithLogitsLoss
+from .classification import CrossEntropyLoss as CrossEntropyLoss
+from .classification import NLLLoss as NLLLoss
+from .regression import HuberLoss as HuberLoss
+from .regression import L1Loss as L1Loss
+from .regression import MSELoss as MSELoss

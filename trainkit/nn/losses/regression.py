@@ -1,0 +1,55 @@
+"""Losses of the difference d = y - t, element by element."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trainkit.core.errors import UserError
+
+from .base import Loss, Reduction
+
+
+class MSELoss(Loss):
+    """value = Σ (y - t)² / elements. Saves d = y - t, since dy = 2 d / elements. With reduction sum there is no division."""
+
+    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        d = y - t
+        return self.reduce(d * d), d
+
+    def bwd(self, d: Tensor) -> Tensor:
+        return d * (2 * self.reduction_factor(d))
+
+
+class L1Loss(Loss):
+    """value = Σ |y - t| / elements. Saves d = y - t, since dy = sign d / elements (0 at 0, as in torch)."""
+
+    nonsmooth_at = (0.0,)
+
+    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        d = y - t
+        return self.reduce(d.abs()), d
+
+    def bwd(self, d: Tensor) -> Tensor:
+        return torch.sign(d).mul_(self.reduction_factor(d))
+
+
+class HuberLoss(Loss):
+    """value = Σ h(y - t) / elements, h(d) = d²/2 where |d| <= δ, else δ (|d| - δ/2). Saves d, since h'(d) = d clamped to ±δ.
+
+    Source: Huber 1964. `delta` is δ > 0. Raises UserError for another.
+    """
+
+    def __init__(self, reduction: Reduction = "mean", delta: float = 1.0) -> None:
+        super().__init__(reduction)
+        if not delta > 0:
+            raise UserError(f"HuberLoss: delta={delta}; needs a number above 0")
+        self.delta = delta
+
+    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        d = y - t
+        a = d.abs()
+        return self.reduce(torch.where(a <= self.delta, 0.5 * d * d, self.delta * (a - 0.5 * self.delta))), d
+
+    def bwd(self, d: Tensor) -> Tensor:
+        return d.clamp(-self.delta, self.delta).mul_(self.reduction_factor(d))
