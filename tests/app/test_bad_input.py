@@ -612,7 +612,10 @@ RESUMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "resume: callbacks.checkpoint: file name '../../conf.yaml'",
     ),
     "rows of text": (lambda c: c["callbacks"]["csv_log"].update(rows="x"), "callbacks.csv_log: state.rows: 'x'"),
-    "a schedule of text": (lambda c: c["callbacks"]["lr_scheduler"].update(groups="x"), "callbacks.lr_scheduler: state.groups"),
+    "a plateau of text": (
+        lambda c: c["callbacks"]["lr_scheduler"].update(plateaus="x"),
+        "callbacks.lr_scheduler: state.plateaus",
+    ),
     "another split": (lambda c: c["callbacks"]["validation_split"].update(sha256="0"), "was split otherwise"),
 }
 

@@ -82,7 +82,14 @@ LATER = {
         "callbacks.lr_scheduler={interval: step, OneCycleLR: {max_lr: 0.1, total_steps: 17}}",
         "OneCycleLR: total_steps=17 is less than the 18 steps that it has to last; give total_steps=18",
     ),
-    "an argument of torch's": ("callbacks.lr_scheduler={LinearLR: {end_factor: 2}}", "LinearLR: Ending multiplicative factor"),
+    "an argument out of range": (
+        "callbacks.lr_scheduler={LinearLR: {end_factor: 2}}",
+        "callbacks.lr_scheduler: LinearLR.end_factor: 2; needs a number of at most 1",
+    ),
+    "a rate beyond float32": (
+        "callbacks.lr_scheduler={interval: step, ExponentialLR: {gamma: 1.0e+9}}",
+        "ExponentialLR: a rate of 5e+44; needs at least 0 and less than 1e+38, at step 5 of 18",
+    ),
     "an argument of text": (
         "callbacks.lr_scheduler={ReduceLROnPlateau: {patience: '3'}}",
         "callbacks.lr_scheduler: ReduceLROnPlateau.patience: '3'; needs a whole number, not text",

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import lr_scheduler as judge
-from trainkit.callbacks.lr_scheduler import SCHEDULERS
 
 from trainkit import (
     SGD,
@@ -26,9 +25,9 @@ from trainkit import (
     UserError,
     tensors,
 )
-from trainkit.callbacks import lr_scheduler
 from trainkit.checkpoint.plain import plain
 from trainkit.optim.optimizer import Optimizer
+from trainkit.optim.schedules import SCHEDULERS
 
 LR, EPOCHS, A_EPOCH = 0.1, 12, 3
 STEPS = EPOCHS * A_EPOCH  # 36
@@ -107,6 +106,11 @@ class Script(Callback):
         trainer.log(self.metric, self.values[trainer.state.epoch])
 
 
+class Refuses(Callback):
+    def on_train_start(self, trainer: Trainer) -> None:
+        raise UserError("stopped")
+
+
 def points() -> Dataset:
     x = torch.linspace(-1, 1, 2 * A_EPOCH).unsqueeze(1)
     return tensors(x, 3 * x + 1)
@@ -179,8 +183,8 @@ def test_no_scheduler_of_torch_is_left_out() -> None:
 def test_every_rate_is_torchs(name: str, arguments: Mapping[str, Any], interval: Any) -> None:
     watch, _ = run(LRScheduler(interval, **{name: arguments}))
     rates, momenta = wanted(name, arguments, interval, "SGD with momentum")
-    assert [r for (r,) in watch.rates] == rates
-    assert watch.momentum == momenta
+    assert [r for (r,) in watch.rates] == pytest.approx(rates, rel=1e-12)  # torch's recursions round at each update
+    assert watch.momentum == pytest.approx(momenta, rel=1e-12)
     assert len(set(rates)) > 1
 
 
@@ -190,8 +194,8 @@ def test_cycled_momentum_reaches_the_optimizer(name: str, optimizer: str) -> Non
     arguments = next(a for n, a in CASES if n == name)
     watch, _ = run(LRScheduler("step", **{name: arguments}), optimizer=optimizer)
     rates, momenta = wanted(name, arguments, "step", optimizer)
-    assert [r for (r,) in watch.rates] == rates
-    assert watch.momentum == momenta
+    assert [r for (r,) in watch.rates] == pytest.approx(rates, rel=1e-12)
+    torch.testing.assert_close(torch.tensor(watch.momentum), torch.tensor(momenta), rtol=1e-12, atol=0)
     assert len(set(momenta)) > 2
 
 
@@ -222,7 +226,7 @@ def test_an_optimizer_without_momentum_cycles_its_rate_alone() -> None:
         arguments = next(a for n, a in CASES if n == name)
         watch, _ = run(LRScheduler("step", **{name: arguments}), optimizer="SGD")
         rates, _ = wanted(name, {**arguments, "cycle_momentum": False}, "step", "SGD")
-        assert [r for (r,) in watch.rates] == rates
+        assert [r for (r,) in watch.rates] == pytest.approx(rates, rel=1e-12)
         assert set(watch.momentum) == {0.0}
         with pytest.raises(UserError, match="cycle_momentum needs an optimizer with momentum"):
             run(LRScheduler("step", **{name: {**arguments, "cycle_momentum": True}}), optimizer="SGD")
@@ -353,40 +357,107 @@ def test_an_interval_changed_on_resume_counts_in_the_new_one() -> None:
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("interval", ["epoch", "step"])
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
-def test_a_long_schedule_is_run_anew_at_once(
-    name: str, arguments: Mapping[str, Any], interval: Any, replicas: int, monkeypatch: pytest.MonkeyPatch
+def test_every_schedule_that_comes_on_resume_is_where_it_would_be(
+    name: str, arguments: Mapping[str, Any], interval: Any, replicas: int
 ) -> None:
-    """Where one by one would take long: to the same rates but for their last bits, or not at all."""
     old, _ = run(LRScheduler(interval, StepLR={"step_size": 5}), snapshots=True, replicas=replicas)
     new, _ = run(LRScheduler(interval, **{name: arguments}), replicas=replicas)
-    monkeypatch.setattr(lr_scheduler, "REPLAYED", 0)
     for k in (2, 7, 10, 17, 22, 25):
-        changed = LRScheduler(interval, **{name: arguments})
-        if name in ("ChainedScheduler", "MultiplicativeLR") and k // (1 if interval == "step" else A_EPOCH):
-            with pytest.raises(UserError, match=rf"{name}: changed, and would be replayed over \d+ {interval}s; resume with"):
-                run(changed, resume=old.kept[k], replicas=replicas)
-            continue
-        rest, _ = run(changed, resume=old.kept[k], replicas=replicas)
-        torch.testing.assert_close(rest.rates, new.rates[k:], rtol=1e-12, atol=0)
+        rest, _ = run(LRScheduler(interval, **{name: arguments}), resume=old.kept[k], replicas=replicas)
+        assert rest.rates == new.rates[k:]
         assert rest.momentum == new.momentum[k:]
 
 
+def test_a_function_of_the_step_has_no_state() -> None:
+    old, _ = run(LRScheduler(CosineAnnealingLR={"T_max": 12}), snapshots=True)
+    assert old.kept[17]["callbacks"]["lr_scheduler"] == {}
+
+
 FORGED: list[tuple[Callable[[dict[str, Any]], object], str]] = [
-    (lambda s: s.update(advanced=6), r"advanced: the checkpoint has 6, but the run has done 5 epochs; take another"),
-    (lambda s: s.update(advanced=10**12, schedule="x"), r"advanced: .* 1000000000000, but the run has done 17 steps"),
-    (lambda s: s["progress"][0].update(last_epoch=6), "last_epoch: the checkpoint has 6, but the schedule .* at most 5 times"),
-    (lambda s: s["progress"][0].update(last_epoch=math.nan), "last_epoch: the checkpoint has nan"),
-    (lambda s: s["progress"][0]["inner"][1].update(last_epoch=10**12), "last_epoch: the checkpoint has 1000000000000"),
+    (
+        lambda s: s["plateaus"][0].update(rate=0.2),
+        r"plateaus\[0\]\.rate: 0\.2; needs a number from 0 to the configured rate, 0\.1",
+    ),
+    (lambda s: s["plateaus"][0].update(rate=-0.1), r"plateaus\[0\]\.rate: -0\.1; needs a number from 0"),
+    (lambda s: s["plateaus"][0].update(rate=math.nan), r"plateaus\[0\]\.rate: nan"),
+    (lambda s: s["plateaus"][0].update(rate=1e300, base=1e300), r"plateaus\[0\]\.rate: 1e\+300; .* which is below 1e\+38"),
+    (lambda s: s["plateaus"][0].update(bad_epochs=-1), r"plateaus\[0\]\.bad_epochs: -1; needs a whole number from 0"),
+    (lambda s: s["plateaus"][0].update(best="x"), r"plateaus\[0\]\.best: 'x'; needs a number"),
+    (lambda s: s["plateaus"][0].pop("cooldown"), r"plateaus\[0\]: has no cooldown"),
+    (lambda s: s.update(plateaus=3), r"plateaus: 3; needs a list"),
+    (lambda s: s.update(more=3), " more is not known"),
 ]
 
 
 @pytest.mark.parametrize(("forge", "message"), FORGED)
-def test_a_count_that_contradicts_the_run_is_refused(forge: Callable[[dict[str, Any]], object], message: str) -> None:
-    name, arguments = CASES[12]
-    old, _ = run(LRScheduler(**{name: arguments}), snapshots=True)
+def test_a_state_that_no_plateau_has_is_refused(forge: Callable[[dict[str, Any]], object], message: str) -> None:
+    def plateau() -> LRScheduler:
+        return LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 0})
+
+    old, _ = run(plateau(), Script([9] * 12), snapshots=True)
     forge(old.kept[17]["callbacks"]["lr_scheduler"])
-    with pytest.raises(UserError, match=message):
-        run(LRScheduler(**{name: arguments}), resume=old.kept[17])
+    with pytest.raises(UserError, match=f"resume: callbacks.lr_scheduler: state[.:]{message}"):
+        run(plateau(), Script([9] * 12), resume=old.kept[17])
+
+
+# -- checkpoints of releases that stepped torch's schedulers ----------------------------------------------------------------
+
+
+def earlier(name: str, arguments: Mapping[str, Any], monitor: str, values: list[float], updates: int) -> dict[str, Any]:
+    """The state that such a release saved: the plain attributes of torch's scheduler, and the group that it moved."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], LR)
+    scheduler = torchs(name, arguments, optimizer)
+    optimizer.step()
+    for i in range(updates):
+        scheduler.step(*values[i : i + 1])
+    plain_types = (int, float, str, bool, type(None))
+    group = optimizer.param_groups[0]
+    return {
+        "schedule": repr(((name, arguments), "epoch")),
+        "monitor": monitor,
+        "advanced": 0 if values else updates,
+        "progress": [{k: v for k, v in vars(scheduler).items() if isinstance(v, plain_types)}],
+        "groups": [[{"lr": group["lr"], "initial_lr": LR}]],
+    }
+
+
+def test_an_earlier_plateau_goes_on_where_it_was() -> None:
+    arguments: dict[str, Any] = {"patience": 1, "factor": 0.7, "cooldown": 1}
+    scores = [9.0, 8, 8, 8, 8, 7, 7, 7, 7, 7, 7, 7]
+    whole, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script(scores), snapshots=True)
+    for k in (2, 10, 17, 25):
+        epoch = k // A_EPOCH
+        state = earlier("ReduceLROnPlateau", arguments, "min score", scores[:epoch], epoch)
+        resume = {**whole.kept[k], "callbacks": {**whole.kept[k]["callbacks"], "lr_scheduler": state}}
+        rest, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script(scores), resume=resume)
+        assert rest.rates == whole.rates[k:]
+
+
+@pytest.mark.parametrize(("name", "arguments"), [CASES[0], CASES[6], CASES[7]])
+def test_an_earlier_state_of_a_function_of_the_step_is_not_needed(name: str, arguments: Mapping[str, Any]) -> None:
+    whole, _ = run(LRScheduler(**{name: arguments}), snapshots=True)
+    state = earlier(name, arguments, "", [], 17 // A_EPOCH)
+    resume = {**whole.kept[17], "callbacks": {**whole.kept[17]["callbacks"], "lr_scheduler": state}}
+    rest, _ = run(LRScheduler(**{name: arguments}), resume=resume)
+    assert rest.rates == whole.rates[17:]
+
+
+EARLIER_FORGED: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda s: s["groups"][0][0].update(lr="x"), r"groups\[0\]\[0\]\.lr: 'x'; needs a number"),
+    (lambda s: s["groups"][0][0].update(lr=9.0), r"plateaus\[0\]\.rate: 9; needs"),
+    (lambda s: s["progress"][0].update(num_bad_epochs=-1), r"progress\[0\]\.num_bad_epochs: -1"),
+    (lambda s: s["progress"][0].pop("best"), r"progress\[0\]: has no best"),
+    (lambda s: s.pop("advanced"), "has no advanced"),
+    (lambda s: s.update(schedule=3), "schedule: 3; needs text"),
+]
+
+
+@pytest.mark.parametrize(("forge", "message"), EARLIER_FORGED)
+def test_a_damaged_earlier_state_is_refused(forge: Callable[[dict[str, Any]], object], message: str) -> None:
+    state = earlier("ReduceLROnPlateau", {"patience": 1}, "min score", [9.0, 8], 2)
+    forge(state)
+    with pytest.raises(UserError, match=f"state.?.?{message}"):
+        LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 1}).load_state_dict(state)
 
 
 # -- the curve before training, and mistakes -----------------------------------------------------------------------------
@@ -425,6 +496,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"SequentialLR": {"schedulers": [{"StepLr": {}}], "milestones": []}}, "did you mean 'StepLR'"),
     ({"interval": "batch", "StepLR": {"step_size": 3}}, "interval='batch'; needs epoch or step"),
     ({"warmup_steps": -1}, "warmup_steps=-1"),
+    ({"OneCycleLR": {"max_lr": 0.1}}, "OneCycleLR: needs total_steps, or epochs and steps_per_epoch"),
 ]
 
 
@@ -434,9 +506,9 @@ def test_mistakes_are_told_at_once(arguments: dict[str, Any], message: str) -> N
         LRScheduler(**arguments)
 
 
-def test_what_torch_refuses_is_told_in_its_words() -> None:
+def test_a_refusal_before_the_first_step_names_the_callback() -> None:
     with pytest.raises(UserError, match=r"callbacks\.lr_scheduler on_fit_start.*OneCycleLR.*total_steps"):
-        run(LRScheduler(OneCycleLR={"max_lr": 0.1}))
+        run(LRScheduler(OneCycleLR={"max_lr": 0.1, "total_steps": EPOCHS - 1}))
 
 
 # -- the trial before the first step -------------------------------------------------------------------------------------
@@ -453,10 +525,12 @@ TRIALS: list[tuple[str, dict[str, Any], str]] = [
         {"OneCycleLR": {"max_lr": 0.1, "total_steps": 6}},
         "total_steps=6 is less than the 36 steps .*; give total_steps=36",
     ),
-    ("step", {"OneCycleLR": {"max_lr": 0.1, "total_steps": 36, "pct_start": 1}}, "division by zero, at step 36 of 36"),
-    ("epoch", {"ConstantLR": {"factor": 0, "total_iters": 7}}, "division by zero, at epoch 7 of 12"),
     ("epoch", {"ReduceLROnPlateau": {"mode": "most"}}, r"ReduceLROnPlateau\.mode: 'most'"),
-    ("epoch", {"ReduceLROnPlateau": {"min_lr": [0.1, 0.2]}}, "expected 1 min_lrs, got 2; change its arguments"),
+    (
+        "epoch",
+        {"ReduceLROnPlateau": {"min_lr": [0.1, 0.2]}},
+        r"ReduceLROnPlateau\.min_lr: 2 values; needs one, or one for each of trainer\.replicas \(1\)",
+    ),
     ("epoch", {"LambdaLR": {"lr_lambda": lambda k: {}[k]}}, "LambdaLR: KeyError: 0"),
     ("epoch", {"LambdaLR": {"lr_lambda": lambda k: 1 if k < 5 else math.nan}}, "a rate of nan; .*, at epoch 5 of 12"),
     ("epoch", {"LambdaLR": {"lr_lambda": lambda k: 1j}}, "LambdaLR: .*complex.*, at epoch 0 of 12"),
@@ -487,9 +561,10 @@ def test_a_schedule_that_would_fail_on_the_way_is_refused_before_the_first_step(
 @pytest.mark.parametrize(
     ("name", "arguments", "place"),
     [
-        ("CyclicLR", {"base_lr": 0.1, "max_lr": 0.2, "step_size_up": 5, "mode": "triangular2"}, r"\d+ of 300000"),
-        ("ConstantLR", {"factor": 0, "total_iters": 150_000}, "150000 of 300000"),
         ("ExponentialLR", {"gamma": 1.002}, r"\d+ of 300000"),
+        ("StepLR", {"step_size": 290_000, "gamma": 1e40}, "290000 of 300000"),
+        ("CyclicLR", {"base_lr": 0.1, "max_lr": 1e39, "step_size_up": 200_000}, r"\d+ of 300000"),
+        ("LambdaLR", {"lr_lambda": lambda k: -1 if k == 299_999 else 1}, "299999 of 300000"),
     ],
 )
 def test_a_failure_far_behind_is_found_without_all_steps_before_it(name: str, arguments: Any, place: str) -> None:
@@ -497,15 +572,39 @@ def test_a_failure_far_behind_is_found_without_all_steps_before_it(name: str, ar
         run(LRScheduler("step", **{name: arguments}), epochs=100_000)
 
 
+def test_a_long_product_is_tried_over_its_beginning_alone() -> None:
+    """Its rates follow from one another: 50,000 are computed before the first step, not all."""
+    asked: list[int] = []
+
+    def fades(k: int) -> float:
+        asked.append(k)
+        return 0.999
+
+    with pytest.raises(UserError, match=r"MultiplicativeLR: a rate of .*, at step \d+ of 300000"):
+        run(LRScheduler("step", MultiplicativeLR={"lr_lambda": lambda k: 1.01}), epochs=100_000)
+    with pytest.raises(UserError, match="stopped"):
+        run(LRScheduler("step", MultiplicativeLR={"lr_lambda": fades}), Refuses(), epochs=100_000)
+    assert asked == [*range(1, 50_000)]
+    with pytest.raises(
+        UserError, match=r"MultiplicativeLR: computes each rate from .*, and 10,000,002 steps are too many; use it"
+    ):
+        run(LRScheduler("step", MultiplicativeLR={"lr_lambda": fades}), epochs=3_333_334)
+
+
 def test_a_schedule_may_end_at_0_and_with_the_run() -> None:
-    """The recursion of LinearLR rounds to less than 0; the rate behind OneCycleLR's last step is less, and is not used."""
     linear, _ = run(LRScheduler("step", LinearLR={"start_factor": 0.1, "end_factor": 0, "total_iters": 5}))
     assert linear.rates[5:] == [[0.0]] * (STEPS - 5)
-    cycle, _ = run(LRScheduler("step", OneCycleLR={"max_lr": 0.1, "total_steps": STEPS, "anneal_strategy": "linear"}))
-    assert min(cycle.rates)[0] >= 0
+    for arguments in ({"anneal_strategy": "linear"}, {"pct_start": 1}):  # torch's own divides by 0 behind the last step
+        cycle, _ = run(LRScheduler("step", OneCycleLR={"max_lr": 0.1, "total_steps": STEPS, **arguments}))
+        assert min(cycle.rates)[0] >= 0
 
 
-def test_the_trial_calls_a_function_and_leaves_the_schedule_as_it_is() -> None:
+def test_a_rate_of_0_for_some_epochs_trains_nothing_and_then_all() -> None:
+    watch, _ = run(LRScheduler(ConstantLR={"factor": 0, "total_iters": 7}))
+    assert watch.rates == [[0.0]] * 7 * A_EPOCH + [[LR]] * 5 * A_EPOCH
+
+
+def test_a_function_is_asked_for_the_epochs_of_the_run_and_no_other() -> None:
     asked: list[int] = []
 
     def halves(k: int) -> float:
@@ -513,7 +612,7 @@ def test_the_trial_calls_a_function_and_leaves_the_schedule_as_it_is() -> None:
         return float(0.5**k)
 
     watch, _ = run(LRScheduler(LambdaLR={"lr_lambda": halves}), epochs=3)
-    assert asked == [0, 1, 2, 3] * 2
+    assert asked == [0, 1, 2] * 2  # before the first step, then in the run
     assert watch.rates[::A_EPOCH] == [[0.1], [0.05], [0.025]]
 
 

@@ -17,6 +17,7 @@ from torch.testing import assert_close
 
 import trainkit.nn
 from trainkit.core.errors import UserError
+from trainkit.nn import losses
 from trainkit.nn.gradcheck import gradcheck, gradcheck_loss
 from trainkit.nn.layers import activation, container, dropout, linear
 from trainkit.nn.losses import Loss

@@ -33,7 +33,7 @@ trainer: {max_epochs: 2, batch_size: 10}
 callbacks:
   validation_split: {}
   early_stopping: {patience: 5, restore_best: true}
-  lr_scheduler: {CosineAnnealingLR: {T_max: 5}}
+  lr_scheduler: {ReduceLROnPlateau: {patience: 0}}
   checkpoint: {monitor: val/loss, save_top_k: 2, every_n_epochs: 1}
   timer: {max_time: 1000}
   tensorboard: {}
@@ -355,10 +355,16 @@ SCHEDULE = ("callbacks", "lr_scheduler")
 
 
 def long_run(content: dict[str, Any]) -> bytes:
-    """Counters that agree, and a schedule that is configured otherwise: it is run anew over all of them."""
+    """Counters that agree, and the state of another schedule: its rate is that after all of them."""
     state = {**content["state"], "epoch": 10**12, "step": 4 * 10**12}
-    spoilt = put({**content, "state": state}, (*SCHEDULE, "schedule"), "(('StepLR', {'step_size': 1}), 'epoch')")
-    return stored(put(spoilt, (*SCHEDULE, "advanced"), 10**12))
+    return earlier_schedule({**content, "state": state}, "StepLR", {"last_epoch": 10**12})
+
+
+def earlier_schedule(content: dict[str, Any], name: str, progress: dict[str, Any]) -> bytes:
+    """With the state of a schedule as releases saved it that stepped torch's schedulers."""
+    state = {"schedule": f"(('{name}', {{}}), 'epoch')", "monitor": "min val/loss", "advanced": 10**12}
+    groups = [[{"lr": 0.1, "initial_lr": 0.1}]]
+    return stored(put(content, SCHEDULE, {**state, "progress": [progress], "groups": groups}))
 
 
 BOMBS: dict[str, Callable[[dict[str, Any], bytes], bytes | int]] = {
@@ -408,8 +414,10 @@ BOMBS: dict[str, Callable[[dict[str, Any], bytes], bytes | int]] = {
     "a run of 10^12 epochs under another schedule": lambda c, d: long_run(c),
     "a run of 10^12 epochs in 8 steps": lambda c, d: stored({**c, "state": {**c["state"], "epoch": 10**12}}),
     "a run of 0 epochs in 10^12 steps": lambda c, d: stored({**c, "state": {**c["state"], "epoch": 0, "step": 10**12}}),
-    "a schedule of 10^12 epochs in a run of 2": lambda c, d: stored(put(c, (*SCHEDULE, "advanced"), 10**12)),
-    "a schedule of 10^12 epochs in one of 2": lambda c, d: stored(put(c, (*SCHEDULE, "progress", 0, "last_epoch"), 10**12)),
+    "a schedule of 10^12 epochs in a run of 2": lambda c, d: earlier_schedule(c, "StepLR", {"last_epoch": 10**12}),
+    "a schedule of 10^12 bad epochs in a run of 2": lambda c, d: earlier_schedule(
+        c, "ReduceLROnPlateau", {"best": 0.1, "num_bad_epochs": 10**12, "cooldown_counter": 10**12}
+    ),
     "a configuration of 1 MiB": lambda c, d: stored({**c, "config": "a: " + "[" * (1 << 20)}),
     "a configuration of 900 kB of keys": lambda c, d: stored({**c, "config": "".join(f"k{i}: 1\n" for i in range(90_000))}),
     "a configuration that unfolds": lambda c, d: stored({**c, "config": c["config"] + UNFOLDING}),

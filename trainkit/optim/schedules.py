@@ -1,253 +1,545 @@
-"""torch's learning-rate schedules over a stand-in for an optimizer: arguments checked, built, moved on, and their progress."""
+"""Learning-rate schedules as pure functions of k, the number of updates that the schedule has seen.
+
+`schedule.rate(k, base)` is the rate after k updates, which are epochs or steps as the caller counts them, of a run whose
+configured rate is `base`. A resumed run therefore asks for its own k, and nothing has to be stored or repeated.
+ReduceLROnPlateau alone follows a metric: it maps its small, plain state and a new value of the metric to the next state.
+
+Names, arguments, defaults and values are those of torch.optim.lr_scheduler (2.13). In the formulas, lr_k is the rate after k
+updates. Where the rate would be too large for a float it is infinite: the caller refuses it.
+"""
 
 from __future__ import annotations
 
-import inspect
 import math
 from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import torch
-from torch.optim import lr_scheduler as torch_schedulers
 
-from trainkit.app.config.signature import check_value
-from trainkit.core.errors import UserError, UserErrors, near
-from trainkit.core.validation import Either, accept, shown
+class Schedule:
+    """Base: an author writes `rate`, and overrides the rest where it differs."""
 
-SCHEDULERS = (
-    "StepLR",
-    "MultiStepLR",
-    "ConstantLR",
-    "LinearLR",
-    "ExponentialLR",
-    "PolynomialLR",
-    "CosineAnnealingLR",
-    "CosineAnnealingWarmRestarts",
-    "CyclicLR",
-    "OneCycleLR",
-    "ReduceLROnPlateau",
-    "SequentialLR",
-    "ChainedScheduler",
-    "LambdaLR",  # these two take a function, so they are for Python only
-    "MultiplicativeLR",
-)
-FUNCTIONS = ("lr_lambda", "scale_fn")
-LENGTHS = ("step_size", "T_max", "T_0", "total_iters", "step_size_up", "step_size_down", "total_steps", "epochs")
-COUNTS = (*LENGTHS, "T_mult", "steps_per_epoch")  # whole numbers of at least 1; all other numbers are at least 0
-EACH = float | list[float]  # one number, or one for each group
-TYPES: dict[str, Any] = {  # of each argument, by torch's documentation: not every release has annotations that can be read
-    **dict.fromkeys(COUNTS, int),
-    **dict.fromkeys(("patience", "cooldown"), int),
-    **dict.fromkeys(("gamma", "factor", "start_factor", "end_factor", "power", "eta_min", "threshold", "eps"), float),
-    **dict.fromkeys(("pct_start", "div_factor", "final_div_factor"), float),
-    **dict.fromkeys(("base_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"), EACH),
-    **dict.fromkeys(("cycle_momentum", "three_phase"), bool),
-    "milestones": list[int],
-    "mode": Literal["min", "max", "triangular", "triangular2", "exp_range"],
-    "threshold_mode": Literal["rel", "abs"],
-    "anneal_strategy": Literal["cos", "linear"],
-    "scale_mode": Literal["cycle", "iterations"],
-}
-MOVING = ("lr", "initial_lr", "momentum", "betas")
-DERIVED = ("mode_worse", "default_min_lr")  # attributes of a plateau that follow from its arguments
+    def rate(self, k: int, base: float) -> float:
+        """The rate after k updates."""
+        raise NotImplementedError(f"{type(self).__name__} has no rate")
+
+    def momentum(self, k: int) -> float | None:
+        """The momentum (Adam's beta1) after k updates; None where the schedule does not move it."""
+        return None
+
+    def follow(self, k: int, base: float, lr: float) -> float:
+        """The rate after k updates in a ChainedScheduler, in which the rate is `lr` before this schedule's turn.
+
+        A schedule that sets the rate, as it does here, forgets `lr`; one that scales the rate multiplies `lr`.
+        """
+        return self.rate(k, base)
+
+    def turns(self) -> list[int]:
+        """Updates after which the rate may change its course: where a search for extreme rates looks."""
+        return []
+
+    @property
+    def is_recursive(self) -> bool:
+        """Whether `rate(k)` takes time in proportion to k, unless it was asked for a little less before."""
+        return False
 
 
-class Carrier(torch.optim.Optimizer):
-    """What a torch scheduler needs of an optimizer: groups with rates. It updates nothing.
+class Scaled(Schedule):
+    """lr_k = base F(k): an author writes `share`, which is F."""
 
-    Optimizer.__init__ is left out: it would load torch._dynamo, which takes longer than training conf/mlp.yaml.
+    def share(self, k: int) -> float:
+        raise NotImplementedError(f"{type(self).__name__} has no share")
+
+    def rate(self, k: int, base: float) -> float:
+        return base * self.share(k)
+
+    def follow(self, k: int, base: float, lr: float) -> float:
+        """lr F(k) / F(k - 1); lr where F(k - 1) is 0, since the factor 0 was applied then."""
+        before = self.share(k - 1) if k else 1.0
+        return lr * (self.share(k) / before) if before else lr
+
+
+class Decay(Scaled):
+    """F(k) = gamma^n(k): an author writes `count`, which is n and never falls."""
+
+    gamma: float
+
+    def count(self, k: int) -> int:
+        raise NotImplementedError(f"{type(self).__name__} has no count")
+
+    def share(self, k: int) -> float:
+        return power(self.gamma, self.count(k))
+
+    def follow(self, k: int, base: float, lr: float) -> float:
+        """lr gamma^(n(k) - n(k - 1)), which is defined for gamma = 0 too."""
+        return lr * power(self.gamma, self.count(k) - (self.count(k - 1) if k else 0))
+
+
+@dataclass(eq=False)
+class StepLR(Decay):
+    """lr_k = base gamma^⌊k / step_size⌋."""
+
+    step_size: int
+    gamma: float = 0.1
+
+    def count(self, k: int) -> int:
+        return k // self.step_size
+
+    def turns(self) -> list[int]:
+        return [self.step_size]
+
+
+@dataclass(eq=False)
+class MultiStepLR(Decay):
+    """lr_k = base gamma^(number of milestones ≤ k); `milestones` ascend, and one that occurs twice counts twice."""
+
+    milestones: list[int]
+    gamma: float = 0.1
+
+    def count(self, k: int) -> int:
+        return bisect_right(self.milestones, k)
+
+    def turns(self) -> list[int]:
+        return self.milestones
+
+
+@dataclass(eq=False)
+class ExponentialLR(Decay):
+    """lr_k = base gamma^k."""
+
+    gamma: float
+
+    def count(self, k: int) -> int:
+        return k
+
+
+@dataclass(eq=False)
+class ConstantLR(Scaled):
+    """lr_k = base factor for k < total_iters, then base. A factor of 0, which torch divides by, holds the net still so long."""
+
+    factor: float = 1.0 / 3
+    total_iters: int = 5
+
+    def share(self, k: int) -> float:
+        return self.factor if k < self.total_iters else 1.0
+
+    def turns(self) -> list[int]:
+        return [self.total_iters]
+
+
+@dataclass(eq=False)
+class LinearLR(Scaled):
+    """lr_k = base ((1 - s) start_factor + s end_factor) with s = min(k / total_iters, 1)."""
+
+    start_factor: float = 1.0 / 3
+    end_factor: float = 1.0
+    total_iters: int = 5
+
+    def share(self, k: int) -> float:
+        return between(self.start_factor, self.end_factor, min(k / self.total_iters, 1.0))
+
+    def turns(self) -> list[int]:
+        return [self.total_iters]
+
+
+@dataclass(eq=False)
+class PolynomialLR(Scaled):
+    """lr_k = base (1 - min(k / total_iters, 1))^power."""
+
+    total_iters: int = 5
+    power: float = 1.0
+
+    def share(self, k: int) -> float:
+        return float((1.0 - min(k / self.total_iters, 1.0)) ** self.power)
+
+    def turns(self) -> list[int]:
+        return [self.total_iters]
+
+
+@dataclass(eq=False)
+class LambdaLR(Schedule):
+    """lr_k = base lr_lambda(k). Not Scaled: in a chain, torch's sets the rate anew."""
+
+    lr_lambda: Callable[[int], float]
+
+    def rate(self, k: int, base: float) -> float:
+        return float(base * self.lr_lambda(k))
+
+
+@dataclass(eq=False)
+class MultiplicativeLR(Scaled):
+    """lr_k = base lr_lambda(1) lr_lambda(2) ... lr_lambda(k).
+
+    The last product is kept, so that the next k costs one call. It is a cache: it never changes a value.
     """
 
-    def __init__(self, rates: Sequence[float], momentum: dict[str, Any]) -> None:
-        self.defaults = {"lr": rates[0], **momentum}
-        self.state = defaultdict(dict)
-        self.param_groups = [{"params": [torch.zeros(1)], "lr": r, **momentum} for r in rates]
+    lr_lambda: Callable[[int], float]
+    _last: tuple[int, float] = field(default=(0, 1.0), init=False, repr=False)
 
-    def step(self, closure: Any = None) -> Any:
-        """Only torch's own count of updates goes on: a scheduler warns where there was none."""
+    def share(self, k: int) -> float:
+        done, product = self._last if self._last[0] <= k else (0, 1.0)
+        for i in range(done + 1, k + 1):
+            product = float(product * self.lr_lambda(i))
+        self._last = (k, product)
+        return product
 
+    def follow(self, k: int, base: float, lr: float) -> float:
+        return float(lr * self.lr_lambda(k)) if k else lr
 
-def check(name: str, arguments: Mapping[str, Any]) -> None:
-    """A schedule's name, and the names, types and ranges of its arguments. Raises UserErrors with all that is wrong."""
-    if name not in SCHEDULERS:
-        raise UserError(f"LRScheduler: no scheduler {shown(name)}{near(str(name), SCHEDULERS)}")
-    if not isinstance(arguments, Mapping):
-        raise UserError(f"LRScheduler: {name}: {shown(arguments)}; needs its arguments as a mapping")
-    parameters = inspect.signature(getattr(torch_schedulers, name)).parameters
-    allowed = [p for p in parameters if p not in ("optimizer", "last_epoch", "verbose")]
-    errors = []
-    for key, value in arguments.items():
-        if key not in allowed:
-            errors.append(f"{name}: no argument {shown(key)}{near(str(key), allowed)}")
-        elif value is not None or parameters[key].default is not None:
-            errors += _check_argument(f"{name}.{key}", key, list(value) if isinstance(value, (tuple, range)) else value)
-    if missing := [p for p in allowed if parameters[p].default is inspect.Parameter.empty and p not in arguments]:
-        errors.append(f"{name}: needs {', '.join(missing)} ({', '.join(allowed)})")
-    if errors:
-        raise UserErrors(errors)
-    if name == "SequentialLR" and len(arguments["milestones"]) != len(arguments["schedulers"]) - 1:
-        n = len(arguments["schedulers"])
-        raise UserError(f"{name}.milestones: {len(arguments['milestones'])} of them; {n} schedulers need {n - 1}")
+    @property
+    def is_recursive(self) -> bool:
+        return True
 
 
-def _check_argument(place: str, key: str, value: Any) -> list[str]:
-    """What is wrong with one argument, a line each."""
-    if key in FUNCTIONS:
-        functions = value if isinstance(value, list) else [value]
-        return (
-            [] if all(map(callable, functions)) else [f"{place.replace('.', ': ')} is a function, which only Python can give"]
-        )
-    if key == "schedulers":
-        return _check_inner(place, value)
-    if wrong := check_value(value, TYPES.get(key, Any), place):
-        return wrong
-    numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, (int, float))]
-    least = 1 if key in COUNTS else 0
-    if odd := [v for v in numbers if not least <= v < math.inf]:
-        return [f"{place}: {odd[0]}; needs a finite number of at least {least}"]
-    if key == "milestones" and any(a > b for a, b in pairwise(value)):
-        return [f"{place}: {shown(str(value), '')}; needs them in ascending order"]
-    return []
+@dataclass(eq=False)
+class CosineAnnealingLR(Schedule):
+    """lr_k = eta_min + (base - eta_min) (1 + cos(π k / T_max)) / 2, which rises again after T_max and has the period 2 T_max.
+
+    SGDR without restarts (Loshchilov and Hutter, https://arxiv.org/abs/1608.03983).
+    """
+
+    T_max: int
+    eta_min: float = 0.0
+
+    def rate(self, k: int, base: float) -> float:
+        return between(self.eta_min, base, self._twice(k) / 2)
+
+    def _twice(self, k: int) -> float:
+        """1 + cos(π k / T_max): exactly 0 at the minima, however large k is."""
+        return 1 + math.cos(math.pi * (k % (2 * self.T_max)) / self.T_max)
+
+    def follow(self, k: int, base: float, lr: float) -> float:
+        """The distance from eta_min, scaled as that of the rate alone; from a minimum, where it is 0, the rate's own rise."""
+        if k == 0:
+            return lr
+        before = self._twice(k - 1)
+        if before == 0:
+            return lr + (base - self.eta_min) * self._twice(k) / 2
+        return self._twice(k) / before * (lr - self.eta_min) + self.eta_min
+
+    def turns(self) -> list[int]:
+        return [self.T_max, 2 * self.T_max]
 
 
-def _check_inner(place: str, value: Any) -> list[str]:
-    """The schedules that a schedule is made of."""
-    if not isinstance(value, list) or not value:
-        return [f"{place}: {shown(value)}; needs a list of schedulers, [{{LinearLR: {{...}}}}, ...]"]
-    errors = []
-    for inner in value:
-        if not isinstance(inner, Mapping) or len(inner) != 1:
-            errors.append(f"{place}: {shown(inner)}; each is one scheduler with its arguments, {{LinearLR: {{...}}}}")
-        elif "ReduceLROnPlateau" in inner:
-            errors.append(f"{place}: ReduceLROnPlateau reads a metric and cannot be one of several; use it alone")
-        else:
-            try:
-                check(*next(iter(inner.items())))
-            except UserError as error:
-                errors += str(error).split("\n")
-    return errors
+@dataclass(eq=False)
+class CosineAnnealingWarmRestarts(Schedule):
+    """lr_k = eta_min + (base - eta_min) (1 + cos(π c / T)) / 2, c updates after the last restart.
+
+    The first period T has T_0 updates, each further one T_mult times as many as the one before. SGDR (Loshchilov and Hutter,
+    https://arxiv.org/abs/1608.03983).
+    """
+
+    T_0: int
+    T_mult: int = 1
+    eta_min: float = 0.0
+
+    def rate(self, k: int, base: float) -> float:
+        period = self.T_0
+        if self.T_mult == 1:
+            k %= period
+        while k >= period:
+            k, period = k - period, period * self.T_mult
+        return between(self.eta_min, base, (1 + math.cos(math.pi * k / period)) / 2)
+
+    def turns(self) -> list[int]:
+        return [self.T_0]
 
 
-def inner_of(name: str, arguments: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], int]]:
-    """The schedules that one is made of: name, arguments, and after how many epochs or steps each begins."""
-    inner = arguments.get("schedulers", ())
-    begins = [0, *arguments["milestones"]] if name == "SequentialLR" else [0] * len(inner)
-    return [(*next(iter(schedule.items())), begin) for schedule, begin in zip(inner, begins, strict=True)]
+@dataclass(eq=False)
+class CyclicLR(Schedule):
+    """lr_k = base_lr + (max_lr - base_lr) h(k) scale, whatever rate is configured.
+
+    h rises from 0 to 1 in step_size_up updates and falls back in step_size_down (the same number, if it is None). `scale` in
+    the c-th cycle is 1 (triangular), 2^(1-c) (triangular2) or gamma^k (exp_range); scale_fn replaces it, as a function of c or,
+    with scale_mode iterations, of k. With cycle_momentum the momentum is max_momentum - (max_momentum - base_momentum) h scale.
+
+    Smith, https://arxiv.org/abs/1506.01186.
+    """
+
+    base_lr: float
+    max_lr: float
+    step_size_up: int = 2000
+    step_size_down: int | None = None
+    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular"
+    gamma: float = 1.0
+    scale_fn: Callable[[float], float] | None = None
+    scale_mode: Literal["cycle", "iterations"] = "cycle"
+    cycle_momentum: bool = True
+    base_momentum: float = 0.8
+    max_momentum: float = 0.9
+
+    def height(self, k: int) -> float:
+        """h scale: how far the rate is on its way from base_lr to max_lr."""
+        up, down = self.step_size_up, self.step_size_down or self.step_size_up
+        cycle, position = divmod(k, up + down)
+        h = position / up if position <= up else (up + down - position) / down
+        if self.scale_fn is not None:
+            return float(h * self.scale_fn(cycle + 1 if self.scale_mode == "cycle" else k))
+        return h * {"triangular": 1.0, "triangular2": power(0.5, cycle), "exp_range": power(self.gamma, k)}[self.mode]
+
+    def rate(self, k: int, base: float) -> float:
+        return between(self.base_lr, self.max_lr, self.height(k))
+
+    def momentum(self, k: int) -> float | None:
+        return between(self.max_momentum, self.base_momentum, self.height(k)) if self.cycle_momentum else None
+
+    def turns(self) -> list[int]:
+        up, down = self.step_size_up, self.step_size_down or self.step_size_up
+        return [up, up + down, 2 * up + down]
 
 
-def check_length(name: str, arguments: Mapping[str, Any], updates: int, interval: str) -> None:
-    """Refuse a OneCycleLR, alone or among others, that ends before the `updates` epochs or steps that it is to last."""
-    if name == "OneCycleLR":
-        total = arguments.get("total_steps") or (arguments.get("epochs") or 0) * (arguments.get("steps_per_epoch") or 0)
-        if 0 < total < updates:
-            short = f"OneCycleLR: total_steps={total} is less than the {updates} {interval}s that it has to last"
-            raise UserError(f"{short}; give total_steps={updates}, or train for fewer")
-    inner = inner_of(name, arguments)
-    for i, (of, given, begin) in enumerate(inner):
-        end = min(updates, inner[i + 1][2] - 1) if name == "SequentialLR" and i + 1 < len(inner) else updates
-        check_length(of, given, end - begin, interval)
+@dataclass(eq=False)
+class OneCycleLR(Schedule):
+    """From max_lr / div_factor up to max_lr, then down to max_lr / (div_factor final_div_factor), whatever rate is configured.
+
+    The cycle has n = total_steps, or epochs steps_per_epoch, updates. It peaks after pct_start n - 1 updates and ends after
+    n - 1; with three_phase it is back at its first rate after 2 pct_start n - 2. In a phase from a to b, after a share s of it,
+    lr = a + (b - a) s (linear) or a + (b - a) (1 - cos(π s)) / 2 (cos). A phase of no length is at its end at once;
+    after the last one the rate stays. With cycle_momentum the momentum goes from max_momentum to base_momentum and back.
+
+    Smith and Topin, https://arxiv.org/abs/1708.07120, in the variant of fastai.
+    """
+
+    max_lr: float
+    total_steps: int | None = None
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+    pct_start: float = 0.3
+    anneal_strategy: Literal["cos", "linear"] = "cos"
+    cycle_momentum: bool = True
+    base_momentum: float = 0.85
+    max_momentum: float = 0.95
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+    three_phase: bool = False
+
+    @property
+    def length(self) -> int:
+        """The updates of the cycle; 0 if neither total_steps nor both of its factors are given."""
+        return self.total_steps or (self.epochs or 0) * (self.steps_per_epoch or 0)
+
+    def phases(self) -> list[tuple[float, float, float]]:
+        """Of each phase: the number of updates at its end, the rate and the momentum there. The first one starts after 0."""
+        n, first = self.length, self.max_lr / self.div_factor
+        peak = (self.pct_start * n - 1, self.max_lr, self.base_momentum)
+        back = [(2 * self.pct_start * n - 2, first, self.max_momentum)] if self.three_phase else []
+        return [peak, *back, (n - 1.0, first / self.final_div_factor, self.max_momentum)]
+
+    def at(self, k: int) -> tuple[float, float]:
+        """The rate and the momentum after k updates."""
+        phases = self.phases()
+        i = next((i for i, (end, _, _) in enumerate(phases) if k <= end), len(phases) - 1)
+        start, lr, momentum = phases[i - 1] if i else (0.0, self.max_lr / self.div_factor, self.max_momentum)
+        end, to_lr, to_momentum = phases[i]
+        s = min((k - start) / (end - start), 1.0) if end > start else 1.0
+        if self.anneal_strategy == "cos":
+            s = (1 - math.cos(math.pi * s)) / 2
+        return between(lr, to_lr, s), between(momentum, to_momentum, s)
+
+    def rate(self, k: int, base: float) -> float:
+        return self.at(k)[0]
+
+    def momentum(self, k: int) -> float | None:
+        return self.at(k)[1] if self.cycle_momentum else None
+
+    def turns(self) -> list[int]:
+        return [max(0, math.floor(end)) for end, _, _ in self.phases()]
 
 
-def places(name: str, arguments: Mapping[str, Any], begin: int = 0) -> Iterator[int]:
-    """Where a schedule may turn: after as many epochs or steps as its arguments name, counted from its `begin`."""
-    for key, value in arguments.items():
-        if TYPES.get(key) in (int, list[int]) and value is not None:
-            yield from (begin + v for v in (value if isinstance(value, Sequence) else [value]))
-    for of, given, start in inner_of(name, arguments):
-        yield from places(of, given, begin + start)
+@dataclass(eq=False)
+class SequentialLR(Schedule):
+    """One schedule after the other: number i counts its updates from milestones[i - 1] and starts from the configured rate.
+
+    MultiplicativeLR has no rate of its own: after another schedule it goes on from that one's last rate, times lr_lambda(0).
+    In a phase whose schedule does not move the momentum, it stays where the last schedule that moved it has left it; before
+    the first of them it is where that one begins.
+
+    Two of torch's side effects are left out: CyclicLR and OneCycleLR in the list change the rate that others start from, and
+    schedules inside a ChainedScheduler or SequentialLR in the list count one update too many.
+    """
+
+    schedulers: list[Schedule]
+    milestones: list[int]
+
+    def phase(self, k: int) -> tuple[int, int]:
+        """Which schedule is used after k updates, and after how many it has begun."""
+        i = bisect_right(self.milestones, k)
+        return i, self.milestones[i - 1] if i else 0
+
+    def rate(self, k: int, base: float) -> float:
+        i, start = self.phase(k)
+        schedule = self.schedulers[i]
+        if start and isinstance(schedule, MultiplicativeLR):
+            base = schedule.lr_lambda(0) * self.rate(start - 1, base)
+        return float(schedule.rate(k - start, base))
+
+    def follow(self, k: int, base: float, lr: float) -> float:
+        i, start = self.phase(k)
+        schedule = self.schedulers[i]
+        if k > start:
+            return schedule.follow(k - start, base, lr)
+        if start and isinstance(schedule, MultiplicativeLR):
+            return float(lr * schedule.lr_lambda(0))
+        return schedule.rate(0, base)  # a schedule that begins sets the rate, even if it scales it later
+
+    def momentum(self, k: int) -> float | None:
+        return next((m for m in self._momenta(k) if m is not None), None)
+
+    def _momenta(self, k: int) -> Iterator[float | None]:
+        """That of the schedule in use, then of those before it at their ends, then of those after it at their starts."""
+        i, start = self.phase(k)
+        yield self.schedulers[i].momentum(k - start)
+        begins = [0, *self.milestones]
+        for j in range(i - 1, -1, -1):
+            if begins[j + 1] > begins[j]:
+                yield self.schedulers[j].momentum(begins[j + 1] - 1 - begins[j])
+        for schedule in self.schedulers[i + 1 :]:
+            yield schedule.momentum(0)
+
+    def turns(self) -> list[int]:
+        begins = [0, *self.milestones]
+        return begins + [start + k for start, s in zip(begins, self.schedulers, strict=True) for k in s.turns()]
+
+    @property
+    def is_recursive(self) -> bool:
+        return any(s.is_recursive for s in self.schedulers)
 
 
-def refused(name: str, error: Exception) -> UserError:
-    """What torch, or a function of the user's, raises at arguments that it cannot use, in one line."""
-    text = (str(error).split("\n")[0] or "fails")[:200]
-    return UserError(f"{name}: {text if isinstance(error, (TypeError, ValueError)) else f'{type(error).__name__}: {text}'}")
+@dataclass(eq=False)
+class ChainedScheduler(Schedule):
+    """All schedules at once: each in its turn changes what the ones before it have made of the last rate.
+
+    Of schedules that scale the rate it is lr_k = base F_1(k) F_2(k) ..., else the recursion lr_k = f_n(... f_1(lr_(k-1))),
+    whose last value is kept for each base as a cache.
+    """
+
+    schedulers: list[Schedule]
+    _last: dict[float, tuple[int, float]] = field(default_factory=dict, init=False, repr=False)
+
+    def rate(self, k: int, base: float) -> float:
+        scaled = [s for s in self.schedulers if isinstance(s, Scaled)]
+        if len(scaled) == len(self.schedulers):
+            return base * math.prod(s.share(k) for s in scaled)
+        done, lr = self._last.get(base, (-1, base))
+        if done > k:
+            done, lr = -1, base
+        for i in range(done + 1, k + 1):
+            lr = self.follow(i, base, lr)
+        self._last[base] = (k, lr)
+        return lr
+
+    def follow(self, k: int, base: float, lr: float) -> float:
+        for schedule in self.schedulers:
+            lr = schedule.follow(k, base, lr)
+        return lr
+
+    def momentum(self, k: int) -> float | None:
+        """That of the last schedule that moves it."""
+        return next((m for s in reversed(self.schedulers) if (m := s.momentum(k)) is not None), None)
+
+    def turns(self) -> list[int]:
+        return [k for s in self.schedulers for k in s.turns()]
+
+    @property
+    def is_recursive(self) -> bool:
+        return any(s.is_recursive or not isinstance(s, Scaled) for s in self.schedulers)
 
 
-def build(carrier: Carrier, name: str, arguments: Mapping[str, Any]) -> Any:
-    """torch's scheduler over the carrier's groups."""
-    kwargs: dict[str, Any] = {k: float(v) if TYPES.get(k) is float else v for k, v in arguments.items()}  # pct_start: 1
-    if name in ("CyclicLR", "OneCycleLR") and not ({"momentum", "betas"} & set(carrier.defaults)):
-        if kwargs.get("cycle_momentum"):
-            raise UserError(
-                f"{name}: cycle_momentum needs an optimizer with momentum; give it one, or set cycle_momentum=false"
-            )
-        kwargs["cycle_momentum"] = False
-    if "schedulers" in kwargs:
-        kwargs["schedulers"] = [build(carrier, *next(iter(inner.items()))) for inner in kwargs["schedulers"]]
-    if name == "ChainedScheduler":
-        return torch_schedulers.ChainedScheduler(kwargs["schedulers"], carrier)
-    return getattr(torch_schedulers, name)(carrier, **kwargs)
+@dataclass(frozen=True)
+class Plateau:
+    """Where a ReduceLROnPlateau is: the rate, the configured rate it has started from, and what it has seen."""
+
+    rate: float
+    base: float
+    best: float
+    bad_epochs: int = 0  # values since the best one
+    cooldown: int = 0  # values that are still not counted
+
+    def rebased(self, base: float) -> Plateau:
+        """The same with another configured rate: the share of it that is left stays."""
+        rate = base if self.base == 0 else self.rate if self.base == base else self.rate * (base / self.base)
+        return replace(self, rate=rate, base=base)
 
 
-def described(value: Any) -> Any:
-    """Arguments as a checkpoint compares them: a function by its name, since its repr has an address."""
-    if isinstance(value, Mapping):
-        return {k: described(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [described(v) for v in value]
-    return getattr(value, "__qualname__", type(value).__qualname__) if callable(value) else value
+@dataclass(eq=False)
+class ReduceLROnPlateau:
+    """The rate falls to max(lr factor, min_lr) after more than `patience` values of a metric in a row without an improvement.
+
+    A value v is better than the best b, for mode min (max): v < b (1 - threshold) (v > b (1 + threshold)) with threshold_mode
+    rel, v < b - threshold (v > b + threshold) with abs. After a reduction the next `cooldown` values are not counted. The rate
+    stays where the reduction would be at most eps.
+    """
+
+    mode: Literal["min", "max"] = "min"
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    threshold_mode: Literal["rel", "abs"] = "rel"
+    cooldown: int = 0
+    min_lr: float = 0.0
+    eps: float = 1e-8
+
+    def start(self, base: float) -> Plateau:
+        """The state before the first value: every finite value is better than its best."""
+        return Plateau(base, base, math.inf if self.mode == "min" else -math.inf)
+
+    def after(self, state: Plateau, value: float) -> Plateau:
+        """The state after one more value of the metric. NaN is not better than anything."""
+        better = self._is_better(value, state.best)
+        best, bad = (value, 0) if better else (state.best, state.bad_epochs + 1)
+        cooldown, rate = state.cooldown, state.rate
+        if cooldown > 0:
+            cooldown, bad = cooldown - 1, 0
+        if bad > self.patience:
+            lower = max(rate * self.factor, self.min_lr)
+            rate = lower if rate - lower > self.eps else rate
+            cooldown, bad = self.cooldown, 0
+        return Plateau(rate, state.base, best, bad, cooldown)
+
+    def _is_better(self, value: float, best: float) -> bool:
+        sign = 1 if self.mode == "min" else -1
+        if self.threshold_mode == "rel":
+            return sign * value < sign * (best * (1 - sign * self.threshold))
+        return sign * value < sign * (best - sign * self.threshold)
 
 
-def rate(group: Mapping[str, Any]) -> float:
-    """A group's rate: 0 where the recursion of a schedule that ends at 0 was rounded to less."""
-    lr = float(group["lr"])
-    return 0.0 if -1e-9 * group["initial_lr"] < lr < 0 else lr
+def warm_up(step: int, steps: int) -> float:
+    """The factor of the rate for step number `step`, from 0: it grows in equal parts, and is 1 from the last of `steps` on."""
+    return min(1.0, (step + 1) / steps) if steps else 1.0
 
 
-def progress(scheduler: Any) -> dict[str, Any]:
-    """What a scheduler has moved: its plain attributes that are not its arguments."""
-    given = {*inspect.signature(type(scheduler)).parameters, *DERIVED} - {"last_epoch"}
-    plain = (int, float, str, bool, type(None))
-    moved: dict[str, Any] = {k: v for k, v in vars(scheduler).items() if k not in given and isinstance(v, plain)}
-    if hasattr(scheduler, "_schedulers"):
-        moved["inner"] = [progress(s) for s in scheduler._schedulers]
-    return moved
+def between(a: float, b: float, s: float) -> float:
+    """a + (b - a) s, exact at both ends: s = 0 gives a and s = 1 gives b, so that an end of 0 is not rounded below 0."""
+    return (1 - s) * a + s * b
 
 
-def set_progress(scheduler: Any, saved: Mapping[str, Any], most: int) -> None:
-    """The progress that a checkpoint has, of at most `most` epochs or steps."""
-    own = progress(scheduler)
-    number: dict[type, Any] = {bool: bool, str: str, type(None): Either(None, float)}
-    kinds = {k: number.get(type(v), float) for k, v in own.items() if k != "inner"}
-    accept({k: v for k, v in saved.items() if k in kinds}, {k: p for k, p in kinds.items() if k in saved}, "state.progress")
-    if "last_epoch" in own and not saved.get("last_epoch", 0) <= most:
-        raise contradiction("progress.last_epoch", saved["last_epoch"], f"the schedule has gone on at most {most} times")
-    for key, value in saved.items():
-        if key == "inner":
-            accept(value, [{str: Any}] if "inner" in own and len(value) == len(own["inner"]) else (), "state.progress.inner")
-            for inner, inner_saved in zip(scheduler._schedulers, value, strict=True):
-                set_progress(inner, inner_saved, most)
-        elif key in own:
-            setattr(scheduler, key, value)
+def power(x: float, n: int) -> float:
+    """x^n for x ≥ 0; infinity where Python's ** raises OverflowError."""
+    try:
+        return float(x**n)
+    except OverflowError:
+        return math.inf
 
 
-def contradiction(name: str, value: Any, known: str) -> UserError:
-    return UserError(f"state.{name}: the checkpoint has {shown(value)}, but {known}; take another checkpoint of the run")
-
-
-def updates(scheduler: Any) -> int:
-    """The rates that a step computes, or more."""
-    inner = getattr(scheduler, "_schedulers", None)
-    return len(scheduler.optimizer.param_groups) if inner is None else sum(map(updates, inner))
-
-
-def jumps(scheduler: Any) -> bool:
-    """Whether the rate after n steps follows from n: not where it is a product of what functions or other schedules gave."""
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
-        return all(map(jumps, scheduler._schedulers))
-    return not isinstance(scheduler, (torch_schedulers.ChainedScheduler, torch_schedulers.MultiplicativeLR))
-
-
-def jump(scheduler: Any, n: int) -> None:
-    """Where n steps from the beginning lead, at once: by torch's closed form where the steps are a recursion."""
-    if isinstance(scheduler, torch_schedulers.SequentialLR):
-        i = bisect_right(scheduler._milestones, n)
-        jump(scheduler._schedulers[i], n - (scheduler._milestones[i - 1] if i else 0))
-        scheduler.last_epoch = n
-    elif isinstance(scheduler, torch_schedulers.CosineAnnealingWarmRestarts):
-        scheduler.step(n)
-    else:
-        scheduler._update_lr(n)
+SCHEDULES: dict[str, type[Any]] = {
+    c.__name__: c
+    for c in (
+        StepLR,
+        MultiStepLR,
+        ConstantLR,
+        LinearLR,
+        ExponentialLR,
+        PolynomialLR,
+        CosineAnnealingLR,
+        CosineAnnealingWarmRestarts,
+        CyclicLR,
+        OneCycleLR,
+        ReduceLROnPlateau,
+        SequentialLR,
+        ChainedScheduler,
+        LambdaLR,
+        MultiplicativeLR,
+    )
+}
+SCHEDULERS = tuple(SCHEDULES)

@@ -1,0 +1,141 @@
+"""The arguments of schedules, as a configuration gives them: names, types and ranges checked, schedules built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from itertools import pairwise
+from typing import Any, get_type_hints
+
+from trainkit.app.config.signature import check_value
+from trainkit.core.errors import UserError, UserErrors, near
+from trainkit.core.validation import shown
+
+from .schedules import SCHEDULERS, SCHEDULES, ChainedScheduler, OneCycleLR, Schedule, SequentialLR
+
+FUNCTIONS = ("lr_lambda", "scale_fn")
+PER_REPLICA = ("base_lr", "max_lr", "min_lr", "lr_lambda")  # one value, or a list with one for each replica
+LENGTHS = ("step_size", "T_max", "T_0", "total_iters", "step_size_up", "step_size_down", "total_steps", "epochs")
+COUNTS = (*LENGTHS, "T_mult", "steps_per_epoch")  # whole numbers of at least 1; all other numbers are at least 0
+ABOVE_0 = ("LinearLR.start_factor", "OneCycleLR.div_factor", "OneCycleLR.final_div_factor")
+AT_MOST_1 = ("ConstantLR.factor", "LinearLR.start_factor", "LinearLR.end_factor", "OneCycleLR.pct_start")
+BELOW_1 = ("ReduceLROnPlateau.factor",)
+
+
+def check(name: str, arguments: Mapping[str, Any]) -> None:
+    """A schedule's name, and the names, types and ranges of its arguments. Raises UserErrors with all that is wrong."""
+    if name not in SCHEDULES:
+        raise UserError(f"LRScheduler: no scheduler {shown(name)}{near(str(name), SCHEDULERS)}")
+    if not isinstance(arguments, Mapping):
+        raise UserError(f"LRScheduler: {name}: {shown(arguments)}; needs its arguments as a mapping")
+    parameters = {f.name: f for f in fields(SCHEDULES[name]) if f.init}
+    hints = get_type_hints(SCHEDULES[name])
+    errors = []
+    for key, value in arguments.items():
+        if key not in parameters:
+            errors.append(f"{name}: no argument {shown(key)}{near(str(key), parameters)}")
+        elif value is not None or parameters[key].default is not None:
+            plain = list(value) if isinstance(value, (tuple, range)) else value
+            errors += _check_argument(f"{name}.{key}", key, plain, hints[key])
+    if missing := [p for p, f in parameters.items() if f.default is MISSING and p not in arguments]:
+        errors.append(f"{name}: needs {', '.join(missing)} ({', '.join(parameters)})")
+    if errors:
+        raise UserErrors(errors)
+    if name == "SequentialLR" and len(arguments["milestones"]) != len(arguments["schedulers"]) - 1:
+        n = len(arguments["schedulers"])
+        raise UserError(f"{name}.milestones: {len(arguments['milestones'])} of them; {n} schedulers need {n - 1}")
+    if name == "OneCycleLR" and not OneCycleLR(**arguments).length:
+        raise UserError(f"{name}: needs total_steps, or epochs and steps_per_epoch")
+
+
+def _check_argument(place: str, key: str, value: Any, hint: Any) -> list[str]:
+    """What is wrong with one argument, one line for each error."""
+    if key in FUNCTIONS:
+        functions = value if isinstance(value, list) and key in PER_REPLICA else [value]
+        return (
+            [] if all(map(callable, functions)) else [f"{place.replace('.', ': ')} is a function, which only Python can give"]
+        )
+    if key == "schedulers":
+        return _check_inner(place, value)
+    if wrong := check_value(value, hint | list[hint] if key in PER_REPLICA else hint, place):
+        return wrong
+    numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, (int, float))]
+    least = 1 if key in COUNTS else 0
+    if odd := [v for v in numbers if not least <= v < math.inf]:
+        return [f"{place}: {odd[0]}; needs a finite number of at least {least}"]
+    if place in ABOVE_0 and value == 0:
+        return [f"{place}: {value}; needs a number above 0"]
+    if (place in AT_MOST_1 and value > 1) or (place in BELOW_1 and value >= 1):
+        return [f"{place}: {value}; needs a number {'of at most' if place in AT_MOST_1 else 'below'} 1"]
+    if key == "milestones" and any(a > b for a, b in pairwise(value)):
+        return [f"{place}: {shown(str(value), '')}; needs them in ascending order"]
+    return []
+
+
+def _check_inner(place: str, value: Any) -> list[str]:
+    """What is wrong with the schedules that a schedule is made of, one line for each error."""
+    if not isinstance(value, list) or not value:
+        return [f"{place}: {shown(value)}; needs a list of schedulers, [{{LinearLR: {{...}}}}, ...]"]
+    errors = []
+    for inner in value:
+        if not isinstance(inner, Mapping) or len(inner) != 1:
+            errors.append(f"{place}: {shown(inner)}; each is one scheduler with its arguments, {{LinearLR: {{...}}}}")
+        elif "ReduceLROnPlateau" in inner:
+            errors.append(f"{place}: ReduceLROnPlateau reads a metric and cannot be one of several; use it alone")
+        else:
+            try:
+                check(*next(iter(inner.items())))
+            except UserError as error:
+                errors += str(error).split("\n")
+    return errors
+
+
+def build(name: str, arguments: Mapping[str, Any], replica: int = 0) -> Any:
+    """The schedule of one replica, a Schedule or a ReduceLROnPlateau, from arguments that `check` has accepted."""
+    hints = get_type_hints(SCHEDULES[name])
+    kwargs: dict[str, Any] = {}
+    for key, value in arguments.items():
+        if key in PER_REPLICA and isinstance(value, (list, tuple)):
+            value = value[replica]
+        if key == "schedulers":
+            value = [build(of, given, replica) for inner in value for of, given in inner.items()]
+        kwargs[key] = float(value) if hints[key] is float else list(value) if key == "milestones" else value
+    return SCHEDULES[name](**kwargs)
+
+
+def build_each(name: str, arguments: Mapping[str, Any], replicas: int) -> list[Any]:
+    """The schedule of each replica: one object for all, unless an argument is a list. Raises UserError for one too short."""
+    lists = list(_lists(name, arguments))
+    for place, n in lists:
+        if n != replicas:
+            raise UserError(f"{place}: {n} values; needs one, or one for each of trainer.replicas ({replicas})")
+    return [build(name, arguments, r) for r in range(replicas)] if lists else [build(name, arguments)] * replicas
+
+
+def _lists(name: str, arguments: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The arguments that have one value for each replica, with their number of values."""
+    own = [(f"{name}.{k}", len(v)) for k, v in arguments.items() if k in PER_REPLICA and isinstance(v, (list, tuple))]
+    return own + [pair for inner in arguments.get("schedulers", ()) for pair in _lists(*next(iter(inner.items())))]
+
+
+def asks_for_momentum(name: str, arguments: Mapping[str, Any]) -> str | None:
+    """The name of a schedule, this one or one inside, whose cycle_momentum is set to true; None if there is none."""
+    if name in ("CyclicLR", "OneCycleLR") and arguments.get("cycle_momentum"):
+        return name
+    inner = (asks_for_momentum(*next(iter(inner.items()))) for inner in arguments.get("schedulers", ()))
+    return next((n for n in inner if n), None)
+
+
+def check_length(schedule: Schedule, updates: int, unit: str) -> None:
+    """Refuse a OneCycleLR, alone or among others, that ends before the `updates` epochs or steps that it has to last."""
+    if isinstance(schedule, OneCycleLR) and schedule.length < updates:
+        short = f"OneCycleLR: total_steps={schedule.length} is less than the {updates} {unit}s that it has to last"
+        raise UserError(f"{short}; give total_steps={updates}, or train for fewer")
+    if isinstance(schedule, ChainedScheduler):
+        for inner in schedule.schedulers:
+            check_length(inner, updates, unit)
+    if isinstance(schedule, SequentialLR):
+        begins = [0, *schedule.milestones]
+        for inner, begin, end in zip(schedule.schedulers, begins, [*schedule.milestones, updates], strict=True):
+            check_length(inner, min(end, updates) - begin, unit)
