@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -435,6 +441,98 @@ class Schedule(Callback):
             trainer.optimizer.betas = (0.8, 0.99)  # type: ignore[attr-defined]
         if trainer.state.step == 12:
             trainer.activate([True, False, True])
+
+
+TWO_NETS = """
+import json
+import torch
+from torch._dynamo.utils import counters
+from trainkit import SGD, CrossEntropyLoss, Dropout, Linear, Sequential, Tanh, Trainer, disk
+
+found = []
+for middle in (Tanh(), Dropout(0.3)):
+    net = Sequential(Linear(2, 6), middle, Linear(6, 2)).draw(torch.Generator().manual_seed(0))
+    t = Trainer(batch_size=5, max_epochs=2, device="cpu", mode="compile", callbacks=(), threads=1)
+    counters.clear()
+    summary = t.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1, momentum=0.9), disk(train=23, test=5))
+    cache = counters["aot_autograd"]
+    found.append([t.running, cache["autograd_cache_hit"], cache["autograd_cache_miss"], summary["params_sha256"]])
+print(json.dumps(found))
+"""
+
+
+def test_a_second_process_finds_each_net_compiled_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """The two nets differ by what is inside the loop alone: a key that left that out would give one the code of the other."""
+    seen = []
+    for _ in range(2):
+        process = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", TWO_NETS],
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seen.append(json.loads(process.stdout))
+    (tanh, dropout), again = seen
+    assert [tanh[:3], dropout[:3]] == [["compile", 0, 1]] * 2
+    assert [found[:3] for found in again] == [["compile", 1, 0]] * 2
+    assert tanh[3] != dropout[3]
+    assert [found[3] for found in again] == [tanh[3], dropout[3]]
+    assert len(list(tmp_path.iterdir())) == 1, "nothing is written beside the folder of this processor and this torch"
+
+
+@pytest.mark.parametrize("what", ["processor", "ATEN_CPU_CAPABILITY", "torch"])
+def test_code_compiled_for_another_processor_or_torch_is_not_looked_for(
+    what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    before = compiled.cache_folder()
+    assert before == compiled.cache_folder()
+    if what == "processor":
+        other = {**torch.cpu.get_capabilities(), "avx512_f": not torch.cpu.get_capabilities().get("avx512_f")}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: other)
+    elif what == "torch":
+        monkeypatch.setattr(torch, "__version__", "0.0")
+    else:
+        monkeypatch.setenv(what, "default")
+    after = compiled.cache_folder()
+    assert after != before
+    assert {Path(after).parent, Path(before).parent} == {tmp_path}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler is loaded here for its settings
+def test_compiling_leaves_torchs_settings_the_environment_and_the_garbage_collector_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import compile_fx, config
+    from torch._inductor.cpu_vec_isa import VecISA
+
+    inside = []
+
+    def settings() -> tuple[Any, ...]:
+        names = ("cpp.vec_isa_ok", "cpp_cache_precompile_headers", "unsafe_marked_cacheable_functions")
+        now = config.get_config_copy()
+        return [now[n] for n in names], os.environ.get("TORCHINDUCTOR_CACHE_DIR"), gc.isenabled(), VecISA._probe_load
+
+    def failing(graph: Any, arguments: Any, config_patches: Any) -> Any:
+        with config.patch(config_patches):
+            inside.append(settings())
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(compile_fx, "compile_fx", failing)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    before = settings()
+    assert fit(mode="compile")[0].running == "eager"
+    assert settings() == before
+    ((options, folder, collects, probe),) = inside
+    assert options == [True, False, {"torch.ops.higher_order.while_loop": "1"}]
+    assert folder == compiled.cache_folder()
+    assert not collects
+    assert probe is not before[3]
+    with config.patch("cpp.vec_isa_ok", False):  # as by TORCHINDUCTOR_VEC_ISA_OK=0
+        fit(mode="compile")
+    assert inside[1][0][0] is False
 
 
 @pytest.mark.parametrize(
