@@ -623,18 +623,74 @@ def test_a_missing_compiler_is_one_line_and_eager(capsys: pytest.CaptureFixture[
     assert said == "trainer.mode compile: eager, since no C++ compiler was found (install g++, or set CXX)\n"
 
 
-def test_auto_compares_what_is_saved_with_what_compiling_takes(
-    stepwise: type[Stepwise], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def timed(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> list[float]:
+    """A clock by which the first call that is timed takes the first number of seconds, and so on; the numbers not yet used."""
+    left = list(seconds)
+
+    def clock(call: Callable[[], Any]) -> float:
+        call()
+        return left.pop(0)
+
+    monkeypatch.setattr(modes, "seconds", clock)
+    return left
+
+
+STEPS_LEFT = 20  # of `fit`: 4 epochs of 5 batches
+
+
+@pytest.mark.parametrize(
+    ("whole", "half", "choice"),
+    [
+        (0.99, None, "eager; compiling takes some 10 s and would save 9.9 s"),
+        (1.01, 1.01, "compile; it takes some 10 s and saves some 10 s"),  # half a batch takes as long: all is dispatch
+        (5.0, 4.0, "compile; it takes some 10 s and saves some 30 s"),  # 5 = 3 + 2
+        (5.0, 3.6, "eager; compiling takes some 10 s and would save 0.0 s"),  # 2.2 of 5: products and the like dominate
+        (5.0, 2.5, "eager; compiling takes some 10 s and would save 0.0 s"),  # half as long: all is arithmetic
+        (5.0, 2.0, "eager; compiling takes some 10 s and would save 0.0 s"),  # a clock disturbed by other programs
+        (5.0, 9.0, "compile; it takes some 10 s and saves some 50 s"),  # never more than the steps take
+    ],
+)
+def test_auto_compiles_where_the_dispatch_of_the_steps_left_takes_longer_than_compiling(
+    whole: float,
+    half: float | None,
+    choice: str,
+    stepwise: type[Stepwise],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(modes, "seconds", lambda call: 1e-3 if call() is None else 1e-6)
-    assert fit(mode="auto")[0].running == "eager"
-    said = capsys.readouterr().err
-    assert said.startswith("trainer.mode auto: eager; compiling takes some 8 s and would save 0.0 s of 20 steps"), said
-    monkeypatch.setattr(modes, "seconds", lambda call: call() is not None)
+    share = 0.5
+    monkeypatch.setattr(modes, "SAVED", share)
+    monkeypatch.setattr(modes, "COMPILE", 10.0)
+    unused = timed(monkeypatch, whole, *([] if half is None else [half]))
     trainer, _ = fit(mode="auto")
-    assert trainer.running == "compile"
-    assert capsys.readouterr().err.startswith("trainer.mode auto: compile; it takes some ")
-    assert same(trainer, fit()[0]), "the steps that were tried are undone"
+    assert not unused, "half a batch is timed only where the whole one leaves the choice open"
+    assert capsys.readouterr().err.startswith(f"trainer.mode auto: {choice} of {STEPS_LEFT} steps")
+    assert trainer.running == choice[: choice.index(";")]
+    assert same(trainer, fit()[0]), "the steps that were timed are undone"
+
+
+def test_auto_times_half_a_batch_of_each_replica_and_no_less_than_two_samples(
+    stepwise: type[Stepwise], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for how, shapes in (
+        ({"batch_size": 5}, [(5, 2), (2, 2)]),
+        ({"batch_size": 3}, [(3, 2)]),
+        ({"batch_size": 3, "accumulate": 2}, [(6, 2), (3, 2)]),
+        ({"batch_size": 5, "replicas": 3}, [(3, 5, 2), (3, 2, 2)]),
+    ):
+        seen: list[tuple[int, ...]] = []
+        real = modes.training_step
+
+        def noting(*args: Any, real: Any = real, seen: list[tuple[int, ...]] = seen) -> Any:
+            step = real(*args)
+            return lambda x, t: (seen.append(tuple(x.shape)), step(x, t))[1]
+
+        monkeypatch.setattr(modes, "training_step", noting)
+        unused = timed(monkeypatch, 1e3, 1e3)
+        assert fit(mode="auto", **how)[0].running == "compile"
+        assert len(unused) == 2 - len(shapes)
+        monkeypatch.setattr(modes, "training_step", real)
+        assert seen[: len(shapes)] == shapes
 
 
 def test_a_resumed_auto_goes_on_with_what_it_chose(stepwise: type[Stepwise]) -> None:
