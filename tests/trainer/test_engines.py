@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +20,6 @@ from tape import Tape
 from torch import Tensor
 
 from trainkit import (
-    ELU,
-    GELU,
     SGD,
     Adagrad,
     Adam,
@@ -31,9 +35,7 @@ from trainkit import (
     FanOut,
     GradientNorms,
     HuberLoss,
-    LeakyReLU,
     Linear,
-    LogSoftmax,
     LRScheduler,
     Module,
     MSELoss,
@@ -43,11 +45,8 @@ from trainkit import (
     Residual,
     RMSprop,
     Sequential,
-    Sigmoid,
     SignSGD,
-    SiLU,
     Softmax,
-    Softplus,
     Tanh,
     Trainer,
     UserError,
@@ -105,11 +104,6 @@ def shared() -> Sequential:
     return Sequential(Linear(2, 3), twice, Tanh(), twice, Linear(3, 2))
 
 
-def activations() -> Sequential:
-    smooth = (Sigmoid(), Tanh(), GELU(), GELU("tanh"), SiLU(), Softplus())
-    return Sequential(Linear(2, 3), LeakyReLU(), ELU(0.7), *smooth, Softmax(1), LogSoftmax(), Linear(3, 2))
-
-
 STEPS: dict[str, dict[str, Any]] = {
     "SGD": {"rule": (SGD, {"lr": 0.1})},
     "SGD with all": {"rule": (SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True, "maximize": True})},
@@ -127,7 +121,6 @@ STEPS: dict[str, dict[str, Any]] = {
     "one output": {"loss": BCEWithLogitsLoss, "data": column, "net": lambda: Sequential(Linear(2, 3), ReLU(), Linear(3, 1))},
     "sum of Huber": {"loss": lambda: HuberLoss("sum"), "data": one_hot, "net": lambda: Sequential(Linear(2, 2), Softmax())},
     "branches": {"net": branches},
-    "activations": {"net": activations},
     "a module twice": {"net": shared},
     "Dropout in parts": {"net": lambda: drop_net(), "accumulate": 2},
     "Dropout": {"net": lambda: Sequential(Linear(2, 4), Dropout(0.4), Recompute(Linear(4, 4), Dropout(0.3)), Linear(4, 2))},
@@ -448,6 +441,98 @@ class Schedule(Callback):
             trainer.activate([True, False, True])
 
 
+TWO_NETS = """
+import json
+import torch
+from torch._dynamo.utils import counters
+from trainkit import SGD, CrossEntropyLoss, Dropout, Linear, Sequential, Tanh, Trainer, disk
+
+found = []
+for middle in (Tanh(), Dropout(0.3)):
+    net = Sequential(Linear(2, 6), middle, Linear(6, 2)).draw(torch.Generator().manual_seed(0))
+    t = Trainer(batch_size=5, max_epochs=2, device="cpu", mode="compile", callbacks=(), threads=1)
+    counters.clear()
+    summary = t.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1, momentum=0.9), disk(train=23, test=5))
+    cache = counters["aot_autograd"]
+    found.append([t.running, cache["autograd_cache_hit"], cache["autograd_cache_miss"], summary["params_sha256"]])
+print(json.dumps(found))
+"""
+
+
+def test_a_second_process_finds_each_net_compiled_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """The two nets differ by what is inside the loop alone: a key that left that out would give one the code of the other."""
+    seen = []
+    for _ in range(2):
+        process = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", TWO_NETS],
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seen.append(json.loads(process.stdout))
+    (tanh, dropout), again = seen
+    assert [tanh[:3], dropout[:3]] == [["compile", 0, 1]] * 2
+    assert [found[:3] for found in again] == [["compile", 1, 0]] * 2
+    assert tanh[3] != dropout[3]
+    assert [found[3] for found in again] == [tanh[3], dropout[3]]
+    assert len(list(tmp_path.iterdir())) == 1, "nothing is written beside the folder of this processor and this torch"
+
+
+@pytest.mark.parametrize("what", ["processor", "ATEN_CPU_CAPABILITY", "torch"])
+def test_code_compiled_for_another_processor_or_torch_is_not_looked_for(
+    what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    before = compiled.cache_folder()
+    assert before == compiled.cache_folder()
+    if what == "processor":
+        other = {**torch.cpu.get_capabilities(), "avx512_f": not torch.cpu.get_capabilities().get("avx512_f")}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: other)
+    elif what == "torch":
+        monkeypatch.setattr(torch, "__version__", "0.0")
+    else:
+        monkeypatch.setenv(what, "default")
+    after = compiled.cache_folder()
+    assert after != before
+    assert {Path(after).parent, Path(before).parent} == {tmp_path}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler is loaded here for its settings
+def test_compiling_leaves_torchs_settings_the_environment_and_the_garbage_collector_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import compile_fx, config
+    from torch._inductor.cpu_vec_isa import VecISA
+
+    inside = []
+
+    def settings() -> tuple[Any, ...]:
+        names = ("cpp.vec_isa_ok", "cpp_cache_precompile_headers", "unsafe_marked_cacheable_functions")
+        now = config.get_config_copy()
+        return [now[n] for n in names], os.environ.get("TORCHINDUCTOR_CACHE_DIR"), gc.isenabled(), VecISA._probe_load
+
+    def failing(graph: Any, arguments: Any, config_patches: Any) -> Any:
+        with config.patch(config_patches):
+            inside.append(settings())
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(compile_fx, "compile_fx", failing)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    before = settings()
+    assert fit(mode="compile")[0].running == "eager"
+    assert settings() == before
+    ((options, folder, collects, probe),) = inside
+    assert options == [True, False, {"torch.ops.higher_order.while_loop": "1"}]
+    assert folder == compiled.cache_folder()
+    assert not collects
+    assert probe is not before[3]
+    with config.patch("cpp.vec_isa_ok", False):  # as by TORCHINDUCTOR_VEC_ISA_OK=0
+        fit(mode="compile")
+    assert inside[1][0][0] is False
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [({"clip_norm": 1.0}, "holds no gradient to clip"), ({"callbacks": [GradientNorms()]}, "holds no gradient; leave")],
@@ -536,18 +621,74 @@ def test_a_missing_compiler_is_one_line_and_eager(capsys: pytest.CaptureFixture[
     assert said == "trainer.mode compile: eager, since no C++ compiler was found (install g++, or set CXX)\n"
 
 
-def test_auto_compares_what_is_saved_with_what_compiling_takes(
-    stepwise: type[Stepwise], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def timed(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> list[float]:
+    """A clock by which the first call that is timed takes the first number of seconds, and so on; the numbers not yet used."""
+    left = list(seconds)
+
+    def clock(call: Callable[[], Any]) -> float:
+        call()
+        return left.pop(0)
+
+    monkeypatch.setattr(select, "seconds", clock)
+    return left
+
+
+STEPS_LEFT = 20  # of `fit`: 4 epochs of 5 batches
+
+
+@pytest.mark.parametrize(
+    ("whole", "half", "choice"),
+    [
+        (0.99, None, "eager; compiling takes some 10 s and would save 9.9 s"),
+        (1.01, 1.01, "compile; it takes some 10 s and saves some 10 s"),  # half a batch takes as long: all is dispatch
+        (5.0, 4.0, "compile; it takes some 10 s and saves some 30 s"),  # 5 = 3 + 2
+        (5.0, 3.6, "eager; compiling takes some 10 s and would save 0.0 s"),  # 2.2 of 5: products and the like dominate
+        (5.0, 2.5, "eager; compiling takes some 10 s and would save 0.0 s"),  # half as long: all is arithmetic
+        (5.0, 2.0, "eager; compiling takes some 10 s and would save 0.0 s"),  # a clock disturbed by other programs
+        (5.0, 9.0, "compile; it takes some 10 s and saves some 50 s"),  # never more than the steps take
+    ],
+)
+def test_auto_compiles_where_the_dispatch_of_the_steps_left_takes_longer_than_compiling(
+    whole: float,
+    half: float | None,
+    choice: str,
+    stepwise: type[Stepwise],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(select, "seconds", lambda call: 1e-3 if call() is None else 1e-6)
-    assert fit(mode="auto")[0].running == "eager"
-    said = capsys.readouterr().err
-    assert said.startswith("trainer.mode auto: eager; compiling takes some 8 s and would save 0.0 s of 20 steps"), said
-    monkeypatch.setattr(select, "seconds", lambda call: call() is not None)
+    share = 0.5
+    monkeypatch.setattr(select, "SAVED", share)
+    monkeypatch.setattr(select, "COMPILE", 10.0)
+    unused = timed(monkeypatch, whole, *([] if half is None else [half]))
     trainer, _ = fit(mode="auto")
-    assert trainer.running == "compile"
-    assert capsys.readouterr().err.startswith("trainer.mode auto: compile; it takes some ")
-    assert same(trainer, fit()[0]), "the steps that were tried are undone"
+    assert not unused, "half a batch is timed only where the whole one leaves the choice open"
+    assert capsys.readouterr().err.startswith(f"trainer.mode auto: {choice} of {STEPS_LEFT} steps")
+    assert trainer.running == choice[: choice.index(";")]
+    assert same(trainer, fit()[0]), "the steps that were timed are undone"
+
+
+def test_auto_times_half_a_batch_of_each_replica_and_no_less_than_two_samples(
+    stepwise: type[Stepwise], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for how, shapes in (
+        ({"batch_size": 5}, [(5, 2), (2, 2)]),
+        ({"batch_size": 3}, [(3, 2)]),
+        ({"batch_size": 3, "accumulate": 2}, [(6, 2), (3, 2)]),
+        ({"batch_size": 5, "replicas": 3}, [(3, 5, 2), (3, 2, 2)]),
+    ):
+        seen: list[tuple[int, ...]] = []
+        real = select.training_step
+
+        def noting(*args: Any, real: Any = real, seen: list[tuple[int, ...]] = seen) -> Any:
+            step = real(*args)
+            return lambda x, t: (seen.append(tuple(x.shape)), step(x, t))[1]
+
+        monkeypatch.setattr(select, "training_step", noting)
+        unused = timed(monkeypatch, 1e3, 1e3)
+        assert fit(mode="auto", **how)[0].running == "compile"
+        assert len(unused) == 2 - len(shapes)
+        monkeypatch.setattr(select, "training_step", real)
+        assert seen[: len(shapes)] == shapes
 
 
 def test_a_resumed_auto_goes_on_with_what_it_chose(stepwise: type[Stepwise]) -> None:

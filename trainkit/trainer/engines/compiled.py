@@ -5,9 +5,13 @@ The graph holds all that a step does on the device: gather the batch, zero, forw
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import itertools
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -38,16 +42,24 @@ def _(x: Tensor, which: Tensor, before: Tensor | None) -> Tensor:
     return torch.empty_like(x)
 
 
+CACHE = "TORCHINDUCTOR_CACHE_DIR"  # the variable by which torch finds its cache folder
+
 OPTIONS = {
     "cpp_wrapper": True,  # the loop too is C++
     "pattern_matcher": False,  # or a product and the sum behind it, taken apart here, become addmm again
     "size_asserts": False,  # the arguments are always the same tensors
+    # Without these three, g++ reads torch's headers several times, and every process compiles anew (docs/decisions.md).
+    "cpp.vec_isa_ok": True,  # take the vector instructions that the processor reports; no trial program is compiled to see
+    "cpp_cache_precompile_headers": False,  # they pay for many graphs; for one, making them takes longer than they save
+    "unsafe_marked_cacheable_functions": {"torch.ops.higher_order.while_loop": "1"},  # or torch caches no graph with a loop
 }
 
 
 class Compiled(Many):
-    """Compiles in about ten seconds. Raises UserError where the net cannot be traced; whatever torch raises where it cannot
-    compile, a missing C++ compiler included, comes through."""
+    """Compiles in about ten seconds; a process that finds the code compiled needs about two (see `compiled`).
+
+    Raises UserError where the net cannot be traced; whatever torch raises where it cannot compile, a missing C++ compiler
+    included, comes through."""
 
     kind = "compiled"
 
@@ -56,7 +68,7 @@ class Compiled(Many):
         self.homes = homes(self.net, self.optimizer.pairs)
         self.constants: list[Tensor] = []
         # Tensors made in inference mode cannot be traced; torch's compiler warns of its own parts.
-        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        with torch.inference_mode(False), torch.no_grad(), collection_paused(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             arguments = [a.clone() for a in self._arguments(order)]
             drawn: list[Tensor | None] = [None]
@@ -149,8 +161,13 @@ def traced(function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tens
 
 
 def compiled(function: Callable[..., tuple[Tensor]], arguments: Sequence[Tensor]) -> Callable[..., tuple[Tensor]]:
-    """`function`, of tensors alone, as compiled code for tensors like `arguments`."""
+    """`function`, of tensors alone, as compiled code for tensors like `arguments`.
+
+    The code is kept in a folder of torch's cache (`cache_folder`). It is found again by the text of the graph and of the
+    loop's body, the values of its constants, the sizes, types and strides of `arguments`, all options of the compiler, the
+    number of threads, and torch's source."""
     from torch._guards import TracingContext, tracing
+    from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -161,9 +178,70 @@ def compiled(function: Callable[..., tuple[Tensor]], arguments: Sequence[Tensor]
         node.meta.clear()  # the values seen while tracing belong to another fake mode
     # All sizes are known: without being told so, the compiler keeps them open wherever one occurs twice.
     sizes = ShapeEnv(assume_static_by_default=True)
-    with tracing(TracingContext(FakeTensorMode(shape_env=sizes, allow_non_fake_inputs=True))):
-        made: Any = compile_fx(graph, list(arguments), config_patches=OPTIONS)
+    options = {
+        **OPTIONS,
+        "cpp.vec_isa_ok": config.cpp.vec_isa_ok is not False,
+    }  # a user may have set TORCHINDUCTOR_VEC_ISA_OK=0
+    context = TracingContext(FakeTensorMode(shape_env=sizes, allow_non_fake_inputs=True))
+    with tracing(context), cache_in(cache_folder()), no_probes():
+        made: Any = compile_fx(graph, list(arguments), config_patches=options)
         return made
+
+
+def cache_folder() -> str:
+    """Where compiled code is kept: in torch's own cache folder (TORCHINDUCTOR_CACHE_DIR, or torch's default), a folder for each
+    pair of a processor and a torch.
+
+    torch's keys hold neither: its libraries are named by their source and by flags such as `-march=native`, which mean other
+    instructions on another processor, and by the path of torch's headers, which an upgrade in place leaves as it was. A home
+    directory shared by several machines, or ATEN_CPU_CAPABILITY set for one run, would be given code of another."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    processor: dict[str, Any] = dict(getattr(torch.cpu, "get_capabilities", dict)())  # not in every torch that is supported
+    facts = sorted((k, v) for k, v in processor.items() if not k.startswith("num_"))  # the number of cores may be a container's
+    what = (facts, os.environ.get("ATEN_CPU_CAPABILITY"), torch.__version__, torch.version.git_version)
+    return os.path.join(cache_dir(), f"trainkit-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}")
+
+
+@contextmanager
+def cache_in(folder: str) -> Iterator[None]:
+    """torch's compiler keeps its files in `folder` inside, and after that where it did before."""
+    before = os.environ.get(CACHE)
+    os.environ[CACHE] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[CACHE]
+        else:
+            os.environ[CACHE] = before
+
+
+@contextmanager
+def no_probes() -> Iterator[None]:
+    """Inside, torch does not load its trial libraries, each in a Python process of its own, to see whether a vector instruction
+    works: the rest of what "cpp.vec_isa_ok" is for. Code that cannot be loaded is found out at once, when it is loaded."""
+    from torch._inductor.cpu_vec_isa import VecISA
+
+    before = VecISA._probe_load
+    VecISA._probe_load = lambda self, output_path: True  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        VecISA._probe_load = before  # type: ignore[method-assign]
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """No garbage collection inside: all modules of the compiler stay, and to look through them again and again while they are
+    imported takes a fifth of the time in which code that is found compiled is ready."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _asking(module: Any, drawn: list[Tensor | None]) -> Callable[[Tensor], Tensor]:

@@ -1,23 +1,21 @@
 """How the steps of an epoch run: one by one from Python, or many in a call.
 
-`trainer.mode`: eager; compile, after some ten seconds of compiling; auto, which of the two is sooner done by an estimate;
-graph, replays of one step on a CUDA device. What cannot be compiled or captured runs eagerly, and one line says why.
+`trainer.mode`: eager; compile, after some ten seconds of compiling; auto, compile where timed eager steps say that it is worth
+that; graph, replays of one step on a CUDA device. What cannot be compiled or captured runs eagerly, and one line says why.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
-from trainkit.data.loader import batches
+from trainkit.data.loader import aligned, batches
 from trainkit.trainer.replay import undoing
 
 from .step import Passes, clipping, differentiation, training_step
@@ -30,10 +28,11 @@ if TYPE_CHECKING:
 Mode = Literal["eager", "compile", "graph", "auto"]
 Call = tuple[Tensor, int, int]  # losses of some steps, (steps,) or (steps, r) and alike; how many steps; samples of each
 
-# Seconds to compile, measured on two cores: so many, and so many for each kernel of a step (docs/decisions.md).
-COMPILE, COMPILE_KERNEL = 8.0, 0.15
-SAVED = 2.0  # what compiling saves for each kernel, in times of the smallest kernel: its dispatch, and the Python around it
-MOST_SAVED = 0.75  # and at most this share of the step
+# `auto` compiles where SAVED * (dispatch of the steps left) > COMPILE. All three are measured: docs/decisions.md.
+COMPILE = 10.0  # seconds to compile a net of a few layers that is not in the compiler's cache
+SAVED = 0.7  # the share of a step's dispatch that compiling saves
+DOMINANT = 0.5  # the share of a step that dispatch must have: where products dominate, compiled steps may be slower
+SMALLEST = 2  # samples of half a batch: a smaller one says nothing of its arithmetic
 
 
 class Steps:
@@ -96,26 +95,31 @@ class Steps:
         return kind(t.net, t.optimizer, gradient, clip, self.part, self.size)
 
     def _worth_while(self, left: int) -> bool:
-        """Whether compiled steps, compiling included, are sooner done; says so."""
-        saved, takes = self._estimate(left)
-        if saved < takes:
-            say(f"auto: eager; compiling takes some {takes:.0f} s and would save {saved:.1f} s of {left:,} steps")
+        """Whether compiled steps, compiling included, are done sooner, as far as eager steps tell; print the choice."""
+        saved = self._saving(left)
+        if saved <= COMPILE:
+            say(f"auto: eager; compiling takes some {COMPILE:.0f} s and would save {saved:.1f} s of {left:,} steps")
         else:
-            say(f"auto: compile; it takes some {takes:.0f} s and saves some {saved:.0f} s of {left:,} steps")
-        return saved >= takes
+            say(f"auto: compile; it takes some {COMPILE:.0f} s and saves some {saved:.0f} s of {left:,} steps")
+        return saved > COMPILE
 
-    def _estimate(self, left: int) -> tuple[float, float]:
-        """Seconds that compiled steps would save in all, and those that compiling takes; undoes the steps it tries."""
+    def _saving(self, left: int) -> float:
+        """Seconds that `left` compiled steps would save, by the time of eager ones, which are undone; 0 where their arithmetic
+        dominates.
+
+        A step of n samples takes a + b n. Compiling saves the share SAVED of `a`, which is Python and the dispatch of kernels;
+        b n is their arithmetic: the same products and convolutions, compiled or not. a = 2 time(n / 2) - time(n)."""
         x, t = next(batches(self.part, self.trainer.order(0), self.size))
+        lead, half = self.trainer.net.lead, self.size // 2
         back = undoing(self.trainer.net, self.optimizer)
-        saved, takes = MOST_SAVED * left * seconds(lambda: self.step(x, t)), COMPILE
-        if saved > takes:  # else there is no need to look closer
-            with Kernels() as kernels:
-                self.step(x, t)
-            n, one = sum(kernels.seen.values()), torch.ones(1, device=x.device)
-            saved, takes = min(saved, SAVED * left * n * seconds(lambda: one.add_(1))), COMPILE + COMPILE_KERNEL * n
-        back()
-        return saved, takes
+        try:
+            whole = a = seconds(lambda: self.step(x, t).tolist())  # which waits for a CUDA device
+            if half >= SMALLEST and SAVED * left * whole > COMPILE:  # else there is no need to look closer
+                xs, ts = aligned(x.narrow(lead, 0, half)), aligned(t.narrow(lead, 0, half))
+                a = min(whole, 2 * seconds(lambda: self.step(xs, ts).tolist()) - whole)
+        finally:
+            back()
+        return SAVED * left * a if a >= DOMINANT * whole else 0.0
 
 
 def _in_bfloat16(trainer: Trainer) -> Passes:
@@ -161,19 +165,6 @@ def seconds(call: Callable[[], Any]) -> float:
         call()
         times.append(time.perf_counter() - began)
     return min(times)
-
-
-class Kernels(TorchDispatchMode):
-    """Counts the kernels called inside, by name; views call none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not func.is_view:
-            self.seen[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def say(line: str) -> None:
