@@ -90,9 +90,9 @@ def main(words: list[str]) -> int:
     if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:  # inherited; the fit would leave its own signal ignored
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        return commands.fit(cli.parsed(rest), {NAME: PHASES[phase](int(step), int(saved), cast(Mode, mode))})
+        return commands.fit(cli.parse(rest), {NAME: PHASES[phase](int(step), int(saved), cast(Mode, mode))})
     except Exception as error:
-        return cli.told(error)
+        return cli.report_error(error)
 
 
 if __name__ == "__main__":
