@@ -191,8 +191,8 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "2000 brackets": (GOOD, ["seed=" + "[" * 2000], ["'seed=[[["]),
     "a word of 5000 letters": (GOOD, ["x" * 5000 + "=1"], ["xxx: no such key"]),
     "a python object as value": (GOOD, ["seed=!!python/object/apply:os.system ['touch RAN']"], ["is not allowed"]),
-    "no such option": (GOOD, ["--run-dri", "x"], ["no option '--run-dri'; did you mean '--run-dir'?"]),
-    "an option of another command": (GOOD, ["--out", "x.csv"], ["fit: takes no --out; predict, compare do"]),
+    "no such option": (GOOD, ["--run-dri", "x"], ["fit: no option '--run-dri'; did you mean '--run-dir'?"]),
+    "an option of another command": (GOOD, ["--out", "x.csv"], ["fit: no option --out; predict, compare have it"]),
     "resume of nothing": (GOOD, ["--resume", "nowhere"], ["resume: no nowhere; name a run's folder or a checkpoint"]),
     "resume without a run": (GOOD, ["--resume"], ["resume: no run of conf.yaml with a checkpoint in logs/conf"]),
     "resume of a folder that is not a run": (
@@ -255,8 +255,8 @@ SHOTS = {
     "a folder without checkpoints": (["predict", "."], "no such checkpoint; there are none"),
     "two runs": (["test", "a", "b"], "a, b: one RUN at a time"),
     "a path for a checkpoint": (["test", ".", "--checkpoint", "../../x"], "file name '../../x.pt'"),
-    "an option with no use": (["show", "conf.yaml", "--resume"], "show: takes no --resume; fit does"),
-    "an option without its value": (["fit", "conf.yaml", "--run-dir"], "--run-dir: needs a value behind it"),
+    "an option with no use": (["show", "conf.yaml", "--resume"], "show: no option --resume; fit has it"),
+    "an option without its value": (["fit", "conf.yaml", "--run-dir"], "--run-dir: no value; write --run-dir DIR"),
 }
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from trainkit.app.cli.main import main
+from trainkit.app.cli import commands
+from trainkit.app.cli.commands import NOT_FINITE
+from trainkit.app.cli.main import COMMANDS, OPTIONS, Command, Option, main, parse
 from trainkit.checkpoint import file as checkpoint
+from trainkit.core.errors import UserError
+from trainkit.trainer.signals import exit_code
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -55,23 +62,191 @@ def step_of(name: str) -> int:
     return int(checkpoint.load(Path(name))["state"]["step"])
 
 
-# -- without torch ---------------------------------------------------------------------------------------------------------
+# -- help --------------------------------------------------------------------------------------------------------------------
+
+HELPS = [[], ["--help"], ["--version"], ["checkpoint", "--help"], *([*c.words, "--help"] for c in COMMANDS.values())]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], [], ["fti"], ["--bogus"]])
-def test_help_answers_without_torch(words: list[str]) -> None:
-    code = "import sys\nfrom trainkit.app.cli.main import main\ntry:\n main(sys.argv[1:])\nexcept SystemExit: pass\n"
-    code += "print('torch' in sys.modules, 'omegaconf' in sys.modules, file=sys.stderr)"
+def printed_by(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+@pytest.mark.parametrize("words", [*HELPS, ["fti"], ["fit", "--bogus"]], ids=" ".join)
+def test_help_and_mistakes_need_neither_torch_nor_yaml(words: list[str]) -> None:
+    code = "import sys\nfrom trainkit.app.cli.main import main\nmain(sys.argv[1:])\n"
+    code += "print(*{'torch', 'numpy', 'omegaconf', 'yaml'} & set(sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=ENVIRONMENT)
-    assert done.stderr.splitlines()[-1] == "False False"
+    assert done.stderr.splitlines()[-1] == ""
 
 
-def test_help_names_every_command_and_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
-    said = capsys.readouterr().out
-    words = "fit validate test predict check show --run-dir --resume --checkpoint --import --out --debug --version"
-    assert [w for w in words.split() if w not in said] == []
-    assert max(map(len, said.splitlines())) <= 128
+@pytest.mark.parametrize("words", HELPS, ids=" ".join)
+def test_each_help_fits_a_screen_of_80_x_24(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = printed_by(capsys, *words).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(map(len, printed_by(capsys, *words).splitlines())) <= 60
+    monkeypatch.setenv("COLUMNS", "1")
+    assert printed_by(capsys, *words)
+
+
+def test_the_help_lists_each_command_in_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = re.findall(r"^  (\w\S*(?: \w+)?)  +(.*)$", printed_by(capsys, "--help"), re.MULTILINE)
+    assert rows == [(c.name, c.summary) for c in COMMANDS.values()]
+    rows = re.findall(r"^  (checkpoint \w+)  +(.*)$", printed_by(capsys, "checkpoint", "--help"), re.MULTILINE)
+    assert rows == [(c.name, c.summary) for c in COMMANDS.values() if c.words[0] == "checkpoint"]
+    assert printed_by(capsys) == printed_by(capsys, "help") == printed_by(capsys, "-h") == printed_by(capsys, "--help")
+
+
+def test_the_help_has_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    codes = {0, 1, UserError.code, NOT_FINITE, *map(exit_code, (signal.SIGINT, signal.SIGTERM))}
+    _, _, text = printed_by(capsys, "--help").partition("exit codes:")
+    assert set(map(int, re.findall(r"\b\d+\b", text))) == codes
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_the_help_of_a_command_has_its_summary_its_options_and_an_example(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = printed_by(capsys, *command.words, "--help")
+    assert text == printed_by(capsys, "help", *command.words) == printed_by(capsys, "--help", *command.words)
+    assert text == printed_by(capsys, *command.words, "-h", "conf/a.yaml")
+    assert text.splitlines()[2] == f"{command.summary[0].upper()}{command.summary[1:]}."
+    assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", text)) == set(command.options) - {"--version"}
+    assert text.splitlines()[-1] == f"example: trainkit {command.example}"
+    words = set(re.findall(r"[^][ .]+(?:\.csv)?", command.usage))
+    assert {w for w in words if re.search(rf"^  {w} ", text, re.MULTILINE)} == words
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_an_example_is_a_valid_command_line(command: Command) -> None:
+    args = parse(command.example.split())
+    assert args.function == command.name.replace("-", "_").replace(" ", "_")
+    assert callable(getattr(commands, args.function))
+    assert args.paths
+    assert all((ROOT / path).is_file() for path in args.paths if path.suffix == ".yaml")
+
+
+def test_a_default_in_the_help_is_the_one_that_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    points = parse(["verify-resume", "conf/a.yaml"]).points
+    assert f"default: {points}\n" in printed_by(capsys, "verify-resume", "--help")
+
+
+def test_help_into_a_full_disk_is_an_error() -> None:
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "trainkit", "fit", "--help"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert (done.returncode, done.stderr) == (2, "error: No space left on device (ENOSPC)\n")
+
+
+# -- words and options ---------------------------------------------------------------------------------------------------------
+
+
+def spellings(option: Option) -> st.SearchStrategy[list[str]]:
+    """The option with a value, if it takes one, in one word or in two."""
+    name = option.names[-1]
+    if option.is_switch:
+        return st.just([name])
+    values = st.sampled_from(["0", "-1", "3"] if name == "--points" else ["run", "seed=0,1", "fit", "a b", "x.yaml", ""])
+    valued = values.flatmap(lambda v: st.sampled_from([[f"{name}={v}"], [name, v]]))
+    return valued if option.needs_value else st.sampled_from([[name], [name, "logs/x"], [f"{name}=fit"]])
+
+
+def units(draw: st.DrawFn, command: Command) -> dict[str, list[list[str]]]:
+    """A command line, as groups of words whose order counts: those of the command itself, those of one repeated option."""
+    words = ["conf/a.yaml", "b.yaml", "seed=5", "trainer.max_epochs=2"]
+    groups = {"": [[word] for word in [*command.words, *draw(st.lists(st.sampled_from(words), max_size=4))]]}
+    for option in command.own:
+        most = 2 if option.settings.get("action") == "append" else 1
+        groups[option.names[-1]] = draw(st.lists(spellings(option), max_size=most))
+    return groups
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+@settings(max_examples=200)
+@given(data=st.data())
+def test_options_may_be_anywhere_among_the_words(command: Command, data: st.DataObject) -> None:
+    groups = units(data.draw, command)
+    in_order = parse([word for group in groups.values() for unit in group for word in unit])
+    order = data.draw(st.permutations([name for name, group in groups.items() for _ in group]))
+    rest = {name: iter(group) for name, group in groups.items()}
+    assert parse([word for name in order for word in next(rest[name])]) == in_order
+
+
+def test_an_option_takes_a_value_in_every_command_or_in_none() -> None:
+    """Or the command could not be found before it is known what its options are."""
+    kinds = {(name, o.is_switch, o.needs_value) for c in COMMANDS.values() for name, o in c.options.items()}
+    assert len(kinds) == len({name for name, *_ in kinds})
+
+
+def refusal_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on stderr of a command line that is refused."""
+    capsys.readouterr()
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "usage" not in err
+    return err.removeprefix("error: ").rstrip("\n")
+
+
+def test_an_option_of_another_command_is_refused_by_the_names_of_those_that_have_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert refusal_of(capsys, "test", "run", "--resume") == "test: no option --resume; fit has it"
+    assert refusal_of(capsys, "--keep", "fit", "a.yaml") == "fit: no option --keep; verify-resume has it"
+    for command in COMMANDS.values():
+        for name in OPTIONS.keys() - command.options.keys():
+            owners = [c.name for c in COMMANDS.values() if name in c.options]
+            said = refusal_of(capsys, *command.words, f"{name}=x")
+            assert said == f"{command.name}: no option {name}; {', '.join(owners)} {'has' if owners[1:] == [] else 'have'} it"
+
+
+MISTAKES = {
+    "an unknown option": (["fit", "--run-dri", "x"], "fit: no option '--run-dri'; did you mean '--run-dir'? (--run-dir, "),
+    "before the command": (["--run-dri", "x", "fit", "a.yaml"], "no option '--run-dri'; did you mean '--run-dir'? ("),
+    "with a value": (["compare", "a.yaml", "--grd=x"], "compare: no option '--grd'; did you mean '--grid'? ("),
+    "the beginning of an option": (["fit", "--run", "x"], "fit: no option '--run'; did you mean '--run-dir'? ("),
+    "one hyphen": (["fit", "-resume"], "fit: no option '-resume'; did you mean '--resume'? ("),
+    "an unknown command": (["tset", "run"], "no command 'tset'; did you mean 'test'? (fit, "),
+    "help for it": (["help", "tset"], "no command 'tset'; did you mean 'test'? (fit, "),
+    "an unknown command of a group": (["checkpoint", "shwo"], "checkpoint: no 'shwo'; did you mean 'show'? (show, "),
+    "a group alone": (["checkpoint"], "checkpoint: needs one of show, verify, diff; write checkpoint show FILE"),
+    "an option alone": (["--run-dir", "x"], "--run-dir: no command; fit, validate, test, predict take it"),
+    "no value, the end": (["test", "run", "--checkpoint"], "--checkpoint: no value; write --checkpoint NAME"),
+    "no value, an option": (["test", "--run-dir", "--import", "a.py"], "--run-dir: no value; write --run-dir DIR"),
+    "a value of a switch": (["compare", "a.yaml", "--log=yes"], "--log: takes no value (got 'yes')"),
+    "text for a number": (["verify-resume", "--points", "many"], "verify-resume: --points: needs a whole number (got 'many')"),
+    "a NUL": (["fit", "a\0.yaml"], "an argument contains a NUL character; remove it"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_without_a_usage(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words, expected = MISTAKES[name]
+    said = refusal_of(capsys, *words)
+    assert said.startswith(expected)
+
+
+def test_after_two_hyphens_all_are_words() -> None:
+    args = parse(["fit", "--run-dir", "run", "--", "--odd.yaml", "-", "seed=5", "--resume"])
+    assert (args.paths, args.overrides) == ([Path("--odd.yaml"), Path("-"), Path("--resume")], ["seed=5"])
+    assert (args.run_dir, args.resume) == (Path("run"), None)
+
+
+def test_a_word_with_an_equals_sign_is_a_path_if_it_exists() -> None:
+    Path("lr=1.yaml").write_text(CONF)
+    args = parse(["fit", "lr=1.yaml", "lr=2.yaml", "x" * 5000 + "=1"])
+    assert (args.paths, args.overrides) == ([Path("lr=1.yaml")], ["lr=2.yaml", "x" * 5000 + "=1"])
 
 
 def test_every_conf_of_the_repository_is_valid(capsys: pytest.CaptureFixture[str]) -> None:

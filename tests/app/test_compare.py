@@ -327,7 +327,7 @@ MISTAKES = {
         ],
         "OneCycleLR sets the rate itself, all points would be equal; try callbacks.lr_scheduler.OneCycleLR.max_lr",
     ),
-    "an option without its value": (["a.yaml", "--grid"], "--grid: needs a value behind it"),
+    "an option without its value": (["a.yaml", "--grid"], "--grid: no value; write --grid KEY=A,B"),
     "two axes of one key": (["a.yaml", "--grid", "seed=1", "--grid", "seed=2"], "--grid seed: two axes; write all"),
     "a value twice": (["a.yaml", "--grid", "seed=1,1"], "--grid seed=1,1: a value stands there twice"),
     "an axis without values": (["a.yaml", "--grid", "seed"], "--grid seed: no axis; write key=value,value"),

@@ -15,7 +15,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 from trainkit.app.cli import commands
-from trainkit.app.cli.main import parsed, told
+from trainkit.app.cli.main import parse, report_error
 from trainkit.callbacks import Checkpoint
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.engines.select import Mode
@@ -93,9 +93,9 @@ def main(words: list[str]) -> int:
     if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:  # inherited; the fit would leave its own signal ignored
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        return commands.fit(parsed(rest), {NAME: PHASES[phase](int(step), int(saved), cast(Mode, mode))})
+        return commands.fit(parse(rest), {NAME: PHASES[phase](int(step), int(saved), cast(Mode, mode))})
     except Exception as error:
-        return told(error)
+        return report_error(error)
 
 
 if __name__ == "__main__":

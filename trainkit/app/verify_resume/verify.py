@@ -37,7 +37,6 @@ from trainkit.trainer.capture import mode_of
 
 from . import interrupt
 
-POINTS = 5
 FEW = 4  # differences told of a run
 ENDED = (0, NOT_FINITE)  # exit codes of a run that came to its own end
 
@@ -69,7 +68,7 @@ def verify_resume(args: argparse.Namespace) -> int:
     """Print a row for each point and a sentence. 0 if every resumed run ends alike, however the run itself does; else 1."""
     if not args.paths:
         raise UserError("verify-resume: no CONF; name a YAML file, verify-resume conf/mlp.yaml trainer.max_epochs=5")
-    n = POINTS if args.points is None else args.points
+    n = args.points
     if n < 0:
         raise UserError(f"--points: {n}; needs at least 0")
     config = resolve(compose(args.paths, args.overrides))
