@@ -16,7 +16,7 @@ from trainkit.core.files import delete, plain_name
 from trainkit.core.terminal import say
 from trainkit.core.validation import COUNT, Either, accept, shown, unlike
 from trainkit.trainer.callback import Callback
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 LAST, BEST, FINAL = "last.pt", "best.pt", "final.pt"
 GUESS = 0.02  # seconds of a save before the first one is measured
@@ -74,7 +74,7 @@ class Checkpoint(Callback):
                 f"Checkpoint: filename={filename!r}; best.pt, last.pt and final.pt are written anyway, choose another"
             )
 
-    def setup(self, trainer: Trainer) -> None:
+    def setup(self, session: Session) -> None:
         self.kept: list[Entry] = []  # what this run has ranked, best first
         self.waiting: dict[str, dict[str, Any]] = {}  # states that rank, by file name, not written yet
         self.gone: dict[str, Entry] = {}  # files that no longer rank, not deleted yet
@@ -83,33 +83,33 @@ class Checkpoint(Callback):
         self.saved: tuple[int, int] | None = None  # (step, batch) of last.pt
         self.took, self.ended = GUESS, time.monotonic()  # the last save: how long, and when
 
-    def on_fit_start(self, trainer: Trainer) -> None:
-        assert trainer.run is not None
+    def on_fit_start(self, session: Session) -> None:
+        assert session.run is not None
         if self.monitor is not None:
-            self.held = self._held(trainer.run.checkpoints / BEST)
-        self._keep_only_ours(trainer)
+            self.held = self._held(session.run.checkpoints / BEST)
+        self._keep_only_ours(session)
 
-    def on_train_start(self, trainer: Trainer) -> None:
-        assert trainer.run is not None
-        folder = trainer.run.checkpoints
-        self._delete_gone(trainer)  # what a run that was killed between saving and deleting has left
+    def on_train_start(self, session: Session) -> None:
+        assert session.run is not None
+        folder = session.run.checkpoints
+        self._delete_gone(session)  # what a run that was killed between saving and deleting has left
         if self.kept and self.kept[0][1] != BEST and (self.held is None or self.kept[0][0] < self.held[0]):
             source = folder / self.kept[0][1]  # best.pt was lost
             if self._wrote(source, self.kept[0]):
                 save(load(source), folder / BEST)
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        content = self._rank(trainer) if self.monitor is not None and trainer.fresh else None
-        if self._due(trainer):
-            self.save(trainer, content)
+    def on_checkpoint(self, session: Session) -> None:
+        content = self._rank(session) if self.monitor is not None and session.metrics.updated else None
+        if self._due(session):
+            self.save(session, content)
 
     def next_step(self, step: int) -> int | None:
         n = self.every_n_steps
         return None if n is None else step - step % n + n
 
-    def _due(self, trainer: Trainer) -> bool:
-        state = trainer.state
-        if trainer.loop_ended:
+    def _due(self, session: Session) -> bool:
+        state = session.progress
+        if session.loop_ended:
             return bool(self.waiting) or self.saved != (state.step, state.batch)
         if self.every_seconds is not None and time.monotonic() - self.ended >= self.every_seconds:
             return True
@@ -120,41 +120,41 @@ class Checkpoint(Callback):
         automatic = self.every_n_steps is None and self.every_seconds is None
         return automatic and time.monotonic() - self.ended >= SPACING * self.took
 
-    def on_test_end(self, trainer: Trainer) -> None:
-        if trainer.restored:
-            assert trainer.run is not None
-            save(trainer.snapshot(), trainer.run.checkpoints / FINAL)
+    def on_test_end(self, session: Session) -> None:
+        if session.params_replaced:
+            assert session.run is not None
+            save(session.snapshot(), session.run.checkpoints / FINAL)
 
-    def save(self, trainer: Trainer, content: dict[str, Any] | None = None) -> None:
+    def save(self, session: Session, content: dict[str, Any] | None = None) -> None:
         """Write the files that rank, then last.pt; then delete what is no longer among the best.
 
         content: the snapshot of this moment, if there is one already. Each that waited is let go when it is written, so that a
         save needs the memory of one state beside those that wait.
         """
-        assert trainer.run is not None
-        began, folder = time.monotonic(), trainer.run.checkpoints
+        assert session.run is not None
+        began, folder = time.monotonic(), session.run.checkpoints
         for name in sorted(self.waiting, key=lambda name: name == BEST):  # what a file lists is there before it
             save(self.waiting[name], folder / name)
             del self.waiting[name]
             self.written.add(name)
         delete(folder / FINAL)  # of an earlier end, which last.pt leaves behind
-        save(trainer.snapshot() if content is None else content, folder / LAST)
-        self.saved = (trainer.state.step, trainer.state.batch)
-        trainer.save_ended()
-        self._delete_gone(trainer)
+        save(session.snapshot() if content is None else content, folder / LAST)
+        self.saved = (session.progress.step, session.progress.batch)
+        session.save_ended()
+        self._delete_gone(session)
         self.ended = time.monotonic()
         self.took = self.ended - began
 
-    def _rank(self, trainer: Trainer) -> dict[str, Any] | None:
+    def _rank(self, session: Session) -> dict[str, Any] | None:
         """Put this state among the best, if it is one of them: its snapshot, which waits for the next save, else None."""
         assert self.monitor is not None
-        if self.save_top_k == 0 or trainer.fresh_metric(self.monitor) is None:
+        if self.save_top_k == 0 or session.metrics.new(self.monitor) is None:
             return None
-        score, step = self.sign * trainer.metric(self.monitor), trainer.state.step
+        score, step = self.sign * session.metrics.mean(self.monitor), session.progress.step
         if not math.isfinite(score) or (len(self.kept) >= self.save_top_k and score >= self.kept[-1][0]):
             return None
         best = not self.kept or score < self.kept[0][0]
-        own = self._name(trainer) if self.save_top_k > 1 else BEST
+        own = self._name(session) if self.save_top_k > 1 else BEST
         others = [e for e in self.kept if not (best and e[1] == BEST)]
         ranked = sorted([*others, (score, own, step)], key=lambda e: e[0])
         self.kept = ranked[: self.save_top_k]
@@ -166,25 +166,25 @@ class Checkpoint(Callback):
         names = {own, BEST} if replaces else {own} - {BEST}
         if not names:
             return None
-        content = trainer.snapshot()
+        content = session.snapshot()
         self.waiting.update(dict.fromkeys(names, content))
         return content
 
-    def _name(self, trainer: Trainer) -> str:
-        counters = {"epoch": trainer.state.epoch, "step": trainer.state.step}
+    def _name(self, session: Session) -> str:
+        counters = {"epoch": session.progress.epoch, "step": session.progress.step}
 
         def value(metric: str) -> float:
-            return trainer.metric(metric) if metric in trainer.metrics else math.nan  # it is still to come
+            return session.metrics.mean(metric) if metric in session.metrics else math.nan  # it is still to come
 
         taken = {name for _, name, _ in self.kept}
         return self.names.make(lambda field: counters[field] if field in counters else value(field), taken)
 
-    def _delete_gone(self, trainer: Trainer) -> None:
+    def _delete_gone(self, session: Session) -> None:
         """Delete the files that no longer rank; one of an earlier fit only if its content matches the entry."""
-        assert trainer.run is not None
+        assert session.run is not None
         left = []
         for name, entry in self.gone.items():
-            path = trainer.run.checkpoints / name
+            path = session.run.checkpoints / name
             if name in self.written or self._wrote(path, entry):
                 delete(path)
             elif os.path.lexists(path):
@@ -224,17 +224,17 @@ class Checkpoint(Callback):
             return False
         return content["state"]["step"] == entry[2] and entry in self._kept_of(content)
 
-    def _keep_only_ours(self, trainer: Trainer) -> None:
+    def _keep_only_ours(self, session: Session) -> None:
         """Forget listed files that are not in the run's folder, or cannot be this callback's."""
-        assert trainer.run is not None
-        folder = trainer.run.checkpoints
+        assert session.run is not None
+        folder = session.run.checkpoints
         there = {p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()} if folder.is_dir() else set()
         listed = [e for e in [*self.kept, *self.gone.values()] if e[1] in there]
         ours = {e[1] for e in listed if self.names.makes(e[1])} | ({BEST} if self.held is not None else set())
         self._say("no longer ranked, filename does not make these names", {e[1] for e in listed} - ours - {BEST})
         kept: dict[str, Entry] = {}
         for entry in sorted(self.kept, key=lambda e: e[0]):
-            if entry[1] in ours and entry[2] <= trainer.state.step:
+            if entry[1] in ours and entry[2] <= session.progress.step:
                 kept.setdefault(entry[1], entry)
         displaced = {e[1]: e for e in [*self.gone.values(), *list(kept.values())[self.save_top_k :]]}
         self.kept = list(kept.values())[: self.save_top_k]

@@ -16,9 +16,9 @@ from trainkit.core.errors import UserError
 from trainkit.core.files import write
 from trainkit.core.terminal import say
 from trainkit.core.validation import COUNT, accept, shown
+from trainkit.metrics.statistics import mean, std
 from trainkit.trainer.callback import Callback
-from trainkit.trainer.summary import deviation
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 FILE = "metrics.csv"
 PLACE = ["epoch", "step"]  # the first columns: where the run was
@@ -59,7 +59,7 @@ class CSVLog(Callback):
     file: BinaryIO | None = None
     is_held = False  # the file is still that of a last.pt which this fit's first save replaces
 
-    def setup(self, trainer: Trainer) -> None:
+    def setup(self, session: Session) -> None:
         self.columns = dict.fromkeys(PLACE)
         self.mark = Mark()  # the rows that the file has, or in a state, those that it has to have
         self.tail: list[str] = []  # rows behind them that it does not have yet
@@ -68,10 +68,10 @@ class CSVLog(Callback):
         self.cut: int | None = None  # the number of a last line that has no end
         self.left_out: set[str] = set()
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, session: Session) -> None:
         """Check the whole file, and find the rows that belong to this state. Raises UserError for the first bad line."""
-        assert trainer.run is not None
-        self.path, state = trainer.run.file(FILE), trainer.state
+        assert session.run is not None
+        self.path, state = session.run.file(FILE), session.progress
         self.wanted, self.mark = self.mark, Mark()
         self.head = self.end = self.size = 0
         if (file := opened(self.path)) is None:
@@ -94,23 +94,23 @@ class CSVLog(Callback):
                 raise lines.refused(
                     "no newline ends it (got the end of the file)", "add one if the line is whole, or delete the line"
                 )
-        if not trainer.run.continues:  # neither rows nor columns of a run that saved nothing
+        if not session.run.continues:  # neither rows nor columns of a run that saved nothing
             self.mark = Mark()
         elif lines.columns:
             self.columns, self.head, self.end = lines.columns, lines.head, max(self.end, lines.head)
 
-    def on_train_start(self, trainer: Trainer) -> None:
-        if self.cut is not None and not trainer.going_back:
+    def on_train_start(self, session: Session) -> None:
+        if self.cut is not None and not session.going_back:
             say(f"{FILE}: line {self.cut} is incomplete (the run was killed while writing it); removed")
-        assert trainer.run is not None
+        assert session.run is not None
         rows, step, _ = self.wanted
-        if not trainer.run.continues and self.size:
+        if not session.run.continues and self.size:
             say(f"{FILE}: started over; its rows are of a run that saved nothing")
-        elif self.is_marked and self.mark.rows != rows and trainer.run.continues:
+        elif self.is_marked and self.mark.rows != rows and session.run.continues:
             say(f"{FILE}: has {self.mark.rows} rows up to step {step}, the checkpoint counts {rows}; continued as it is")
         for row in csv.DictReader(io.StringIO(self.saved_tail, newline="")):
             self.tail.append(self._line(row))
-        self.saved_tail, self.is_held = "", trainer.going_back
+        self.saved_tail, self.is_held = "", session.going_back
         if self.is_held:
             return
         if self.tail or self.size != self.end or not self.end or self.path.stat().st_nlink > 1:
@@ -118,16 +118,16 @@ class CSVLog(Callback):
         else:
             self.file = open(self.path, "ab")  # noqa: SIM115 (open for the run's length)
 
-    def on_log(self, trainer: Trainer) -> None:
-        row = {"epoch": repr(trainer.epochs_done), "step": repr(trainer.state.step)}
-        for name in sorted(trainer.fresh):
-            values = trainer.metrics[name]
+    def on_log(self, session: Session) -> None:
+        row = {"epoch": repr(session.epochs_done), "step": repr(session.progress.step)}
+        for name in sorted(session.metrics.updated):
+            values = session.metrics[name]
             if name in PLACE:
                 self._leave_out(name)
                 continue
-            row[name] = repr(values[0] if len(values) == 1 else sum(values) / len(values))
+            row[name] = repr(mean(values))
             if len(values) > 1:
-                row[f"{name}_std"] = repr(deviation(values))
+                row[f"{name}_std"] = repr(std(values))
                 row.update({f"{name}.{r}": repr(v) for r, v in enumerate(values)})
         before, line = len(self.columns), self._line(row)
         self.tail.append(line)
@@ -140,15 +140,15 @@ class CSVLog(Callback):
             self.file.flush()
             self._count_tail()
 
-    def on_save_end(self, trainer: Trainer) -> None:
+    def on_save_end(self, session: Session) -> None:
         if self.is_held:
             self.is_held = False
             self._rewrite()
 
-    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+    def on_exception(self, session: Session, error: BaseException) -> None:
         self.is_held = False  # nothing was saved: the file is still that of last.pt
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, session: Session) -> None:
         if self.is_held:
             say(f"{FILE}: continues from step {self.mark.step}, though checkpoints/last.pt is ahead: this fit saved nothing")
             self._rewrite()

@@ -11,7 +11,7 @@ from trainkit.core.errors import UserError, UserErrors
 from trainkit.core.terminal import say
 from trainkit.core.validation import COUNT, Either, accept, shown
 from trainkit.trainer.callback import Callback
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 
 class EarlyStopping(Callback):
@@ -52,37 +52,37 @@ class EarlyStopping(Callback):
         self.start_from_epoch, self.restore_best = start_from_epoch, restore_best
         self.monitors = (monitor,) if strict else ()
 
-    def setup(self, trainer: Trainer) -> None:
-        self.best: list[float] = [self.sign * math.inf] * trainer.replicas
-        self.waited = [0] * trainer.replicas
-        self.stopped: list[str] = [""] * trainer.replicas  # why, a replica each
-        self.was_stopped = [False] * trainer.replicas  # by this callback, before the run was resumed
+    def setup(self, session: Session) -> None:
+        self.best: list[float] = [self.sign * math.inf] * session.replicas
+        self.waited = [0] * session.replicas
+        self.stopped: list[str] = [""] * session.replicas  # why, a replica each
+        self.was_stopped = [False] * session.replicas  # by this callback, before the run was resumed
         self.best_params: dict[str, Tensor] = {}
 
-    def on_fit_start(self, trainer: Trainer) -> None:
-        if self.best_params and (wrong := trainer.net.mismatches(self.best_params)):
+    def on_fit_start(self, session: Session) -> None:
+        if self.best_params and (wrong := session.net.mismatches(self.best_params)):
             raise UserErrors(wrong)
-        active = list(trainer.state.active)  # who was stopped by others stays so
+        active = list(session.progress.active)  # who was stopped by others stays so
         for r, why in enumerate(self.stopped):  # a resumed run is judged by the configuration of now
             if why == "patience":
                 stays = self.waited[r] >= self.patience
             else:
-                stays = bool(why) and self.judge(trainer.metrics[self.monitor][r], r)[0] == why
-            if not stays or not trainer.may_stop:
+                stays = bool(why) and self.judge(session.metrics[self.monitor][r], r)[0] == why
+            if not stays or not session.can_stop:
                 self.stopped[r] = ""
             if self.was_stopped[r]:
                 active[r] = not self.stopped[r]
-        trainer.activate(active)
+        session.set_active(active)
         if any(self.stopped) and not any(active):
-            self._stop(trainer, [r for r, why in enumerate(self.stopped) if why])
+            self._stop(session, [r for r, why in enumerate(self.stopped) if why])
 
-    def on_metrics(self, trainer: Trainer) -> None:
-        values = trainer.fresh_metric(self.monitor)
-        if values is None or trainer.state.epoch < self.start_from_epoch:
+    def on_metrics(self, session: Session) -> None:
+        values = session.metrics.new(self.monitor)
+        if values is None or session.progress.epoch < self.start_from_epoch:
             return
         improved, ending = [], []
         for r, value in enumerate(values):
-            if self.stopped[r] or not trainer.state.active[r]:
+            if self.stopped[r] or not session.progress.active[r]:
                 continue
             why, better = self.judge(value, r)
             if better:
@@ -91,13 +91,13 @@ class EarlyStopping(Callback):
             elif not why:
                 self.waited[r] += 1
                 why = "patience" if self.waited[r] >= self.patience else ""
-            if why and trainer.may_stop:
+            if why and session.can_stop:
                 self.stopped[r] = why
                 ending.append(r)
         if self.restore_best and improved:
-            self._keep(trainer, improved)
+            self._keep(session, improved)
         if ending:
-            self._stop(trainer, ending)
+            self._stop(session, ending)
 
     def judge(self, value: float, r: int) -> tuple[str, bool]:
         """Why replica r stops at `value`, if it does not merely wait, and whether the value is an improvement."""
@@ -113,7 +113,7 @@ class EarlyStopping(Callback):
     def _delta(self, best: float) -> float:
         return self.min_delta * abs(best) if self.relative and math.isfinite(best) else self.min_delta
 
-    def _stop(self, trainer: Trainer, replicas: list[int]) -> None:
+    def _stop(self, session: Session, replicas: list[int]) -> None:
         why = self.stopped[replicas[0]]
         words = {
             "patience": f"{self.monitor} has not improved on {self.best[replicas[0]]:.6g} for {self.patience} checks",
@@ -121,22 +121,22 @@ class EarlyStopping(Callback):
             "divergence": f"{self.monitor} is beyond divergence_threshold {self.divergence_threshold}",
             "not finite": f"{self.monitor} is not finite",
         }[why]
-        trainer.stop("early_stopping", words, [r in replicas for r in range(trainer.replicas)])
+        session.stop("early_stopping", words, [r in replicas for r in range(session.replicas)])
 
-    def _keep(self, trainer: Trainer, replicas: list[int]) -> None:
-        for name, p, _ in trainer.net.named_param():
-            if trainer.net.lead:
+    def _keep(self, session: Session, replicas: list[int]) -> None:
+        for name, p, _ in session.net.named_param():
+            if session.net.lead:
                 kept = self.best_params[name] = self.best_params[name].to(p) if name in self.best_params else p.clone()
                 kept[replicas] = p[replicas]
             else:
                 self.best_params[name] = p.clone()
 
-    def on_train_end(self, trainer: Trainer) -> None:
+    def on_train_end(self, session: Session) -> None:
         improved = [r for r, best in enumerate(self.best) if best != self.sign * math.inf]  # the others have no best to take
         if self.restore_best and self.best_params:
-            trainer.restored = True
-            for name, p, _ in trainer.net.named_param():
-                if trainer.net.lead:
+            session.params_replaced = True
+            for name, p, _ in session.net.named_param():
+                if session.net.lead:
                     p[improved] = self.best_params[name].to(p)[improved]
                 else:
                     p.copy_(self.best_params[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trainkit.core.errors import UserError
 from trainkit.optim.flat_buffer import norms
 from trainkit.trainer.callback import Callback
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 
 class GradientNorms(Callback):
@@ -15,17 +15,17 @@ class GradientNorms(Callback):
     once an epoch.
     """
 
-    def on_fit_start(self, trainer: Trainer) -> None:
-        if not trainer.optimizer.holds_gradient:
+    def on_fit_start(self, session: Session) -> None:
+        if not session.optimizer.holds_gradient:
             raise UserError("SGD with into_momentum holds no gradient; leave out this callback, or that")
 
-    def adds_metrics(self, trainer: Trainer) -> list[str]:
-        return [f"{group}/{name}" for group in ("grad_norm", "weight_norm") for name, _, _ in trainer.net.named_param()]
+    def adds_metrics(self, session: Session) -> list[str]:
+        return [f"{group}/{name}" for group in ("grad_norm", "weight_norm") for name, _, _ in session.net.named_param()]
 
-    def on_train_epoch_end(self, trainer: Trainer) -> None:
-        named = list(trainer.net.named_param())
+    def on_train_epoch_end(self, session: Session) -> None:
+        named = list(session.net.named_param())
         for group, tensors in (("grad_norm", [g for _, _, g in named]), ("weight_norm", [p for _, p, _ in named])):
             for (name, _, _), values in zip(
-                named, norms(tensors, trainer.net.lead).reshape(len(named), -1).tolist(), strict=True
+                named, norms(tensors, session.net.lead).reshape(len(named), -1).tolist(), strict=True
             ):
-                trainer.log(f"{group}/{name}", values)
+                session.log(f"{group}/{name}", values)

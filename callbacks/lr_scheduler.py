@@ -12,8 +12,7 @@ from trainkit.optim.optimizer import RATE_LIMIT, momentum_of
 from trainkit.optim.schedule_arguments import asks_for_momentum, build, build_each, check, check_length
 from trainkit.optim.schedules import SCHEDULERS, Plateau, ReduceLROnPlateau, Schedule, warm_up
 from trainkit.trainer.callback import Callback
-from trainkit.trainer.engines.select import steps_left
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 TRIED = 5_000  # rates that are tried before the first step: they take some milliseconds
 TRIED_IN_ORDER = 50_000  # and of a schedule that computes a rate from the one before it
@@ -65,23 +64,23 @@ class LRScheduler(Callback):
         if not self.plateau:
             self.on_metrics = super().on_metrics  # type: ignore[method-assign]
 
-    def setup(self, trainer: Trainer) -> None:
+    def setup(self, session: Session) -> None:
         self.restored: dict[str, Any] | None = None
         self.begun = False
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, session: Session) -> None:
         if not self.begun:  # a rewind inside a fit comes here again
-            self.start(trainer.optimizer.configured, trainer.replicas)
-            self.moves_momentum = bool(momentum_of(trainer.optimizer))
+            self.start(session.optimizer.configured, session.replicas)
+            self.moves_momentum = bool(momentum_of(session.optimizer))
             if not self.moves_momentum and (name := asks_for_momentum(*self.chosen)):
                 cure = "give it one, or set cycle_momentum=false"
                 raise UserError(f"{name}: cycle_momentum needs an optimizer with momentum; {cure}")
             if not self.plateau:
-                self._check_rates(trainer)
+                self._check_rates(session)
             self.begun = True
         if self.plateau and self.restored is not None and (line := self._restore(self.restored)):
             say(f"callbacks.{self.name}: {line}")
-        self._apply(trainer)
+        self._apply(session)
 
     def start(self, rates: Sequence[float], replicas: int) -> None:
         """Build the schedule of each replica from the configured rates, one for all or one for each replica."""
@@ -124,32 +123,32 @@ class LRScheduler(Callback):
             for step in range(epochs * steps_per_epoch)
         ]
 
-    def _updates(self, trainer: Trainer) -> int:
-        return trainer.state.step if self.interval == "step" else trainer.epochs_done
+    def _updates(self, session: Session) -> int:
+        return session.progress.step if self.interval == "step" else session.epochs_done
 
-    def _apply(self, trainer: Trainer) -> None:
+    def _apply(self, session: Session) -> None:
         """Give the optimizer the rates of the next step, and the momentum if the schedule moves it."""
-        if not steps_left(trainer):
+        if not session.steps_left:
             return  # no step uses the rate after the last one
-        k = self._updates(trainer)
-        trainer.set_lr(self.rates(trainer.state.step, k))
+        k = self._updates(session)
+        session.set_lr(self.rates(session.progress.step, k))
         momentum = None if self.plateau or not self.moves_momentum else self.schedules[0][0].momentum(k)
         if momentum is not None:
-            optimizer: Any = trainer.optimizer
+            optimizer: Any = session.optimizer
             if hasattr(optimizer, "betas"):
                 optimizer.betas = (momentum, *optimizer.betas[1:])
             else:
                 optimizer.set_number("momentum", momentum)
 
-    def _check_rates(self, trainer: Trainer) -> None:
+    def _check_rates(self, session: Session) -> None:
         """Raise UserError unless the optimizer accepts the rates and momenta of all updates from here to the run's end.
 
         In a long run these are the first TRIED, those where the schedule may turn, and some between.
         """
-        state, size, left = trainer.state, trainer.steps_per_epoch, steps_left(trainer)
+        state, size, left = session.progress, session.steps_per_epoch, session.steps_left
         if not left:
             return
-        first = self._updates(trainer)
+        first = self._updates(session)
         end = state.step + left if self.interval == "step" else state.epoch - (-(state.batch + left) // size)
         pairs = list(dict.fromkeys(self.schedules))
         for schedule, _ in pairs:
@@ -182,22 +181,22 @@ class LRScheduler(Callback):
 
     # -- hooks -----------------------------------------------------------------------------------------------------------
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        if self.interval == "step" or trainer.state.step <= self.warmup_steps:
-            self._apply(trainer)
+    def on_train_batch_end(self, session: Session) -> None:
+        if self.interval == "step" or session.progress.step <= self.warmup_steps:
+            self._apply(session)
 
     def next_step(self, step: int) -> int | None:
         return step + 1 if self.interval == "step" or step < self.warmup_steps else None
 
-    def on_train_epoch_end(self, trainer: Trainer) -> None:
-        self._apply(trainer)
+    def on_train_epoch_end(self, session: Session) -> None:
+        self._apply(session)
 
-    def on_metrics(self, trainer: Trainer) -> None:
-        values = trainer.fresh_metric(self.monitor)
+    def on_metrics(self, session: Session) -> None:
+        values = session.metrics.new(self.monitor)
         if values is not None:
             seen = zip(self.reducers, self.plateaus, values, strict=True)
             self.plateaus = [reducer.after(plateau, value) for reducer, plateau, value in seen]
-            self._apply(trainer)
+            self._apply(session)
 
     # -- the state of a plateau ------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from trainkit.core.terminal import say
 from trainkit.trainer.callback import Callback
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 FORMAT = "{desc} {percentage:3.0f}%|{bar:8}| {elapsed}<{remaining} {rate_fmt}{postfix}"  # the metrics before tqdm's own counts
 
@@ -54,36 +54,36 @@ class ProgressBar(Callback):
         self.every_seconds = every_seconds
         self.bar: Bar | None = None
 
-    def on_train_start(self, trainer: Trainer) -> None:
-        total = trainer.max_epochs * trainer.steps_per_epoch
-        if trainer.max_steps is not None:
-            total = min(total, trainer.max_steps)
+    def on_train_start(self, session: Session) -> None:
+        total = session.settings.max_epochs * session.steps_per_epoch
+        if session.settings.max_steps is not None:
+            total = min(total, session.settings.max_steps)
         self.shown, self.printed, self.printed_step = "", -float("inf"), -1
         if sys.stderr.isatty():
-            self.bar = Bar(total, trainer.state.step)
+            self.bar = Bar(total, session.progress.step)
 
-    def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
+    def on_step_log(self, session: Session, losses: list[float]) -> None:
         if self.bar is not None:
-            self.bar.set_description_str(f"epoch {trainer.state.epoch + 1}/{trainer.max_epochs}", refresh=False)
-            self.bar.update(trainer.state.step - self.bar.n)
+            self.bar.set_description_str(f"epoch {session.progress.epoch + 1}/{session.settings.max_epochs}", refresh=False)
+            self.bar.update(session.progress.step - self.bar.n)
 
-    def on_log(self, trainer: Trainer) -> None:
-        names = [n for n in ("train/loss", "val/loss", "val/error") if n in trainer.metrics]
-        self.shown = ", ".join(f"{n} {trainer.metric(n):.3g}" for n in names)
+    def on_log(self, session: Session) -> None:
+        names = [n for n in ("train/loss", "val/loss", "val/error") if n in session.metrics]
+        self.shown = ", ".join(f"{n} {session.metrics.mean(n):.3g}" for n in names)
         if self.bar is not None:
             self.bar.set_postfix_str(self.shown, refresh=False)
         elif time.monotonic() - self.printed >= self.every_seconds:
-            self._line(trainer)
+            self._line(session)
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, session: Session) -> None:
         if self.bar is not None:
-            self.bar.update(trainer.state.step - self.bar.n)
+            self.bar.update(session.progress.step - self.bar.n)
             self.bar.refresh()
             self.bar.close()
             self.bar = None
-        elif getattr(self, "shown", "") and self.printed_step != trainer.state.step:
-            self._line(trainer)
+        elif getattr(self, "shown", "") and self.printed_step != session.progress.step:
+            self._line(session)
 
-    def _line(self, trainer: Trainer) -> None:
-        self.printed, self.printed_step = time.monotonic(), trainer.state.step
-        say(f"epoch {trainer.epochs_done}/{trainer.max_epochs}, step {trainer.state.step}: {self.shown}")
+    def _line(self, session: Session) -> None:
+        self.printed, self.printed_step = time.monotonic(), session.progress.step
+        say(f"epoch {session.epochs_done}/{session.settings.max_epochs}, step {session.progress.step}: {self.shown}")

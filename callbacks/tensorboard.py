@@ -11,14 +11,14 @@ import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
+from trainkit.checkpoint.digest import digest
 from trainkit.core.errors import UserError
 from trainkit.core.validation import COUNT, accept, shown
 from trainkit.metrics.event_file import EventFile
-from trainkit.trainer import capture
+from trainkit.metrics.statistics import mean, std
 from trainkit.trainer.callback import Callback
-from trainkit.trainer.run_folder import Run
-from trainkit.trainer.summary import deviation
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.run_folder import RunFolder
+from trainkit.trainer.session import Session
 
 Point = tuple[int, str, float]  # step, tag, value
 
@@ -46,57 +46,59 @@ class TensorBoard(Callback):
         self.writer: EventFile | None = None
         self.is_held = False
 
-    def setup(self, trainer: Trainer) -> None:
-        self.trainer, self.writer = trainer, None
+    def setup(self, session: Session) -> None:
+        self.session, self.writer = session, None
         self.since: int | None = None  # events of this step and later ones are purged when the fit begins
         self.points: list[Point] = []  # the scalars of the last step that has some; while they are held, of all since then
         self.waiting: list[Event] = []  # what no file has yet
         self.summary: dict[str, Any] = {}  # of a resumed run that has come to its end
         self.is_held = False
 
-    def on_train_start(self, trainer: Trainer) -> None:
-        assert trainer.run is not None
-        step = trainer.state.step
-        self.is_held = trainer.going_back
-        if step == 0 or not trainer.run.continues:
+    def on_train_start(self, session: Session) -> None:
+        assert session.run is not None
+        step = session.progress.step
+        self.is_held = session.going_back
+        if step == 0 or not session.run.continues:
             self._purge(0)  # the events of a run that saved nothing
-            self._config(trainer.config)
+            self._config(session.config)
         else:
-            self.summary = last_summary(trainer.run) if self.since is not None else {}
+            self.summary = last_summary(session.run) if self.since is not None else {}
             self._purge(step + 1 if self.since is None or self._is_ended() else self.since)
         if not self.is_held:
             self._open()
 
-    def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
-        self._log(trainer.state.step, {"train/loss": losses})
+    def on_step_log(self, session: Session, losses: list[float]) -> None:
+        self._log(session.progress.step, {"train/loss": losses})
 
-    def on_log(self, trainer: Trainer) -> None:
-        new = {name: trainer.metrics[name] for name in sorted(trainer.fresh) if name != "train/loss"}  # it is logged by step
-        self._log(trainer.state.step, {**new, "epoch": [float(trainer.epochs_done)]})
-        every, at_end = self.histograms_every_n_epochs, "train/loss" in trainer.fresh
-        if every and at_end and trainer.epochs_done % every == 0:
-            self._histograms(trainer)
+    def on_log(self, session: Session) -> None:
+        new = {
+            name: session.metrics[name] for name in sorted(session.metrics.updated) if name != "train/loss"
+        }  # it is logged by step
+        self._log(session.progress.step, {**new, "epoch": [float(session.epochs_done)]})
+        every, at_end = self.histograms_every_n_epochs, "train/loss" in session.metrics.updated
+        if every and at_end and session.epochs_done % every == 0:
+            self._histograms(session)
 
-    def on_test_end(self, trainer: Trainer) -> None:
-        step = trainer.state.step
+    def on_test_end(self, session: Session) -> None:
+        step = session.progress.step
         nothing_left = self.since == step + 1  # when the run was resumed
         is_written = nothing_left and self._is_ended()
         if nothing_left and not is_written and self.points:
             self._purge(step)  # a run that was killed at its end may have written some of these
-        names = trainer.fresh - set(self.summary["metrics"]) if is_written else trainer.fresh
-        for tag, value in scalars({name: trainer.metrics[name] for name in sorted(names)}):
+        names = session.metrics.updated - set(self.summary["metrics"]) if is_written else session.metrics.updated
+        for tag, value in scalars({name: session.metrics[name] for name in sorted(names)}):
             self._add(Summary(value=[Summary.Value(tag=tag, simple_value=value)]), step)
         if not is_written:
-            self._hparams(trainer)
+            self._hparams(session)
 
-    def on_save_end(self, trainer: Trainer) -> None:
+    def on_save_end(self, session: Session) -> None:
         if self.is_held:
             self._open()
 
-    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+    def on_exception(self, session: Session, error: BaseException) -> None:
         self.is_held = False  # nothing was saved: the curves are still those of last.pt
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, session: Session) -> None:
         if self.is_held:
             self._open()
         if self.writer is not None:
@@ -107,7 +109,7 @@ class TensorBoard(Callback):
         """`since`: the first step that is not complete; `points`: step, tag (a place in `tags`) and value of each scalar."""
         if self.writer is not None:
             self.writer.flush()  # before the checkpoint: a kill behind it loses no event
-        state, since, points = self.trainer.state, self.since, self.points
+        state, since, points = self.session.progress, self.since, self.points
         if not self.is_held:
             since = state.step + (state.batch == 0)
             points = [point for point in points if point[0] == state.step]
@@ -129,7 +131,7 @@ class TensorBoard(Callback):
 
     def _open(self) -> None:
         """Begin the event file, with what has waited for it."""
-        run = self.trainer.run
+        run = self.session.run
         assert run is not None
         self.writer, self.is_held = EventFile(run.path), False
         for event in self.waiting:
@@ -139,7 +141,9 @@ class TensorBoard(Callback):
     def _is_ended(self) -> bool:
         """Whether the resumed run had ended at this step, with these parameters: its final metrics are written."""
         found = self.summary.get("step"), self.summary.get("params_sha256")
-        return found[0] == self.trainer.state.step and found[1] == capture.digest(self.trainer.net)
+        return found[0] == self.session.progress.step and found[1] == digest(
+            (name, p) for name, p, _ in self.session.net.named_param()
+        )
 
     def _write(self, event: Event) -> None:
         if self.writer is None:
@@ -172,40 +176,40 @@ class TensorBoard(Callback):
             fenced = "\n".join(f"    {line}" for line in config.splitlines())
             self._add(text("config", fenced), 0)
 
-    def _histograms(self, trainer: Trainer) -> None:
+    def _histograms(self, session: Session) -> None:
         from torch.utils.tensorboard.summary import histogram
 
-        for name, p, g in trainer.net.named_param():
-            for group, tensor in (("weights", p), ("gradients", g))[: 1 + trainer.optimizer.holds_gradient]:
+        for name, p, g in session.net.named_param():
+            for group, tensor in (("weights", p), ("gradients", g))[: 1 + session.optimizer.holds_gradient]:
                 finite = tensor[tensor.isfinite()].cpu().double().numpy()
                 if finite.size:
-                    self._add(histogram(f"{group}/{name}", finite, bins=30), trainer.state.step)  # as many as are shown
+                    self._add(histogram(f"{group}/{name}", finite, bins=30), session.progress.step)  # as many as are shown
 
-    def _hparams(self, trainer: Trainer) -> None:
+    def _hparams(self, session: Session) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        finals = {name: trainer.metric(name) for name in trainer.metrics if name.startswith(("test/", "val/"))}
+        finals = {name: session.metrics.mean(name) for name in session.metrics if name.startswith(("test/", "val/"))}
         chosen: dict[str, bool | str | float | int] = {
-            "optimizer": type(trainer.optimizer).__name__,
-            "lr": trainer.optimizer.configured[0],
-            "batch_size": trainer.batch_size or len(trainer.data.train),
-            "seed": trainer.seed,
+            "optimizer": type(session.optimizer).__name__,
+            "lr": session.optimizer.configured[0],
+            "batch_size": session.settings.batch_size or len(session.data.train),
+            "seed": session.settings.seed,
         }
         for part in hparams(chosen, finals):  # the metrics are named only: their values are the curves' last points
-            self._add(part, trainer.state.step)
+            self._add(part, session.progress.step)
 
 
 def scalars(metrics: dict[str, list[float]]) -> list[tuple[str, float]]:
     """Tag and value of each metric: its mean over the replicas, and their standard deviation."""
     found = []
     for name, values in metrics.items():
-        found.append((name, sum(values) / len(values)))
+        found.append((name, mean(values)))
         if len(values) > 1:
-            found.append((f"{name}_std", deviation(values)))
+            found.append((f"{name}_std", std(values)))
     return found
 
 
-def last_summary(run: Run) -> dict[str, Any]:
+def last_summary(run: RunFolder) -> dict[str, Any]:
     """summary.json of a run that came to its end, and of which no event was written since; else {}."""
     path = run.file("summary.json")
     try:

@@ -14,7 +14,7 @@ from trainkit.trainer import replay
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.nonfinite import broken, place
 from trainkit.trainer.replay import Kept, Movers
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 FILE = "before_nan.pt"  # beside the checkpoints, not among them: a resume takes last.pt, and this one by its name alone
 
@@ -31,72 +31,75 @@ class TerminateOnNaN(Callback):
 
     handles_nonfinite = True
 
-    def on_train_start(self, trainer: Trainer) -> None:
-        self.movers = Movers(trainer)
-        self.kept, self.looked = Kept(trainer, self.movers), trainer.state.step
+    def on_train_start(self, session: Session) -> None:
+        self.movers = Movers(session)
+        self.kept, self.looked = Kept(session, self.movers), session.progress.step
 
-    def on_losses(self, trainer: Trainer, rows: list[list[float]]) -> None:
-        self.looked = trainer.state.step
-        if wrong := broken(trainer, trainer.state.loss_sum):
+    def on_losses(self, session: Session, rows: list[list[float]]) -> None:
+        self.looked = session.progress.step
+        if wrong := broken(session, session.progress.loss_sum):
             with torch.inference_mode():
-                self._stop(trainer, wrong, rows)
+                self._stop(session, wrong, rows)
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        if self.looked != trainer.state.step or trainer.loop_ended:
+    def on_checkpoint(self, session: Session) -> None:
+        if self.looked != session.progress.step or session.loop_ended:
             return
-        if trainer.state.batch < trainer.steps_per_epoch:  # else the epoch's end is still to come
-            self.kept, self.looked = Kept(trainer, self.movers), -1
+        if session.progress.batch < session.steps_per_epoch:  # else the epoch's end is still to come
+            self.kept, self.looked = Kept(session, self.movers), -1
 
     def next_step(self, step: int) -> int | None:
         return None  # whoever fetches losses says when
 
-    def _stop(self, trainer: Trainer, wrong: list[int], rows: list[list[float]]) -> None:
+    def _stop(self, session: Session, wrong: list[int], rows: list[list[float]]) -> None:
         """Stop the replicas `wrong`, and the run with the last."""
-        now, end = Kept(trainer, self.movers), trainer.state.step
+        now, end = Kept(session, self.movers), session.progress.step
         before: dict[int, Kept] = {}
-        with closing(replay.again(trainer, self.kept, end)) as steps:
+        with closing(replay.again(session, self.kept, end)) as steps:
             for kept, losses in steps:
-                before |= {r: kept for r in broken(trainer, losses) if r in wrong and r not in before}
+                before |= {r: kept for r in broken(session, losses) if r in wrong and r not in before}
                 if len(before) == len(wrong):
                     break
-        words = {r: self._words(trainer, r, before.get(r), rows, end) for r in wrong}
+        words = {r: self._words(session, r, before.get(r), rows, end) for r in wrong}
         before = {r: before.get(r, self.kept) for r in wrong}
         others = [active and r not in wrong for r, active in enumerate(now.state["active"])]
         last = max(kept.step for kept in before.values())
         ending = [r for r in wrong if before[r].step == last and not any(others)]
-        (before[ending[0]] if ending else now).restore(trainer)
-        stopped, own = [r for r in wrong if r not in ending], [p for p, _ in trainer.optimizer.pairs]
+        (before[ending[0]] if ending else now).restore(session)
+        stopped, own = [r for r in wrong if r not in ending], [p for p, _ in session.optimizer.pairs]
         for r in stopped:
-            for s, old in zip(replay.changed(trainer), before[r].tensors, strict=True):
+            for s, old in zip(replay.changed(session), before[r].tensors, strict=True):
                 for v, o in zip(unflatten(s, own), unflatten(old, own), strict=True):
                     v[r].copy_(o[r])
-            trainer.state.loss_sum[r], trainer.state.samples[r] = before[r].state["loss_sum"][r], before[r].state["samples"][r]
+            session.progress.loss_sum[r], session.progress.samples[r] = (
+                before[r].state["loss_sum"][r],
+                before[r].state["samples"][r],
+            )
             say(words[r])
-        trainer.activate([active and r not in stopped for r, active in enumerate(trainer.state.active)])
+        session.set_active([active and r not in stopped for r, active in enumerate(session.progress.active)])
         if ending:
-            trainer.rewound = True
+            session.rolled_back = True
             saved = ""
-            if trainer.run is not None:
-                save(trainer.snapshot(), trainer.run.file(FILE))
+            if session.run is not None:
+                save(session.snapshot(), session.run.file(FILE))
                 saved = f"; {FILE} is the state before it"
-            trainer.stop("nan", "\n".join(words[r] for r in ending) + saved, at_once=True)
+            session.stop("nan", "\n".join(words[r] for r in ending) + saved, force=True)
 
-    def _words(self, trainer: Trainer, r: int, before: Kept | None, rows: list[list[float]], end: int) -> str:
+    def _words(self, session: Session, r: int, before: Kept | None, rows: list[list[float]], end: int) -> str:
         """Which step, which place."""
         losses = [(end - len(rows) + 1 + i, row[r]) for i, row in enumerate(rows)]
         first, loss = next(((step, loss) for step, loss in losses if not math.isfinite(loss)), losses[-1])
         step = first if before is None else before.step + 1
         text = f"step {step:,}, epoch {self.kept.state['epoch'] + 1}: "
-        text = f"replica {r}, {text}" if trainer.replicas > 1 else text
+        text = f"replica {r}, {text}" if session.replicas > 1 else text
         if before is None:
             what = "the parameters or slots are not finite" if math.isfinite(loss) else f"the loss is {loss}"
             return f"{text}{what}, but the steps taken again from step {self.kept.step:,} on give finite numbers"
-        before.restore(trainer)
-        found = place(trainer, r)
+        before.restore(session)
+        found = place(session, r)
         if found is not None:
             return text + found
         names = ", ".join(self.movers.callbacks)
-        if trainer.running != "eager":
-            where = "compiled code" if trainer.running == "compile" else "the captured step"
+        if session.running != "eager":
+            where = "compiled code" if session.running == "compile" else "the captured step"
             return f"{text}numbers are not finite in {where}; the same step, eager, gives finite ones"
         return f"{text}numbers are not finite{f' after the step: made so by a callback ({names})' if names else ''}"

@@ -8,7 +8,7 @@ from typing import Any
 from trainkit.core.errors import UserError
 from trainkit.core.validation import accept, shown
 from trainkit.trainer.callback import Callback
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 
 class Timer(Callback):
@@ -21,12 +21,12 @@ class Timer(Callback):
         self.limit = seconds(max_time)
         self.before = 0.0
 
-    def setup(self, trainer: Trainer) -> None:
+    def setup(self, session: Session) -> None:
         self.before, self.began = 0.0, time.monotonic()
 
-    def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
+    def on_step_log(self, session: Session, losses: list[float]) -> None:
         if self.elapsed() >= self.limit:
-            trainer.stop("max_time", f"{self.limit:g} s are over")
+            session.stop("max_time", f"{self.limit:g} s are over")
 
     def elapsed(self) -> float:
         """Seconds of training so far."""

@@ -12,7 +12,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.rng import generator
 from trainkit.core.validation import accept
 from trainkit.trainer.callback import Callback
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 
 class ValidationSplit(Callback):
@@ -40,10 +40,10 @@ class ValidationSplit(Callback):
         self.fraction, self.seed, self.stratify = fraction, seed, stratify
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
 
-    def setup(self, trainer: Trainer) -> None:
-        if trainer.data.val is not None:
+    def setup(self, session: Session) -> None:
+        if session.data.val is not None:
             raise UserError("the data has a validation part already; leave this callback out")
-        part = trainer.data.train
+        part = session.data.train
         val = self.indices(len(part), part.label if self.stratify else None)
         if self.stratify and part.label is None:
             raise UserError("stratify needs classes, the data has none; set stratify=false")
@@ -54,8 +54,8 @@ class ValidationSplit(Callback):
             raise UserError(
                 f"fraction={self.fraction} of {len(part)} samples leaves {len(train)} to train and {len(val)} to validate"
             )
-        trainer.data = trainer.data.with_parts(train=part.subset(train), val=part.subset(val))
-        trainer.validate_every_n_epochs, trainer.validate_every_n_steps = self.every_n_epochs, self.every_n_steps
+        session.data = session.data.with_parts(train=part.subset(train), val=part.subset(val))
+        session.validate_every_n_epochs, session.validate_every_n_steps = self.every_n_epochs, self.every_n_steps
         self.sha256 = hashlib.sha256(",".join(map(str, val.tolist())).encode()).hexdigest()
 
     def indices(self, n: int, label: Tensor | None = None) -> Tensor:

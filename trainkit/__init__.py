@@ -50,7 +50,8 @@ _PUBLIC = {
     "nn.gradcheck": ["gradcheck"],
     "optim": ["Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "SGD", "SignSGD"],
     "data": ["Dataset", "Split", "csv", "disk", "idx", "npy", "tensors"],
-    "trainer": ["Callback", "Trainer"],
+    "trainer": ["Callback", "Session", "Trainer"],
+    "app.experiment": ["Experiment", "load"],
     "callbacks": [
         "CSVLog",
         "Checkpoint",

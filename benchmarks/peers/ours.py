@@ -13,7 +13,7 @@ from task import MOMENTUM, Result, Stopwatch, Task, load
 from trainkit import SGD, Adam, Callback, CrossEntropyLoss, Linear, Module, Optimizer, ReLU, Sequential, Trainer
 from trainkit.app.config.build import build
 from trainkit.app.config.files import compose, resolve
-from trainkit.core.rng import order
+from trainkit.data.loader import epoch_permutation
 from trainkit.data.loader import batches
 from trainkit.trainer.engines.step import training_step
 
@@ -58,7 +58,7 @@ def steps(task: Task, epochs: int) -> Result:
     step = training_step(net, CrossEntropyLoss(), SGD(net.param(), lr=task.lr, momentum=MOMENTUM))
     with Stopwatch() as watch, torch.inference_mode():
         for epoch in range(epochs):
-            for x, t in batches(part, order(0, epoch, len(part)), task.batch):
+            for x, t in batches(part, epoch_permutation(0, epoch, len(part)), task.batch):
                 step(x, t)
     return task.result(watch, epochs)
 

@@ -46,7 +46,7 @@ from trainkit.app.cli.main import main
 from trainkit.callbacks import terminate_on_nan
 from trainkit.checkpoint import file as checkpoint
 from trainkit.checkpoint.plain import plain
-from trainkit.core.rng import order
+from trainkit.data.loader import epoch_permutation
 from trainkit.trainer.engines import compiled
 
 N, BATCH, MARKED = 20, 4, 11  # samples, samples a step, the sample that is odd
@@ -55,7 +55,7 @@ STEPS = N // BATCH
 
 def step_of(sample: int, epoch: int, seed: int = 0) -> int:
     """The step that sees a sample in an epoch, counted from 1."""
-    return epoch * STEPS + int((order(seed, epoch, N) == sample).nonzero()) // BATCH + 1
+    return epoch * STEPS + int((epoch_permutation(seed, epoch, N) == sample).nonzero()) // BATCH + 1
 
 
 def data(x: float | None = None, t: float | None = None, scale: float = 1.0) -> Dataset:

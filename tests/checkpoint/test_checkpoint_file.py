@@ -26,7 +26,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.files import plain_name, write
 from trainkit.core.validation import Either, unlike
 from trainkit.data.sources.tensors import tensors
-from trainkit.trainer.run_folder import Run
+from trainkit.trainer.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -210,18 +210,18 @@ def test_a_run_that_begins_sweeps_what_a_killed_one_left_and_nothing_else(tmp_pa
     for name in (".tmp-99-last.pt", "last.pt", "my.tmp-file"):
         (tmp_path / "checkpoints" / name).write_text("x")
     (tmp_path / ".tmp-99-config.yaml").write_text("x")
-    (tmp_path / Run.marker).touch()
+    (tmp_path / RunFolder.marker).touch()
     before = sorted(tmp_path.rglob("*"))
-    run = Run(tmp_path)
+    run = RunFolder(tmp_path)
     run.open(going_on=True)
     assert sorted(tmp_path.rglob("*")) == before
     run.begin()
     run.close()
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [Run.marker, "last.pt", "my.tmp-file"]
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [RunFolder.marker, "last.pt", "my.tmp-file"]
 
 
 def test_one_trainer_to_a_folder(tmp_path: Path) -> None:
-    first, second = Run(tmp_path / "run"), Run(tmp_path / "run")
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
     first.open()
     second.open()
     assert not (tmp_path / "run").exists()

@@ -32,7 +32,7 @@ from trainkit import (
     npy,
     tensors,
 )
-from trainkit.core.rng import order
+from trainkit.data.loader import epoch_permutation
 from trainkit.data import check
 from trainkit.data.sources.csv import read_rows
 from trainkit.data.statistics import Frame, ranges
@@ -225,7 +225,7 @@ def test_the_rows_that_the_next_steps_take_are_those_of_the_epochs_orders(
 ) -> None:
     batch = data.draw(st.integers(0, -(-n // size) - 1))
     row = data.draw(st.integers(0, n - 1))
-    coming = [order(seed, epoch, n).split(size) for epoch in range(4, 4 + epochs) for seed in seeds]
+    coming = [epoch_permutation(seed, epoch, n).split(size) for epoch in range(4, 4 + epochs) for seed in seeds]
     by_seed = [[b for epoch in coming[i :: len(seeds)] for b in epoch][batch:] for i in range(len(seeds))]
     taken = steps is None or any(row in b for batches in by_seed for b in batches[: max(0, steps)])
     assert check.takes(torch.tensor([row]), n, size, seeds, range(4, 4 + epochs), batch, steps) == taken

@@ -318,7 +318,7 @@ def test_it_validates_where_the_run_did(monkeypatch: pytest.MonkeyPatch) -> None
 def test_where_a_part_is_ignored_the_shares_are_the_same() -> None:
     """Six samples a step in three parts, of which the first has only classes that count nothing."""
     experiment = small()
-    order = trainkit.core.rng.order(0, 0, 30)
+    order = trainkit.data.loader.epoch_permutation(0, 0, 30)
     t = torch.arange(30) % 2
     t[order[:2]] = 2
     experiment.net.add(Linear(2, 3).draw(torch.Generator().manual_seed(1)).to(dtype=torch.float64))

@@ -17,7 +17,7 @@ from trainkit.app.cli.main import main
 from trainkit.checkpoint import file as checkpoint
 from trainkit.core.errors import UserError
 from trainkit.core.files import TEMPORARY
-from trainkit.trainer.capture import digest_of
+from trainkit.checkpoint.digest import digest as digest_of
 
 from .tally import Tally, ended, fork, inside, shot
 

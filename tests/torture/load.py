@@ -186,9 +186,9 @@ def visits() -> dict[str, str | None]:
         child = ended(fork(lambda command=command: main(list(command)), Path("visitor")), Path("visitor"))  # type: ignore[misc]
         found[f"{name}, another process"] = received(child.wrong(2), child.said)
     try:
-        from trainkit.trainer.run_folder import Run
+        from trainkit.trainer.run_folder import RunFolder
 
-        Run(Path("run")).lock()
+        RunFolder(Path("run")).lock()
         found["in code"] = "was let in"
     except UserError as error:
         found["in code"] = None if "another trainer is at work" in str(error) else str(error)

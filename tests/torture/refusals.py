@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.checkpoint import file as checkpoint
-from trainkit.trainer.run_folder import Run
+from trainkit.trainer.run_folder import RunFolder
 
 from .crash import digest, stand
 from .folders import folder_for, link, pipe_for
@@ -110,8 +110,8 @@ LAYOUTS: dict[str, Callable[[], None]] = {  # what is done to the run before it 
     "files that lead out": forge(lambda c: c["callbacks"]["checkpoint"].update(gone=["../config.yaml"])),
     "a state of a wrong type": forge(lambda c: c["callbacks"]["early_stopping"].update(best="x")),
     "a random state that is none": forge(lambda c: c["rng"].update(torch=c["rng"]["torch"][:9].clone())),
-    "the marker gone": lambda: Path("run", Run.marker).unlink(),
-    "the marker a link": link(Run.marker, "mine/keep"),
+    "the marker gone": lambda: Path("run", RunFolder.marker).unlink(),
+    "the marker a link": link(RunFolder.marker, "mine/keep"),
     "checkpoints a link": lambda: (shutil.move("run/checkpoints", "moved"), link("checkpoints", "moved")())[1],
     "last.pt a link": link("checkpoints/last.pt", "whole/checkpoints/last.pt"),
     "best.pt a link": link("checkpoints/best.pt", "mine/keep"),
@@ -171,7 +171,7 @@ def fresh() -> None:
 
 @contextmanager
 def locked() -> Iterator[None]:
-    other = Run(Path("run"))
+    other = RunFolder(Path("run"))
     other.lock()
     try:
         yield

@@ -25,7 +25,7 @@ from trainkit.callbacks import Checkpoint
 from trainkit.checkpoint import file as checkpoint
 from trainkit.core.folder import Folder
 from trainkit.trainer import signals
-from trainkit.trainer.run_folder import Run
+from trainkit.trainer.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 CONF = """\
@@ -195,7 +195,7 @@ def test_a_pipe_or_a_link_among_the_files_of_a_run_is_refused_at_once(name: str,
 def test_only_a_run_with_the_marker_is_the_newest(capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree("run", "logs/conf/1")
     shutil.copytree("run", "logs/conf/2")
-    Path("logs/conf/2", Run.marker).unlink()
+    Path("logs/conf/2", RunFolder.marker).unlink()
     assert main(["fit", "conf.yaml", "--resume", "trainer.max_epochs=5"]) == 0
     assert capsys.readouterr().out.startswith("resuming logs/conf/1/checkpoints/last.pt")
 
@@ -252,7 +252,7 @@ def test_a_run_at_work_is_refused_to_a_second_trainer_of_the_same_process() -> N
 
 
 def begin(path: str, numbered: bool, out: Any) -> None:
-    run = Run(Path(path), numbered=numbered)
+    run = RunFolder(Path(path), numbered=numbered)
     run.open()
     try:
         run.begin()

@@ -31,7 +31,7 @@ from trainkit import (
 from trainkit.checkpoint import file as checkpoint
 from trainkit.nn.module import Module
 from trainkit.trainer import signals
-from trainkit.trainer.run_folder import Run
+from trainkit.trainer.run_folder import RunFolder
 
 
 def line() -> Dataset:
@@ -249,7 +249,7 @@ def test_after_a_fit_the_old_handlers_are_back_and_another_fit_runs_whole(tmp_pa
     trainer = run(tmp_path, Send(signal.SIGINT, "on_train_batch_end", 2))
     assert signal.getsignal(signal.SIGINT) is before
     assert trainer.state.step == 2
-    trainer.run = Run(tmp_path / "another")  # its own folder holds a run now
+    trainer.run = RunFolder(tmp_path / "another")  # its own folder holds a run now
     trainer.fit(trainer.net, MSELoss(), SGD(trainer.net.param(), 0.1), line())
     assert (trainer.summary["stop_reason"], trainer.signal) == ("max_epochs", None)
 

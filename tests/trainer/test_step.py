@@ -31,7 +31,8 @@ from trainkit import (
 )
 from trainkit.app.config.build import build
 from trainkit.app.config.files import compose, resolve
-from trainkit.core.rng import generator, order
+from trainkit.core.rng import generator
+from trainkit.data.loader import epoch_permutation
 from trainkit.data.loader import batches
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -118,7 +119,7 @@ def test_the_first_ten_losses_of_the_reports_net_are_autograds() -> None:
     x, t = data.x[train].double(), data.t[train]
     x = (x - x.mean(0)) / x.std(0, correction=0)
     optimizer = torch.optim.SGD(rival.parameters(), lr=0.1, momentum=0.9)
-    at = order(0, 0, 900)
+    at = epoch_permutation(0, 0, 900)
     wanted = []
     for k in range(10):
         batch = at[50 * k : 50 * k + 50]
@@ -302,7 +303,7 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone() -> None:
 
     first = inputs(0)
     assert first == inputs(0, Noise())
-    assert first == [order(0, epoch, 6).float().tolist() for epoch in range(3)]
+    assert first == [epoch_permutation(0, epoch, 6).float().tolist() for epoch in range(3)]
     assert len({tuple(row) for row in first}) == 3
     assert all(sorted(row) == [0, 1, 2, 3, 4, 5] for row in first)
     assert inputs(1) != first

@@ -17,8 +17,10 @@ from trainkit.core.errors import UserError
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
 from trainkit.trainer import signals, threads
-from trainkit.trainer.callback import Callback, CallbackError
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.callback import Callback, CallbackError, check_files
+from trainkit.trainer.run_folder import RunFolder
+from trainkit.trainer.session import Session
+from trainkit.trainer.setup import begin
 
 from .config.build import Parts, build
 
@@ -31,35 +33,39 @@ class Shortened(Callback):
     def __init__(self, data: Dataset) -> None:
         self.data = data
 
-    def setup(self, trainer: Trainer) -> None:
-        trainer.data, trainer.validate_every_n_epochs = self.data, 1
+    def setup(self, session: Session) -> None:
+        session.data, session.validate_every_n_epochs = self.data, 1
 
 
-def begun(parts: Parts, data: Dataset) -> Trainer:
-    """A trainer at the first step of the configured run. Raises UserError for all that a fit refuses before it."""
+def begun(parts: Parts, data: Dataset) -> Session:
+    """A session at the first step of the configured run. Raises UserError for all that a fit refuses before it."""
     with TemporaryDirectory(prefix="trainkit-") as folder:
         seed_globals(parts.seed)
-        trainer = parts.trainer(run_dir=folder)
-        assert trainer.run is not None
-        trainer.connect(parts.net, parts.loss, parts.optimizer(parts.net), data)
-        trainer.run.open()
+        settings, run = (
+            replace(parts.trainer().settings(), engine="eager"),
+            RunFolder(Path(folder)),
+        )  # compiling refuses nothing
+        files = check_files(parts.callbacks)
+        optimizer = parts.optimizer(parts.net)
+        session = Session(settings, parts.net, parts.loss, optimizer, data, parts.callbacks, run)
+        run.open(files)
         try:
-            trainer.begin(None, "eager")  # compiling refuses nothing
+            begin(session, None)
         finally:
-            trainer.call("on_fit_end")
-            trainer.run.close()
-    return trainer
+            session.call("on_fit_end")
+            run.close()
+    return session
 
 
-def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Trainer) -> str:
+def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Session) -> str:
     """Build the configuration again and train two steps of it, quietly, in a folder that is deleted. Return what was done.
 
     The data is that of `planned`, split and scaled, cut to two batches and a few rows to evaluate. Numbers that are not finite
     are not an error. Raises UserError for what a callback raises, Interrupted where a signal came.
     """
-    settings = {**(config.get("trainer") or {}), "min_epochs": 0, "max_steps": 2, "mode": "eager"}
-    size = planned.step_size if planned.batch_size is not None else min(planned.step_size, ROWS)
-    short = shortened(planned.data, 2 * size if planned.batch_size is not None else size)
+    settings = {**(config.get("trainer") or {}), "min_epochs": 0, "max_steps": 2, "engine": "eager"}
+    size = planned.step_size if planned.settings.batch_size is not None else min(planned.step_size, ROWS)
+    short = shortened(planned.data, 2 * size if planned.settings.batch_size is not None else size)
     settings["max_epochs"] = 1 if len(short.train) > size else 2
     parts = build({**config, "trainer": settings})
     parts.callbacks["rehearsal"] = Shortened(short)
@@ -73,10 +79,11 @@ def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Trainer)
             lines = str(error).split("\n") if isinstance(error, UserError) else [str(error).split("\n")[0]]
             raise UserError("\n".join(f"rehearsal of two steps: {line}" for line in lines)) from error
         saved = (Path(folder) / "checkpoints" / "last.pt").exists()
-    if trainer.signal is not None:
-        raise signals.Interrupted(trainer.signal)
-    done = ["two steps" if trainer.state.step > 1 else "a step"]
-    done += ["a validation"] * (trainer.data.val is not None) + ["a save"] * saved
+    session = trainer.fitted()
+    if session.signal is not None:
+        raise signals.Interrupted(session.signal)
+    done = ["two steps" if session.progress.step > 1 else "a step"]
+    done += ["a validation"] * (session.data.val is not None) + ["a save"] * saved
     return f"{', '.join(done[:-1])}{' and ' * (len(done) > 1)}{done[-1]}: ok"
 
 

@@ -227,6 +227,13 @@ PEEKED = 1 << 20  # bytes from which on a file's ends are looked at before it is
 MOST = 10  # complaints about one file
 
 
+def load_run(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """A checkpoint file, or the newest valid one of a run's folder: its path, its content, and why others were skipped."""
+    if path.is_dir():
+        return newest(path / "checkpoints")
+    return path, load(path), []
+
+
 def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """last.pt, or where it is not valid the valid checkpoint with the most steps: path, content, and why others were skipped.
 

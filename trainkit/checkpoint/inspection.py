@@ -16,7 +16,8 @@ from trainkit.checkpoint import file as checkpoint
 from trainkit.core.diff import NUMBERS, gaps, largest_first
 from trainkit.core.errors import MOST, UserError, escaped
 from trainkit.core.validation import shown
-from trainkit.trainer.capture import digest_of
+
+from .digest import digest
 
 FEW = 10  # differences listed of a part
 
@@ -30,7 +31,7 @@ def show(path: Path) -> int:
     say(f"configuration: {configuration(content['config'])}")
     classes = "none" if data["classes"] is None else str(len(data["classes"]))
     say(f"data: {data['train']} samples to train, {data['batch']} a step, classes: {classes}")
-    say(f"parameters: {sum(p.numel() for p in model.values()):,} numbers, sha256 {digest_of(model.items())}")
+    say(f"parameters: {sum(p.numel() for p in model.values()):,} numbers, sha256 {digest(model.items())}")
     rows((name, described(p)) for name, p in model.items())
     slots = {k: v for k, v in content["optimizer"].items() if k != "t"}
     say(f"optimizer: after {shown(content['optimizer'].get('t'))} steps, slots:{'' if slots else ' none'}")

@@ -6,7 +6,6 @@ import hashlib
 import random
 
 import torch
-from torch import Tensor
 
 
 def stream(seed: int, *name: object) -> int:
@@ -24,8 +23,3 @@ def seed_globals(seed: int) -> None:
     """Python's and torch's own generators, which no code here draws from, for a user's that does: as the run, so the next."""
     random.seed(stream(seed, "python"))
     torch.manual_seed(stream(seed, "torch"))
-
-
-def order(seed: int, epoch: int, n: int) -> Tensor:
-    """The order of the n samples in `epoch`: a seek away from any step, whatever was drawn before."""
-    return torch.randperm(n, generator=generator(seed, "order", epoch))

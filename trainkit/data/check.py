@@ -10,8 +10,8 @@ from torch import Tensor
 
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
-from trainkit.core.rng import order
 from trainkit.core.validation import shown
+from trainkit.data.loader import epoch_permutation
 
 from .mapped import MappedRows
 from .statistics import Range, blocks, ranges
@@ -115,7 +115,7 @@ def takes(rows: Tensor, n: int, size: int, seeds: Sequence[int], epochs: range, 
         if steps <= 0:
             break
         taken = slice(batch * size, (batch + steps) * size)
-        if any(torch.isin(order(seed, epoch, n)[taken], rows).any() for seed in seeds):
+        if any(torch.isin(epoch_permutation(seed, epoch, n)[taken], rows).any() for seed in seeds):
             return True
         steps, batch = steps - (-(-n // size) - batch), 0
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -68,6 +69,8 @@ class Dataset:
     true_boundary: (k, 2), the closed line between the classes in the plane of two inputs, before scaling, where it is known.
     normalize: how the trainer scales `x` by statistics of the training part (see `normalize.py`).
     fill: what replaces a missing number: the training part's column mean or median, or None to refuse.
+    source: the name and arguments of the function that read or made the data, as a configuration has them; memory: it was given
+        in Python.
     schema: what a later file must have to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
     """
 
@@ -80,6 +83,7 @@ class Dataset:
     normalize: Literal["none", "feature", "global"] = "none"
     fill: Literal["mean", "median"] | None = None
     schema: dict[str, object] = field(default_factory=dict)
+    source: Mapping[str, object] = field(default_factory=lambda: {"name": "memory"})
 
     def parts(self) -> dict[str, Split]:
         """Return the parts that are there, by name, in the order train, val, test."""
@@ -87,7 +91,8 @@ class Dataset:
         return {name: part for name, part in parts.items() if part is not None}
 
     def with_parts(self, **parts: Split | None) -> Dataset:
-        return replace(self, **parts)  # type: ignore[arg-type]
+        """The same data with other splits; what it was read from no longer describes it."""
+        return replace(self, source={"name": "memory"}, **parts)  # type: ignore[arg-type]
 
 
 def encode(label: Tensor, classes: int, targets: Targets, off_value: float = 0.0) -> Tensor:

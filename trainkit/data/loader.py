@@ -13,11 +13,18 @@ from collections.abc import Generator, Iterator
 import torch
 from torch import Tensor
 
+from trainkit.core.rng import generator
+
 from .dataset import Split
 from .mapped import MappedRows, prefetch
 
 ALIGN = 64  # bytes: a cache line, the widest vector register, and what torch aligns each allocation to
 BLOCK = 1 << 22  # bytes of input gathered at once: a small epoch in one call, a large one in pieces that stay in the cache
+
+
+def epoch_permutation(seed: int, epoch: int, n: int) -> Tensor:
+    """The order of the n samples in `epoch`: a seek away from any step, whatever was drawn before."""
+    return torch.randperm(n, generator=generator(seed, "order", epoch))
 
 
 def batches(part: Split, order: Tensor, size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

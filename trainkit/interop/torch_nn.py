@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 import trainkit
 from trainkit.core.errors import UserError
-from trainkit.core.rng import order
 from trainkit.data.dataset import Split
-from trainkit.data.loader import batches
+from trainkit.data.loader import batches, epoch_permutation
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Value
 from trainkit.optim.optimizer import Optimizer
 from trainkit.trainer.evaluation import answers
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 Criterion = Any  # a loss of torch.nn: a module whose `reduction`, `weight` and `ignore_index` are looked at
 Made = TypeVar("Made")
@@ -241,7 +240,7 @@ class Rival:
 
 
 def fit(
-    trainer: Trainer,
+    session: Session,
     start: Mapping[str, Tensor],
     rates: Sequence[float] | None = None,
     momenta: Sequence[Mapping[str, Any]] | None = None,
@@ -253,20 +252,20 @@ def fit(
     of each step, where the schedule is one that moves them. Dropout draws masks of its own, from the run's seed.
     Raises UserError for what torch has not.
     """
-    devices = [trainer.device] if trainer.device.type == "cuda" else []
+    devices = [session.device] if session.device.type == "cuda" else []
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
-        torch.manual_seed(trainer.seeds[0])
-        net = module(trainer.net)
+        torch.manual_seed(session.seeds[0])
+        net = module(session.net)
         load(net, start)
-        loss = criterion(trainer.loss).to(trainer.device, trainer.dtype)
-        update = optimizer(trainer.optimizer, net.parameters())
-        settings = each_step(trainer, rates, momenta)
+        loss = criterion(session.loss).to(session.device, session.dtype)
+        update = optimizer(session.optimizer, net.parameters())
+        settings = each_step(session, rates, momenta)
         if settings:
             update.param_groups[0].update(settings[0])
         moving = iter(settings) if any(s != settings[0] for s in settings) else None
-        stream, plan = endless(trainer), list(stretches(trainer))
+        stream, plan = endless(session), list(stretches(session))
 
-        began = now(trainer.device)
+        began = now(session.device)
         for stretch, validate in plan:
             train(
                 net,
@@ -274,21 +273,21 @@ def fit(
                 update,
                 islice(stream, stretch),
                 settings=moving,
-                accumulate=trainer.accumulate,
-                clip_norm=trainer.clip_norm,
-                clip_value=trainer.clip_value,
+                accumulate=session.settings.accumulate,
+                clip_norm=session.settings.clip_norm,
+                clip_value=session.settings.clip_value,
             )
             if validate:
-                assert trainer.data.val is not None
-                evaluate(net, loss, trainer, trainer.data.val)
-        seconds = now(trainer.device) - began
+                assert session.data.val is not None
+                evaluate(net, loss, session, session.data.val)
+        seconds = now(session.device) - began
 
         metrics = {
             f"{name}/{metric}": value
-            for name, part in trainer.data.parts().items()
-            for metric, value in evaluate(net, loss, trainer, part).items()
+            for name, part in session.data.parts().items()
+            for metric, value in evaluate(net, loss, session, part).items()
         }
-        return Rival(seconds, trainer.state.step, metrics, {name: p.detach().clone() for name, p in net.named_parameters()})
+        return Rival(seconds, session.progress.step, metrics, {name: p.detach().clone() for name, p in net.named_parameters()})
 
 
 def train(
@@ -322,9 +321,9 @@ def train(
         optimizer.step()
 
 
-def evaluate(net: nn.Module, criterion: Criterion, trainer: Trainer, part: Split) -> dict[str, float]:
+def evaluate(net: nn.Module, criterion: Criterion, session: Session, part: Split) -> dict[str, float]:
     """Loss and error of a part in evaluation mode, as trainkit's `evaluate` defines them, in batches of the same size."""
-    data, size = trainer.data, max(trainer.batch_size or len(part), 1024)
+    data, size = session.data, max(session.settings.batch_size or len(part), 1024)
     total, seen, wrong = torch.zeros(3, dtype=torch.float64, device=part.x.device)
     net.eval()
     with torch.inference_mode():
@@ -337,7 +336,7 @@ def evaluate(net: nn.Module, criterion: Criterion, trainer: Trainer, part: Split
             total += value * n if criterion.reduction == "mean" else value
             seen += n if criterion.reduction == "mean" else len(x)
             if data.classes is not None and part.label is not None:
-                wrong += (answers(y, trainer.loss, data) != part.label[i : i + size]).sum()
+                wrong += (answers(y, session.loss, data) != part.label[i : i + size]).sum()
     net.train()
     metrics = {"loss": float(total / seen)}
     if data.classes is not None and part.label is not None:
@@ -354,31 +353,31 @@ def counted(criterion: Criterion, t: Tensor) -> int | Tensor:
 
 
 def each_step(
-    trainer: Trainer, rates: Sequence[float] | None, momenta: Sequence[Mapping[str, Any]] | None
+    session: Session, rates: Sequence[float] | None, momenta: Sequence[Mapping[str, Any]] | None
 ) -> list[dict[str, Any]]:
     """The optimizer's settings for each step: {"lr": 0.1, "momentum": 0.9}."""
-    steps = trainer.state.step
-    rates = [trainer.optimizer.configured[0]] * steps if rates is None else rates
+    steps = session.progress.step
+    rates = [session.optimizer.configured[0]] * steps if rates is None else rates
     momenta = [{}] * steps if momenta is None else momenta
     return [{"lr": lr, **momentum} for lr, momentum in zip(rates, momenta, strict=True)]
 
 
-def endless(trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(session: Session) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of every epoch in the run's order."""
-    part, seed = trainer.data.train, trainer.seeds[0]
-    orders = (order(seed, epoch, len(part)).to(trainer.device) for epoch in count())
-    return chain.from_iterable(batches(part, at, trainer.step_size) for at in orders)
+    part, seed = session.data.train, session.seeds[0]
+    orders = (epoch_permutation(seed, epoch, len(part)).to(session.device) for epoch in count())
+    return chain.from_iterable(batches(part, at, session.step_size) for at in orders)
 
 
-def stretches(trainer: Trainer) -> Iterator[tuple[int, bool]]:
+def stretches(session: Session) -> Iterator[tuple[int, bool]]:
     """The run as (steps, whether a validation follows them)."""
-    done, validates = 0, trainer.data.val is not None
-    epochs, inside = trainer.steps_per_epoch * trainer.validate_every_n_epochs, trainer.validate_every_n_steps
-    for step in range(1, trainer.state.step + 1):
+    done, validates = 0, session.data.val is not None
+    epochs, inside = session.steps_per_epoch * session.validate_every_n_epochs, session.validate_every_n_steps
+    for step in range(1, session.progress.step + 1):
         if validates and (step % epochs == 0 or (inside and step % inside == 0)):
             yield step - done, True
             done = step
-    yield trainer.state.step - done, False
+    yield session.progress.step - done, False
 
 
 def now(device: torch.device) -> float:

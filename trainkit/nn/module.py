@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError, UserErrors
+from trainkit.core.recorded import Recorded
 from trainkit.core.rng import generator
 
 Value = Any  # a tensor, or a tuple of tensors: what flows between modules
 
 
-class Module:
+class Module(Recorded):
     """One function with a hand-written derivative.
 
     An author writes `fwd` and `bwd`; `grad` too, where the input's gradient costs something that a first layer can leave out.
@@ -54,6 +55,10 @@ class Module:
     def needs(self) -> str:
         """The input's shape in words, for messages: `(n, 25)`."""
         return "a tensor"
+
+    def flops(self, x: Value) -> int:
+        """Floating-point operations of one forward pass on x: here one per element, as of a function of each element."""
+        return x.numel() if isinstance(x, Tensor) else sum(xi.numel() for xi in x)
 
     # -- parameters ------------------------------------------------------------------------------------------------------
 

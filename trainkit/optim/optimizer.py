@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError, UserErrors
+from trainkit.core.recorded import Recorded
 from trainkit.core.validation import shown
 
 from .flat_buffer import flatten, is_flat, spread
@@ -18,7 +19,7 @@ RATE_LIMIT = 1e38  # what a float32 holds: rates and other hyperparameters are b
 Number = float | Tensor  # a tensor where replicas differ, an element each of the flat buffers, and while a step is compiled
 
 
-class Optimizer:
+class Optimizer(Recorded):
     """Base: an author lists `slots` and `numbers`, and writes `apply`; the rest is shared.
 
     params: (parameter, gradient) pairs, as `net.param()` gives them; they become views of two flat buffers.

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit.core import terminal
 from trainkit.core.errors import UserError, UserErrors, near, refusal, shortage
+from trainkit.core.recorded import Recorded
 from trainkit.core.validation import shown
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from .session import Session
 
 HOOKS = (
     "setup",
@@ -39,10 +40,11 @@ HOOKS = (
 LOGGING = HOOKS[1 : HOOKS.index("on_train_end")]  # where a metric that is added can still be monitored
 
 
-class Callback:
-    """Base of all callbacks. `trainer.state` tells where the run is, `trainer.metrics` what is known, `trainer.log` adds to it.
+class Callback(Recorded):
+    """Base of all callbacks. `session.progress` is where the run is, `session.metrics` holds its metrics, `session.log`
+    adds one.
 
-    `name` is the name in the configuration; the trainer sets it, and keys the state in a checkpoint by it.
+    `name` is the name in the configuration; the session sets it, and keys the state in a checkpoint by it.
     """
 
     name = ""
@@ -54,66 +56,66 @@ class Callback:
     # What it writes, by exact name in the folder (`events.out.tfevents`: a prefix). Two callbacks cannot share one.
     files: tuple[str, ...] = ()
 
-    def setup(self, trainer: Trainer) -> None:
-        """The data is there (`trainer.data`), not yet scaled or moved: split it here."""
+    def setup(self, session: Session) -> None:
+        """The data is there (`session.data`), not yet scaled or moved: split it here."""
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, session: Session) -> None:
         """Everything is built; a resumed run's state is restored. Refuse here what cannot be trained: raise UserError.
 
         Nothing has been written yet, and nothing may be: a fit that is refused leaves the run's folder as it was.
         TerminateOnNaN calls it again, inside the fit, for callbacks with a state and on_train_batch_end, after it has put the
         run back to an earlier step."""
 
-    def on_train_start(self, trainer: Trainer) -> None:
+    def on_train_start(self, session: Session) -> None:
         """Nothing was refused, and the run's folder is there and locked: open files, write, delete."""
 
-    def on_train_epoch_start(self, trainer: Trainer) -> None:
+    def on_train_epoch_start(self, session: Session) -> None:
         """Before the first batch of an epoch (not again when a run resumes inside it)."""
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
+    def on_train_batch_end(self, session: Session) -> None:
         """After each step. The loss is still on the device."""
 
-    def on_losses(self, trainer: Trainer, rows: list[list[float]]) -> None:
+    def on_losses(self, session: Session, rows: list[list[float]]) -> None:
         """Losses were fetched, whoever asked: as for on_step_log, before a validation inside an epoch, before a snapshot.
         `rows`: those since the last time, a step each, a replica each in it; the last is this step's."""
 
-    def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
+    def on_step_log(self, session: Session, losses: list[float]) -> None:
         """The losses were fetched: at the first step, every log_every_n_steps, the last of an epoch, and the last of all.
         `losses`: this step's, a replica each."""
 
-    def on_validation_end(self, trainer: Trainer) -> None:
-        """Validation metrics are there; add your own with `trainer.log`."""
+    def on_validation_end(self, session: Session) -> None:
+        """Validation metrics are there; add your own with `session.log`."""
 
-    def on_train_epoch_end(self, trainer: Trainer) -> None:
-        """Training and validation of an epoch are done; add your own metrics with `trainer.log`."""
+    def on_train_epoch_end(self, session: Session) -> None:
+        """Training and validation of an epoch are done; add your own metrics with `session.log`."""
 
-    def on_metrics(self, trainer: Trainer) -> None:
-        """All new metrics (`trainer.fresh`) are there: decide. After each epoch, and after a validation inside one."""
+    def on_metrics(self, session: Session) -> None:
+        """All new metrics (`session.metrics.updated`) are known: decide. After each epoch and after a validation inside one."""
 
-    def on_log(self, trainer: Trainer) -> None:
-        """Write the new metrics (`trainer.fresh`) down."""
+    def on_log(self, session: Session) -> None:
+        """Write the new metrics (`session.metrics.updated`) down."""
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        """Save, if it is time: after each step, after each epoch (then `trainer.state.batch` is 0), and once after the last
-        step, whatever ended the loop but an exception (then `trainer.loop_ended`)."""
+    def on_checkpoint(self, session: Session) -> None:
+        """Save, if it is time: after each step, after each epoch (then `session.progress.batch` is 0), and once after the last
+        step, whatever ended the loop but an exception (then `session.loop_ended`)."""
 
-    def on_save_end(self, trainer: Trainer) -> None:
+    def on_save_end(self, session: Session) -> None:
         """`last.pt` of this moment is on the disk: a resumed run continues from here."""
 
-    def on_train_end(self, trainer: Trainer) -> None:
+    def on_train_end(self, session: Session) -> None:
         """No step follows, and no signal ended the run: the parameters may take their final form."""
 
-    def on_test_end(self, trainer: Trainer) -> None:
+    def on_test_end(self, session: Session) -> None:
         """The final metrics (`train/error`, `test/...`) are there."""
 
-    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+    def on_exception(self, session: Session, error: BaseException) -> None:
         """The fit breaks off with `error`."""
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, session: Session) -> None:
         """The last hook, however the fit ended: close what you opened."""
 
-    def adds_metrics(self, trainer: Trainer) -> Collection[str] | None:
-        """The metrics that it adds with `trainer.log`, by name; None where that is not known, as of one of the user's own that
+    def adds_metrics(self, session: Session) -> Collection[str] | None:
+        """The metrics that it adds with `session.log`, by name; None where that is not known, as of one of the user's own that
         overrides a hook in which it could. Say it, and a monitor of another name is refused before the first step."""
         own = type(self).__module__.startswith("trainkit.")
         return () if own or not any(overrides(self, hook) for hook in LOGGING) else None
@@ -153,35 +155,35 @@ def check_files(callbacks: Mapping[str, Callback]) -> list[str]:
     return list(owner)
 
 
-def check_monitors(trainer: Trainer) -> None:
+def check_monitors(session: Session) -> None:
     """Raise UserErrors where callbacks monitor metrics that no epoch of this run will have.
 
     Nothing is refused where a callback does not say what it adds: `missing` is asked again after the first epoch.
     """
-    known, added = known_metrics(trainer), [cb.adds_metrics(trainer) for cb in trainer.callbacks.values()]
-    if None not in added and (found := missing(trainer, known)):
+    known, added = known_metrics(session), [cb.adds_metrics(session) for cb in session.callbacks.values()]
+    if None not in added and (found := missing(session, known)):
         raise UserErrors(line for _, line in found)
-    if trainer.data.val is not None and not trainer.validation_is_due:
-        for name, metric in [(n, m) for n, cb in trainer.callbacks.items() for m in cb.monitors if m.startswith("val/")]:
+    if session.data.val is not None and not session.validation_is_due:
+        for name, metric in [(n, m) for n, cb in session.callbacks.items() for m in cb.monitors if m.startswith("val/")]:
             terminal.say(f"callbacks.{name}: {shown(metric)} will not be measured: no validation is due before the run ends")
 
 
-def known_metrics(trainer: Trainer) -> set[str]:
+def known_metrics(session: Session) -> set[str]:
     """The metrics of an epoch of this run: the trainer's, and those that callbacks say they add."""
-    data, known = trainer.data, {"train/loss", "lr"}
+    data, known = session.data, {"train/loss", "lr"}
     if data.val is not None:
         known |= {"val/loss"} | ({"val/error"} if data.classes is not None and data.val.label is not None else set())
-    return known.union(*(cb.adds_metrics(trainer) or () for cb in trainer.callbacks.values()))
+    return known.union(*(cb.adds_metrics(session) or () for cb in session.callbacks.values()))
 
 
-def missing(trainer: Trainer, known: Collection[str]) -> list[tuple[str, str]]:
+def missing(session: Session, known: Collection[str]) -> list[tuple[str, str]]:
     """Monitored metrics that are not among `known`, each with a line for the user."""
     found = []
-    for name, metric in ((name, metric) for name, cb in trainer.callbacks.items() for metric in cb.monitors):
+    for name, metric in ((name, metric) for name, cb in session.callbacks.items() for metric in cb.monitors):
         if metric in known:
             continue
         why = ""
-        if metric.startswith("val/") and trainer.data.val is None:
+        if metric.startswith("val/") and session.data.val is None:
             why = "; add the callback validation_split"
         elif metric == "train/error" or metric.startswith("test/"):
             why = "; it is measured after the last step only"
@@ -193,22 +195,22 @@ class CallbackError(RuntimeError):
     """A callback failed; the message says which, at which hook, epoch and step. The cause is its `__cause__`."""
 
 
-def listeners(trainer: Trainer, callbacks: Iterable[Callback]) -> dict[str, list[Callable[..., None]]]:
+def collect_hooks(session: Session, callbacks: Iterable[Callback]) -> dict[str, list[Callable[..., None]]]:
     """What to call at each hook: only callbacks that override it. Built once a fit."""
-    return {hook: [_listener(trainer, cb, hook) for cb in callbacks if overrides(cb, hook)] for hook in HOOKS}
+    return {hook: [_hook(session, cb, hook) for cb in callbacks if overrides(cb, hook)] for hook in HOOKS}
 
 
-def _listener(trainer: Trainer, callback: Callback, hook: str) -> Callable[..., None]:
+def _hook(session: Session, callback: Callback, hook: str) -> Callable[..., None]:
     """The callback's method at `hook`; an error leaves it with the callback's name, the hook, the epoch and the step."""
     method = getattr(callback, hook)
 
-    def hear(*args: Any) -> None:
+    def hook_method(*args: Any) -> None:
         try:
-            method(trainer, *args)
+            method(session, *args)
         except CallbackError:
             raise
         except Exception as error:
-            place = f"callbacks.{callback.name} {hook}, epoch {trainer.state.epoch + 1}, step {trainer.state.step}"
+            place = f"callbacks.{callback.name} {hook}, epoch {session.progress.epoch + 1}, step {session.progress.step}"
             if isinstance(error, UserError):
                 raise UserError(f"{place}: {error}") from error
             if (why := refusal(error)) is not None:
@@ -217,7 +219,7 @@ def _listener(trainer: Trainer, callback: Callback, hook: str) -> Callable[..., 
                 raise UserError(f"{place}: {short}: the net, the data, the batch or the replicas") from error
             raise CallbackError(f"{place}: {type(error).__name__}: {error}") from error
 
-    return hear
+    return hook_method
 
 
 def named(callbacks: Mapping[str, Callback] | Iterable[Callback]) -> dict[str, Callback]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainkit.data.dataset import Dataset, Split
+from trainkit.core.errors import UserError
+from trainkit.data.dataset import Dataset, Split, floating
 from trainkit.data.loader import aligned, slices
 from trainkit.data.mapped import MappedRows
+from trainkit.data.transforms.normalize import Normalizer
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, evaluating
 
+PASS = 1024  # samples of a pass without training
 Metrics = dict[str, list[float]]  # a value a replica
 
 
@@ -62,6 +66,26 @@ def evaluate(
     if data.classes is not None and part.label is not None:
         metrics["error"] = (wrong / len(part)).tolist()
     return metrics
+
+
+def predict_rows(
+    net: Module, normalizer: Normalizer, x: Any, features: tuple[int, ...] | None, dtype: torch.dtype, replicas: int
+) -> Tensor:
+    """y for inputs in the data's own units, on the CPU: x (n, ...) gives (n, ...), or (r, n, ...) with replicas.
+
+    features: the shape of a sample, where it is known. Raises UserError for anything but rows of these features.
+    """
+    try:
+        rows = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"predict: x is a {type(x).__name__}; give numbers, one row per sample") from error
+    wanted = features if features is not None else tuple(normalizer.mean.shape) or None
+    if not rows.dim() or (wanted is not None and tuple(rows.shape[1:]) != wanted):
+        shape = f"(n, {', '.join(map(str, wanted))})" if wanted else "(n, ...)"
+        raise UserError(f"predict: x is {tuple(rows.shape)}, needs {shape}: rows of the data's features")
+    scaled = normalizer.scale(rows.to(floating(rows.dtype)), dtype)
+    p = next(iter(net.param()), (scaled, scaled))[0]
+    return predict(net, scaled.to(p.device), PASS, replicas).cpu()
 
 
 def predict(net: Module, x: Tensor | MappedRows, batch_size: int, replicas: int = 1) -> Tensor:

@@ -19,22 +19,22 @@ from .engines.step import clipping, differentiation
 from .replay import changed
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from .session import Session
 
 
-def broken(trainer: Trainer, losses: Sequence[float]) -> list[int]:
+def broken(session: Session, losses: Sequence[float]) -> list[int]:
     """The replicas that train and whose loss, parameters or slots are not all finite. (Waits for the device.)"""
-    tensors = changed(trainer)
+    tensors = changed(session)
     finite = all(math.isfinite(s.sum().item()) for s in tensors)  # a sum in which none can hide
     if finite and all(map(math.isfinite, losses)):
         return []
     wrong = [not math.isfinite(value) for value in losses]
     if not finite:
-        own = [p for p, _ in trainer.optimizer.pairs]
+        own = [p for p, _ in session.optimizer.pairs]
         for v in (v for s in tensors for v in unflatten(s, own)):
-            rows = v.flatten(1) if trainer.net.lead else v.reshape(1, -1)
+            rows = v.flatten(1) if session.net.lead else v.reshape(1, -1)
             wrong = [w or not f for w, f in zip(wrong, rows.isfinite().all(1).tolist(), strict=True)]
-    return [r for r, active in enumerate(trainer.state.active) if active and wrong[r]]
+    return [r for r, active in enumerate(session.progress.active) if active and wrong[r]]
 
 
 def largest(v: Tensor) -> float:
@@ -46,20 +46,20 @@ class Found(Exception):
     """The first place, in words."""
 
 
-def place(trainer: Trainer, r: int) -> str | None:
+def place(session: Session, r: int) -> str | None:
     """Where the next step's first number of replica r that is not finite comes up; None if all stay finite.
 
     Takes the step, eagerly, every number looked at: put the state back afterwards.
     """
     try:
-        _watched(trainer, r)
+        _watched(session, r)
     except Found as found:
         return str(found)
     return None
 
 
-def _watched(trainer: Trainer, r: int) -> None:
-    net, loss, o, state = trainer.net, trainer.loss, trainer.optimizer, trainer.state
+def _watched(session: Session, r: int) -> None:
+    net, loss, o, state = session.net, session.loss, session.optimizer, session.progress
     own = [p for p, _ in o.pairs]
 
     def of(v: Tensor) -> Tensor:
@@ -83,33 +83,33 @@ def _watched(trainer: Trainer, r: int) -> None:
     def reach(v: Any) -> str:
         return f"{max((largest(of(t)) for t in _tensors(v)), default=0.0):.3g}"
 
-    for name, v in _named(trainer):
+    for name, v in _named(session):
         check(f"before the step, {name}", v)
-    order = trainer.order(state.epoch)
-    x, t = next(batches(trainer.data.train, order, trainer.step_size, state.batch))
-    index = order.narrow(net.lead, state.batch * trainer.step_size, x.shape[net.lead])
+    order = session.order(state.epoch)
+    x, t = next(batches(session.data.train, order, session.step_size, state.batch))
+    index = order.narrow(net.lead, state.batch * session.step_size, x.shape[net.lead])
     for what, v in (("", x), ("the target of ", t)):
         if v.is_floating_point() and not of(v).isfinite().all():
             raise Found(f"data: {what}{_sample(of(v), of(index))}")
     o.begin()
     with watching(net, see):
-        value = differentiation(net, _checked(loss, check, reach), trainer.accumulate)(x, t)
+        value = differentiation(net, _checked(loss, check, reach), session.settings.accumulate)(x, t)
     check(type(loss).__name__, value, "; no target of the batch counts")
-    if (clip := clipping(o, net.lead, trainer.clip_norm, trainer.clip_value)) is not None:
+    if (clip := clipping(o, net.lead, session.settings.clip_norm, session.settings.clip_value)) is not None:
         clip()
         for (name, _, _), g in zip(net.named_param(), unflatten(o.g, own), strict=True):
             check(f"clipping, the gradient of {name}", g)
     gradients = [largest(of(g)) for g in unflatten(o.g, own)]
     o.update()
-    for i, (name, v) in enumerate(_named(trainer)):
+    for i, (name, v) in enumerate(_named(session)):
         reached = gradients[i % len(gradients)]
-        check(f"{type(o).__name__} update of {name}", v, f"; the gradient reached {reached:.3g}, lr {trainer.lr[r]:.3g}")
+        check(f"{type(o).__name__} update of {name}", v, f"; the gradient reached {reached:.3g}, lr {session.lr[r]:.3g}")
 
 
-def _named(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
+def _named(session: Session) -> Iterator[tuple[str, Tensor]]:
     """Each parameter, then each slot of each: `2.weight`, `m of 2.weight`."""
-    o, names = trainer.optimizer, [name for name, _, _ in trainer.net.named_param()]
-    for what, flat in zip(("", *(f"{slot} of " for slot in o.slots)), changed(trainer), strict=True):
+    o, names = session.optimizer, [name for name, _, _ in session.net.named_param()]
+    for what, flat in zip(("", *(f"{slot} of " for slot in o.slots)), changed(session), strict=True):
         for name, v in zip(names, unflatten(flat, [p for p, _ in o.pairs]), strict=True):
             yield what + name, v
 

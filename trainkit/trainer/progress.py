@@ -1,4 +1,4 @@
-"""Where a run stands, and why it ended: plain values that a checkpoint and a summary hold."""
+"""Where a run is, and why it stopped: plain values that a checkpoint and a summary hold."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class State:
-    """Where a run stands: what a checkpoint continues."""
+class Progress:
+    """Where a run is: what a checkpoint continues from."""
 
-    epoch: int = 0  # epochs done
-    batch: int = 0  # steps done in this epoch
-    step: int = 0  # steps done
-    samples: list[int] = field(default_factory=list)  # samples of this epoch in loss_sum, a replica each
-    loss_sum: list[float] = field(default_factory=list)  # of this epoch, a replica each
-    lr: list[float] = field(default_factory=list)  # the rates of the last step, a replica each
-    pending: bool = False  # a validation inside the epoch is due and not done
-    active: list[bool] = field(default_factory=list)  # replicas that still train
+    epoch: int = 0  # epochs that are complete
+    batch: int = 0  # steps taken in this epoch
+    step: int = 0  # steps taken in the run
+    samples: list[int] = field(default_factory=list)  # samples of this epoch in loss_sum, per replica
+    loss_sum: list[float] = field(default_factory=list)  # of this epoch, per replica
+    lr: list[float] = field(default_factory=list)  # the learning rates of the last step, per replica
+    validation_pending: bool = False  # a validation inside the epoch is due and has not been made
+    active: list[bool] = field(default_factory=list)  # whether each replica still trains
     first_nonfinite_epoch: int | None = None  # the first epoch whose train/loss was not finite
+
+    @classmethod
+    def start(cls, lr: list[float]) -> Progress:
+        """Before the first step, with a learning rate per replica."""
+        n = len(lr)
+        return cls(samples=[0] * n, loss_sum=[0.0] * n, lr=lr, active=[True] * n)
 
 
 @dataclass(frozen=True)
-class Stop:
-    """Why a run ended: `reason` for programs (max_epochs, early_stopping, SIGTERM, ...), `words` for people."""
+class StopReason:
+    """Why a run ended: `reason` for programs (max_epochs, early_stopping, SIGTERM, ...), `message` for people."""
 
     reason: str
-    words: str
+    message: str

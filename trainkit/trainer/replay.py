@@ -17,7 +17,7 @@ from trainkit.optim.optimizer import Optimizer
 from .callback import overrides
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from .session import Session
 
 
 def undoing(net: Module, optimizer: Optimizer) -> Callable[[], None]:
@@ -43,13 +43,13 @@ def undoing(net: Module, optimizer: Optimizer) -> Callable[[], None]:
 class Movers:
     """What a fit's steps may move beside the optimizer's buffers: callbacks that are called after each step, random states."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        modules = [m for _, m in trainer.net.modules()]
-        self.callbacks = {name: cb for name, cb in trainer.callbacks.items() if overrides(cb, "on_train_batch_end")}
-        self.generators = trainer.generators if any(hasattr(m, "generators") for m in modules) else ()
+    def __init__(self, session: Session) -> None:
+        modules = [m for _, m in session.net.modules()]
+        self.callbacks = {name: cb for name, cb in session.callbacks.items() if overrides(cb, "on_train_batch_end")}
+        self.generators = session.generators if any(hasattr(m, "generators") for m in modules) else ()
         others = [m for m in modules if not type(m).__module__.startswith("trainkit.")]
         self.foreign = bool(others or self.callbacks)  # nobody else moves rates, or draws from the global generators
-        self.cuda = self.foreign and trainer.device.type == "cuda"
+        self.cuda = self.foreign and session.device.type == "cuda"
 
 
 class Kept:
@@ -58,38 +58,38 @@ class Kept:
     Whoever else has a state has it since, if no epoch has ended and no validation was made.
     """
 
-    def __init__(self, trainer: Trainer, movers: Movers) -> None:
-        o: Any = trainer.optimizer
-        self.movers, self.step, self.state = movers, trainer.state.step, copied(vars(trainer.state))
-        self.tensors, self.t = [s.clone() for s in changed(trainer)], o.t
+    def __init__(self, session: Session, movers: Movers) -> None:
+        o: Any = session.optimizer
+        self.movers, self.step, self.state = movers, session.progress.step, copied(vars(session.progress))
+        self.tensors, self.t = [s.clone() for s in changed(session)], o.t
         self.passes = [g.get_state() for g in movers.generators]
         if movers.foreign:
             self.callbacks = {name: plain(cb.state_dict()) for name, cb in movers.callbacks.items()}
-            self.rates, self.given, self.betas = list(trainer.lr), dict(o.given), getattr(o, "betas", None)
+            self.rates, self.given, self.betas = list(session.lr), dict(o.given), getattr(o, "betas", None)
             self.python, self.torch = random.getstate(), torch.get_rng_state()
             self.cuda = torch.cuda.get_rng_state_all() if movers.cuda else []
 
-    def restore(self, trainer: Trainer) -> None:
-        """Put the trainer back to this state, and the movers: callbacks that have a state as in a run that is resumed."""
-        o: Any = trainer.optimizer
-        for s, kept in zip(changed(trainer), self.tensors, strict=True):
+    def restore(self, session: Session) -> None:
+        """Put the session back to this state, and the movers: callbacks that have a state as in a run that is resumed."""
+        o: Any = session.optimizer
+        for s, kept in zip(changed(session), self.tensors, strict=True):
             s.copy_(kept)
         o.t = self.t
-        vars(trainer.state).update(copied(self.state))
+        vars(session.progress).update(copied(self.state))
         for g, state in zip(self.movers.generators, self.passes, strict=True):
             g.set_state(state)
         if not self.movers.foreign:
-            trainer.set_lr(trainer.lr)  # 0 for who stopped
+            session.set_lr(session.lr)  # 0 for who stopped
             return
         for name, values in self.given.items():
             o.set_number(name, values if len(values) > 1 else values[0])
         if self.betas is not None:
             o.betas = self.betas
-        trainer.set_lr(self.rates)
+        session.set_lr(self.rates)
         for name, cb in self.movers.callbacks.items():
             if self.callbacks[name]:
                 cb.load_state_dict(self.callbacks[name])
-                cb.on_fit_start(trainer)
+                cb.on_fit_start(session)
         random.setstate(self.python)
         torch.set_rng_state(self.torch)
         if self.cuda:
@@ -100,25 +100,26 @@ def copied(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, **{k: state[k][:] for k in ("samples", "loss_sum", "lr", "active")}}
 
 
-def changed(trainer: Trainer) -> list[Tensor]:
+def changed(session: Session) -> list[Tensor]:
     """The buffers that a step moves on: p and the slots. (g is a step's own.)"""
-    p, _, *slots = trainer.optimizer.state()
+    p, _, *slots = session.optimizer.state()
     return [p, *slots]
 
 
-def again(trainer: Trainer, kept: Kept, end: int) -> Generator[tuple[Kept, list[float]]]:
+def again(session: Session, kept: Kept, end: int) -> Generator[tuple[Kept, list[float]]]:
     """Take the steps from `kept` to step `end` of its epoch once more; after each, the state before it, and its losses."""
-    kept.restore(trainer)
-    state, looks = trainer.state, trainer.looks
-    trainer.looks = [lambda step: step + 1]  # compiled steps one by one too: their bits are the same
-    steps = trainer.steps.epoch(trainer.order(state.epoch), state.batch)
+    kept.restore(session)
+    state, looks = session.progress, session.next_steps
+    session.next_steps = [lambda step: step + 1]  # compiled steps one by one too: their bits are the same
+    assert session.engine is not None
+    steps = session.engine.epoch(session.order(state.epoch), state.batch)
     try:
         while state.step < end:
-            before = Kept(trainer, kept.movers)
+            before = Kept(session, kept.movers)
             if state.batch == 0:
-                trainer.begin_epoch()
-            trainer.note(*next(steps))
-            trainer.call("on_train_batch_end")
-            yield before, trainer.add_losses()[0]
+                session.begin_epoch()
+            session.record_steps(*next(steps))
+            session.call("on_train_batch_end")
+            yield before, session.add_losses()[0]
     finally:
-        trainer.looks = looks
+        session.next_steps = looks

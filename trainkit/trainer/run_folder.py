@@ -24,7 +24,7 @@ WRITTEN = (  # by a run, beside the files of its callbacks; a folder is named be
 )
 
 
-class Run(Folder):
+class RunFolder(Folder):
     """The folder `path` of a run. `open` may refuse it and writes nothing; `begin` makes it ready to be written.
 
     new: it may not hold a run, even if the fit goes on from a checkpoint (of another folder).

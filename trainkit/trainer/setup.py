@@ -4,103 +4,114 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.core.rng import generator
 from trainkit.data import check
 from trainkit.data.dataset import Dataset
 from trainkit.data.fingerprint import fingerprints
 from trainkit.data.transforms.normalize import Normalizer
+from trainkit.metrics.log import MetricLog
 from trainkit.nn.losses import Loss
-from trainkit.nn.module import Module, evaluating
-from trainkit.optim.optimizer import Optimizer
+from trainkit.nn.module import evaluating
 
-from . import capture
-from .callback import listeners
-from .progress import State
+from . import capture, threads
+from .callback import check_monitors, overrides
+from .engines.select import StepEngine
+from .environment import differences, engine_of, resumed_engine
+from .progress import Progress
+from .same_data import check_data, say_changed
+from .session import Session
 
-if TYPE_CHECKING:
-    from .trainer import Trainer
+
+def begin(session: Session, content: dict[str, Any] | None) -> None:
+    """Everything of a fit that may refuse, up to the first step or that after the checkpoint `content`; nothing is written."""
+    if content is not None:
+        for line in differences(session, content):
+            terminal.say(f"resumed under other conditions: {line}; bits may differ")
+    prepare(session, content)
+    check_monitors(session)
+    threads.use(threads.chosen(session, content))
+    progress, run = session.progress, session.run
+    session.going_back = content is not None and run is not None and run.is_ahead(progress.step, progress.epoch)
+    engine = session.settings.engine if content is None else resumed_engine(session.settings.engine, content)
+    with torch.inference_mode():
+        session.engine = StepEngine(session, engine)
+    session.running = session.engine.kind
+    if content is not None and not session.steps_left:
+        session.running = engine_of(content)  # that of the steps, which were all taken
+    session.call("on_fit_start")
+    if any(cb.writes and overrides(cb, "on_checkpoint") for cb in session.callbacks.values()):
+        capture.check_room(session)
 
 
-def prepare(trainer: Trainer, resume: dict[str, Any] | None, normalizer: Normalizer | None = None) -> None:
-    """Make the trainer's net, optimizer and data ready for the next step: the first, or the one after `resume`'s."""
-    source, evaluates = trainer.data, normalizer is not None
-    trainer.call("setup")
-    net, o, replicas = trainer.net, trainer.optimizer, trainer.replicas
-    if len(trainer.data.train) == 0:
+def prepare(session: Session, resume: dict[str, Any] | None, normalizer: Normalizer | None = None) -> None:
+    """Make the session's net, optimizer and data ready for the next step: the first, or the one after `resume`'s."""
+    source, evaluates = session.data, normalizer is not None
+    session.call("setup")
+    net, o, replicas = session.net, session.optimizer, session.replicas
+    if len(session.data.train) == 0:
         raise UserError("data: the training part has 0 samples; give it more, or validation_split a smaller fraction")
     if resume is not None:
-        normalizer = capture.normalizer(resume, trainer.data)
-    trainer.fingerprints = fingerprints(trainer.data)
-    samples = len(trainer.data.train)
-    trainer.step_size = samples if trainer.batch_size is None else min(samples, trainer.batch_size * trainer.accumulate)
+        normalizer = capture.normalizer(resume, session.data)
+    session.fingerprints = fingerprints(session.data)
     used = ("val", "test") if evaluates else ("train", "val", "test")
-    trainer.normalizer = _checked(trainer, source, normalizer, used, resume)
-    trainer.data = _scaled(trainer)
+    session.normalizer = _checked(session, source, normalizer, used, resume)
+    session.data = _scaled(session)
     if replicas > 1 and not net.lead:
-        net.replicate(trainer.seeds)
-    trainer.loss.lead = net.lead
-    net.to(trainer.device, trainer.dtype).train()
+        net.replicate(session.seeds)
+    session.loss.lead = net.lead
+    net.to(session.device, session.dtype).train()
     o.bind()
     if len(o.configured) not in (1, replicas):
         raise UserError(f"optimizer: {len(o.configured)} values of lr for {replicas} replicas; needs one, or one for each")
-    trainer.generators = tuple(generator(seed, "pass", device=trainer.device) for seed in trainer.seeds)
+    session.generators = tuple(generator(seed, "pass", device=session.device) for seed in session.seeds)
     for _, module in net.modules():
         if hasattr(module, "generators"):
-            module.generators = trainer.generators
-    _check_shapes(trainer)
+            module.generators = session.generators
+    _check_shapes(session)
     rates = o.configured * (replicas // len(o.configured))
-    trainer.state = State(samples=[0] * replicas, loss_sum=[0.0] * replicas, lr=rates, active=[True] * replicas)
-    trainer.metrics, trainer.fresh = {}, set()
-    trainer.set_lr(rates)
+    session.progress, session.metrics = Progress.start(rates), MetricLog()
+    session.set_lr(rates)
     if resume is not None:
-        capture.restore(trainer, resume)
+        capture.restore(session, resume)
 
 
-def prepare_to_evaluate(
-    trainer: Trainer, net: Module, loss: Loss, optimizer: Optimizer, data: Dataset, content: dict[str, Any] | None
-) -> None:
-    """The beginning of `fit`, for an evaluation: split, scale, move, check shapes, take `content`'s parameters.
-
-    Callbacks that write into the run's folder are left out.
-    """
-    trainer.hooks = listeners(trainer, [cb for cb in trainer.callbacks.values() if not cb.writes])
-    trainer.net, trainer.loss, trainer.optimizer, trainer.data = net, loss, optimizer, data
-    trainer.signal = None
-    prepare(trainer, None, None if content is None else capture.normalizer(content, data))
+def prepare_to_evaluate(session: Session, content: dict[str, Any] | None) -> None:
+    """The beginning of a fit, for an evaluation: split, scale, move, check shapes, take the parameters of `content`."""
+    prepare(session, None, None if content is None else capture.normalizer(content, session.data))
     if content is not None:
-        capture.check_data(content, trainer.data)
-        capture.load_callbacks(trainer, content)
-        held = [name for name in trainer.data.parts() if name != "train"]
-        capture.say_changed(trainer, content, held)
-        net.load_state_dict(content["model"])
+        check_data(content, session.data)
+        capture.load_callbacks(session, content)
+        say_changed(session, content, [name for name in session.data.parts() if name != "train"])
+        session.net.load_state_dict(content["model"])
 
 
 def _checked(
-    trainer: Trainer, source: Dataset, normalizer: Normalizer | None, names: tuple[str, ...], resume: dict[str, Any] | None
+    session: Session, source: Dataset, normalizer: Normalizer | None, names: tuple[str, ...], resume: dict[str, Any] | None
 ) -> Normalizer:
     """Return the normalizer given, or that of the training part, once every number of the parts `names` is known to be usable.
 
     source: the data before it was split, whose rows an error names. UserError: see `check.check_raw` and `check.check_scaled`.
     Infinite numbers are left to a callback that handles them, and to a run that ends before it takes the sample.
     """
-    data, dtype = trainer.data, trainer.dtype
-    state = asdict(State()) if resume is None else resume["state"]
+    data, dtype = session.data, session.dtype
+    state = asdict(Progress()) if resume is None else resume["state"]
     is_taken = partial(
         check.takes,
         n=len(data.train),
-        size=trainer.step_size,
-        seeds=trainer.seeds,
-        epochs=range(state["epoch"], trainer.max_epochs),
+        size=session.step_size,
+        seeds=session.seeds,
+        epochs=range(state["epoch"], session.settings.max_epochs),
         batch=state["batch"],
-        steps=None if trainer.max_steps is None else trainer.max_steps - state["step"],
+        steps=None if session.settings.max_steps is None else session.settings.max_steps - state["step"],
     )
-    tolerated = ["train"] if any(cb.handles_nonfinite for cb in trainer.callbacks.values()) else []
+    tolerated = ["train"] if any(cb.handles_nonfinite for cb in session.callbacks.values()) else []
     fill = data.fill if normalizer is None else normalizer.fill
     spans = check.check_raw(data, names, dtype, fill, source, tolerated, is_taken)
     normalizer = normalizer or Normalizer.fit(data, spans.get("train"))
@@ -109,16 +120,16 @@ def _checked(
     return normalizer
 
 
-def _scaled(trainer: Trainer) -> Dataset:
+def _scaled(session: Session) -> Dataset:
     """The data as the net takes it: scaled, in the run's dtype, on its device."""
-    scaled = {name: trainer.normalizer.apply(part, trainer.dtype) for name, part in trainer.data.parts().items()}
-    return trainer.data.with_parts(**{name: part.to(trainer.device, trainer.dtype) for name, part in scaled.items()})
+    scaled = {name: session.normalizer.apply(part, session.dtype) for name, part in session.data.parts().items()}
+    return session.data.with_parts(**{name: part.to(session.device, session.dtype) for name, part in scaled.items()})
 
 
-def _check_shapes(trainer: Trainer) -> None:
+def _check_shapes(session: Session) -> None:
     """Shapes and types of a batch, and every target, in evaluation mode, with errors that name the place."""
-    net, loss, data = trainer.net, trainer.loss, trainer.data
-    axis, over = net.lead, (trainer.replicas,) if net.lead else ()
+    net, loss, data = session.net, session.loss, session.data
+    axis, over = net.lead, (session.replicas,) if net.lead else ()
     x = data.train.x[:2]
     with evaluating(net):
         y = net(x.expand(*over, *x.shape))

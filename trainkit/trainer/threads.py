@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from .session import Session
 
 LARGE = 1.5e6  # operations of a product from which on all threads share it
 
@@ -29,19 +29,19 @@ def use(n: int) -> None:
         torch.set_num_threads(n)
 
 
-def chosen(trainer: Trainer, resume: dict[str, Any] | None) -> int:
+def chosen(session: Session, resume: dict[str, Any] | None) -> int:
     """The trainer's number; else the checkpoint's, for the same bits; else 1 if all products are small, or torch's own.
 
     Torch's own number, the cores or OMP_NUM_THREADS, is the most that is chosen.
     """
     most = torch.get_num_threads()
-    if trainer.threads is not None:
-        return trainer.threads
+    if session.settings.threads is not None:
+        return session.settings.threads
     if resume is not None:
         return max(1, min(most, resume["environment"]["threads"]))
-    return most if trainer.device.type != "cpu" or largest_product(trainer) >= LARGE else 1
+    return most if session.device.type != "cpu" or largest_product(session) >= LARGE else 1
 
 
-def largest_product(trainer: Trainer) -> int:
+def largest_product(session: Session) -> int:
     """Operations of a pass in its largest parameter, of all replicas: 2 a weight and sample."""
-    return 2 * (trainer.step_size // trainer.accumulate) * max((p.numel() for p, _ in trainer.net.param()), default=0)
+    return 2 * (session.step_size // session.settings.accumulate) * max((p.numel() for p, _ in session.net.param()), default=0)

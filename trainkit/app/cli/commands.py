@@ -12,102 +12,79 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from trainkit import checkpoint
 from trainkit.app.config import registry
-from trainkit.app.config.build import Parts, build, run_folder
-from trainkit.app.config.files import compose, diff, override, parse, resolve, to_yaml
+from trainkit.app.config.build import build, run_folder
+from trainkit.app.config.files import compose, resolve, to_yaml
+from trainkit.app.experiment import Experiment, load, own_config, run_of
 from trainkit.app.output import Output
+from trainkit.checkpoint import load_run
+from trainkit.checkpoint import saved as list_checkpoints
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
-from trainkit.core.files import plain_name
-from trainkit.core.rng import seed_globals
-from trainkit.data.dataset import Dataset, Split
-from trainkit.trainer import capture, signals
-from trainkit.trainer.callback import Callback, check_files
+from trainkit.data.dataset import Split
+from trainkit.metrics.statistics import json_summary
+from trainkit.trainer import signals
+from trainkit.trainer.callback import Callback
 from trainkit.trainer.predictions import as_csv
-from trainkit.trainer.run_folder import Run
-from trainkit.trainer.setup import prepare_to_evaluate
-from trainkit.trainer.summary import spread_of
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.run_folder import RunFolder
+from trainkit.trainer.session import Session
 
-KEPT = ("data.normalize", "data.task", "data.categorical", "data.drop")  # a trained net needs its inputs as they were
 NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has ended
 
 
-def fit(args: argparse.Namespace, more: Mapping[str, Callback] | None = None) -> int:
-    """Train from a configuration, from the beginning or from a checkpoint; with `more` callbacks behind the configuration's."""
+def fit(args: argparse.Namespace, extra_callbacks: Mapping[str, Callback] | None = None) -> int:
+    """Train from a configuration, from the beginning or from a checkpoint; `extra_callbacks` come last."""
     _imports(args)
     run, origin = _places(args)
     with closing(run):  # locked at once where it goes on: what is read of it then is the last that was written
         run.open(going_on=origin is not None)
         content = None if origin is None else _resumed(origin)
-        return _fit(args, run, content, more or {})
-
-
-def _fit(args: argparse.Namespace, run: Run, content: dict[str, Any] | None, more: Mapping[str, Callback]) -> int:
-    if args.paths:
-        composed = compose(args.paths, args.overrides)
-    elif content is None or (not run.new and (run.path / "config.yaml").is_file()):
-        composed = compose([run.path / "config.yaml"], args.overrides)
-    else:
-        composed = _own_config(content, run.path, args.overrides)
-    config = resolve(composed)
-    parts = build(config)
-    parts.callbacks.update(more)
-    trainer = parts.trainer(config=to_yaml(composed))
-    trainer.run = run
-    run.open(check_files(parts.callbacks), going_on=content is not None)
-    seed_globals(parts.seed)
-    if content is not None:
-        _tell_differences(content, config)
-        for line in capture.differences(trainer, content):
-            terminal.say(f"resumed under other conditions: {line}; bits may differ")
-    data = _data(parts, content)
-    summary = trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data, resume=content)
+        experiment = Experiment(_configured(args, run, content), content, extra_callbacks=extra_callbacks)
+        trainer, summary = experiment.train(run)
     try:
         terminal.tell(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {run.path}")
         _print_metrics(summary["metrics"])
     except BrokenPipeError:
-        terminal.hush(sys.stdout)  # the run is done, be it read or not: the exit code is its own
-    if trainer.signal is not None:
-        return signals.exit_code(trainer.signal)
+        terminal.hush(sys.stdout)  # the run is complete: the exit code is its own
+    if (signal := trainer.fitted().signal) is not None:
+        return signals.exit_code(signal)
     return NOT_FINITE if summary["stop_reason"] == "nan" else 0
 
 
-def _data(parts: Parts, content: dict[str, Any] | None) -> Dataset:
-    """The data, read as the checkpoint's was: the same columns, categories and classes in the same order."""
-    schema = content["data"]["schema"] if content is not None else None
-    return parts.data(schema=schema) if schema else parts.data()
+def _configured(args: argparse.Namespace, run: RunFolder, content: dict[str, Any] | None) -> DictConfig:
+    """The configuration of the files, or that of the run that continues."""
+    if args.paths:
+        return compose(args.paths, args.overrides)
+    if content is None or (not run.new and (run.path / "config.yaml").is_file()):
+        return compose([run.path / "config.yaml"], args.overrides)
+    return own_config(content, run.path, args.overrides)
 
 
-def _places(args: argparse.Namespace) -> tuple[Run, Path | None]:
+def _places(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
     """The run's folder, and the run or checkpoint that it continues, if any. A run goes on in its own folder or a new one."""
     if args.resume is None:
         if not args.paths:
             raise UserError("fit: no CONF; name a YAML file, fit conf/mlp.yaml")
-        return Run(args.run_dir or run_folder(args.paths[0]), new=True, numbered=args.run_dir is None), None
+        return RunFolder(args.run_dir or run_folder(args.paths[0]), new=True, numbered=args.run_dir is None), None
     origin = Path(args.resume) if args.resume else args.run_dir or _newest_run(args)
     if not origin.exists():
         raise UserError(f"resume: no {origin}; name a run's folder or a checkpoint")
-    own = Run(origin if origin.is_dir() else _run_of(origin))
+    own = RunFolder(origin if origin.is_dir() else run_of(origin))
     if not own.marked:
         if origin.is_dir():
             cure = "name a run's folder, or a checkpoint and where to go on: --run-dir DIR"
-            raise UserError(f"resume: {origin} is not a run's folder, it has no file {Run.marker}; {cure}")
+            raise UserError(f"resume: {origin} is not a run's folder, it has no file {RunFolder.marker}; {cure}")
         if args.run_dir is None:
             raise UserError(f"resume: {origin} lies in no run's folder; say where to go on: --run-dir DIR")
     elif args.run_dir is None or (args.run_dir.exists() and args.run_dir.samefile(own.path)):
         return own, origin
-    return Run(args.run_dir, new=True), origin
+    return RunFolder(args.run_dir, new=True), origin
 
 
 def _resumed(origin: Path) -> dict[str, Any]:
     """The checkpoint to continue from: of a run's folder its newest."""
-    if origin.is_dir():
-        file, content, skipped = checkpoint.newest(origin / "checkpoints")
-        terminal.say(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
-    else:
-        file, content = origin, checkpoint.load(origin)
+    file, content, skipped = load_run(origin)
+    terminal.say(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
     state = content["state"]
     terminal.tell(f"resuming {file}: epoch {state['epoch']}, step {state['step']}")
     return content
@@ -117,154 +94,65 @@ def _newest_run(args: argparse.Namespace) -> Path:
     if not args.paths:
         raise UserError("resume: name a run, --resume logs/mlp/2026-01-31_12-00-00, or a CONF whose newest run to continue")
     folder = run_folder(args.paths[0]).parent
-    runs = [Run(path) for path in folder.glob("*") if Run(path).marked]
-    saved = {r.path: max(f.lstat().st_mtime_ns for f in files) for r in runs if (files := checkpoint.saved(r.checkpoints))}
+    runs = [RunFolder(path) for path in folder.glob("*") if RunFolder(path).marked]
+    saved = {r.path: max(f.lstat().st_mtime_ns for f in files) for r in runs if (files := list_checkpoints(r.checkpoints))}
     if not saved:
         raise UserError(f"resume: no run of {args.paths[0]} with a checkpoint in {folder}; name one, --resume RUN")
     return max(saved, key=lambda p: saved[p])
 
 
-def _tell_differences(content: dict[str, Any], config: dict[str, Any]) -> None:
-    """Print where the configuration differs from the checkpoint's, and which of the two is used."""
-    if not content["config"]:
-        return  # it was trained from Python
-    for line in diff(resolve(parse(content["config"], "the checkpoint's configuration")), config):
-        kept = "; the checkpoint's is kept" if line.partition(":")[0].partition("[")[0] in KEPT else ""
-        terminal.tell(f"changed since the checkpoint: {line}{kept}")
-
-
 def validate(args: argparse.Namespace) -> int:
-    """Evaluate on the validation part."""
-    return _measure(args, "val")
+    """Evaluate a run on its validation data."""
+    return _evaluate(args, "val")
 
 
 def test(args: argparse.Namespace) -> int:
-    """Evaluate on the test part."""
-    return _measure(args, "test")
+    """Evaluate a run on its test data."""
+    return _evaluate(args, "test")
 
 
-def _measure(args: argparse.Namespace, name: str) -> int:
-    trainer, file = _loaded(args, split=name == "val")
-    part = trainer.data.parts().get(name)
-    if part is None:
+def _evaluate(args: argparse.Namespace, name: str) -> int:
+    experiment = _loaded(args)
+    session = experiment.session(split=name == "val")
+    split: Split | None = getattr(session.data, name)
+    if split is None:
         cure = "callbacks: {validation_split: {}}" if name == "val" else "data with a test part"
-        raise UserError(f"{file}: its data has no {name} part; train with {cure}")
-    trainer.measure(name, part)
-    terminal.tell(f"{file}, {len(part)} samples")
-    _print_metrics({n: spread_of(v) for n, v in trainer.metrics.items()})
+        raise UserError(f"{experiment.file}: its data has no {name} part; train with {cure}")
+    session.evaluate_and_log(name, split)
+    terminal.tell(f"{experiment.file}, {len(split)} samples")
+    _print_metrics({n: json_summary(v) for n, v in session.metrics.items()})
     return 0
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Write the outputs and answers for the test part, or for the rows of a CSV file, as CSV."""
+    """Write the outputs and answers for the test split, or for the rows of a CSV file, as CSV."""
     tables = [p for p in args.paths if p.name.endswith((".csv", ".csv.gz"))]
     args.paths = [p for p in args.paths if p not in tables]
     if len(tables) > 1:
         raise UserError(f"{', '.join(map(str, tables))}: one file to predict at a time")
-    trainer, file = _loaded_for_table(args, tables[0]) if tables else _loaded(args)
-    part, replicas = trainer.data.test, trainer.replicas
-    if part is None:
+    experiment = _loaded(args)
+    session = experiment.session_for_table(tables[0]) if tables else experiment.session()
+    file, split = experiment.file, session.data.test
+    assert file is not None
+    if split is None:
         raise UserError(f"{file}: its data has no test part; name a CSV file to predict")
-    out = Output(args.out or _run_of(file) / "predictions.csv", follow=args.out is not None)
-    with out, closing(as_csv(trainer.net, trainer.loss, trainer.data, part.x, replicas)) as chunks:
+    out = Output(args.out or run_of(file) / "predictions.csv", follow=args.out is not None)
+    with out, closing(as_csv(session.net, session.loss, session.data, split.x, session.replicas)) as chunks:
         for chunk in chunks:
             out.write(chunk)
-    (terminal.tell if out.descriptor is None else terminal.say)(f"{len(part)} samples by {file} -> {out.path}")
+    (terminal.tell if out.descriptor is None else terminal.say)(f"{len(split)} samples by {file} -> {out.path}")
     return 0
 
 
-def _loaded(args: argparse.Namespace, split: bool = False) -> tuple[Trainer, Path]:
-    """A trainer with its data, split as it was if that is asked for, and a checkpoint's parameters; and the file."""
-    file, content, config = _opened(args)
-    callbacks = config.get("callbacks")
-    if isinstance(callbacks, dict):
-        config["callbacks"] = {k: v for k, v in callbacks.items() if split and _splits(k, v)}
-    parts = build(config)
-    trainer = parts.trainer()
-    prepare_to_evaluate(trainer, parts.net, parts.loss, parts.optimizer(parts.net), _data(parts, content), content)
-    return trainer, file
-
-
-def _loaded_for_table(args: argparse.Namespace, table: Path) -> tuple[Trainer, Path]:
-    """The same with the rows of a CSV file as its test part. The data it was trained on need not be there."""
-    from trainkit.data.sources.csv import read_rows, refuse_infinite
-
-    file, content, config = _opened(args)
-    known = content["data"]
-    if not known["schema"]:
-        raise UserError(f"{table}: the run was not trained on a CSV file; predict its own test part, without a file")
-    parts = build({**config, "callbacks": {}})
-    trainer = parts.trainer()
-    trainer.net = parts.net.to(trainer.device, trainer.dtype)
-    trainer.net.load_state_dict(content["model"])
-    trainer.loss = parts.loss
-    x = read_rows(str(table), known["schema"]).x  # the targets, if the file has them, are not asked for
-    raw = Dataset(
-        train=Split(x, torch.zeros(len(x))), classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"]
-    )
-    scaled = capture.normalizer(content, raw).apply(raw.train, trainer.dtype)
-    refuse_infinite(str(table), known["schema"], x, scaled.x)
-    rows = scaled.to(trainer.device, trainer.dtype)
-    trainer.data = raw.with_parts(train=rows, test=rows)
-    return trainer, file
-
-
-def _opened(args: argparse.Namespace) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """The checkpoint file that is meant, its content, and its configuration with the overrides."""
-    for path in args.imports:
-        registry.import_file(path)
-    file = _checkpoint_file(args)
-    content = checkpoint.load(file)
-    return file, content, resolve(_own_config(content, file, args.overrides))
-
-
-def _own_config(content: dict[str, Any], origin: Path, overrides: list[str]) -> DictConfig:
-    """The configuration that a checkpoint carries."""
-    if not content["config"]:
-        raise UserError(f"{origin}: carries no configuration, it was trained from Python; load it from there")
-    composed = parse(content["config"], f"{origin}, its configuration")
-    for text in overrides:
-        override(composed, text)
-    return composed
-
-
-def _splits(name: str, arguments: Any) -> bool:
-    """Whether a callback of the configuration makes validation data; the others have no part in an evaluation."""
-    key = name if name in registry.TABLE or not isinstance(arguments, dict) else next(iter(arguments), "")
-    return key in ("validation_split", "ValidationSplit")
-
-
-def _checkpoint_file(args: argparse.Namespace) -> Path:
-    """The file that RUN (or --run-dir) and --checkpoint mean."""
-    example = "name a run's folder or a checkpoint, logs/mlp/2026-01-31_12-00-00"
+def _loaded(args: argparse.Namespace) -> Experiment:
+    """The experiment of RUN (or --run-dir) and --checkpoint."""
     given: list[Path] = [p for p in args.paths if p != args.run_dir]
     if len(given) > 1:
         raise UserError(f"{', '.join(map(str, given))}: one RUN at a time")
     run: Path | None = given[0] if given else args.run_dir
     if run is None:
-        raise UserError(f"no RUN; {example}")
-    if run.suffix == ".pt":
-        return run
-    if not run.is_dir():
-        what = "a file, and no .pt" if run.is_file() else "no such run"
-        raise UserError(f"{run}: {what}; {example}")
-    wanted = args.checkpoint or ("final" if (run / "checkpoints" / "final.pt").exists() else "last")
-    name = wanted if wanted.endswith(".pt") else f"{wanted}.pt"
-    file = run / "checkpoints" / plain_name(name)
-    if file.is_symlink():
-        raise UserError(f"{file}: is a link and could lead elsewhere; name its target")
-    if not file.exists():
-        there = ", ".join(sorted(p.name for p in checkpoint.saved(run / "checkpoints"))) or "none"
-        raise UserError(f"{file}: no such checkpoint; there are {there}")
-    return file
-
-
-def _run_of(file: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to by its place, or the folder that it lies in."""
-    folder = file.parent
-    if folder.absolute().name != "checkpoints":
-        return folder
-    return folder.parent if folder.name else Path("..")
+        raise UserError("no RUN; name a run's folder or a checkpoint, logs/mlp/2026-01-31_12-00-00")
+    return load(run, *args.overrides, checkpoint=args.checkpoint, imports=args.imports)
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -331,8 +219,8 @@ def _check(composed: DictConfig) -> int:
     config = resolve(composed)
     parts = build(config)
     data = parts.data()
-    trainer = begun(parts, data)
-    x, t = _sample(trainer, 4)
+    session = begun(parts, data)
+    x, t = _sample(session, 4)
     net = parts.net.to("cpu", torch.float64)
     rows = []
     calls = trace(net, x)
@@ -348,7 +236,7 @@ def _check(composed: DictConfig) -> int:
     for place, name, error in rows:
         print(f"{place:<{width}}  d{name:<8} {error:.1e}  {'ok' if error <= TOLERANCE else 'WRONG'}")
     try:
-        print(rehearse(config, to_yaml(composed), data, trainer))
+        print(rehearse(config, to_yaml(composed), data, session))
     except signals.Interrupted as stop:
         return signals.exit_code(stop.args[0])
     wrong = [r[0] for r in rows if not r[2] <= TOLERANCE]
@@ -358,20 +246,15 @@ def _check(composed: DictConfig) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """What a configuration amounts to."""
-    from trainkit.nn import summary
+    from trainkit.app.cli.show import outline
+    from trainkit.nn.summary import layers
 
     _imports(args)
-    parts, trainer = _prepared(args)
-    terminal.tell(summary.layers(parts.net, _sample(trainer, 1)[0], trainer), summary.outline(parts, trainer))
+    experiment = Experiment(_composed(args))
+    session = experiment.session(callbacks=experiment.parts.callbacks)
+    net, slots = session.net, len(session.optimizer.slots)
+    terminal.tell(layers(net, _sample(session, 1)[0], slots, session.replicas), outline(experiment.parts, session))
     return 0
-
-
-def _prepared(args: argparse.Namespace) -> tuple[Parts, Trainer]:
-    """Everything built and shapes checked on the first batch; nothing written."""
-    parts = build(resolve(_composed(args)))
-    trainer = parts.trainer()
-    prepare_to_evaluate(trainer, parts.net, parts.loss, parts.optimizer(parts.net), parts.data(), None)
-    return parts, trainer
 
 
 def _composed(args: argparse.Namespace) -> DictConfig:
@@ -380,11 +263,11 @@ def _composed(args: argparse.Namespace) -> DictConfig:
     return compose(args.paths, args.overrides)
 
 
-def _sample(trainer: Trainer, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _sample(session: Session, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The first n training samples on the CPU in float64, with the replica axis where there is one."""
-    part = trainer.data.train.to(torch.device("cpu"), torch.float64)
+    part = session.data.train.to(torch.device("cpu"), torch.float64)
     x, t = part.x[:n], part.t[:n]
-    return (x.expand(trainer.replicas, *x.shape), t.expand(trainer.replicas, *t.shape)) if trainer.net.lead else (x, t)
+    return (x.expand(session.replicas, *x.shape), t.expand(session.replicas, *t.shape)) if session.net.lead else (x, t)
 
 
 def _imports(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainkit.data.dataset import Dataset, Split
 from trainkit.trainer.evaluation import Metrics, answers, predict
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 GRID = 201  # points along each side of the plane
 
@@ -34,20 +34,20 @@ class Plane:
     answer: Tensor
 
 
-def plane_of(trainer: Trainer, raw: Dataset, metrics: Metrics) -> Plane | None:
+def plane_of(session: Session, raw: Dataset, metrics: Metrics) -> Plane | None:
     """What the nets say over the plane of the data, where a sample is two numbers and has a class."""
     if raw.classes is None or raw.train.x.shape[1:] != (2,):
         return None
     train = Split(raw.train.x[:], raw.train.t, raw.train.label)  # two numbers a sample: out of the file, if they are in one
     test = train if raw.test is None else Split(raw.test.x[:], raw.test.t, raw.test.label)
     error = metrics["test/error" if raw.test is not None else "train/error"]
-    shown = sorted(range(trainer.replicas), key=lambda r: error[r])[trainer.replicas // 2]
+    shown = sorted(range(session.replicas), key=lambda r: error[r])[session.replicas // 2]
 
     def said(x: Tensor) -> Tensor:
         """Answers (r, n) to points in the data's own units."""
-        part = trainer.normalizer.apply(Split(x, torch.zeros(len(x)))).to(trainer.device, trainer.dtype)
-        y = predict(trainer.net, part.x, 1024, trainer.replicas)
-        return answers(y, trainer.loss, trainer.data, trainer.net.lead).reshape(trainer.replicas, -1).cpu()
+        part = session.normalizer.apply(Split(x, torch.zeros(len(x)))).to(session.device, session.dtype)
+        y = predict(session.net, part.x, 1024, session.replicas)
+        return answers(y, session.loss, session.data, session.net.lead).reshape(session.replicas, -1).cpu()
 
     points = torch.cat([train.x[:], test.x[:]])
     points = points[points.isfinite().all(1)]  # a missing number is NaN

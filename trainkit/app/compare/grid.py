@@ -142,7 +142,7 @@ def replicable(config: dict[str, Any]) -> bool:
 
 def with_rates(config: dict[str, Any], rates: Axis) -> dict[str, Any]:
     """The configuration with every replica once for each rate: one training, the same seeds for each rate."""
-    seeds = build(config).trainer().seeds
+    seeds = build(config).trainer().replica_seeds()
     values = [number(v, rates.key) for v in rates.values]
     name, arguments = next(iter(config["optimizer"].items()))
     settings = {**(config.get("trainer") or {}), "replicas": len(values) * len(seeds), "seeds": seeds * len(values)}

@@ -15,7 +15,7 @@ from trainkit.data.dataset import Dataset
 from trainkit.optim.optimizer import momentum_of
 from trainkit.trainer import threads
 from trainkit.trainer.evaluation import Metrics
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 from .timed_fit import Clock, Outcome, measured, outcome, train
 
@@ -23,17 +23,17 @@ from .timed_fit import Clock, Outcome, measured, outcome, train
 class Settings(Clock):
     """A clock that notes what a schedule gave the optimizer at each step of a single model, for a rival to repeat."""
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, session: Session) -> None:
         self.rates: list[float] = []
         self.momenta: list[dict[str, Any]] = []
-        super().on_fit_start(trainer)
+        super().on_fit_start(session)
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        self.rates.append(trainer.state.lr[0])
-        self.momenta.append(momentum_of(trainer.optimizer))
+    def on_train_batch_end(self, session: Session) -> None:
+        self.rates.append(session.progress.lr[0])
+        self.momenta.append(momentum_of(session.optimizer))
 
 
-def pair(rival: str, config: dict[str, Any], data: Dataset) -> tuple[Trainer, Clock, Any]:
+def pair(rival: str, config: dict[str, Any], data: Dataset) -> tuple[Session, Clock, Any]:
     """One replica trained alone, its clock, and what the rival made of the same weights over the same batches."""
     fit = interop.find(rival).fit
     parts, clock = build(config), Settings()
@@ -51,34 +51,34 @@ def rehearse(rival: str, config: dict[str, Any], seed: int, data: Dataset) -> No
     pair(rival, few, data)
 
 
-def duel(rival: str, config: dict[str, Any], data: Dataset, trainer: Trainer, together: Outcome) -> list[Outcome]:
+def duel(rival: str, config: dict[str, Any], data: Dataset, session: Session, together: Outcome) -> list[Outcome]:
     """`together`, then each replica trained alone, then by the rival from the same weights over the same batches.
 
     The two take turns, so that a machine whose speed drifts is fair to both.
     """
-    whole = trainer.net.state_dict()
+    whole = session.net.state_dict()
     ours: list[Metrics] = []
     theirs: list[Metrics] = []
     steps, seconds = 0, [0.0, 0.0]
     apart_whole: list[float] = []
     apart_rival: list[float] = []
-    for r in range(trainer.replicas):
-        one, clock, other = pair(rival, of_replica(config, r, trainer.seeds[r]), data)
+    for r in range(session.replicas):
+        one, clock, other = pair(rival, of_replica(config, r, session.seeds[r]), data)
         ours.append(measured(one))
         theirs.append({name: [value] for name, value in other.metrics.items()})
-        steps += one.state.step
+        steps += one.progress.step
         seconds = [seconds[0] + clock.seconds, seconds[1] + other.seconds]
         state = one.net.state_dict()
         apart_rival.append(apart(state, other.state))
-        apart_whole.append(apart(state, whole if trainer.replicas == 1 else {n: p[r] for n, p in whole.items()}))
-    draws = any(getattr(m, "p", 0) for _, m in trainer.net.modules() if hasattr(m, "generators"))
-    comparable = not trainer.restored and not draws  # the rival draws other masks, and keeps no best weights
-    each = steps / trainer.replicas
+        apart_whole.append(apart(state, whole if session.replicas == 1 else {n: p[r] for n, p in whole.items()}))
+    draws = any(getattr(m, "p", 0) for _, m in session.net.modules() if hasattr(m, "generators"))
+    comparable = not session.params_replaced and not draws  # the rival draws other masks, and keeps no best weights
+    each = steps / session.replicas
     by = f"{interop.TITLES[rival]}, one by one"
     return [
-        replace(together, difference=largest(apart_whole) if trainer.replicas > 1 else None),
-        outcome("trainkit, one by one", joined(ours), each, seconds[0], trainer),
-        outcome(by, joined(theirs), each, seconds[1], trainer, largest(apart_rival) if comparable else None),
+        replace(together, difference=largest(apart_whole) if session.replicas > 1 else None),
+        outcome("trainkit, one by one", joined(ours), each, seconds[0], session),
+        outcome(by, joined(theirs), each, seconds[1], session, largest(apart_rival) if comparable else None),
     ]
 
 

@@ -6,14 +6,13 @@ import csv
 import io
 import json
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from trainkit import __version__
-from trainkit.trainer.summary import deviation, finite
+from trainkit.metrics.statistics import for_json, summarize
 
 from .timed_fit import Outcome
 from .trial import Trial
@@ -32,7 +31,7 @@ def markdown(trials: Sequence[Trial]) -> str:
     for t in trials:
         for i, o in enumerate(t.outcomes):
             for k, metric in enumerate(m for m in METRICS if m in o.metrics):
-                s = spread(o.metrics[metric])
+                s = summarize(o.metrics[metric])
                 spans = f"{plain(s['min'])} to {plain(s['max'])}" if o.models > 1 else ""
                 row = [t.name * (i == k == 0), o.by * (k == 0), metric, mean(s), plain(s["median"]), spans]
                 whole = [failed(o), f"{o.seconds:.2f}", f"{o.us_a_step:.1f}"]
@@ -50,7 +49,7 @@ def of_grid(trials: Sequence[Trial]) -> str:
     rows = [["trial", metric, *([test] if test != metric else []), "failed", "seconds", "µs a step and model"]]
     for i, t in enumerate(ranked(trials)):
         o = t.outcomes[0]
-        values = [mean(spread(o.metrics[m])) if m in o.metrics else "" for m in dict.fromkeys((metric, test))]
+        values = [mean(summarize(o.metrics[m])) if m in o.metrics else "" for m in dict.fromkeys((metric, test))]
         rows.append([f"**{t.name}**" if i == 0 else t.name, *values, failed(o), f"{o.seconds:.2f}", f"{o.us_a_step:.1f}"])
     return table(rows) + f"\n\nRanked by the mean of {metric}."
 
@@ -67,7 +66,7 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
     """The best first; where the mean is not finite, last."""
 
     def key(t: Trial) -> float:
-        value = spread(t.outcomes[0].metrics[chooser(trials)])["mean"]
+        value = summarize(t.outcomes[0].metrics[chooser(trials)])["mean"]
         return value if math.isfinite(value) else math.inf
 
     return sorted(trials, key=key)
@@ -81,7 +80,7 @@ def as_csv(trials: Sequence[Trial]) -> str:
     for t in trials:
         for o in t.outcomes:
             for metric in (m for m in METRICS if m in o.metrics):
-                s = spread(o.metrics[metric])
+                s = summarize(o.metrics[metric])
                 numbers = [s[k] for k in ("mean", "std", "median", "min", "max")]
                 whole = [o.models, len(o.failed), o.seconds, o.us_a_step, "" if o.difference is None else o.difference]
                 writer.writerow([t.name, o.by, metric, *numbers, *whole])
@@ -100,8 +99,8 @@ def as_json(trials: Sequence[Trial]) -> str:
             "seconds": o.seconds,
             "us_a_step": o.us_a_step,
             "threads": o.threads,
-            "difference": None if o.difference is None else finite(o.difference),
-            "metrics": {m: {**nulled(spread(v)), "values": [finite(x) for x in v]} for m, v in o.metrics.items()},
+            "difference": None if o.difference is None else for_json(o.difference),
+            "metrics": {m: {**nulled(summarize(v)), "values": [for_json(x) for x in v]} for m, v in o.metrics.items()},
         }
 
     content = {
@@ -113,7 +112,7 @@ def as_json(trials: Sequence[Trial]) -> str:
                 "outcomes": [outcome(o) for o in t.outcomes],
                 "curves": {
                     "epochs": t.curves.epochs,
-                    **{m: [[finite(x) for x in row] for row in rows] for m, rows in t.curves.values.items()},
+                    **{m: [[for_json(x) for x in row] for row in rows] for m, rows in t.curves.values.items()},
                 },
             }
             for t in trials
@@ -122,20 +121,8 @@ def as_json(trials: Sequence[Trial]) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean, deviation (n - 1 below it), median, least and largest. NaN counts as larger than all; the mean is NaN with one."""
-    inorder = sorted(math.inf if math.isnan(v) else v for v in values)
-    return {
-        "mean": sum(values) / len(values),
-        "std": deviation(list(values)) if inorder[0] != inorder[-1] else 0.0,
-        "median": statistics.median(inorder),
-        "min": inorder[0],
-        "max": inorder[-1],
-    }
-
-
 def nulled(numbers: dict[str, float]) -> dict[str, float | None]:
-    return {name: finite(value) for name, value in numbers.items()}
+    return {name: for_json(value) for name, value in numbers.items()}
 
 
 def mean(s: dict[str, float]) -> str:

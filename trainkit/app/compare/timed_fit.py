@@ -12,7 +12,7 @@ from trainkit.data.dataset import Dataset, Split
 from trainkit.trainer import signals, threads
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.evaluation import Metrics
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 
 @dataclass(frozen=True)
@@ -45,41 +45,42 @@ class Outcome:
 class Clock(Callback):
     """Seconds of the steps, validations and callbacks of a run."""
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, session: Session) -> None:
         self.aside = 0.0  # seconds spent on something else
         self.began = time.perf_counter()
 
-    def on_train_end(self, trainer: Trainer) -> None:
+    def on_train_end(self, session: Session) -> None:
         self.seconds = time.perf_counter() - self.began - self.aside
 
 
-def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Trainer:
+def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Session:
     """Fit without the callbacks that write into a run's folder; quiet: without the progress bar too."""
     others = {k: cb for k, cb in parts.callbacks.items() if not (cb.writes or (quiet and isinstance(cb, ProgressBar)))}
     parts.callbacks.clear()
     parts.callbacks.update({"(clock)": clock, **others})  # first: it sees a step before a schedule moves on
     trainer = parts.trainer()
     trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data)
-    if trainer.signal is not None:
-        raise signals.Interrupted(trainer.signal)
-    return trainer
+    session = trainer.fitted()
+    if session.signal is not None:
+        raise signals.Interrupted(session.signal)
+    return session
 
 
-def measured(trainer: Trainer) -> Metrics:
+def measured(session: Session) -> Metrics:
     """Loss and error of every part as the net is now: `train/loss`, `val/error`."""
     return {
         f"{name}/{metric}": values
-        for name, part in trainer.data.parts().items()
-        for metric, values in trainer.evaluate(part).items()
+        for name, part in session.data.parts().items()
+        for metric, values in session.evaluate(part).items()
     }
 
 
 def outcome(
-    by: str, metrics: Metrics, steps: float, seconds: float, trainer: Trainer, difference: float | None = None
+    by: str, metrics: Metrics, steps: float, seconds: float, session: Session, difference: float | None = None
 ) -> Outcome:
-    """The outcome of the models of `trainer`'s seeds, with those that failed named."""
-    failed = [r for r, bad in enumerate(failures(metrics, trainer.data.train)) if bad]
-    return Outcome(by, metrics, steps, seconds, trainer.seeds, failed, difference, threads.chosen(trainer, None))
+    """The outcome of the models of the session's seeds, with those that failed named."""
+    failed = [r for r, bad in enumerate(failures(metrics, session.data.train)) if bad]
+    return Outcome(by, metrics, steps, seconds, session.seeds, failed, difference, threads.chosen(session, None))
 
 
 def failures(metrics: Metrics, part: Split) -> list[bool]:

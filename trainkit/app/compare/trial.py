@@ -9,7 +9,7 @@ from typing import Any
 
 from trainkit.app.config.build import build
 from trainkit.trainer import signals
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
 
 from .decision_regions import Plane, plane_of
 from .reference import duel, rehearse
@@ -45,31 +45,31 @@ class Trial:
 class Looks(Clock):
     """A clock that evaluates all parts some sixty times over the run, first before its first step. Looking is not counted."""
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, session: Session) -> None:
         self.curves = Curves()
-        last = trainer.max_epochs
-        if trainer.max_steps is not None:
-            last = min(last, -(-trainer.max_steps // trainer.steps_per_epoch))
+        last = session.settings.max_epochs
+        if session.settings.max_steps is not None:
+            last = min(last, -(-session.settings.max_steps // session.steps_per_epoch))
         self.due = {round(i * last / LOOKS) for i in range(LOOKS + 1)} if last > LOOKS else set(range(last + 1))
-        self._look(trainer, 0)
-        super().on_fit_start(trainer)
+        self._look(session, 0)
+        super().on_fit_start(session)
 
-    def on_train_epoch_end(self, trainer: Trainer) -> None:
-        if trainer.epochs_done in self.due:
+    def on_train_epoch_end(self, session: Session) -> None:
+        if session.epochs_done in self.due:
             began = time.perf_counter()
-            self._look(trainer, trainer.epochs_done)
+            self._look(session, session.epochs_done)
             self.aside += time.perf_counter() - began
 
-    def on_train_end(self, trainer: Trainer) -> None:
-        super().on_train_end(trainer)
-        ended = trainer.state.step / trainer.steps_per_epoch
+    def on_train_end(self, session: Session) -> None:
+        super().on_train_end(session)
+        ended = session.progress.step / session.steps_per_epoch
         if ended != self.curves.epochs[-1]:  # inside an epoch, or at one where no look was due
-            self._look(trainer, ended)
+            self._look(session, ended)
 
-    def _look(self, trainer: Trainer, epoch: float) -> None:
+    def _look(self, session: Session, epoch: float) -> None:
         try:
-            metrics = measured(trainer)
-        except signals.Interrupted:  # the trainer has noted it, and ends
+            metrics = measured(session)
+        except signals.Interrupted:  # the session has noted it, and ends
             return
         self.curves.epochs.append(epoch)
         for name, values in metrics.items():
@@ -88,14 +88,14 @@ def run(
     parts = build(config)
     raw = parts.data()
     if against is not None:
-        rehearse(against, config, parts.trainer().seeds[0], raw)
+        rehearse(against, config, parts.trainer().replica_seeds()[0], raw)
     looks = Looks()
-    trainer = train(parts, raw, looks)
-    metrics, by = measured(trainer), "trainkit" if trainer.replicas == 1 else f"trainkit, {trainer.replicas} at once"
-    plane = plane_of(trainer, raw, metrics)
-    together = outcome(by, metrics, trainer.state.step, looks.seconds, trainer)
+    session = train(parts, raw, looks)
+    metrics, by = measured(session), "trainkit" if session.replicas == 1 else f"trainkit, {session.replicas} at once"
+    plane = plane_of(session, raw, metrics)
+    together = outcome(by, metrics, session.progress.step, looks.seconds, session)
     whole = Trial(name, repr(parts.loss), [together], looks.curves, plane)
     if against is None:
         return whole
     keep(whole)
-    return replace(whole, outcomes=duel(against, config, raw, trainer, together))
+    return replace(whole, outcomes=duel(against, config, raw, session, together))

@@ -33,7 +33,7 @@ class Parts:
     """What a configuration describes, made; the data is read when asked for, and the optimizer when the net has its axes."""
 
     seed: int
-    net: Sequential
+    net: Module
     loss: Loss
     callbacks: dict[str, Callback]
     data: Callable[..., Dataset]
@@ -41,20 +41,29 @@ class Parts:
     trainer: Callable[..., Trainer]
 
 
-def build(config: dict[str, Any]) -> Parts:
-    """Check everything against tables and signatures, then make it. Raises UserErrors with every error found."""
+def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None = None) -> Parts:
+    """Check everything against tables and signatures, then make it. Raises UserErrors with every error found.
+
+    net, loss: used as they are, in place of the configuration's.
+    """
     errors = [f"{key}: no such key{near(key, KEYS)}" for key in config if key not in KEYS]
-    if missing := [key for key in REQUIRED if config.get(key) is None]:
+    there = {"model": net, "loss": loss}
+    if missing := [key for key in REQUIRED if config.get(key) is None and there.get(key) is None]:
         errors.append(f"{', '.join(missing)}: missing; a configuration has {', '.join(REQUIRED)}")
     seed = config.get("seed", 0)
     errors += check_value(seed, int, "seed")
     given = {key: config[key] for key in REQUIRED if config.get(key) is not None}
     data = _data(given["data"], errors) if "data" in given else None
-    net = _net(given["model"], errors) if "model" in given else None
-    loss = _one("loss", given["loss"], "loss", errors) if "loss" in given else None
+    is_new = net is None
+    if net is None and "model" in given:
+        net = _net(given["model"], errors)
+    if loss is None and "loss" in given:
+        loss = _one("loss", given["loss"], "loss", errors)
     optimizer = _optimizer(given["optimizer"], errors) if "optimizer" in given else None
     settings = {} if config.get("trainer") is None else config["trainer"]
-    if isinstance(settings, dict):
+    if isinstance(settings, dict) and "mode" in settings:
+        errors.append(f"trainer.mode: is trainer.engine now; write trainer.engine={written(settings['mode'])}")
+    elif isinstance(settings, dict):
         wrong = check_arguments(Trainer, settings, "trainer", (*NOT_CONFIGURED, "seed", "callbacks", "run_dir", "config"))
         errors += wrong or _attempt(lambda: Trainer(**settings), "", errors=[])[1]
     else:
@@ -70,8 +79,10 @@ def build(config: dict[str, Any]) -> Parts:
     def trainer(**more: Any) -> Trainer:
         return Trainer(**settings, seed=seed, callbacks=callbacks, **more)
 
-    seeds = trainer().seeds
-    if len(seeds) > 1:
+    seeds = trainer().replica_seeds()
+    if not is_new:
+        pass  # its parameters are its own
+    elif len(seeds) > 1:
         _attempt(lambda: net.replicate(seeds), "", errors)
     else:
         _attempt(lambda: net.draw(generator(seeds[0], "init")), "", errors)

@@ -18,6 +18,7 @@ from typing import Any
 import trainkit
 from trainkit.callbacks import TABLE as TABLE
 from trainkit.core.errors import UserError, near
+from trainkit.data import sources
 from trainkit.nn import layers
 from trainkit.nn.layers import Container
 from trainkit.nn.losses import Loss
@@ -28,7 +29,7 @@ from trainkit.trainer.callback import Callback
 LAYERS = tuple(name for name, value in vars(layers).items() if isinstance(value, type) and value is not Container)
 LOSSES = ("BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "L1Loss", "MSELoss", "NLLLoss")
 OPTIMIZERS = ("SGD", "SignSGD", "Adam", "AdamW", "RMSprop", "Adagrad")
-DATA = ("disk", "idx", "npy", "csv")
+DATA = ("disk", "idx", "npy", "csv", "memory")
 
 _imported: dict[str, type] = {}  # by class name, from --import
 
@@ -56,7 +57,7 @@ def find(kind: str, name: str) -> Callable[..., Any]:
         if name in _own_callback_files():
             return own_callback(Path("callbacks") / f"{name}.py")
     elif name in names(kind):
-        return getattr(trainkit, name)
+        return getattr(sources if kind == "data" else trainkit, name)
     raise UserError(f"no {kind} {name!r}{near(name, names(kind))}")
 
 
@@ -81,6 +82,13 @@ def import_file(path: Path) -> None:
     """Run a user's file and allow its layers, losses, optimizers and callbacks by class name (--import)."""
     for cls in classes_of(_run(path)):
         _imported[cls.__name__] = cls
+
+
+def allow(cls: type) -> None:
+    """Allow a class of the user's by its name, as `import_file` does. Raises UserError for one of no kind that has a name."""
+    if not (isinstance(cls, type) and issubclass(cls, tuple(_BASES.values()))):
+        raise UserError(f"classes: {cls!r} is not a class of a layer, loss, optimizer or callback")
+    _imported[cls.__name__] = cls
 
 
 def classes_of(module: ModuleType) -> list[type]:

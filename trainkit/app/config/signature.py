@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from trainkit.core.errors import near
@@ -43,7 +44,7 @@ def signature(function: Callable[..., Any], hidden: Sequence[str] = ()) -> tuple
     target = function.__init__ if inspect.isclass(function) else function
     parameters = {n: p for n, p in inspect.signature(function).parameters.items() if n not in hidden}
     try:
-        hints = get_type_hints(target)
+        hints = get_type_hints(function if is_dataclass(function) else target)
     except NameError:
         hints = {}
     return parameters, hints

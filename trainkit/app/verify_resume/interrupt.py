@@ -18,8 +18,8 @@ from trainkit.app.cli import commands
 from trainkit.app.cli.main import parse, report_error
 from trainkit.callbacks import Checkpoint
 from trainkit.trainer.callback import Callback
-from trainkit.trainer.engines.select import Mode
-from trainkit.trainer.trainer import Trainer
+from trainkit.trainer.session import Session
+from trainkit.trainer.settings import Engine
 
 NEVER = ("step", "0", "0")  # a point that no run comes to
 NAME = "trainkit.interrupt"  # of the callback, as a user would not name one; it is in the interrupted run's checkpoints
@@ -28,11 +28,11 @@ NAME = "trainkit.interrupt"  # of the callback, as a user would not name one; it
 class Strike(Callback):
     """A signal at `step`, in a run of that mode, as the uninterrupted one was."""
 
-    def __init__(self, step: int, saved: int, mode: Mode) -> None:
+    def __init__(self, step: int, saved: int, mode: Engine) -> None:
         self.step, self.saved, self.mode = step, saved, mode
 
-    def setup(self, trainer: Trainer) -> None:
-        trainer.mode = self.mode
+    def setup(self, session: Session) -> None:
+        session.settings.engine = self.mode
 
     def next_step(self, step: int) -> int | None:
         return min((s for s in (self.saved, self.step) if s > step), default=None)
@@ -41,44 +41,44 @@ class Strike(Callback):
 class AtStep(Strike):
     """After the step, as if in it: a signal that comes inside one is heard at its end."""
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        if trainer.state.step == self.step:
+    def on_train_batch_end(self, session: Session) -> None:
+        if session.progress.step == self.step:
             signal.raise_signal(signal.SIGTERM)
 
 
 class AtEpochEnd(Strike):
     """Between an epoch's validation and its checkpoint."""
 
-    def on_train_epoch_end(self, trainer: Trainer) -> None:
-        if trainer.state.step == self.step:
+    def on_train_epoch_end(self, session: Session) -> None:
+        if session.progress.step == self.step:
             signal.raise_signal(signal.SIGTERM)
 
 
 class InValidation(Strike):
     """Inside a validation, which is left without a result."""
 
-    def on_fit_start(self, trainer: Trainer) -> None:
-        pause = trainer._pause
+    def on_fit_start(self, session: Session) -> None:
+        check = session.check_interrupt
 
         def strike() -> None:
-            if trainer.state.step == self.step and trainer.signal is None and not trainer.loop_ended:
+            if session.progress.step == self.step and session.signal is None and not session.loop_ended:
                 signal.raise_signal(signal.SIGTERM)
-            pause()
+            check()
 
-        trainer._pause = strike  # type: ignore[method-assign]  # it is called before each batch of an evaluation
+        session.check_interrupt = strike  # type: ignore[method-assign]  # it is called before each batch of an evaluation
 
 
 class InSave(Strike):
     """A save after the step `saved`; in another one after `step` a kill, when the temporary is written and not renamed yet."""
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        saver: Any = next(cb for cb in trainer.callbacks.values() if isinstance(cb, Checkpoint))
-        step = trainer.state.step
-        if step == self.saved and trainer.state.batch:
-            saver.save(trainer)
+    def on_checkpoint(self, session: Session) -> None:
+        saver: Any = next(cb for cb in session.callbacks.values() if isinstance(cb, Checkpoint))
+        step = session.progress.step
+        if step == self.saved and session.progress.batch:
+            saver.save(session)
         if step == self.step:
             with patch.object(os, "replace", kill):
-                saver.save(trainer)
+                saver.save(session)
 
 
 def kill(*_: object) -> None:
@@ -93,7 +93,7 @@ def main(words: list[str]) -> int:
     if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:  # inherited; the fit would leave its own signal ignored
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        return commands.fit(parse(rest), {NAME: PHASES[phase](int(step), int(saved), cast(Mode, mode))})
+        return commands.fit(parse(rest), {NAME: PHASES[phase](int(step), int(saved), cast(Engine, mode))})
     except Exception as error:
         return report_error(error)
 

@@ -33,7 +33,7 @@ from trainkit.core.diff import gaps, largest_first, same
 from trainkit.core.errors import UserError
 from trainkit.core.rng import stream
 from trainkit.core.terminal import tell
-from trainkit.trainer.capture import mode_of
+from trainkit.trainer.environment import engine_of
 
 from . import interrupt
 
@@ -143,7 +143,7 @@ class Ended:
     @property
     def mode(self) -> str:
         """eager, compile or graph: `trainer.mode: auto` chooses by the clock, and would not choose alike each time."""
-        return str(mode_of(self.last))
+        return str(engine_of(self.last))
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

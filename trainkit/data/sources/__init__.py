@@ -1,5 +1,7 @@
 """Where data comes from: one function per kind of source; each returns a Dataset."""
 
+from trainkit.data.source import memory as memory
+
 from .csv import csv as csv
 from .idx import idx as idx
 from .npy import npy as npy

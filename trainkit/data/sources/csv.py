@@ -15,6 +15,7 @@ from trainkit.core.rng import generator
 from trainkit.data.check import columns
 from trainkit.data.dataset import Dataset, Split, Targets, encode
 from trainkit.data.mapped import MappedRows
+from trainkit.data.source import source
 
 from . import arrow, csv_schema
 from .arrow import MISSING
@@ -30,6 +31,7 @@ class Rows:
     label: Tensor | None
 
 
+@source
 def csv(
     path: str,
     target: str,

@@ -17,6 +17,7 @@ from torch import Tensor
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import MOST_DIMS, Dataset, Split, Targets, encode, floating
 from trainkit.data.mapped import MappedRows, Rows
+from trainkit.data.source import source
 
 from .tensors import class_names
 
@@ -32,6 +33,7 @@ DTYPES = {
 DEFLATE = 1032  # deflate's best ratio: 258 bytes from 2 bits (zlib.net/zlib_tech.html)
 
 
+@source
 def idx(
     root: str,
     classes: list[str] | None = None,

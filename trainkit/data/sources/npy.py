@@ -15,6 +15,7 @@ from torch import Tensor
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import Dataset, Split, Targets, encode, floating
 from trainkit.data.mapped import MappedRows, Rows
+from trainkit.data.source import source
 
 from .tensors import class_names
 
@@ -23,6 +24,7 @@ REAL = "real numbers, such as np.stack([x.real, x.imag], -1)"
 CURE = "save its numbers with np.save(path, x)"
 
 
+@source
 def npy(
     train_x: str,
     train_t: str,

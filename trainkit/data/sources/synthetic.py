@@ -10,10 +10,12 @@ import torch
 from trainkit.core.errors import UserError
 from trainkit.core.rng import generator
 from trainkit.data.dataset import Dataset, Split, Targets, encode
+from trainkit.data.source import source
 
 BALANCED = 1 / math.sqrt(2 * math.pi)  # pi r^2 = 1/2: half the points inside
 
 
+@source
 def disk(
     train: int = 1000,
     test: int = 1000,

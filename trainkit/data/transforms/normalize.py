@@ -28,6 +28,11 @@ class Normalizer:
         self.mean, self.std, self.fill = mean, std, fill
 
     @classmethod
+    def identity(cls) -> Normalizer:
+        """x -> x."""
+        return cls(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64), None)
+
+    @classmethod
     def fit(cls, data: Dataset, span: Range | None = None) -> Normalizer:
         """The statistics of `data.train`, whose range is `span` (found here where it is None and of use).
 

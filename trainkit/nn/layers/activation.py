@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError
 from trainkit.nn import kernels
-from trainkit.nn.module import Module
+from trainkit.nn.module import Module, Value
 
 
 class Identity(Module):
@@ -22,6 +22,9 @@ class Identity(Module):
 
     def bwd(self, saved: None, dy: Tensor) -> Tensor:
         return dy
+
+    def flops(self, x: Value) -> int:
+        return 0
 
 
 class ReLU(Module):

@@ -160,6 +160,9 @@ class FanOut(Module):
             dx = dx + d
         return dx
 
+    def flops(self, x: Value) -> int:
+        return 0  # no arithmetic
+
     def extra(self) -> str:
         return str(self.copies)
 
@@ -207,6 +210,9 @@ class Concat(Module):
     def needs(self) -> str:
         return f"a tuple of tensors that differ along axis {self.dim} only"
 
+    def flops(self, x: Value) -> int:
+        return 0  # no arithmetic
+
     def extra(self) -> str:
         return f"dim={self.dim}"
 
@@ -223,6 +229,9 @@ class Flatten(Module):
 
     def bwd(self, shape: torch.Size, dy: Tensor) -> Tensor:
         return dy.reshape(shape)
+
+    def flops(self, x: Value) -> int:
+        return 0  # no arithmetic
 
     def extra(self) -> str:
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"

@@ -75,6 +75,10 @@ class Linear(Module):
         """(..., features) as (n, features), behind the replica axis."""
         return x.reshape(*x.shape[: self.lead], -1, x.shape[-1])
 
+    def flops(self, x: Tensor) -> int:
+        """A multiplication and an addition per weight and row."""
+        return 2 * self.out_features * x.numel()
+
     def needs(self) -> str:
         return f"({'r, ' * self.lead}n, {self.in_features})"
 

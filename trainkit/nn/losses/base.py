@@ -8,11 +8,12 @@ from typing import Any, Literal, Self
 from torch import Tensor
 
 from trainkit.core.errors import UserError, near
+from trainkit.core.recorded import Recorded
 
 Reduction = Literal["mean", "sum"]
 
 
-class Loss:
+class Loss(Recorded):
     """A loss with a hand-written derivative: `value, saved = fwd(y, t)`, `dy = bwd(saved)`.
 
     A subclass obeys `self.reduction`, through `reduce` and `reduction_factor` or by itself: with sum, value and dy are those

@@ -1,4 +1,4 @@
-"""Passes in bfloat16 over parameters that stay wide: `trainer.precision: bf16`.
+"""Passes in bfloat16 over parameters that stay wide: `session.settings.precision: bf16`.
 
 bfloat16 has the range of float32 and 8 of its 24 binary digits: enough for activations and their gradients, and half their
 memory; too few for a parameter, in which a step of less than a 512th of it would be lost.

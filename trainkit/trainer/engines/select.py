@@ -1,7 +1,7 @@
 """How the steps of an epoch run: one by one from Python, or many in a call.
 
-`trainer.mode`: eager; compile, after some ten seconds of compiling; auto, compile where timed eager steps say that it is worth
-that; graph, replays of one step on a CUDA device. What cannot be compiled or captured runs eagerly, and one line says why.
+`trainer.engine`: eager; compile, after some ten seconds of compiling; auto, compile where timed eager steps say that it pays;
+graph, replays of one step on a CUDA device. What cannot be compiled or captured runs eagerly, and one line says why.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from trainkit.trainer.replay import undoing
 from .step import Passes, clipping, differentiation, training_step
 
 if TYPE_CHECKING:
-    from trainkit.trainer.trainer import Trainer
+    from trainkit.trainer.session import Session
 
     from .multi_step import Many
 
-Mode = Literal["eager", "compile", "graph", "auto"]
 Call = tuple[Tensor, int, int]  # losses of some steps, (steps,) or (steps, r) and alike; how many steps; samples of each
 
 # `auto` compiles where SAVED * (dispatch of the steps left) > COMPILE. All three are measured: docs/decisions.md.
@@ -35,31 +34,31 @@ DOMINANT = 0.5  # the share of a step that dispatch must have: where products do
 SMALLEST = 2  # samples of half a batch: a smaller one says nothing of its arithmetic
 
 
-class Steps:
-    """The steps of a fit. `epoch` runs those of an epoch; `mode` tells how."""
+class StepEngine:
+    """The steps of a fit. `epoch` runs those of an epoch; `kind` is how."""
 
-    def __init__(self, trainer: Trainer, mode: Mode) -> None:
-        limits = trainer.clip_norm, trainer.clip_value
-        self.trainer, self.optimizer, self.part, self.size = trainer, trainer.optimizer, trainer.data.train, trainer.step_size
-        self.net: Passes = trainer.net if trainer.precision == "full" else _in_bfloat16(trainer)
-        self.step = training_step(self.net, trainer.loss, trainer.optimizer, trainer.accumulate, *limits)
-        self.mode: Literal["eager", "compile", "graph"] = "eager"
+    def __init__(self, session: Session, engine: str) -> None:
+        limits = session.settings.clip_norm, session.settings.clip_value
+        self.session, self.optimizer, self.part, self.size = session, session.optimizer, session.data.train, session.step_size
+        self.net: Passes = session.net if session.settings.precision == "full" else _in_bfloat16(session)
+        self.step = training_step(self.net, session.loss, session.optimizer, session.settings.accumulate, *limits)
+        self.kind: Literal["eager", "compile", "graph"] = "eager"
         self.many: Many | None = None
-        left = steps_left(trainer)
-        if mode == "eager" or left == 0:
+        left = session.steps_left
+        if engine == "eager" or left == 0:
             return
         try:
-            refuse(trainer, mode)
-            if mode == "auto" and not self._worth_while(left):
+            refuse(session, engine)
+            if engine == "auto" and not self._worth_while(left):
                 return
-            chosen: Literal["compile", "graph"] = "graph" if mode == "graph" else "compile"
+            chosen: Literal["compile", "graph"] = "graph" if engine == "graph" else "compile"
             self.many = self._together(chosen)
-            self.mode = chosen
+            self.kind = chosen
         except Exception as error:  # whatever a compiler, or a module that cannot be traced, comes up with
-            say(f"{mode}: eager, since {reason(error, 'capturing' if mode == 'graph' else 'compiling')}")
+            say(f"{engine}: eager, since {reason(error, 'capturing' if engine == 'graph' else 'compiling')}")
 
     def epoch(self, order: Tensor, first: int) -> Iterator[Call]:
-        """The steps of an epoch from number `first` on: one by one, or as many in a call as the trainer looks ahead."""
+        """The steps of an epoch from number `first` on: one by one, or as many in a call as the session looks ahead."""
         axis, step = order.dim() - 1, self.step
         if self.many is not None:
             full = order.shape[axis] // self.size
@@ -67,7 +66,7 @@ class Steps:
                 yield step(*next(batches(self.part, order, self.size))).unsqueeze(0), 1, self.size
                 first = 1
             while first < full:
-                n = self.many.fitting(min(full - first, self.trainer.ahead()))
+                n = self.many.fitting(min(full - first, self.session.steps_until_next_event()))
                 yield self.many(order, first, n), n, self.size
                 first += n
             if first * self.size == order.shape[axis]:  # no odd batch at the end
@@ -82,15 +81,15 @@ class Steps:
         """The losses of calls, (steps,) or (steps, r)."""
         return torch.stack(losses) if self.many is None else torch.cat(losses)
 
-    def _together(self, mode: Literal["compile", "graph"]) -> Many:
+    def _together(self, engine: Literal["compile", "graph"]) -> Many:
         from . import compiled, cuda_graph
 
-        kind = compiled.Compiled if mode == "compile" else cuda_graph.Graphed
-        t = self.trainer
-        gradient = differentiation(self.net, t.loss, t.accumulate)
+        kind = compiled.Compiled if engine == "compile" else cuda_graph.Graphed
+        t = self.session
+        gradient = differentiation(self.net, t.loss, t.settings.accumulate)
 
         def clip() -> Callable[[], None] | None:
-            return clipping(t.optimizer, t.net.lead, t.clip_norm, t.clip_value)
+            return clipping(t.optimizer, t.net.lead, t.settings.clip_norm, t.settings.clip_value)
 
         return kind(t.net, t.optimizer, gradient, clip, self.part, self.size)
 
@@ -109,9 +108,9 @@ class Steps:
 
         A step of n samples takes a + b n. Compiling saves the share SAVED of `a`, which is Python and the dispatch of kernels;
         b n is their arithmetic: the same products and convolutions, compiled or not. a = 2 time(n / 2) - time(n)."""
-        x, t = next(batches(self.part, self.trainer.order(0), self.size))
-        lead, half = self.trainer.net.lead, self.size // 2
-        back = undoing(self.trainer.net, self.optimizer)
+        x, t = next(batches(self.part, self.session.order(0), self.size))
+        lead, half = self.session.net.lead, self.size // 2
+        back = undoing(self.session.net, self.optimizer)
         try:
             whole = a = seconds(lambda: self.step(x, t).tolist())  # which waits for a CUDA device
             if half >= SMALLEST and SAVED * left * whole > COMPILE:  # else there is no need to look closer
@@ -122,27 +121,22 @@ class Steps:
         return SAVED * left * a if a >= DOMINANT * whole else 0.0
 
 
-def _in_bfloat16(trainer: Trainer) -> Passes:
+def _in_bfloat16(session: Session) -> Passes:
     """The net with passes in bfloat16; says so where the processor is slow at them."""
     from .bf16 import InBfloat16, slowdown
 
-    if trainer.device.type == "cpu" and (times := slowdown()) > 1:
+    if session.device.type == "cpu" and (times := slowdown()) > 1:
         terminal.say(f"trainer.precision bf16: a product takes {times:.1f} times as long as in float32 on this processor")
-    return InBfloat16(trainer.net)
+    return InBfloat16(session.net)
 
 
-def steps_left(trainer: Trainer) -> int:
-    left = max(0, trainer.max_epochs - trainer.state.epoch) * trainer.steps_per_epoch - trainer.state.batch
-    return left if trainer.max_steps is None else max(0, min(left, trainer.max_steps - trainer.state.step))
-
-
-def refuse(trainer: Trainer, mode: Mode) -> None:
+def refuse(session: Session, engine: str) -> None:
     """Raise UserError where a step can be neither compiled nor captured, by what is known beforehand."""
-    if not trainer.optimizer.holds_gradient:
+    if not session.optimizer.holds_gradient:
         raise UserError("SGD with into_momentum has no gradient of its own, by which such a step is checked")
-    if not isinstance(trainer.data.train.x, Tensor):
+    if not isinstance(session.data.train.x, Tensor):
         raise UserError("the data is streamed from its file")
-    if trainer.precision == "bf16" and mode != "graph":
+    if session.settings.precision == "bf16" and engine != "graph":
         raise UserError("compiled code does not round to bfloat16 where the passes of trainer.precision=bf16 do")
 
 
@@ -169,4 +163,4 @@ def seconds(call: Callable[[], Any]) -> float:
 
 def say(line: str) -> None:
     """Tell the user on stderr, as the bar does."""
-    terminal.say(f"trainer.mode {line}")
+    terminal.say(f"trainer.engine {line}")

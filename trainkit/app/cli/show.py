@@ -1,0 +1,55 @@
+"""`show`: what a configuration amounts to, in tables of text."""
+
+from __future__ import annotations
+
+import math
+
+from trainkit.app.config.build import Parts
+from trainkit.trainer.session import Session
+
+
+def outline(parts: Parts, session: Session) -> str:
+    """Data, loss, optimizer, hooks, and the learning rate over the run."""
+    data = session.data
+    sizes = ", ".join(
+        f"{n} {len(p)}" for n, p in (("train", data.train), ("val", data.val), ("test", data.test)) if p is not None
+    )
+    length = f"{session.steps_per_epoch} steps an epoch, {session.settings.max_epochs} epochs"
+    lines = [
+        "",
+        f"data: {sizes}; {length} on {session.device.type} in {str(session.dtype).removeprefix('torch.')}",
+        f"loss: {parts.loss}; optimizer: {session.optimizer}",
+        "",
+        "hooks, in the order of a run:",
+        session.show_hooks(),
+    ]
+    scheduler = next((cb for cb in parts.callbacks.values() if hasattr(cb, "curve")), None)
+    if scheduler is not None and session.settings.max_epochs * session.steps_per_epoch > MOST_STEPS:
+        lines += ["", f"learning rate over the run: not drawn, it has over {MOST_STEPS:,} steps"]
+    elif scheduler is not None:
+        rates = scheduler.curve(session.optimizer.configured[0], session.settings.max_epochs, session.steps_per_epoch)
+        lines += ["", "learning rate over the run:", curve(rates)]
+    return "\n".join(lines)
+
+
+MOST_STEPS = 200_000  # whose rates are computed one by one to be drawn
+
+
+def curve(values: list[float], width: int = 60, height: int = 8) -> str:
+    """A plot in text: the mean of each stretch of steps, a column each."""
+    if not values:
+        return "  (no steps)"
+    if not all(map(math.isfinite, values)):
+        return f"  (not finite from step {[*map(math.isfinite, values)].index(False) + 1} on)"
+    columns = min(width, len(values))
+    means = [
+        sum(v) / len(v) for v in (values[i * len(values) // columns : (i + 1) * len(values) // columns] for i in range(columns))
+    ]
+    top, low = max(means), min(means)
+    span = top - low or 1.0
+    levels = [round((m - low) / span * (height - 1)) for m in means]
+    lines = []
+    for h in range(height - 1, -1, -1):
+        label = f"{top:.3g}" if h == height - 1 else f"{low:.3g}" if h == 0 else ""
+        lines.append(f"  {label:>9} |{''.join('*' if level == h else ' ' for level in levels)}")
+    return "\n".join([*lines, f"  {'':>9} +{'-' * columns} {len(values)} steps"])

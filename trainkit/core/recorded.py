@@ -1,0 +1,56 @@
+"""Objects that know the arguments they were made with, so that a run from Python can be written down as a configuration."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from .errors import UserError
+
+PLAIN = (str, int, float, bool, type(None))
+
+
+class Recorded:
+    """Base of modules, losses, optimizers and callbacks: `_given` holds the arguments of the constructor."""
+
+    _given: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        made = super().__new__(cls)
+        made._given = (args, kwargs)
+        return made
+
+
+def arguments(made: Recorded, without: Sequence[str] = ()) -> dict[str, Any]:
+    """The arguments of an object that differ from the defaults, by name, as plain values.
+
+    Raises UserError for an argument that a file cannot hold: a function, a tensor, another object.
+    """
+    args, kwargs = made._given
+    bound = inspect.signature(type(made)).bind(*args, **kwargs)
+    found: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        parameter = bound.signature.parameters[name]
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found |= value
+        elif name not in without and not _same(value, parameter.default):
+            found[name] = value
+    return {name: plain(value, f"{type(made).__name__}.{name}") for name, value in found.items()}
+
+
+def plain(value: Any, place: str) -> Any:
+    """The value as lists, dicts and plain numbers or texts. Raises UserError where it is something else."""
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): plain(v, f"{place}.{k}") for k, v in value.items()}
+    if isinstance(value, (list, tuple, range)):
+        return [plain(v, f"{place}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, PLAIN):  # an enumeration, a numpy number that is a Python one
+        return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
+    raise UserError(f"{place} is a {type(value).__name__}, which a file cannot hold")
+
+
+def _same(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and type(value) in PLAIN and bool(value == default)

@@ -1,0 +1,44 @@
+"""Plain values as YAML text, for a configuration that is written from Python objects."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+TRAPS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # YAML reads them as something else
+
+
+def to_yaml(value: Mapping[str, Any]) -> str:
+    """A mapping with a line per key; the mappings and lists in it likewise, what is deeper in one line."""
+    lines = []
+    for key, v in value.items():
+        if isinstance(v, Mapping) and v:
+            lines += [f"{_text(key)}:", *(f"  {_text(k)}: {_inline(x)}" for k, x in v.items())]
+        elif isinstance(v, list) and any(isinstance(x, (list, Mapping)) for x in v):
+            lines += [f"{_text(key)}:", *(f"  - {_inline(x)}" for x in v)]
+        else:
+            lines.append(f"{_text(key)}: {_inline(v)}")
+    return "\n".join(lines) + "\n"
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_text(k)}: {_inline(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+        text = repr(value)
+        return text if "e" not in text or "." in text else text.replace("e", ".0e")  # 1e-05 would be text in YAML
+    return _text(value) if isinstance(value, str) else str(value)
+
+
+def _text(text: str) -> str:
+    return text if WORD.fullmatch(text) and text.lower() not in TRAPS else json.dumps(text)

@@ -1,0 +1,43 @@
+"""The objects that a fit receives, checked: each wrong kind has one clear error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainkit.core.errors import UserError
+from trainkit.core.validation import shown
+from trainkit.data.dataset import Dataset
+from trainkit.nn.losses import Loss
+from trainkit.nn.module import Module
+from trainkit.optim.optimizer import Optimizer
+
+WANTED: dict[str, tuple[type, str]] = {
+    "net": (Module, "a trainkit module: Sequential(Linear(2, 25), ReLU(), Linear(25, 2))"),
+    "loss": (Loss, "a trainkit loss: CrossEntropyLoss()"),
+    "optimizer": (Optimizer, "a trainkit optimizer: SGD(net.param(), lr=0.1)"),
+    "data": (Dataset, "a Dataset: tensors(x, t), csv('data.csv', target='class')"),
+}
+
+
+def check_objects(net: Any, loss: Any, optimizer: Any, data: Any) -> None:
+    """Raise UserError where an argument of `fit` is of another kind, or where the optimizer is another net's."""
+    for name, value in (("net", net), ("loss", loss), ("optimizer", optimizer), ("data", data)):
+        kind, wanted = WANTED[name]
+        if not isinstance(value, kind):
+            raise UserError(f"{name}: is {described(value)}; give {wanted}")
+    own = {id(p) for p, _ in net.param()}
+    if any(id(p) not in own for p, _ in optimizer.pairs):
+        name = type(optimizer).__name__
+        raise UserError(f"optimizer: holds parameters that are not this net's; make it of this net, {name}(net.param(), ...)")
+
+
+def described(value: Any) -> str:
+    """What a value is, in words: `the class SGD`, `a DataLoader of torch`, `'text'`."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}, not an object of it"
+    library = type(value).__module__.partition(".")[0]
+    if library in ("torch", "numpy", "pandas", "lightning", "pytorch_lightning", "keras"):
+        return f"a {type(value).__name__} of {library}"
+    if isinstance(value, (str, int, float, type(None))):
+        return shown(value)
+    return f"a {type(value).__name__}"

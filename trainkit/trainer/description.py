@@ -1,0 +1,64 @@
+"""The configuration of a fit that was set up in Python: what `trainkit.load` builds the run from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from trainkit.core.errors import UserError
+from trainkit.core.recorded import Recorded, arguments
+from trainkit.core.yaml_text import to_yaml
+from trainkit.data.dataset import Dataset
+from trainkit.nn.layers.container import Container, Sequential
+from trainkit.nn.losses import Loss
+from trainkit.nn.module import Module
+from trainkit.optim.optimizer import Optimizer
+
+from .callback import Callback, snake
+from .settings import Settings
+
+
+def configuration(
+    settings: Settings, net: Module, loss: Loss, optimizer: Optimizer, data: Dataset, callbacks: Mapping[str, Callback]
+) -> tuple[str, list[str]]:
+    """The configuration as text, and a line for each part that a file cannot hold and that is left out of it."""
+    left_out: list[str] = []
+
+    def attempt(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except UserError as error:
+            left_out.append(str(error))
+            return None
+
+    changed = settings.changed()
+    described: dict[str, Any] = {
+        "seed": changed.pop("seed", 0),
+        "data": dict(data.source),
+        "model": attempt(lambda: _layers(net)),
+        "loss": attempt(lambda: _named(loss)),
+        "optimizer": attempt(lambda: _named(optimizer, ("params",))),
+        "trainer": changed,
+        "callbacks": {
+            name: made if name == snake(type(cb).__name__) else {type(cb).__name__: made}
+            for name, cb in callbacks.items()
+            if (made := attempt(partial(arguments, cb))) is not None
+        },
+    }
+    return to_yaml({key: value for key, value in described.items() if value is not None}), left_out
+
+
+def _layers(net: Module) -> list[Any]:
+    if type(net) is not Sequential:
+        raise UserError(f"net is a {type(net).__name__}, where a configuration has a Sequential of layers")
+    return [_named(m) for m in net.layers]
+
+
+def _named(made: Recorded, without: tuple[str, ...] = ()) -> Any:
+    """`ReLU`, or `{Linear: {in_features: 2, out_features: 25}}`; a container's modules as a list."""
+    name = type(made).__name__
+    if isinstance(made, Container):
+        return {name: [_named(m) for m in made.layers]}
+    given = arguments(made, without)
+    return {name: given} if given else name

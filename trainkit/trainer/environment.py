@@ -1,0 +1,52 @@
+"""What the bits of a run may depend on beside its state: versions, threads, device, dtype, engine."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trainkit import __version__
+
+from . import threads
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+def versions() -> dict[str, str]:
+    return {"trainkit": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def environment(session: Session) -> dict[str, Any]:
+    """The environment of a running session, as a checkpoint holds it."""
+    return {
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "device": session.device.type,
+        "dtype": str(session.dtype).removeprefix("torch."),
+        "mode": session.running,
+    }
+
+
+def differences(session: Session, content: dict[str, Any]) -> list[str]:
+    """What differs between the environment that a checkpoint was made in and that of a session before its first step."""
+    then = {"mode": "eager", **content["environment"]}
+    now = {**environment(session), "mode": resumed_engine(session.settings.engine, content)}
+    now["threads"] = threads.chosen(session, content)
+    return [
+        f"{'engine' if key == 'mode' else key}: {then.get(key)} then, {now[key]} now"
+        for key in now
+        if then.get(key) != now[key]
+    ]
+
+
+def resumed_engine(configured: str, content: dict[str, Any]) -> Any:
+    """The engine of a resumed run: the configured one; auto continues with what it chose then."""
+    return engine_of(content) if configured == "auto" else configured
+
+
+def engine_of(content: dict[str, Any]) -> Any:
+    """eager, compile or graph: what took the checkpoint's steps."""
+    return content["environment"].get("mode", "eager")

@@ -1,0 +1,147 @@
+"""The loop over epochs and steps, from where the session's progress is. `Trainer.fit` shows it as pseudocode."""
+
+from __future__ import annotations
+
+import math
+
+from trainkit.core.errors import UserErrors
+from trainkit.data.dataset import Split
+
+from . import signals
+from .callback import known_metrics, missing
+from .progress import StopReason
+from .session import Session
+
+
+def train(session: Session) -> None:
+    """Take the steps up to the end of the run: the limits of the settings, a callback that stops it, or a signal."""
+    progress, settings = session.progress, session.settings
+    after_step, save = session.hooks["on_train_batch_end"], session.hooks["on_checkpoint"]
+    every, inside = settings.log_every_n_steps, session.validate_every_n_steps
+    engine = session.engine
+    assert engine is not None
+    if progress.validation_pending:
+        _validate_inside(session)
+        session.call("on_checkpoint")
+        session.metrics.updated.clear()
+    if progress.batch == session.steps_per_epoch and session.signal is None:
+        _end_epoch(session)
+    while not _ended(session):
+        if progress.batch == 0:
+            session.begin_epoch()
+        last = session.steps_per_epoch
+        for losses, steps, samples in engine.epoch(session.order(progress.epoch), progress.batch):
+            session.record_steps(losses, steps, samples)
+            for hook in after_step:
+                hook()
+            if progress.step % every == 0 or progress.step == 1 or progress.batch == last:
+                session.fetch_losses()
+            if inside and progress.step % inside == 0 and not (progress.batch == last and _validates(session)):
+                _validate_inside(session)
+            if session.stopping or progress.step == settings.max_steps:
+                session.fetch_losses()  # the last step's, for the records
+            for hook in save:
+                hook()
+            if session.metrics.updated:
+                session.metrics.updated.clear()
+            if session.signal is not None or session.stopping or progress.step == settings.max_steps:
+                break
+        if session.signal is not None:
+            break
+        if progress.batch == last:
+            _end_epoch(session)
+
+
+def finish(session: Session) -> None:
+    """Evaluate the training and test splits, unless a signal ended the run."""
+    if session.signal is not None:
+        name = signals.name(session.signal)
+        session.stopping = StopReason(name, f"stopped by {name}; continue with --resume")
+        return
+    session.call("on_train_end")
+    if any(session.progress.samples) and "train/loss" not in session.metrics:
+        session.metrics["train/loss"] = session.mean_loss()  # the run ended inside its first epoch
+    try:
+        final = session.evaluate(session.data.train)
+        if "error" in final:
+            session.log("train/error", final["error"])
+        if session.data.test is not None:
+            session.evaluate_and_log("test", session.data.test)
+        if session.params_replaced and session.data.val is not None:  # the summary is of the parameters that the run ends with
+            session.metrics.update({f"val/{name}": values for name, values in session.evaluate(session.data.val).items()})
+    except signals.Interrupted:
+        finish(session)
+        return
+    session.call("on_test_end")
+    session.metrics.updated.clear()
+
+
+def _ended(session: Session) -> bool:
+    if session.signal is not None or session.stopping:
+        return True
+    progress, settings = session.progress, session.settings
+    if progress.epoch >= settings.max_epochs:
+        session.stopping = StopReason("max_epochs", f"{progress.epoch} epochs are complete")
+    elif settings.max_steps is not None and progress.step >= settings.max_steps:
+        session.stopping = StopReason("max_steps", f"{progress.step} steps were taken")
+    return session.stopping is not None
+
+
+def _end_epoch(session: Session) -> None:
+    """Metrics, decisions, records and last the checkpoint of the epoch whose steps are all taken."""
+    progress = session.progress
+    session.fetch_losses()
+    if session.data.val is not None and _validates(session) and not _validated(session, session.data.val):
+        return  # interrupted: the resumed run begins here again
+    session.log("train/loss", session.mean_loss())
+    if progress.first_nonfinite_epoch is None and not all(map(math.isfinite, session.metrics["train/loss"])):
+        progress.first_nonfinite_epoch = session.epochs_done
+    session.log("lr", progress.lr)
+    session.call("on_train_epoch_end")
+    _publish(session)
+    values = {
+        name: v[0] if len(v) == 1 else v for name, v in sorted(session.metrics.items()) if name in session.metrics.updated
+    }
+    session.history.append({"epoch": session.epochs_done, "step": progress.step, **values})
+    progress.epoch, progress.batch = progress.epoch + 1, 0
+    session.call("on_checkpoint")
+    session.metrics.updated.clear()
+
+
+def _publish(session: Session) -> None:
+    """New metrics to callbacks that decide, then to those that write. Ends the run if a monitored metric does not exist."""
+    session.call("on_metrics")
+    session.call("on_log")
+    if "train/loss" not in session.metrics:
+        return  # no epoch is complete yet
+    awaited = session.data.val is not None and not any(m.startswith("val/") for m in session.metrics)
+    known = {*session.metrics, *known_metrics(session)}
+    if lines := [line for m, line in missing(session, known) if not (awaited and m.startswith("val/"))]:
+        session.failed = UserErrors(f"{line}; the run ends after step {session.progress.step}" for line in lines)
+        session.metrics.updated.clear()  # nothing is ranked by a metric that does not exist
+        session.stop("error", str(session.failed), force=True)
+
+
+def _validates(session: Session) -> bool:
+    """Whether a validation is due at the end of this epoch."""
+    return (session.progress.epoch + 1) % session.validate_every_n_epochs == 0
+
+
+def _validate_inside(session: Session) -> None:
+    session.fetch_losses(log=False)  # check the losses for NaN before the validation uses this net
+    if session.rolled_back:
+        return
+    session.progress.validation_pending = True
+    if session.data.val is not None and _validated(session, session.data.val):
+        session.progress.validation_pending = False
+        _publish(session)
+
+
+def _validated(session: Session, split: Split) -> bool:
+    """Validate; False where a signal interrupted it."""
+    try:
+        session.evaluate_and_log("val", split)
+    except signals.Interrupted:
+        return False
+    session.call("on_validation_end")
+    return True

@@ -1,0 +1,57 @@
+"""Whether the data of a resumed or evaluated run is that of its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainkit.core import terminal
+from trainkit.core.errors import MOST, UserError
+from trainkit.core.validation import shown
+from trainkit.data.check import PARTS
+from trainkit.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+def check_data(content: dict[str, Any], data: Dataset) -> None:
+    """Refuse data with other classes than the checkpoint's: its outputs would be read as something else."""
+    had, has = content["data"]["classes"], data.classes
+    if had != (None if has is None else list(has)):
+        raise UserError(f"data: the checkpoint's classes are {listed(had)}, the data's {listed(has)}; keep the data")
+
+
+def changed(session: Session, content: dict[str, Any], keys: Sequence[str] = ("x", "t")) -> list[str]:
+    """The parts of the data whose numbers are not those that the checkpoint's run had, or that it did not have."""
+    then, now = content["data"]["fingerprints"], session.fingerprints
+    return [name for name in PARTS if any(now.get(f"{name}.{key}") != then.get(f"{name}.{key}") for key in keys)]
+
+
+def check_same(session: Session, content: dict[str, Any]) -> None:
+    """Refuse data of which samples may have moved from the training part to another; say in a line which part has changed.
+
+    A training part that has changed alone is taken, inside an epoch too: a row may have been mended after a NaN.
+    """
+    other = changed(session, content, ["x"])
+    held = [PARTS[name] for name in other if name != "train" and name in session.data.parts()]
+    if "train" in other and held:
+        raise UserError(
+            f"data: the training and the {' and '.join(held)} part have changed since the checkpoint"
+            f" (or data.scale was changed), so the {' and '.join(held)} part may hold rows that were trained on;"
+            " keep the data as it was, or start a new run"
+        )
+    say_changed(session, content, PARTS)
+
+
+def say_changed(session: Session, content: dict[str, Any], names: Iterable[str]) -> None:
+    """A line on stderr for each of the parts `names` that has changed since the checkpoint."""
+    for name in changed(session, content):
+        if name in names:
+            why = "other numbers, rows or order, or data.scale was changed"
+            terminal.say(f"data: the {PARTS[name]} part has changed since the checkpoint ({why})")
+
+
+def listed(classes: Sequence[str] | None) -> str:
+    names = [shown(c, "") for c in classes or ()]
+    return ", ".join(names[:MOST]) + (f", and {len(names) - MOST} more" if len(names) > MOST else "") or "none"

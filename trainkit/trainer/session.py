@@ -1,0 +1,299 @@
+"""A session: what one fit holds, and what its callbacks may do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trainkit.core.errors import UserError
+from trainkit.data.dataset import Dataset, Split
+from trainkit.data.loader import epoch_permutation
+from trainkit.data.transforms.normalize import Normalizer
+from trainkit.metrics.log import MetricLog
+from trainkit.nn.losses import Loss
+from trainkit.nn.module import Module
+from trainkit.optim.optimizer import Optimizer
+
+from . import capture
+from .callback import HOOKS, Callback, collect_hooks, overrides
+from .device import find_device
+from .evaluation import PASS, Metrics, evaluate, predict_rows
+from .progress import Progress, StopReason
+from .run_folder import RunFolder
+from .settings import Settings
+from .signals import Interrupted
+
+if TYPE_CHECKING:
+    from .engines.select import StepEngine
+
+EACH_STEP = ("on_train_batch_end", "on_checkpoint")
+
+
+class Session:
+    """What one fit holds. Every hook of a callback receives it.
+
+    settings: the trainer's. device, dtype, seeds (one per replica), replicas: what they amount to.
+    net, loss, optimizer: what is trained. data: its splits; after `on_fit_start` scaled and on the device.
+    normalizer: how inputs are scaled. generators: of the passes (Dropout's masks), one per replica.
+    progress: where the run is. metrics: the latest values. run: the run's folder, or None. config: its configuration as text.
+    engine: what takes the steps, once the fit has begun.
+
+    A session ends with its fit, and can then be pickled; its trainer keeps it, to test, to predict and to be saved.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        net: Module,
+        loss: Loss,
+        optimizer: Optimizer,
+        data: Dataset,
+        callbacks: Mapping[str, Callback] | None = None,
+        run: RunFolder | None = None,
+        config: str = "",
+    ) -> None:
+        self.settings = settings
+        self.device, self.dtype = find_device(settings.device), getattr(torch, settings.dtype)
+        self.replicas, self.seeds = settings.replicas, settings.replica_seeds()
+        self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
+        self.callbacks = dict(callbacks or {})
+        self.run, self.config = run, config
+        self.normalizer = Normalizer.identity()
+        self.fingerprints: dict[str, str] = {}  # of the splits before they are scaled (see `data/fingerprint.py`)
+        self.generators: tuple[torch.Generator, ...] = ()
+        self.progress, self.metrics = Progress(), MetricLog()
+        self.history: list[dict[str, Any]] = []
+        self.engine: StepEngine | None = None
+        self.running: str = settings.engine  # eager, compile or graph, once the fit has begun
+        self.validate_every_n_epochs: int = 1  # ValidationSplit sets these two
+        self.validate_every_n_steps: int | None = None
+        self.stopping: StopReason | None = None
+        self.loop_ended = False
+        self.params_replaced = False  # set by a callback that changes the parameters after the last step
+        self.rolled_back = False  # set by a callback that restores an earlier step: the loop ends there
+        self.going_back = False  # the fit resumes an earlier state than the folder's last.pt, which the next save replaces
+        self.failed: UserError | None = None  # raised at the end of the fit, when its state is saved
+        self.signal: int | None = None
+        self._losses: list[Tensor] = []  # of the steps since they were fetched, on the device
+        self._counts: list[tuple[int, int]] = []  # for each: of how many steps, of how many samples each
+        self._rates: list[float] = []
+        self._connect()
+
+    def _connect(self) -> None:
+        """Collect the hooks: those that no callback overrides cost nothing."""
+        self.hooks = collect_hooks(self, self.callbacks.values())
+        asked = [cb for cb in self.callbacks.values() if any(overrides(cb, hook) for hook in EACH_STEP)]
+        self.next_steps: list[Callable[[int], int | None]] = [cb.next_step for cb in asked]
+
+    # -- the learning rate -----------------------------------------------------------------------------------------------
+
+    @property
+    def lr(self) -> list[float]:
+        """The learning rates in use, one per replica."""
+        return self._rates
+
+    def set_lr(self, rates: Sequence[float]) -> None:
+        """Set the learning rate of each replica from the next step on. A replica that has stopped keeps 0."""
+        self._rates = list(rates)
+        used = [rate if active else 0.0 for rate, active in zip(rates, self.progress.active, strict=True)]
+        self.optimizer.set_lr(used if len(set(used)) > 1 else used[0])
+
+    # -- metrics ---------------------------------------------------------------------------------------------------------
+
+    def log(self, name: str, value: float | Sequence[float]) -> None:
+        """Set a metric: one number, or one per replica. A replica that has stopped keeps its value."""
+        self.metrics.log(name, value, self.progress.active)
+
+    def evaluate(self, split: Split) -> Metrics:
+        """Loss and error of the net as it is, on a split that is scaled and on the device."""
+        size = max(self.settings.batch_size or len(split), PASS)
+        return evaluate(self.net, self.loss, self.data, split, size, self.replicas, self.check_interrupt)
+
+    def evaluate_and_log(self, name: str, split: Split) -> None:
+        """Evaluate the net on `split` and log `name/loss` and `name/error`."""
+        for metric, values in self.evaluate(split).items():
+            self.log(f"{name}/{metric}", values)
+
+    def evaluate_part(self, name: str, data: Dataset | None = None) -> Metrics:
+        """Loss and error on the session's val or test split, or on that of `data`, which is not scaled.
+
+        Raises UserError where there is no such split.
+        """
+        split: Split | None = getattr(self.data if data is None else data, name)
+        if split is None:
+            cure = "train with ValidationSplit()" if name == "val" else "give data with a test part"
+            raise UserError(f"data: has no {name} part; {cure}")
+        if data is not None:
+            split = self.normalizer.apply(split, self.dtype).to(self.device, self.dtype)
+        return self.evaluate(split)
+
+    def predict(self, x: Any) -> Tensor:
+        """Outputs for inputs in the data's own units; see `Trainer.predict`."""
+        features = tuple(self.data.train.x.shape[1:])
+        return predict_rows(self.net, self.normalizer, x, features, self.dtype, self.replicas)
+
+    # -- the end of the run ----------------------------------------------------------------------------------------------
+
+    @property
+    def can_stop(self) -> bool:
+        """Whether min_epochs are complete, so that `stop` has an effect."""
+        return self.epochs_done >= self.settings.min_epochs
+
+    def set_active(self, replicas: Sequence[bool]) -> None:
+        """Set which replicas train. The others keep their parameters and metrics."""
+        self.progress.active = list(replicas)
+        self.set_lr(self._rates)
+
+    def stop(self, reason: str, message: str, replicas: Sequence[bool] | None = None, force: bool = False) -> None:
+        """End the run after this epoch or step. With `replicas`, stop only those marked; their parameters stay as they are.
+
+        Ignored before min_epochs (call it again later), unless `force`, which also replaces a reason given before.
+        """
+        if not (self.can_stop or force):
+            return
+        if replicas is not None:
+            self.set_active([a and not r for a, r in zip(self.progress.active, replicas, strict=True)])
+            if any(self.progress.active):
+                return
+        if force or self.stopping is None:
+            self.stopping = StopReason(reason, message)
+
+    # -- where the run is ------------------------------------------------------------------------------------------------
+
+    @property
+    def step_size(self) -> int:
+        """The samples of one step."""
+        samples, settings = len(self.data.train), self.settings
+        return samples if settings.batch_size is None else min(samples, settings.batch_size * settings.accumulate)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.data.train) // self.step_size)
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs whose steps are all taken, including the one that is just ending."""
+        return self.progress.epoch + (self.progress.batch == self.steps_per_epoch)
+
+    @property
+    def steps_left(self) -> int:
+        """The steps up to max_epochs or max_steps."""
+        progress, settings = self.progress, self.settings
+        left = max(0, settings.max_epochs - progress.epoch) * self.steps_per_epoch - progress.batch
+        return left if settings.max_steps is None else max(0, min(left, settings.max_steps - progress.step))
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether a validation comes before the planned end of the run."""
+        size, progress, left = self.steps_per_epoch, self.progress, self.steps_left
+        last = progress.step + left
+        epochs = progress.epoch + (progress.batch + left) // size
+        inside, each = self.validate_every_n_steps, self.validate_every_n_epochs
+        return epochs // each > progress.epoch // each or (inside is not None and last // inside > progress.step // inside)
+
+    def steps_until_next_event(self) -> int:
+        """How many steps an engine may take in one call: up to the next step after which something is to be done."""
+        progress, fetched = self.progress, self.hooks["on_losses"] or self.hooks["on_step_log"]
+        every = (self.settings.log_every_n_steps if fetched else None, self.validate_every_n_steps)
+        ends = [progress.step - progress.step % n + n for n in every if n]
+        ends += [e for e in (self.settings.max_steps, *(ask(progress.step) for ask in self.next_steps)) if e is not None]
+        return max(1, min(ends, default=progress.step + self.steps_per_epoch) - progress.step)
+
+    def order(self, epoch: int) -> Tensor:
+        """The order of the training samples in an epoch: (n,), or (r, n) with a row per replica."""
+        n = len(self.data.train)
+        rows = [epoch_permutation(seed, epoch, n) for seed in self.seeds]
+        return (torch.stack(rows) if self.net.lead else rows[0]).to(self.device)
+
+    # -- steps and their losses ------------------------------------------------------------------------------------------
+
+    def begin_epoch(self) -> None:
+        self.progress.loss_sum, self.progress.samples = [0.0] * self.replicas, [0] * self.replicas
+        self.call("on_train_epoch_start")
+
+    def record_steps(self, losses: Tensor, steps: int, samples: int) -> None:
+        """Count `steps` steps of `samples` samples each; their losses stay on the device."""
+        self._losses.append(losses)
+        self._counts.append((steps, samples))
+        progress = self.progress
+        progress.lr = self._rates
+        progress.step += steps
+        progress.batch += steps
+
+    def fetch_losses(self, log: bool = True) -> None:
+        """Copy the losses since the last time to the host (waits for the device), and call the hooks that want them."""
+        if not self._losses:
+            return
+        rows = self.add_losses()
+        self.call("on_losses", rows)
+        if log and not self.rolled_back:
+            self.call("on_step_log", rows[-1])
+
+    def add_losses(self) -> list[list[float]]:
+        """Add the losses since the last time to the epoch's sums, in float64. Return a row per step, a loss per replica."""
+        counts, progress = [samples for steps, samples in self._counts for _ in range(steps)], self.progress
+        assert self.engine is not None
+        losses = self.engine.join(self._losses).double().reshape(len(counts), -1)
+        if self.loss.reduction == "sum":
+            losses /= torch.tensor(counts, dtype=losses.dtype, device=losses.device).unsqueeze(1)
+        values: list[list[float]] = losses.tolist()
+        self._losses, self._counts = [], []
+        trained = [r for r, active in enumerate(progress.active) if active]
+        for row, n in zip(values, counts, strict=True):
+            for r in trained:
+                progress.samples[r] += n
+                progress.loss_sum[r] += row[r] * n
+        return values
+
+    def mean_loss(self) -> list[float]:
+        """The mean loss of this epoch's samples, per replica; NaN for a replica that had stopped before it."""
+        return [s / n if n else float("nan") for s, n in zip(self.progress.loss_sum, self.progress.samples, strict=True)]
+
+    # -- hooks, signals, state -------------------------------------------------------------------------------------------
+
+    def call(self, hook: str, *args: Any) -> None:
+        """Call every callback that overrides `hook`, in the order of the configuration."""
+        for method in self.hooks[hook]:
+            method(*args)
+
+    def save_ended(self) -> None:
+        """`last.pt` of this moment is on the disk; called by the callback that wrote it."""
+        if self.going_back:  # until now a resume would have continued from the old last.pt
+            self.write_config()
+        self.call("on_save_end")
+
+    def write_config(self) -> None:
+        """Write config.yaml, if there is a folder and a configuration."""
+        if self.run is not None and self.config:
+            self.run.write_text("config.yaml", self.config)
+
+    def note_signal(self, number: int) -> None:
+        self.signal = number
+
+    def check_interrupt(self) -> None:
+        """Raise Interrupted where a signal has arrived: called between the batches of an evaluation."""
+        if self.signal is not None:
+            raise Interrupted
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, as a checkpoint holds it."""
+        self.fetch_losses(log=False)
+        return capture.capture(self)
+
+    def show_hooks(self) -> str:
+        """The hooks in the order of a run, each with the callbacks that override it."""
+        width = max(map(len, HOOKS))
+        rows = (f"  {h:<{width}}  {', '.join(n for n, cb in self.callbacks.items() if overrides(cb, h)) or '-'}" for h in HOOKS)
+        return "\n".join(rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A session that has ended, without what runs steps: pickling one keeps the trained net, its data and its metrics."""
+        return {k: v for k, v in vars(self).items() if k not in ("hooks", "next_steps", "engine", "_losses", "_counts")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.engine, self._losses, self._counts = None, [], []
+        self._connect()

@@ -1,0 +1,91 @@
+"""The settings of a trainer: plain values, checked when it is made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from trainkit.core.errors import UserError
+from trainkit.optim.optimizer import RATE_LIMIT
+
+from .device import find_device
+
+Engine = Literal["eager", "compile", "graph", "auto"]
+AT_LEAST = {
+    "max_epochs": 0,
+    "min_epochs": 0,
+    "max_steps": 0,
+    "batch_size": 1,
+    "accumulate": 1,
+    "replicas": 1,
+    "log_every_n_steps": 1,
+    "threads": 1,
+}
+CHOICES = {"dtype": ("float32", "float64"), "precision": ("full", "bf16"), "engine": get_args(Engine)}
+
+
+@dataclass(repr=False)
+class Settings:
+    """What a fit is told in plain values; `Trainer` documents each. Errors: UserError that names the setting."""
+
+    max_epochs: int = 100
+    min_epochs: int = 0
+    max_steps: int | None = None
+    batch_size: int | None = 32
+    accumulate: int = 1
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    replicas: int = 1
+    seed: int = 0
+    seeds: Sequence[int] | None = None
+    device: str = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+    precision: Literal["full", "bf16"] = "full"
+    engine: Engine = "eager"
+    threads: int | None = None
+    log_every_n_steps: int = 50
+
+    def __post_init__(self) -> None:
+        for name, least in AT_LEAST.items():
+            value = getattr(self, name)
+            if value is None and name in ("max_steps", "batch_size", "threads"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise UserError(f"trainer.{name}: {value!r}; needs a whole number")
+            if value < least:
+                raise UserError(f"trainer.{name}: {value}; needs at least {least}")
+        for name in ("clip_norm", "clip_value"):
+            limit = getattr(self, name)
+            if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < RATE_LIMIT):
+                raise UserError(f"trainer.{name}: {limit!r}; needs a number above 0 and below {RATE_LIMIT:g}")
+        if self.threads is not None and self.threads > (cores := os.cpu_count() or 1):
+            raise UserError(f"trainer.threads: {self.threads}; this machine has {cores} cores; give {cores} or fewer, or none")
+        if self.batch_size is None and self.accumulate > 1:
+            raise UserError("trainer.accumulate: with batch_size null a step is one pass over all samples; give a batch_size")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"trainer.{name}: {getattr(self, name)}; choose {' or '.join(allowed)}")
+        if self.seeds is not None and len(self.seeds) != self.replicas:
+            raise UserError(f"trainer.seeds: {len(self.seeds)} seeds for {self.replicas} replicas; needs one for each")
+        find_device(self.device)
+
+    def settings(self) -> Settings:
+        """A copy of the settings alone, checked again: attributes may have been assigned since."""
+        return Settings(**self.as_dict())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by name."""
+        return {f.name: getattr(self, f.name) for f in fields(Settings)}
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that are not the defaults, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(Settings) if getattr(self, f.name) != f.default}
+
+    def replica_seeds(self) -> list[int]:
+        """The seed of each replica: `seeds`, or seed, seed + 1, ..."""
+        return [self.seed + r for r in range(self.replicas)] if self.seeds is None else list(self.seeds)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
