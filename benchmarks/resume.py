@@ -81,9 +81,9 @@ class Keep(trainkit.Callback):
         self.steps = steps
         self.at: dict[int, dict[str, Any]] = {}
 
-    def on_checkpoint(self, trainer: trainkit.Trainer) -> None:
-        if trainer.state.step in self.steps:
-            self.at[trainer.state.step] = plain(trainer.snapshot())
+    def on_checkpoint(self, session: Any) -> None:
+        if session.progress.step in self.steps:
+            self.at[session.progress.step] = plain(session.snapshot())
 
 
 def of_trainkit(keep: Keep, resume: dict[str, Any] | None = None) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,9 @@ from task import MOMENTUM, Result, Stopwatch, Task, load
 from trainkit import SGD, Adam, Callback, CrossEntropyLoss, Linear, Module, Optimizer, ReLU, Sequential, Trainer
 from trainkit.app.config.build import build
 from trainkit.app.config.files import compose, resolve
-from trainkit.data.loader import epoch_permutation
-from trainkit.data.loader import batches
+from trainkit.data.loader import batches, epoch_permutation
 from trainkit.trainer.engines.step import training_step
+from trainkit.trainer.session import Session
 
 
 class Clock(Callback):
@@ -24,10 +24,10 @@ class Clock(Callback):
     def __init__(self) -> None:
         self.watch = Stopwatch()
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, session: Session) -> None:
         self.watch.__enter__()
 
-    def on_train_end(self, trainer: Trainer) -> None:
+    def on_train_end(self, session: Session) -> None:
         self.watch.__exit__()
 
 
@@ -48,7 +48,7 @@ def fit(task: Task, epochs: int, into_momentum: bool = False, **trainer: Any) ->
     data = load(task).with_parts(test=None)
     made = Trainer(max_epochs=epochs, batch_size=task.batch, device="cpu", callbacks=[clock], **trainer)
     made.fit(net, CrossEntropyLoss(), rule, data)
-    assert made.running == trainer.get("mode", "eager"), made.running
+    assert made.session.running == trainer.get("mode", "eager"), made.session.running
     return task.result(clock.watch, epochs, net.forward)
 
 
@@ -68,7 +68,7 @@ def conf(task: Task, epochs: int, overrides: tuple[str, ...] = (), models: int =
 
     compiled: in compiled code; only the loop is timed then, since preparation compiles.
     """
-    overrides = (*overrides, "trainer.mode=compile") if compiled else overrides
+    overrides = (*overrides, "trainer.engine=compile") if compiled else overrides
     fixed = (f"trainer.max_epochs={epochs}", "trainer.device=cpu")
     config = resolve(compose([ROOT / "conf" / "mlp.yaml"], [*fixed, *overrides]))
     with tempfile.TemporaryDirectory() as folder:
@@ -80,6 +80,6 @@ def conf(task: Task, epochs: int, overrides: tuple[str, ...] = (), models: int =
         with Stopwatch() as watch:
             summary = trainer.fit(parts.net, parts.loss, optimizer, data)
     assert summary["epoch"] == epochs, summary
-    assert trainer.running == ("compile" if compiled else "eager"), trainer.running
+    assert trainer.session.running == ("compile" if compiled else "eager"), trainer.session.running
     watch = clock.watch if compiled else watch
     return Result(watch.seconds, summary["step"] * models, None, watch.peak)

@@ -11,6 +11,7 @@ import torch
 
 from trainkit import SGD, Callback, Checkpoint, EarlyStopping, Linear, MSELoss, Sequential, Trainer, UserError, tensors
 from trainkit.app.cli.main import main
+from trainkit.trainer.session import Session
 
 CONF = """\
 seed: 3
@@ -114,7 +115,7 @@ def test_what_fit_would_meet_later_is_found_before_the_first_step(name: str, cap
 
 
 def test_check_trains_two_steps_with_the_user_s_callbacks_and_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["check", "conf.yaml", "--import", "own.py", "callbacks.Mine={}", "trainer.mode=auto", "trainer.replicas=2"]
+    words = ["check", "conf.yaml", "--import", "own.py", "callbacks.Mine={}", "trainer.engine=auto", "trainer.replicas=2"]
     python, torchs, threads = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
     assert main(words) == 0
     from trainkit.app.config.registry import _imported
@@ -160,12 +161,12 @@ def test_a_net_that_diverges_or_takes_few_steps_is_no_error(words: str) -> None:
 
 
 class Says(Callback):
-    def on_train_epoch_end(self, trainer: Trainer) -> None:
-        trainer.log("score", trainer.state.epoch)
+    def on_train_epoch_end(self, session: Session) -> None:
+        session.log("score", session.progress.epoch)
 
 
 class Tells(Says):
-    def adds_metrics(self, trainer: Trainer) -> list[str]:
+    def adds_metrics(self, session: Session) -> list[str]:
         return ["score"]
 
 

@@ -38,6 +38,7 @@ from trainkit import (
 from trainkit.checkpoint import file as checkpoint
 from trainkit.trainer.callback import CallbackError
 from trainkit.trainer.evaluation import evaluate
+from trainkit.trainer.session import Session
 
 NAN, INF = math.nan, math.inf
 
@@ -49,9 +50,9 @@ class Script(Callback):
         self.script = script
         self.weights: list[float] = []
 
-    def on_train_epoch_end(self, trainer: Trainer) -> None:
-        trainer.log("score", self.script[trainer.state.epoch])
-        self.weights.append(trainer.net.param()[0][0].flatten()[0].item())
+    def on_train_epoch_end(self, session: Session) -> None:
+        session.log("score", self.script[session.progress.epoch])
+        self.weights.append(session.net.param()[0][0].flatten()[0].item())
 
 
 def line() -> Dataset:
@@ -92,8 +93,8 @@ def test_last_pt_is_the_last_completed_step(how: dict[str, Any], tmp_path: Path)
     trainer, _ = run(tmp_path, [1, 1, 1], Checkpoint(every_n_epochs=99), **how)
     assert files(tmp_path) == ["last.pt"]
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
-    assert content["state"]["step"] == trainer.state.step
-    assert weight(tmp_path, "last.pt") == trainer.net.param()[0][0].item()
+    assert content["state"]["step"] == trainer.session.progress.step
+    assert weight(tmp_path, "last.pt") == trainer.session.net.param()[0][0].item()
 
 
 BEST: list[tuple[str, list[float], int | None]] = [
@@ -138,8 +139,8 @@ def test_best_pt_read_back_gives_the_metric_it_was_kept_for(tmp_path: Path) -> N
     losses = [float(row[rows[0].index("val/loss")]) for row in rows[1:] if row[rows[0].index("val/loss")]]
     content = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
     net.load_state_dict(content["model"])
-    assert trainer.data.val is not None
-    value = evaluate(net, trainer.loss, trainer.data, trainer.data.val, 1024)["loss"][0]
+    assert trainer.session.data.val is not None
+    value = evaluate(net, trainer.session.loss, trainer.session.data, trainer.session.data.val, 1024)["loss"][0]
     assert value == content["metrics"]["val/loss"][0] == min(losses)
     assert min(losses) < losses[-1]
 
@@ -298,7 +299,7 @@ def test_by_itself_it_saves_at_epochs_ends_and_takes_a_twentieth_of_the_time(
         now += 0.5
 
     class Tick(Callback):
-        def on_train_batch_end(self, trainer: Trainer) -> None:
+        def on_train_batch_end(self, session: Session) -> None:
             nonlocal now
             now += 1
 
@@ -320,14 +321,14 @@ def test_a_write_that_fails_keeps_the_old_files_and_names_path_and_cause(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Break(Callback):
-        def on_train_epoch_start(self, trainer: Trainer) -> None:
-            if trainer.state.epoch == 2:
+        def on_train_epoch_start(self, session: Session) -> None:
+            if session.progress.epoch == 2:
                 monkeypatch.setattr(os, call, boom)
 
     before: dict[str, bytes] = {}
 
     class Look(Callback):
-        def on_train_epoch_start(self, trainer: Trainer) -> None:
+        def on_train_epoch_start(self, session: Session) -> None:
             before.update({p.name: p.read_bytes() for p in (tmp_path / "checkpoints").iterdir()})
 
     with pytest.raises(
@@ -338,7 +339,7 @@ def test_a_write_that_fails_keeps_the_old_files_and_names_path_and_cause(
     assert set(before) == {"best.pt", "last.pt", "epoch1-step3.pt", "epoch2-step6.pt"}
     assert {p.name: p.read_bytes() for p in (tmp_path / "checkpoints").iterdir()} == before
     trainer, _ = run(tmp_path, [3, 2, 1, 0], Checkpoint("score", save_top_k=2, every_n_epochs=1), resume=True)
-    assert trainer.state.epoch == 4
+    assert trainer.session.progress.epoch == 4
     assert files(tmp_path) == ["best.pt", "epoch3-step9.pt", "epoch4-step12.pt", "last.pt"]
 
 
@@ -391,8 +392,8 @@ class Stop(Callback):
     def __init__(self, step: int = 0) -> None:
         self.step = step
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        if trainer.state.step == self.step:
+    def on_train_batch_end(self, session: Session) -> None:
+        if session.progress.step == self.step:
             os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -413,7 +414,7 @@ def test_files_displaced_before_a_kill_are_deleted_by_the_resumed_run(tmp_path: 
 
     saver = Checkpoint("score", save_top_k=2, every_n_epochs=1)
 
-    def killed(trainer: Trainer) -> None:
+    def killed(session: Session) -> None:
         if saver.gone:
             raise Killed
 
@@ -466,7 +467,7 @@ def test_fewer_are_kept_when_fewer_are_asked_for_on_resume(tmp_path: Path) -> No
 def test_another_metric_on_resume_ranks_anew(then: Checkpoint, tmp_path: Path) -> None:
     run(tmp_path, [1, 1], Checkpoint("score"))
     trainer, weights = run(tmp_path, [1, 1, 5], then, resume=True)
-    assert weight(tmp_path, "best.pt") == weights[0] == trainer.net.param()[0][0].item()
+    assert weight(tmp_path, "best.pt") == weights[0] == trainer.session.net.param()[0][0].item()
 
 
 @pytest.mark.parametrize("name", ["../outside.pt", "/etc/x.pt", "a/../../outside.pt", "..", "-x.pt"])
@@ -489,7 +490,7 @@ def test_saving_waits_for_nothing_it_does_not_need(tmp_path: Path) -> None:
     seen: list[list[str]] = []
 
     class Look(Callback):
-        def on_train_epoch_start(self, trainer: Trainer) -> None:
+        def on_train_epoch_start(self, session: Session) -> None:
             seen.append(files(tmp_path))
 
     began = time.monotonic()
@@ -688,9 +689,9 @@ def test_a_best_pt_that_cannot_be_read_now_is_not_replaced(tmp_path: Path, monke
 class Measured(Checkpoint):
     """How much memory its hooks took beyond the run, in bytes."""
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
+    def on_checkpoint(self, session: Session) -> None:
         before = lowest_mark()
-        super().on_checkpoint(trainer)
+        super().on_checkpoint(session)
         self.took_bytes = max(getattr(self, "took_bytes", 0), int((status("VmHWM") - before) * 2**20))
 
 
@@ -721,7 +722,7 @@ def test_a_state_that_waits_does_not_move_on_with_the_run(tmp_path: Path) -> Non
 )
 def test_too_little_memory_in_a_callback_is_an_error_of_the_user_s(error: Exception, tmp_path: Path) -> None:
     class Hungry(Callback):
-        def on_train_epoch_end(self, trainer: Trainer) -> None:
+        def on_train_epoch_end(self, session: Session) -> None:
             raise error
 
     with pytest.raises(UserError, match=r"^callbacks\.hungry on_train_epoch_end, epoch 1, step 3: not enough memory.*smaller"):
@@ -743,7 +744,7 @@ def test_too_many_replicas_are_refused_with_how_many_fit(tmp_path: Path) -> None
         run(tmp_path, [1], Checkpoint(), replicas=60_000)
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
     trainer, _ = run(tmp_path, [1], Checkpoint(), replicas=7_000)
-    assert trainer.state.step == 3
+    assert trainer.session.progress.step == 3
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.pt", "final.pt"])
@@ -775,7 +776,7 @@ def test_a_last_pt_that_cannot_be_read_now_is_not_passed_over(tmp_path: Path, mo
 
 def test_final_pt_stays_until_a_resumed_run_has_saved(tmp_path: Path) -> None:
     class Break(Callback):
-        def on_train_epoch_start(self, trainer: Trainer) -> None:
+        def on_train_epoch_start(self, session: Session) -> None:
             raise ValueError
 
     run(tmp_path, [1, 3], Checkpoint("score", every_n_epochs=1), EarlyStopping("score", restore_best=True))

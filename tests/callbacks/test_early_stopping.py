@@ -26,6 +26,7 @@ from trainkit import (
 )
 from trainkit.checkpoint import file as checkpoint
 from trainkit.checkpoint.plain import plain
+from trainkit.trainer.session import Session
 
 NAN, INF = math.nan, math.inf
 
@@ -37,9 +38,9 @@ class Script(Callback):
         self.script = script
         self.params: list[list[float]] = []  # at each epoch's end, a replica each
 
-    def on_train_epoch_end(self, trainer: Trainer) -> None:
-        trainer.log("score", self.script[trainer.state.epoch])
-        self.params.append(trainer.net.param()[0][0].flatten().tolist())
+    def on_train_epoch_end(self, session: Session) -> None:
+        session.log("score", self.script[session.progress.epoch])
+        self.params.append(session.net.param()[0][0].flatten().tolist())
 
 
 def line() -> Dataset:
@@ -68,9 +69,9 @@ def run(
     return trainer
 
 
-def stop_epoch(trainer: Trainer) -> int | None:
+def stop_epoch(session: Session) -> int | None:
     """The index of the epoch that a callback ended the run at, None where it went to its end."""
-    return trainer.state.epoch - 1 if trainer.summary["stop_reason"] == "early_stopping" else None
+    return session.progress.epoch - 1 if session.summary["stop_reason"] == "early_stopping" else None
 
 
 # losses, patience, the index of the epoch that is the last one: what Keras and Lightning both give
@@ -177,14 +178,14 @@ def test_a_missing_metric_is_an_error_that_lists_those_there_are() -> None:
         run([1], EarlyStopping("scor"))
     with pytest.raises(UserError, match=r"no metric 'val/loss'.*add the callback validation_split"):
         run([1], EarlyStopping())
-    assert run([1, 2, 3], EarlyStopping("scor", patience=1, strict=False)).state.epoch == 3
+    assert run([1, 2, 3], EarlyStopping("scor", patience=1, strict=False)).session.progress.epoch == 3
 
 
 def test_a_metric_that_comes_now_and_then_is_checked_then() -> None:
     class Seldom(Callback):
-        def on_train_epoch_end(self, trainer: Trainer) -> None:
-            if trainer.state.epoch % 3 == 0:
-                trainer.log("seldom", 1.0)
+        def on_train_epoch_end(self, session: Session) -> None:
+            if session.progress.epoch % 3 == 0:
+                session.log("seldom", 1.0)
 
     # epochs 0, 3, 6: patience 2 is over at 6
     assert stop_epoch(run([0] * 10, EarlyStopping("seldom", patience=2, strict=False), Seldom())) == 6
@@ -210,18 +211,18 @@ def test_restore_best_ends_with_the_best_weights(metric: list[float], best: int)
     trainer = run(metric, EarlyStopping("score", patience=3, restore_best=True))
     script = trainer.callbacks["script"]
     assert isinstance(script, Script)
-    assert trainer.net.param()[0][0].flatten().tolist() == script.params[best]
+    assert trainer.session.net.param()[0][0].flatten().tolist() == script.params[best]
     assert len({w[0] for w in script.params}) == len(script.params)  # each epoch has other weights
 
 
 def test_restore_best_takes_the_weights_of_a_threshold_too() -> None:
     trainer = run([3, 2, 0.5], EarlyStopping("score", stopping_threshold=1, restore_best=True))
-    assert trainer.net.param()[0][0].flatten().tolist() == trainer.callbacks["script"].params[2]  # type: ignore[attr-defined]
+    assert trainer.session.net.param()[0][0].flatten().tolist() == trainer.callbacks["script"].params[2]  # type: ignore[attr-defined]
 
 
 def test_without_restore_best_the_last_weights_stay() -> None:
     trainer = run([3, 1, 2, 2], EarlyStopping("score"))
-    assert trainer.net.param()[0][0].flatten().tolist() == trainer.callbacks["script"].params[-1]  # type: ignore[attr-defined]
+    assert trainer.session.net.param()[0][0].flatten().tolist() == trainer.callbacks["script"].params[-1]  # type: ignore[attr-defined]
 
 
 def test_last_pt_keeps_the_last_weights_where_best_is_restored(tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_last_pt_keeps_the_last_weights_where_best_is_restored(tmp_path: Path) -
     params = trainer.callbacks["script"].params  # type: ignore[attr-defined]
     files = {name: checkpoint.load(tmp_path / "checkpoints" / f"{name}.pt")["model"]["0.weight"] for name in ("last", "best")}
     assert files["last"].flatten().tolist() == params[3]
-    assert files["best"].flatten().tolist() == params[1] == trainer.net.param()[0][0].flatten().tolist()
+    assert files["best"].flatten().tolist() == params[1] == trainer.session.net.param()[0][0].flatten().tolist()
 
 
 # -- again, and further --------------------------------------------------------------------------------------------------
@@ -238,19 +239,19 @@ def test_last_pt_keeps_the_last_weights_where_best_is_restored(tmp_path: Path) -
 def test_a_second_fit_trains_anew() -> None:
     trainer = run([3, 2, 2, 9], EarlyStopping("score", patience=1))
     assert stop_epoch(trainer) == 2
-    before = trainer.net.param()[0][0].clone()
-    trainer.fit(trainer.net, trainer.loss, trainer.optimizer, line())
+    before = trainer.session.net.param()[0][0].clone()
+    trainer.fit(trainer.session.net, trainer.session.loss, trainer.session.optimizer, line())
     assert stop_epoch(trainer) == 2
-    assert not torch.equal(trainer.net.param()[0][0], before)
+    assert not torch.equal(trainer.session.net.param()[0][0], before)
 
 
 def test_a_second_fit_without_the_callback_has_its_rate_again() -> None:
     trainer = run([3, 3], EarlyStopping("score", patience=1))
     assert stop_epoch(trainer) == 1
-    before = trainer.net.param()[0][0].clone()
+    before = trainer.session.net.param()[0][0].clone()
     again = Trainer(max_epochs=1, batch_size=None, device="cpu", dtype="float64")
-    again.fit(trainer.net, trainer.loss, trainer.optimizer, line())
-    assert not torch.equal(trainer.net.param()[0][0], before)
+    again.fit(trainer.session.net, trainer.session.loss, trainer.session.optimizer, line())
+    assert not torch.equal(trainer.session.net.param()[0][0], before)
 
 
 RESUMED = [
@@ -281,9 +282,11 @@ def test_a_resumed_run_is_judged_by_the_configuration_of_now(
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
     resumed = run(script, EarlyStopping("score", **{"patience": 3, **after}), resume=content, **settings)
     assert stop_epoch(resumed) == stop
-    assert resumed.state.epoch > first.state.epoch or stop == stop_epoch(first)
-    if resumed.state.epoch > first.state.epoch:
-        assert not torch.equal(resumed.net.param()[0][0], first.net.param()[0][0])  # it trains, not at a rate of 0
+    assert resumed.session.progress.epoch > first.session.progress.epoch or stop == stop_epoch(first)
+    if resumed.session.progress.epoch > first.session.progress.epoch:
+        assert not torch.equal(
+            resumed.session.net.param()[0][0], first.session.net.param()[0][0]
+        )  # it trains, not at a rate of 0
 
 
 def test_patience_lowered_on_resume_stops_at_the_next_check(tmp_path: Path) -> None:
@@ -296,7 +299,7 @@ def test_patience_lowered_on_resume_stops_at_the_next_check(tmp_path: Path) -> N
 def test_another_metric_on_resume_begins_its_own_count(tmp_path: Path) -> None:
     run([3, 2, 2, 2], EarlyStopping("score", patience=1), Checkpoint(), run_dir=tmp_path)
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
-    assert run([3, 2, 2, 2, 2], EarlyStopping("train/loss", patience=1), resume=content).state.epoch == 5
+    assert run([3, 2, 2, 2, 2], EarlyStopping("train/loss", patience=1), resume=content).session.progress.epoch == 5
 
 
 def test_restore_best_remembers_the_best_over_a_resume(tmp_path: Path) -> None:
@@ -305,9 +308,9 @@ def test_restore_best_remembers_the_best_over_a_resume(tmp_path: Path) -> None:
     best = first.callbacks["script"].params[1]  # type: ignore[attr-defined]
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
     resumed = run([3, 1, 2, 2, 2], EarlyStopping("score", patience=9, restore_best=True), resume=content)
-    assert resumed.net.param()[0][0].flatten().tolist() == best
+    assert resumed.session.net.param()[0][0].flatten().tolist() == best
     plain = run([3, 1, 2, 2, 2], EarlyStopping("score", patience=9), resume=content)  # no longer asked for
-    assert plain.net.param()[0][0].flatten().tolist() == plain.callbacks["script"].params[-1]  # type: ignore[attr-defined]
+    assert plain.session.net.param()[0][0].flatten().tolist() == plain.callbacks["script"].params[-1]  # type: ignore[attr-defined]
 
 
 # -- replicas ------------------------------------------------------------------------------------------------------------
@@ -323,7 +326,7 @@ def test_replicas_stop_each_on_their_own() -> None:
     assert moved == [[True, True, False, False, False], [True, True, True, True, False], [True] * 5]
     assert trainer.summary["metrics"]["score"]["values"] == [6, 7, 4]  # a stopped one keeps the value it had
     assert trainer.summary["stop_reason"] == "max_epochs"
-    assert trainer.state.active == [False, False, True]
+    assert trainer.session.progress.active == [False, False, True]
 
 
 def test_the_run_ends_when_all_replicas_have_stopped() -> None:
@@ -336,7 +339,7 @@ def test_a_stopped_replica_is_the_run_that_stopped_alone() -> None:
     together = run(COLUMNS, EarlyStopping("score", patience=2), replicas=3)
     drawn = Sequential(Linear(1, 1, bias=False)).replicate(range(3)).param()[0][0]
     losses = together.summary["metrics"]["train/loss"]["values"]
-    for r, w in enumerate(together.net.param()[0][0].flatten().tolist()):
+    for r, w in enumerate(together.session.net.param()[0][0].flatten().tolist()):
         net = Sequential(Linear(1, 1, bias=False))
         net.param()[0][0].copy_(drawn[r])
         callbacks = [Script([row[r] for row in COLUMNS]), EarlyStopping("score", patience=2)]
@@ -351,7 +354,7 @@ def test_restore_best_is_each_replicas_own() -> None:
     stopping = EarlyStopping("score", patience=9, restore_best=True, check_finite=False)
     trainer = run(columns, stopping, replicas=3)
     params = trainer.callbacks["script"].params  # type: ignore[attr-defined]
-    assert trainer.net.param()[0][0].flatten().tolist() == [params[1][0], params[0][1], params[3][2]]
+    assert trainer.session.net.param()[0][0].flatten().tolist() == [params[1][0], params[0][1], params[3][2]]
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(2, [3, 5, 6]), (3, [4, 6, 6])])
@@ -372,13 +375,13 @@ def test_a_stopped_replica_is_left_alone_even_by_infinite_gradients() -> None:
     """Its rate is 0, and 0 times infinity is NaN: a replica that diverged must not lose the weights it stopped with."""
 
     class Blow(Callback):
-        def on_train_epoch_end(self, trainer: Trainer) -> None:
-            if trainer.state.epoch == 1:
-                trainer.net.param()[0][0][0] = 1e308  # y overflows for x = 2, and the gradient with it
+        def on_train_epoch_end(self, session: Session) -> None:
+            if session.progress.epoch == 1:
+                session.net.param()[0][0][0] = 1e308  # y overflows for x = 2, and the gradient with it
 
     trainer = run([(1, 1), (NAN, 1), (1, 1)], EarlyStopping("score", patience=9), Blow(), replicas=2)
-    assert trainer.net.param()[0][0].flatten()[0].item() == 1e308
-    assert trainer.state.active == [False, True]
+    assert trainer.session.net.param()[0][0].flatten()[0].item() == 1e308
+    assert trainer.session.progress.active == [False, True]
 
 
 def test_monitoring_the_training_loss_waits_for_the_first_epochs_end() -> None:
@@ -401,16 +404,16 @@ def test_the_best_parameters_of_another_metric_are_not_restored(capsys: pytest.C
     """Resumed with the metric turned round, the run ends with the best of what it has seen since."""
 
     class Keep(Callback):
-        def on_checkpoint(self, trainer: Trainer) -> None:
-            if trainer.state.epoch == 3 and not trainer.state.batch:
-                self.content = plain(trainer.snapshot())
+        def on_checkpoint(self, session: Session) -> None:
+            if session.progress.epoch == 3 and not session.progress.batch:
+                self.content = plain(session.snapshot())
 
     keep = Keep()
     run([1, 2, 3, 4, 5], EarlyStopping("score", restore_best=True, patience=9), keep)
     capsys.readouterr()
     resumed = run([1, 2, 3, 4, 5], EarlyStopping("score", "max", restore_best=True, patience=9), resume=keep.content)
     script = next(cb for cb in resumed.callbacks.values() if isinstance(cb, Script))
-    assert resumed.net.param()[0][0].flatten().tolist() == script.params[-1]
+    assert resumed.session.net.param()[0][0].flatten().tolist() == script.params[-1]
     assert "early_stopping: the monitor was min score, now it is max score; its best" in capsys.readouterr().err
 
 

@@ -33,6 +33,7 @@ from trainkit import (
 )
 from trainkit.app.verify_resume import verify
 from trainkit.checkpoint import file as checkpoint
+from trainkit.trainer.session import Session
 
 HOOKS = ("on_train_start", "on_train_batch_end", "on_step_log", "on_log", "on_checkpoint", "on_save_end", "on_test_end")
 
@@ -45,11 +46,11 @@ class Copies(Callback):
         for hook in HOOKS:
             setattr(self, hook, self.copy)
 
-    def copy(self, trainer: Trainer, *_: Any) -> None:
-        assert trainer.run is not None
-        if (trainer.run.checkpoints / "last.pt").exists():
-            name = f"{len(os.listdir(self.into)):03} step {trainer.state.step}"
-            shutil.copytree(trainer.run.path, self.into / name)
+    def copy(self, session: Session, *_: Any) -> None:
+        assert session.run is not None
+        if (session.run.checkpoints / "last.pt").exists():
+            name = f"{len(os.listdir(self.into)):03} step {session.progress.step}"
+            shutil.copytree(session.run.path, self.into / name)
 
 
 def fit(
@@ -143,7 +144,7 @@ def test_a_fit_that_goes_back_and_is_killed_leaves_what_last_pt_continues_from(
 
 
 class Fails(Callback):
-    def on_train_batch_end(self, trainer: Trainer) -> None:
+    def on_train_batch_end(self, session: Session) -> None:
         raise KeyboardInterrupt
 
 
@@ -324,8 +325,8 @@ def test_a_metric_with_the_name_of_the_runs_own_column_is_left_out_and_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Steps(Callback):
-        def on_train_epoch_end(self, trainer: Trainer) -> None:
-            trainer.log("step", 0.5)
+        def on_train_epoch_end(self, session: Session) -> None:
+            session.log("step", 0.5)
 
     fit(tmp_path, Steps(), max_epochs=1)
     fit(tmp_path, Steps(), resume=last(tmp_path))
@@ -336,9 +337,9 @@ def test_a_metric_with_the_name_of_the_runs_own_column_is_left_out_and_said(
 
 def test_a_row_costs_time_by_its_columns_and_not_by_their_square(tmp_path: Path) -> None:
     class Many(Callback):
-        def on_log(self, trainer: Trainer) -> None:
-            trainer.fresh.update(names)
-            trainer.metrics.update({name: [7.0] for name in names})
+        def on_log(self, session: Session) -> None:
+            session.metrics.updated.update(names)
+            session.metrics.update({name: [7.0] for name in names})
 
     names = [f"metric {i}" for i in range(20_000)]
     net = Sequential(Linear(2, 2))

@@ -42,6 +42,7 @@ from trainkit import (
     disk,
 )
 from trainkit.checkpoint import file as checkpoint
+from trainkit.trainer.session import Session
 
 EPOCHS, A_EPOCH = 4, 5  # 25 training samples in batches of 5
 
@@ -52,8 +53,8 @@ class Stop(Callback):
     def __init__(self, step: int = 0, kill: bool = False) -> None:
         self.step, self.kill = step, kill
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        if trainer.state.step == self.step:
+    def on_train_batch_end(self, session: Session) -> None:
+        if session.progress.step == self.step:
             if self.kill:
                 raise Killed
             os.kill(os.getpid(), signal.SIGTERM)
@@ -120,8 +121,8 @@ def test_the_values_are_the_runs(whole: Path, tmp_path: Path) -> None:
         def __init__(self) -> None:
             self.seen: dict[int, float] = {}
 
-        def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
-            self.seen[trainer.state.step] = losses[0]
+        def on_step_log(self, session: Session, losses: list[float]) -> None:
+            self.seen[session.progress.step] = losses[0]
 
     losses = Losses()
     trainer = run(tmp_path, losses)
@@ -139,7 +140,7 @@ def test_no_run_is_too_short_to_be_seen(how: dict[str, Any], tmp_path: Path) -> 
     trainer = run(tmp_path, TensorBoard(), **how)
     steps = [step for step, _ in curves(tmp_path)["train/loss"]]
     assert steps[0] == 1
-    assert steps[-1] == trainer.state.step
+    assert steps[-1] == trainer.session.progress.step
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
@@ -165,8 +166,8 @@ def test_what_is_on_the_disk_at_any_moment_is_enough_to_continue(step: int, whol
     """The folder as kill -9 leaves it: copied while the run goes on, nothing closed or flushed for it."""
 
     class Copy(Callback):
-        def on_train_batch_end(self, trainer: Trainer) -> None:
-            if trainer.state.step == step + 1:
+        def on_train_batch_end(self, session: Session) -> None:
+            if session.progress.step == step + 1:
                 shutil.copytree(tmp_path / "run", tmp_path / "left")
 
     run(tmp_path / "run", TensorBoard(), CSVLog(), Copy())
@@ -198,7 +199,7 @@ def test_replicas_show_their_mean_and_deviation(tmp_path: Path) -> None:
     trainer = run(tmp_path, TensorBoard(), CSVLog(), replicas=3)
     found, row = curves(tmp_path), rows(tmp_path)[-1]
     for name in ("val/loss", "train/loss", "grad_norm/0.weight"):
-        values = trainer.metrics[name]
+        values = trainer.session.metrics[name]
         mean = sum(values) / 3
         std = math.sqrt(sum((v - mean) ** 2 for v in values) / 2)
         assert float(row[name]) == pytest.approx(mean, rel=1e-12)
@@ -211,9 +212,9 @@ def test_replicas_show_their_mean_and_deviation(tmp_path: Path) -> None:
 
 def test_huge_numbers_and_nan_are_written_too(tmp_path: Path) -> None:
     class Odd(Callback):
-        def on_train_epoch_end(self, trainer: Trainer) -> None:
-            trainer.log("odd", [1e200, -1e200])
-            trainer.log("nan", [math.nan, 1.0])
+        def on_train_epoch_end(self, session: Session) -> None:
+            session.log("odd", [1e200, -1e200])
+            session.log("nan", [math.nan, 1.0])
 
     run(tmp_path, Odd(), TensorBoard(), CSVLog(), replicas=2, max_epochs=1)
     row = rows(tmp_path)[-1]
@@ -259,9 +260,9 @@ def test_the_last_row_is_the_summarys(tmp_path: Path) -> None:
 
 def test_a_metric_that_turns_up_later_gets_a_column_behind_the_others(tmp_path: Path) -> None:
     class Late(Callback):
-        def on_train_epoch_end(self, trainer: Trainer) -> None:
-            if trainer.state.epoch == 2:
-                trainer.log('a,late "one"', 0.5)
+        def on_train_epoch_end(self, session: Session) -> None:
+            if session.progress.epoch == 2:
+                session.log('a,late "one"', 0.5)
 
     run(tmp_path, Late(), CSVLog())
     found = rows(tmp_path)
@@ -309,18 +310,18 @@ def test_a_folder_that_holds_a_run_is_not_begun_anew(tmp_path: Path) -> None:
 def test_the_norms_are_those_of_each_tensor(tmp_path: Path) -> None:
     trainer = run(tmp_path, clip_norm=0.01)
     squares = 0.0
-    for name, p, g in trainer.net.named_param():
-        assert trainer.metrics[f"weight_norm/{name}"] == [pytest.approx(p.norm().item())]
-        assert trainer.metrics[f"grad_norm/{name}"] == [pytest.approx(g.norm().item())]
-        squares += trainer.metrics[f"grad_norm/{name}"][0] ** 2
+    for name, p, g in trainer.session.net.named_param():
+        assert trainer.session.metrics[f"weight_norm/{name}"] == [pytest.approx(p.norm().item())]
+        assert trainer.session.metrics[f"grad_norm/{name}"] == [pytest.approx(g.norm().item())]
+        squares += trainer.session.metrics[f"grad_norm/{name}"][0] ** 2
     assert math.sqrt(squares) == pytest.approx(0.01, rel=1e-3)  # as the update used it
 
 
 def test_each_replica_has_norms_of_its_own() -> None:
     trainer = run(None, replicas=3)
-    for name, p, g in trainer.net.named_param():
-        assert trainer.metrics[f"weight_norm/{name}"] == pytest.approx([p[r].norm().item() for r in range(3)])
-        assert trainer.metrics[f"grad_norm/{name}"] == pytest.approx([g[r].norm().item() for r in range(3)])
+    for name, p, g in trainer.session.net.named_param():
+        assert trainer.session.metrics[f"weight_norm/{name}"] == pytest.approx([p[r].norm().item() for r in range(3)])
+        assert trainer.session.metrics[f"grad_norm/{name}"] == pytest.approx([g[r].norm().item() for r in range(3)])
 
 
 # -- ProgressBar ---------------------------------------------------------------------------------------------------------
@@ -396,14 +397,14 @@ class Slow(Callback):
     def __init__(self, wait: Callable[[float], None]) -> None:
         self.wait = wait
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
+    def on_train_batch_end(self, session: Session) -> None:
         self.wait(1.0)
 
 
 @pytest.mark.parametrize(("limit", "every", "step"), [(8, 1, 8), (6.5, 1, 7), (6, 4, 8), ("0:00:09", 1, 9), (100, 1, 20)])
 def test_it_stops_when_the_time_is_over(limit: Any, every: int, step: int, clock: Callable[[float], None]) -> None:
     trainer = run(None, Slow(clock), Timer(limit), log_every_n_steps=every)
-    assert trainer.state.step == step
+    assert trainer.session.progress.step == step
     assert trainer.summary["stop_reason"] == ("max_time" if step < 20 else "max_epochs")
 
 
@@ -411,15 +412,15 @@ def test_the_time_before_a_resume_counts_and_the_time_between_does_not(clock: Ca
     run(tmp_path, Slow(clock), Timer(12), log_every_n_steps=1, stop=7)
     clock(1000)
     trainer = run(tmp_path, Slow(clock), Timer(12), log_every_n_steps=1, resume=True)
-    assert (trainer.state.step, trainer.summary["stop_reason"]) == (12, "max_time")
+    assert (trainer.session.progress.step, trainer.summary["stop_reason"]) == (12, "max_time")
     longer = run(tmp_path, Slow(clock), Timer(14), log_every_n_steps=1, resume=True)
-    assert longer.state.step == 14
+    assert longer.session.progress.step == 14
 
 
 def test_a_second_fit_has_its_own_time(clock: Callable[[float], None]) -> None:
     timer = Timer(7)
     for _ in range(2):
-        assert run(None, Slow(clock), timer, log_every_n_steps=1).state.step == 7
+        assert run(None, Slow(clock), timer, log_every_n_steps=1).session.progress.step == 7
 
 
 TIMES = [(90, 90.0), ("90", 90.0), ("1:30", 90.0), ("00:01:30", 90.0), ("1:00:00", 3600.0), (0.5, 0.5)]

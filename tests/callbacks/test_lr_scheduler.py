@@ -28,6 +28,7 @@ from trainkit import (
 from trainkit.checkpoint.plain import plain
 from trainkit.optim.optimizer import Optimizer
 from trainkit.optim.schedules import SCHEDULERS
+from trainkit.trainer.session import Session
 
 LR, EPOCHS, A_EPOCH = 0.1, 12, 3
 STEPS = EPOCHS * A_EPOCH  # 36
@@ -89,25 +90,25 @@ class Watch(Callback):
         if not snapshots:
             self.on_checkpoint = super().on_checkpoint  # type: ignore[method-assign]
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        self.rates.append(list(trainer.optimizer.rates))
-        self.momentum.append(getattr(trainer.optimizer, "betas", getattr(trainer.optimizer, "momentum", None)))
+    def on_train_batch_end(self, session: Session) -> None:
+        self.rates.append(list(session.optimizer.rates))
+        self.momentum.append(getattr(session.optimizer, "betas", getattr(session.optimizer, "momentum", None)))
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        if trainer.state.batch:
-            self.kept[trainer.state.step] = plain(trainer.snapshot())
+    def on_checkpoint(self, session: Session) -> None:
+        if session.progress.batch:
+            self.kept[session.progress.step] = plain(session.snapshot())
 
 
 class Script(Callback):
     def __init__(self, values: list[Any], name: str = "score") -> None:
         self.values, self.metric = values, name
 
-    def on_train_epoch_end(self, trainer: Trainer) -> None:
-        trainer.log(self.metric, self.values[trainer.state.epoch])
+    def on_train_epoch_end(self, session: Session) -> None:
+        session.log(self.metric, self.values[session.progress.epoch])
 
 
 class Refuses(Callback):
-    def on_train_start(self, trainer: Trainer) -> None:
+    def on_train_start(self, session: Session) -> None:
         raise UserError("stopped")
 
 

@@ -48,6 +48,7 @@ from trainkit.checkpoint import file as checkpoint
 from trainkit.checkpoint.plain import plain
 from trainkit.data.loader import epoch_permutation
 from trainkit.trainer.engines import compiled
+from trainkit.trainer.session import Session
 
 N, BATCH, MARKED = 20, 4, 11  # samples, samples a step, the sample that is odd
 STEPS = N // BATCH
@@ -83,9 +84,9 @@ class At(Callback):
     def __init__(self, step: int, act: Callable[[Trainer], None]) -> None:
         self.step, self.act = step, act
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        if trainer.state.step == self.step:
-            self.act(trainer)
+    def on_train_batch_end(self, session: Session) -> None:
+        if session.progress.step == self.step:
+            self.act(session)
 
 
 def fit(
@@ -105,8 +106,8 @@ def fit(
     return trainer
 
 
-def state(trainer: Trainer) -> list[Tensor]:
-    p, _, *slots = trainer.optimizer.state()
+def state(session: Session) -> list[Tensor]:
+    p, _, *slots = session.optimizer.state()
     return [p, *slots]
 
 
@@ -131,12 +132,12 @@ class Cracked(Module):
 
 
 def huge(layer: int, value: float = 3e38) -> Callable[[], Callback]:
-    return lambda: At(12, lambda trainer: trainer.net.layers[layer].w.fill_(value))  # type: ignore[attr-defined]
+    return lambda: At(12, lambda session: session.net.layers[layer].w.fill_(value))  # type: ignore[attr-defined]
 
 
-def pushed(trainer: Trainer) -> None:
-    trainer.optimizer.g.fill_(3e38)  # holds the momentum
-    trainer.set_lr([10.0])
+def pushed(session: Session) -> None:
+    session.optimizer.g.fill_(3e38)  # holds the momentum
+    session.set_lr([10.0])
 
 
 def first(x: float | None = None, t: float | None = None) -> dict[str, Any]:
@@ -272,7 +273,7 @@ def test_the_first_number_that_is_not_finite_is_found_at_its_step_and_place(name
     assert trainer.summary["stop_reason"] == "nan"
     assert words.startswith(f"step {step:,}, epoch {(step - 1) // STEPS + 1}: "), words
     assert re.search(place, words), words
-    assert (trainer.state.step, trainer.summary["step"]) == (step - 1, step - 1)
+    assert (trainer.session.progress.step, trainer.summary["step"]) == (step - 1, step - 1)
     if name != "weights before the run":
         assert all(s.isfinite().all() for s in state(trainer))
     assert same(trainer, run(False, max_steps=step - 1)) or name == "weights before the run"
@@ -284,8 +285,8 @@ class Start(Callback):
     def __init__(self, w: float) -> None:
         self.w = w
 
-    def on_fit_start(self, trainer: Trainer) -> None:
-        trainer.net.layers[0].w.fill_(self.w)  # type: ignore[attr-defined]
+    def on_fit_start(self, session: Session) -> None:
+        session.net.layers[0].w.fill_(self.w)  # type: ignore[attr-defined]
 
 
 # -- the state before it ---------------------------------------------------------------------------------------------------
@@ -298,8 +299,8 @@ def drops() -> Sequential:
 class Jitter(Callback):
     """Moves a weight by a draw from torch's own generator after each step."""
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        trainer.net.param()[0][0].view(-1)[0] += 0.01 * torch.rand(()).item()
+    def on_train_batch_end(self, session: Session) -> None:
+        session.net.param()[0][0].view(-1)[0] += 0.01 * torch.rand(()).item()
 
 
 def alike(a: Any, b: Any) -> bool:
@@ -405,8 +406,8 @@ def test_min_epochs_and_other_reasons_do_not_keep_a_broken_run_going() -> None:
 def test_a_signal_saves_what_is_finite(tmp_path: Path) -> None:
     import signal
 
-    def act(trainer: Trainer) -> None:
-        if trainer.signal is None:
+    def act(session: Session) -> None:
+        if session.signal is None:
             signal.raise_signal(signal.SIGTERM)
 
     plant = At(12, lambda t: t.net.layers[4].w.fill_(3e38))  # type: ignore[attr-defined]
@@ -462,7 +463,7 @@ def test_compiled_steps_are_gone_back_as_exactly(name: str, monkeypatch: pytest.
     for more in ([TerminateOnNaN()], []):
         act = [Plain(step - 1, case["act"]().act)] if "act" in case else []
         on = data(*case.get("on", (None, None)))
-        found.append(fit(*more, *act, on=on, made=made, mode="compile", max_steps=None if more else step - 1))
+        found.append(fit(*more, *act, on=on, made=made, engine="compile", max_steps=None if more else step - 1))
     assert re.search(place, found[0].summary["stop_words"])
     assert (found[0].summary["step"], found[0].running) == (step - 1, "compile")
     assert same(*found)
@@ -484,7 +485,7 @@ def test_what_compiled_code_alone_makes_is_told_so(monkeypatch: pytest.MonkeyPat
             return loss + math.nan if self.optimizer.t == 8 else loss
 
     monkeypatch.setattr(compiled, "Compiled", Cracked)
-    trainer = fit(TerminateOnNaN(), mode="compile")
+    trainer = fit(TerminateOnNaN(), engine="compile")
     words = "step 8, epoch 2: numbers are not finite in compiled code; the same step, eager, gives finite ones"
     assert (trainer.summary["stop_words"], trainer.summary["step"]) == (words, 7)
 
@@ -496,7 +497,7 @@ def plant(at: dict[int, int]) -> list[Callback]:
     """A weight that overflows, in replica r after step at[r]."""
 
     def act(r: int) -> Callable[[Trainer], None]:
-        return lambda trainer: trainer.net.layers[4].w[r].fill_(3e38)  # type: ignore[attr-defined, no-any-return]
+        return lambda session: session.net.layers[4].w[r].fill_(3e38)  # type: ignore[attr-defined, no-any-return]
 
     return [At(step, act(r)) for r, step in at.items()]
 
@@ -506,7 +507,7 @@ def test_a_replica_is_stopped_alone_and_the_others_go_on(capsys: pytest.CaptureF
     said = capsys.readouterr().err
     assert said.startswith("replica 1, step 9, epoch 2: MSELoss: inf; the net's output reaches ")
     assert said.count("\n") == 1
-    assert (trainer.summary["stop_reason"], trainer.state.active) == ("max_epochs", [True, False, True])
+    assert (trainer.summary["stop_reason"], trainer.session.progress.active) == ("max_epochs", [True, False, True])
     whole, before = fit(replicas=3), fit(*plant({1: 8}), replicas=3, max_steps=8)
     for (_, p, _), (_, q, _), (_, b, _) in zip(*(t.net.named_param() for t in (trainer, whole, before)), strict=True):
         assert torch.equal(p[0], q[0])
@@ -529,7 +530,7 @@ def test_the_last_replica_ends_the_run(
     lines = capsys.readouterr().err.splitlines()
     assert [a.startswith(b) for a, b in zip(lines, told, strict=True)] == [True] * len(told)
     last = [r for r, step in at.items() if step == ended]
-    assert (trainer.summary["stop_reason"], trainer.state.step) == ("nan", ended)
+    assert (trainer.summary["stop_reason"], trainer.session.progress.step) == ("nan", ended)
     assert [line.split(",")[0] for line in trainer.summary["stop_words"].splitlines()] == [f"replica {r}" for r in last]
     content = checkpoint.load(tmp_path / "checkpoints/last.pt")
     assert all(v.isfinite().all() for v in content["model"].values())
@@ -543,8 +544,8 @@ def test_a_resume_leaves_a_stopped_replica_stopped_whatever_early_stopping_says(
         def __init__(self) -> None:
             self.snapshots: list[dict[str, Any]] = []
 
-        def on_checkpoint(self, trainer: Trainer) -> None:
-            self.snapshots.append(plain(trainer.snapshot()))
+        def on_checkpoint(self, session: Session) -> None:
+            self.snapshots.append(plain(session.snapshot()))
 
     def callbacks() -> list[Callback]:
         return [ValidationSplit(0.2), EarlyStopping(patience=3, restore_best=True), *plant({1: 6}), TerminateOnNaN()]

@@ -27,6 +27,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.checkpoint.plain import plain
+from trainkit.trainer.session import Session
 
 
 def run(*callbacks: Callback, data: Dataset | None = None, resume: dict[str, Any] | None = None, **how: Any) -> Trainer:
@@ -62,9 +63,9 @@ def test_no_sample_is_on_both_sides_and_none_is_lost() -> None:
     x = torch.arange(60.0).reshape(30, 2)
 
     class Look(Callback):
-        def on_fit_start(self, trainer: Trainer) -> None:
-            assert trainer.data.val is not None
-            self.parts = [p.x[:, 0].tolist() for p in (trainer.data.train, trainer.data.val)]
+        def on_fit_start(self, session: Session) -> None:
+            assert session.data.val is not None
+            self.parts = [p.x[:, 0].tolist() for p in (session.data.train, session.data.val)]
 
     look = Look()
     run(ValidationSplit(0.2), look, data=tensors(x, torch.arange(30) % 2))
@@ -98,8 +99,8 @@ EDGES = [
 @pytest.mark.parametrize(("n", "fraction", "sizes"), EDGES)
 def test_fractions_at_the_edge(n: int, fraction: float, sizes: tuple[int, int]) -> None:
     trainer = run(ValidationSplit(fraction), data=disk(n, 1))
-    assert trainer.data.val is not None
-    assert (len(trainer.data.train), len(trainer.data.val)) == sizes
+    assert trainer.session.data.val is not None
+    assert (len(trainer.session.data.train), len(trainer.session.data.val)) == sizes
 
 
 @pytest.mark.parametrize(
@@ -124,10 +125,10 @@ def test_statistics_come_from_the_training_part_alone() -> None:
     val = ValidationSplit(0.3).indices(30)
     train = torch.ones(30, dtype=torch.bool).index_fill(0, val, False)
     mean = data.train.x[train].double().mean(0)
-    torch.testing.assert_close(trainer.normalizer.mean, mean)
-    assert trainer.data.train.x.mean(0).abs().max() < 1e-6
-    assert trainer.data.val is not None
-    assert trainer.data.val.x.mean(0).abs().max() > 1e-3
+    torch.testing.assert_close(trainer.session.normalizer.mean, mean)
+    assert trainer.session.data.train.x.mean(0).abs().max() < 1e-6
+    assert trainer.session.data.val is not None
+    assert trainer.session.data.val.x.mean(0).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("every", [{}, {"every_n_steps": 1}, {"every_n_epochs": 2}, {"every_n_epochs": 50}])
@@ -135,8 +136,8 @@ def test_training_cannot_see_that_it_is_validated(every: dict[str, int]) -> None
     """The same parameters, to the bit, and the same random numbers, however often validation runs; Dropout is in the net."""
 
     class Streams(Callback):
-        def on_fit_end(self, trainer: Trainer) -> None:
-            self.states = [g.get_state() for g in trainer.generators] + [torch.get_rng_state()]
+        def on_fit_end(self, session: Session) -> None:
+            self.states = [g.get_state() for g in session.generators] + [torch.get_rng_state()]
 
     often, never = Streams(), Streams()
     torch.manual_seed(0)
@@ -146,16 +147,16 @@ def test_training_cannot_see_that_it_is_validated(every: dict[str, int]) -> None
     train = torch.ones(30, dtype=torch.bool).index_fill(0, val, False).nonzero().squeeze(1)
     torch.manual_seed(0)
     alone = run(never, data=data.with_parts(train=data.train.subset(train)))
-    assert alone.data.val is None
+    assert alone.session.data.val is None
     assert alone.summary["params_sha256"] == seen
     assert all(torch.equal(a, b) for a, b in zip(often.states, never.states, strict=True))
 
 
 def test_the_metrics_are_those_of_the_held_out_samples() -> None:
     trainer = run(ValidationSplit(0.2))
-    val = trainer.data.val
+    val = trainer.session.data.val
     assert val is not None
-    y = trainer.net.eval()(val.x)
+    y = trainer.session.net.eval()(val.x)
     wrong = (y.argmax(1) != val.t).double().mean().item()
     metrics = trainer.summary["metrics"]
     assert metrics["val/loss"] == pytest.approx(torch.nn.functional.cross_entropy(y, val.t).item(), rel=1e-6)
@@ -165,7 +166,7 @@ def test_the_metrics_are_those_of_the_held_out_samples() -> None:
 def test_all_replicas_have_one_validation_set_and_so_have_other_seeds() -> None:
     sets = []
     for how in ({}, {"seed": 3}, {"replicas": 2}):
-        part = run(ValidationSplit(0.2), EarlyStopping(), **how).data.val
+        part = run(ValidationSplit(0.2), EarlyStopping(), **how).session.data.val
         assert part is not None
         sets.append(part.x)
     assert all(torch.equal(s, sets[0]) for s in sets)
@@ -177,26 +178,26 @@ def test_all_replicas_have_one_validation_set_and_so_have_other_seeds() -> None:
     ids=["fraction", "seed", "stratify"],
 )
 def test_another_split_on_resume_is_refused(other: ValidationSplit) -> None:
-    content = plain(run(ValidationSplit(0.2)).snapshot())
-    assert run(ValidationSplit(0.2), resume=content, max_epochs=4).state.epoch == 4
+    content = plain(run(ValidationSplit(0.2)).session.snapshot())
+    assert run(ValidationSplit(0.2), resume=content, max_epochs=4).session.progress.epoch == 4
     with pytest.raises(UserError, match=r"was split otherwise.*validation would see trained samples"):
         run(other, resume=content, max_epochs=4)
 
 
 def test_the_checkpoint_names_the_split_by_its_hash() -> None:
-    state = run(ValidationSplit(0.2)).snapshot()["callbacks"]["validation_split"]
+    state = run(ValidationSplit(0.2)).session.snapshot()["callbacks"]["validation_split"]
     indices = ValidationSplit(0.2).indices(30).tolist()
     assert state["sha256"] == hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest()
 
 
 def test_a_validation_part_of_the_data_itself_is_used_without_the_callback() -> None:
     data = disk(30, 5)
-    assert "val/loss" in run(data=data.with_parts(val=data.test)).metrics
+    assert "val/loss" in run(data=data.with_parts(val=data.test)).session.metrics
 
 
 def test_regression_has_a_loss_and_no_error() -> None:
     net = Sequential(Linear(2, 2))
     trainer = Trainer(max_epochs=1, device="cpu", callbacks=[ValidationSplit(0.5)])
     trainer.fit(net, MSELoss(), SGD(net.param(), 0.1), tensors(torch.randn(8, 2), torch.randn(8, 2)))
-    assert "val/loss" in trainer.metrics
-    assert "val/error" not in trainer.metrics
+    assert "val/loss" in trainer.session.metrics
+    assert "val/error" not in trainer.session.metrics

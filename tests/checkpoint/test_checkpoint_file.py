@@ -35,7 +35,7 @@ def whole() -> dict[str, Any]:
     trainer = Trainer(max_epochs=1, batch_size=2)
     net = Sequential(Linear(2, 1))
     trainer.fit(net, MSELoss(), SGD(net.param(), lr=0.1, momentum=0.9), tensors(torch.ones(4, 2), torch.ones(4, 1)))
-    return trainer.snapshot()
+    return trainer.session.snapshot()
 
 
 def at_step(whole: dict[str, Any], step: int) -> dict[str, Any]:

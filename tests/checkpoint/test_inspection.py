@@ -24,7 +24,7 @@ def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     trainer = Trainer(max_epochs=1, batch_size=2, run_dir="run", callbacks=[CSVLog()], config="seed: 3\nloss: MSELoss\n")
     net = Sequential(Linear(2, 1))
     trainer.fit(net, MSELoss(), Adam(net.param()), tensors(torch.ones(4, 2), torch.ones(4, 1)))
-    content = plain(trainer.snapshot())
+    content = plain(trainer.session.snapshot())
     checkpoint.save(content, Path("a.pt"))
     content["params_sha256"] = trainer.summary["params_sha256"]
     return content

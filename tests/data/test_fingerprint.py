@@ -16,6 +16,7 @@ from trainkit.checkpoint.plain import plain
 from trainkit.data import fingerprint as fingerprint_file
 from trainkit.data.fingerprint import fingerprint
 from trainkit.data.sources.npy import as_inputs, open_npy
+from trainkit.trainer.session import Session
 
 N = 40
 X = torch.rand(N, 3, generator=torch.Generator().manual_seed(0))
@@ -27,8 +28,8 @@ class Keep(Callback):
     def __init__(self) -> None:
         self.snapshots: list[dict[str, Any]] = []
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        self.snapshots.append(plain(trainer.snapshot()))
+    def on_checkpoint(self, session: Session) -> None:
+        self.snapshots.append(plain(session.snapshot()))
 
 
 def data(x: torch.Tensor = X, t: torch.Tensor = T, test: torch.Tensor | None = HELD) -> Dataset:

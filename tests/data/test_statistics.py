@@ -32,8 +32,8 @@ from trainkit import (
     npy,
     tensors,
 )
-from trainkit.data.loader import epoch_permutation
 from trainkit.data import check
+from trainkit.data.loader import epoch_permutation
 from trainkit.data.sources.csv import read_rows
 from trainkit.data.statistics import Frame, ranges
 from trainkit.data.transforms.normalize import Normalizer
@@ -135,9 +135,9 @@ def test_numbers_of_a_csv_file_are_rounded_once_after_they_are_scaled(tmp_path: 
     assert data.train.t[:, 0].tolist() == x.tolist()
     exact = ((torch.from_numpy(x) - x.mean()) / x.std())[:, None]
     trainer = fit(data, max_epochs=0)
-    torch.testing.assert_close(trainer.data.train.x, exact.float(), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(trainer.session.data.train.x, exact.float(), rtol=1e-7, atol=1e-7)
     later = read_rows(str(tmp_path / "d.csv"), data.schema).x
-    assert torch.equal(trainer.normalizer.scale(later, torch.float32), trainer.data.train.x)  # type: ignore[arg-type]
+    assert torch.equal(trainer.session.normalizer.scale(later, torch.float32), trainer.session.data.train.x)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["i4", "i8", "u4", "f8"])
@@ -149,7 +149,7 @@ def test_numbers_above_24_bits_are_not_rounded_to_float32(tmp_path: Path, dtype:
     data = npy(str(tmp_path / "x.npy"), str(tmp_path / "t.npy"), normalize="feature", stream=stream)
     of_tensors = tensors(torch.from_numpy(x), torch.arange(N) * 1.0, normalize="feature")
     for each in (data, of_tensors):
-        z = fit(each, max_epochs=0).data.train.x[:]
+        z = fit(each, max_epochs=0).session.data.train.x[:]
         assert z.dtype == torch.float32
         torch.testing.assert_close(z[:, 0].diff(), torch.full((N - 1,), 3 / float(x.std())))
 
@@ -206,7 +206,7 @@ def test_a_callback_that_handles_such_numbers_takes_them(tmp_path: Path) -> None
 def test_a_run_that_ends_before_it_takes_the_number_is_not_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = saved(tmp_path, "train", "t", math.inf, False)
     ended = fit(data, TerminateOnNaN()).summary["step"]  # the steps before the one that takes it
-    assert fit(data, max_steps=ended).state.step == ended
+    assert fit(data, max_steps=ended).session.progress.step == ended
     assert "a number of the training part is not finite; the run ends before it takes it" in capsys.readouterr().err
     with pytest.raises(UserError, match="row 7"):
         fit(data, max_steps=ended + 1)

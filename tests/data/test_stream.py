@@ -45,6 +45,7 @@ from trainkit.data.mapped import AHEAD, MappedRows, Rows, prefetch
 from trainkit.data.sources.npy import as_inputs, open_npy
 from trainkit.data.statistics import mean_std
 from trainkit.data.transforms.normalize import Normalizer
+from trainkit.trainer.session import Session
 
 N, TEST, SHAPE = 61, 20, (3, 4)
 
@@ -96,8 +97,8 @@ class Keep(Callback):
     def __init__(self) -> None:
         self.snapshots: list[dict[str, Any]] = []
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        self.snapshots.append(plain(trainer.snapshot()))
+    def on_checkpoint(self, session: Session) -> None:
+        self.snapshots.append(plain(session.snapshot()))
 
 
 def run(data: Dataset, *more: Callback, resume: dict[str, Any] | None = None, **how: Any) -> dict[str, Any]:
@@ -236,22 +237,22 @@ class Ends(Callback):
     def __init__(self, way: Callable[[Trainer], None]) -> None:
         self.way, self.seen = way, 0
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
+    def on_train_batch_end(self, session: Session) -> None:
         self.seen = max(self.seen, len(threads()))
-        if trainer.state.step == 4:
-            self.way(trainer)
+        if session.progress.step == 4:
+            self.way(session)
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, session: Session) -> None:
         self.left = threads()
 
 
-def fail(trainer: Trainer) -> None:
+def fail(session: Session) -> None:
     raise RuntimeError("on purpose")
 
 
 WAYS: dict[str, Callable[[Trainer], None]] = {
-    "stop": lambda trainer: trainer.stop("enough", "enough"),
-    "signal": lambda trainer: os.kill(os.getpid(), signal.SIGTERM),
+    "stop": lambda session: session.stop("enough", "enough"),
+    "signal": lambda session: os.kill(os.getpid(), signal.SIGTERM),
     "exception": fail,
 }
 
@@ -271,7 +272,7 @@ def test_no_way_to_end_leaves_the_thread(tmp_path: Path, way: str) -> None:
 def test_a_file_that_changes_is_noticed_in_the_main_thread(tmp_path: Path) -> None:
     files = saved(tmp_path, numbers("u1"))
 
-    def cut(trainer: Trainer) -> None:
+    def cut(session: Session) -> None:
         os.utime(files["train_x"], ns=(1, 1))
 
     with pytest.raises(UserError, match=r"train_x.npy: changed while it was being read; train on a file that nobody"):
@@ -282,7 +283,7 @@ def test_a_file_that_is_deleted_or_replaced_goes_on_being_read(tmp_path: Path) -
     files = saved(tmp_path, numbers("u1"))
     whole = run(npy(**files))
 
-    def replace(trainer: Trainer) -> None:
+    def replace(session: Session) -> None:
         os.remove(files["train_x"])
         Path(files["train_x"]).write_bytes(b"")
 

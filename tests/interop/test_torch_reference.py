@@ -61,6 +61,7 @@ from trainkit import (
 )
 from trainkit.app.config import registry
 from trainkit.optim.optimizer import momentum_of
+from trainkit.trainer.session import Session
 
 rival = interop.find("torch")
 STEPS = 200
@@ -208,12 +209,12 @@ def test_a_net_drawn_at_random_ends_at_autograds_parameters(seed: int) -> None:
     experiment = drawn(seed)
     trainer, start = experiment.run()
     other = rival.fit(trainer, start)
-    ours = trainer.net.state_dict()
+    ours = trainer.session.net.state_dict()
     assert apart(ours, other.state) < 1e-9, experiment
     assert other.steps == STEPS
     assert apart(ours, start) > 1e-5, experiment  # moved ten thousand times as far as they may differ
     for name in ("train", "test"):
-        for metric, (value,) in trainer.evaluate(getattr(trainer.data, name)).items():
+        for metric, (value,) in trainer.session.evaluate(getattr(trainer.session.data, name)).items():
             assert other.metrics.pop(f"{name}/{metric}") == pytest.approx(value, rel=1e-9, abs=1e-9)
     assert not other.metrics
 
@@ -231,7 +232,7 @@ def test_a_rate_one_percent_off_is_seen(seed: int) -> None:
     experiment = drawn(seed)
     trainer, start = experiment.run(max_steps=20)
     off = [1.01 * experiment.settings["lr"]] * 20
-    assert apart(trainer.net.state_dict(), rival.fit(trainer, start, off).state) > 1e-7
+    assert apart(trainer.session.net.state_dict(), rival.fit(trainer, start, off).state) > 1e-7
 
 
 # -- the course of a run -------------------------------------------------------------------------------------------------------
@@ -240,17 +241,17 @@ def test_a_rate_one_percent_off_is_seen(seed: int) -> None:
 class Watch(Callback):
     """The settings of each step, and the steps after which there was a validation. Stands before the schedule."""
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, session: Session) -> None:
         self.rates: list[float] = []
         self.momenta: list[dict[str, Any]] = []
         self.validated: list[int] = []
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        self.rates += trainer.state.lr
-        self.momenta.append(momentum_of(trainer.optimizer))
+    def on_train_batch_end(self, session: Session) -> None:
+        self.rates += session.progress.lr
+        self.momenta.append(momentum_of(session.optimizer))
 
-    def on_validation_end(self, trainer: Trainer) -> None:
-        self.validated.append(trainer.state.step)
+    def on_validation_end(self, session: Session) -> None:
+        self.validated.append(session.progress.step)
 
 
 def small(optimizer: type[trainkit.Optimizer] = SGD, *layers: Module, **settings: Any) -> Experiment:
@@ -279,7 +280,7 @@ def test_with_a_schedules_rates_it_is_the_same_run(
 ) -> None:
     watch = Watch()
     trainer, start = small(optimizer, **settings).run(ValidationSplit(0.2), watch, schedule, max_steps=60)
-    ours = trainer.net.state_dict()
+    ours = trainer.session.net.state_dict()
     assert apart(ours, rival.fit(trainer, start, watch.rates, watch.momenta).state) < 1e-9
     assert apart(ours, rival.fit(trainer, start).state) > 1e-3
 
@@ -288,8 +289,8 @@ def test_a_run_that_early_stopping_ended_is_as_long_and_has_its_rate() -> None:
     stop = trainkit.EarlyStopping("val/loss", divergence_threshold=0.0)  # at the first check; the rate is 0 from then on
     trainer, start = small().run(ValidationSplit(0.2), stop)
     other = rival.fit(trainer, start)
-    assert (trainer.state.step, other.steps) == (6, 6)
-    assert apart(trainer.net.state_dict(), other.state) < 1e-9
+    assert (trainer.session.progress.step, other.steps) == (6, 6)
+    assert apart(trainer.session.net.state_dict(), other.state) < 1e-9
 
 
 def test_it_validates_where_the_run_did(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,9 +305,9 @@ def test_it_validates_where_the_run_did(monkeypatch: pytest.MonkeyPatch) -> None
         done += len(batches)
         train(net, loss, update, batches, **how)
 
-    def noting_evaluate(net: Any, loss: Any, trainer: Trainer, part: Any) -> Any:
-        seen.append((done, part is trainer.data.val))
-        return evaluate(net, loss, trainer, part)
+    def noting_evaluate(net: Any, loss: Any, session: Session, part: Any) -> Any:
+        seen.append((done, part is session.data.val))
+        return evaluate(net, loss, session, part)
 
     monkeypatch.setattr(rival, "train", counting_train)
     monkeypatch.setattr(rival, "evaluate", noting_evaluate)
@@ -326,14 +327,14 @@ def test_where_a_part_is_ignored_the_shares_are_the_same() -> None:
     for loss in (CrossEntropyLoss(ignore_index=2), CrossEntropyLoss(weight=[0.3, 2, 1], label_smoothing=0.1, ignore_index=2)):
         experiment.loss = loss
         trainer, start = experiment.run(max_steps=20, batch_size=2, accumulate=3)
-        assert apart(trainer.net.state_dict(), rival.fit(trainer, start).state) < 1e-9
+        assert apart(trainer.session.net.state_dict(), rival.fit(trainer, start).state) < 1e-9
 
 
 def test_in_float32_it_differs_by_rounding() -> None:
     trainer, start = small().run(dtype="float32", max_steps=20)
     other = rival.fit(trainer, start)
     assert {p.dtype for p in other.state.values()} == {torch.float32}
-    assert apart(trainer.net.state_dict(), other.state) < 1e-5
+    assert apart(trainer.session.net.state_dict(), other.state) < 1e-5
 
 
 # -- what it leaves as it was --------------------------------------------------------------------------------------------------
@@ -352,9 +353,9 @@ def test_the_callers_autograd_mode_and_random_stream_are_restored(mode: Callable
         before = modes()
         other = rival.fit(trainer, start)
         assert modes() == before
-        assert apart(trainer.net.state_dict(), other.state) < 1e-9
+        assert apart(trainer.session.net.state_dict(), other.state) < 1e-9
         assert not any(p.requires_grad for p in other.state.values())
-        trainer.loss = Own()
+        trainer.session.loss = Own()
         with pytest.raises(UserError):
             rival.fit(trainer, start)
         assert modes() == before

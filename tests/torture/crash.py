@@ -15,9 +15,9 @@ from unittest.mock import patch
 
 from trainkit.app.cli.main import main
 from trainkit.checkpoint import file as checkpoint
+from trainkit.checkpoint.digest import digest as digest_of
 from trainkit.core.errors import UserError
 from trainkit.core.files import TEMPORARY
-from trainkit.checkpoint.digest import digest as digest_of
 
 from .tally import Tally, ended, fork, inside, shot
 

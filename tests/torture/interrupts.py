@@ -194,7 +194,7 @@ def compiling(folder: Path) -> list[Tally]:
     """A signal while the steps are compiled."""
     tally = Tally("a signal before, in and behind the compilation of mode=compile", f"exit 130 or 143; {RESUMED}")
     with inside(folder):
-        prepare(CONF.replace("max_epochs: 3", "max_epochs: 3, mode: compile"))
+        prepare(CONF.replace("max_epochs: 3", "max_epochs: 3, engine: compile"))
         for seconds in (1.0, 4.0):
             for name, numbers in ONE.items():
                 shutil.rmtree("run", ignore_errors=True)

@@ -23,6 +23,7 @@ from trainkit.app.cli.main import main
 from trainkit.checkpoint import file as checkpoint
 from trainkit.core.errors import UserError
 from trainkit.core.files import TEMPORARY
+from trainkit.trainer.session import Session
 
 from .crash import after, digest
 from .moments import at
@@ -85,14 +86,14 @@ def watched_run(steps: int) -> int:
     seen: list[dict[str, float]] = []
     real = Trainer.note
 
-    def note(trainer: Trainer, *args: Any) -> None:
-        real(trainer, *args)
-        step = trainer.state.step
+    def note(session: Session, *args: Any) -> None:
+        real(session, *args)
+        step = session.progress.step
         if step % (steps // PARTS) == 0 and step > steps // PARTS:
-            writer: Any = trainer.callbacks["tensorboard"]
+            writer: Any = session.callbacks["tensorboard"]
             writer.writer.flush()
             files = [p for p in Path("run").rglob("*") if p.is_file() and not p.name.startswith(TEMPORARY)]
-            point = {"step": step, "epoch": trainer.state.epoch, "memory": status("VmRSS"), "files": len(files)}
+            point = {"step": step, "epoch": session.progress.epoch, "memory": status("VmRSS"), "files": len(files)}
             point |= {"descriptors": len(os.listdir("/proc/self/fd")), "threads": len(os.listdir("/proc/self/task"))}
             point["csv"] = Path("run/metrics.csv").stat().st_size
             point["events"] = sum(p.stat().st_size for p in files if "tfevents" in p.name)
@@ -254,9 +255,9 @@ def wrong_clock(name: str, step: int, words: list[str]) -> int:
     real, real_ns, note = time.time, time.time_ns, Trainer.note
     off, taken = 0.0, 0
 
-    def noted(trainer: Trainer, *args: Any) -> None:
+    def noted(session: Session, *args: Any) -> None:
         nonlocal off, taken
-        note(trainer, *args)
+        note(session, *args)
         taken += 1
         off = JUMPS[name](taken) if taken >= step else 0.0
 

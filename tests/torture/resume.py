@@ -77,7 +77,7 @@ class Whole:
         self.tally = Tally(f"{name}{words}, {mode}", HOLDS)
         self.points: list[verify.Point] = []
         self.folder = Path.cwd() / f"{Path(name).stem}-{mode}"
-        overrides = [*overrides, f"trainer.mode={mode}", "callbacks.progress_bar=null"]
+        overrides = [*overrides, f"trainer.engine={mode}", "callbacks.progress_bar=null"]
         if name in DATA:
             key, data = DATA[name]
             overrides.append(f"data.{key}={ROOT / data}")
@@ -93,7 +93,7 @@ class Whole:
             self.tally.count(str(error))
             return
         if self.run.mode != mode:
-            self.tally.attack += ": skipped, it is not compiled here; `trainkit fit` with trainer.mode=compile says why"
+            self.tally.attack += ": skipped, it is not compiled here; `trainkit fit` with trainer.engine=compile says why"
             return
         self.points = [p for p in verify.points(self.run, steps, config.get("seed", 0)) if p.phase in phases]
         there = [p.phase for p in self.points]

@@ -48,6 +48,7 @@ from trainkit.core.rng import seed_globals
 from trainkit.data.loader import ALIGN
 from trainkit.nn.losses import Loss
 from trainkit.optim.flat_buffer import unflatten
+from trainkit.trainer.session import Session
 
 from .tally import Tally
 
@@ -144,7 +145,7 @@ def drawn(draw: random.Random, compiled: bool = False) -> Case:
         clip=None if no_gradient else draw.choice([None, None, 0.1]),
         every=draw.choice([None, None, 3]),
         seed=draw.randrange(1000),
-        mode="compile" if compiled else "eager",
+        engine="compile" if compiled else "eager",
     )
     return replace(case, stops=tuple(sorted(draw.sample(range(1, case.steps), 2))))
 
@@ -157,13 +158,13 @@ class Keep(Callback):
     def __init__(self, steps: Sequence[int] = ()) -> None:
         self.steps, self.kept = steps, dict[int, Content]()
 
-    def on_train_start(self, trainer: Trainer) -> None:
+    def on_train_start(self, session: Session) -> None:
         if 0 in self.steps:
-            self.kept[0] = plain(trainer.snapshot())
+            self.kept[0] = plain(session.snapshot())
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        if trainer.state.step in self.steps and trainer.state.batch:
-            self.kept[trainer.state.step] = plain(trainer.snapshot())
+    def on_checkpoint(self, session: Session) -> None:
+        if session.progress.step in self.steps and session.progress.batch:
+            self.kept[session.progress.step] = plain(session.snapshot())
 
     def next_step(self, step: int) -> int | None:
         return min((s for s in self.steps if s > step), default=None)
@@ -177,11 +178,11 @@ class Products(TorchDispatchMode, Callback):
         self.seen: dict[int, list[Any]] = {}
         self.step: int | None = None
 
-    def on_train_start(self, trainer: Trainer) -> None:
-        self.step = trainer.state.step
+    def on_train_start(self, session: Session) -> None:
+        self.step = session.progress.step
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        self.step = trainer.state.step
+    def on_checkpoint(self, session: Session) -> None:
+        self.step = session.progress.step
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = function.overloadpacket.__name__
@@ -243,7 +244,7 @@ def run(
     trainer.fit(
         net, LOSSES[case.targets][case.loss](case.outputs), OPTIMIZERS[case.optimizer](net.param()), data, resume=resume
     )
-    return trainer, plain(trainer.snapshot())
+    return trainer, plain(trainer.session.snapshot())
 
 
 def differs(a: Content, b: Content, ignored: Sequence[str] = ("environment", "callbacks")) -> str | None:
@@ -284,7 +285,9 @@ def taken_back(case: Case, folder: Path, draw: random.Random) -> str | None:
     trainer, before = run(case, data, TerminateOnNaN(), log_every_n_steps=draw.randint(2, 9))
     keep = Keep(range(case.steps + 1))
     run(case, data, keep)
-    ended = [r for r, active in enumerate(trainer.state.active) if not active or trainer.summary["stop_reason"] == "nan"]
+    ended = [
+        r for r, active in enumerate(trainer.session.progress.active) if not active or trainer.summary["stop_reason"] == "nan"
+    ]
     finite = {r: [s for s in (of_replica(c, r, case) for c in keep.kept.values()) if s.isfinite().all()] for r in ended}
     n = sum(p.numel() for p in before["model"].values()) // case.replicas  # a stopped replica's slots go on
     first = min(map(len, finite.values()), default=0)  # those behind go on with other rates, which rounds otherwise
@@ -315,8 +318,8 @@ def streamed(case: Case, folder: Path) -> str | None:
 def chosen(case: Case, folder: Path) -> str | None:
     """What differs between the run in mode auto and that of the mode it chose."""
     data = data_of(case, folder)
-    trainer, auto = run(case, data, mode="auto")
-    difference = differs(auto, run(case, data, mode=trainer.running)[1])
+    trainer, auto = run(case, data, engine="auto")
+    difference = differs(auto, run(case, data, mode=trainer.session.running)[1])
     return None if difference is None else f"{difference}; {case}"
 
 

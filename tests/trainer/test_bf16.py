@@ -33,6 +33,7 @@ from trainkit import (
 from trainkit.trainer.engines import bf16, cuda_graph
 from trainkit.trainer.engines.bf16 import InBfloat16
 from trainkit.trainer.engines.step import differentiation
+from trainkit.trainer.session import Session
 
 NETS: dict[str, Callable[[], Module]] = {
     "a chain": lambda: Sequential(Linear(2, 16), ReLU(), Linear(16, 16), Tanh(), Linear(16, 2)),
@@ -128,35 +129,35 @@ def test_a_run_resumes_to_the_same_bit_and_keeps_its_numbers_wide() -> None:
         def __init__(self) -> None:
             self.taken: list[Any] = []
 
-        def on_checkpoint(self, trainer: Trainer) -> None:
-            self.taken.append(trainer.snapshot())
+        def on_checkpoint(self, session: Session) -> None:
+            self.taken.append(session.snapshot())
 
     each = Snapshots()
     whole = fit(each, ValidationSplit(0.2))
     assert {v.dtype for v in each.taken[0]["model"].values()} == {torch.float32}
     rest = fit(Snapshots(), ValidationSplit(0.2), resume=each.taken[5])
-    assert all(torch.equal(a, b) for a, b in zip(whole.optimizer.state(), rest.optimizer.state(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole.session.optimizer.state(), rest.session.optimizer.state(), strict=True))
     full = fit(ValidationSplit(0.2), precision="full")
-    assert not torch.equal(full.optimizer.p, whole.optimizer.p)
-    assert whole.metrics["val/loss"][0] == pytest.approx(full.metrics["val/loss"][0], rel=0.1)
+    assert not torch.equal(full.session.optimizer.p, whole.session.optimizer.p)
+    assert whole.session.metrics["val/loss"][0] == pytest.approx(full.session.metrics["val/loss"][0], rel=0.1)
 
 
 def test_a_captured_step_rounds_as_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graph, "captured", Tape.captured)
-    captured = fit(mode="graph")
-    assert captured.running == "graph"
-    torch.testing.assert_close(captured.optimizer.p, fit().optimizer.p, rtol=1e-3, atol=1e-5)
+    captured = fit(engine="graph")
+    assert captured.session.running == "graph"
+    torch.testing.assert_close(captured.session.optimizer.p, fit().session.optimizer.p, rtol=1e-3, atol=1e-5)
 
 
 def test_compiled_steps_leave_it_to_eager_ones_and_say_so(capsys: pytest.CaptureFixture[str]) -> None:
-    trainer = fit(mode="compile")
-    assert trainer.running == "eager"
+    trainer = fit(engine="compile")
+    assert trainer.session.running == "eager"
     said = capsys.readouterr().err
     assert said == (
-        "trainer.mode compile: eager, since compiled code does not round to bfloat16 where the passes of"
+        "trainer.engine compile: eager, since compiled code does not round to bfloat16 where the passes of"
         " trainer.precision=bf16 do\n"
     )
-    assert torch.equal(trainer.optimizer.p, fit().optimizer.p)
+    assert torch.equal(trainer.session.optimizer.p, fit().session.optimizer.p)
 
 
 def test_a_slow_processor_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from trainkit import SGD, Callback, CrossEntropyLoss, Linear, ReLU, Sequential, Trainer, disk
 from trainkit.trainer.engines.select import Kernels
 from trainkit.trainer.engines.step import training_step
+from trainkit.trainer.session import Session
 
 
 class Made(Kernels):
@@ -72,10 +73,10 @@ def test_a_hook_is_called_only_where_it_is_overridden_and_as_often_as_it_happens
         def __init__(self) -> None:
             self.calls: Counter[str] = Counter()
 
-        def on_train_batch_end(self, trainer: Trainer) -> None:
+        def on_train_batch_end(self, session: Session) -> None:
             self.calls["step"] += 1
 
-        def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
+        def on_step_log(self, session: Session, losses: list[float]) -> None:
             self.calls["fetch"] += 1
 
     counting = Counting()
@@ -83,4 +84,7 @@ def test_a_hook_is_called_only_where_it_is_overridden_and_as_often_as_it_happens
     trainer = Trainer(max_epochs=2, batch_size=1, device="cpu", log_every_n_steps=40, callbacks=[counting, Callback()])
     trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), disk(100, 0))
     assert counting.calls == {"step": 200, "fetch": 1 + 2 + 3 + 1}  # first; 40, 80; 120, 160 and 200, also an end; 100
-    assert {hook: len(heard) for hook, heard in trainer.hooks.items() if heard} == {"on_train_batch_end": 1, "on_step_log": 1}
+    assert {hook: len(heard) for hook, heard in trainer.session.hooks.items() if heard} == {
+        "on_train_batch_end": 1,
+        "on_step_log": 1,
+    }

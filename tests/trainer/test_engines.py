@@ -60,6 +60,7 @@ from trainkit.trainer.engines.compiled import Compiled, traced
 from trainkit.trainer.engines.cuda_graph import Graphed
 from trainkit.trainer.engines.multi_step import Many
 from trainkit.trainer.engines.step import clipping, differentiation, training_step
+from trainkit.trainer.session import Session
 
 
 def points(n: int = 23) -> Dataset:
@@ -222,12 +223,12 @@ def test_a_run_of_replays_is_eagers_and_resumes_to_the_same_bit_from_anywhere(ta
     common: dict[str, Any] = {"batch_size": 4, "clip_norm": 0.5, "max_epochs": 5, "made": drop_net}
     eager, wanted = fit(split, **common)
     each = Snapshots()
-    whole, summary = fit(each, split, mode="graph", **common)
+    whole, summary = fit(each, split, engine="graph", **common)
     assert whole.running == "graph"
     for a, b in zip(whole.optimizer.state(), eager.optimizer.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert summary["step"] == wanted["step"]
-    rest, again = fit(split, Snapshots(), mode="graph", resume=each.snapshots[2], **common)
+    rest, again = fit(split, Snapshots(), engine="graph", resume=each.snapshots[2], **common)
     assert same(rest, whole)
     assert again["mode"] == summary["mode"] == "graph"
 
@@ -235,10 +236,10 @@ def test_a_run_of_replays_is_eagers_and_resumes_to_the_same_bit_from_anywhere(ta
 def test_a_step_that_cannot_be_captured_runs_eagerly_on_the_parameters_it_had(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, _ = fit(mode="graph")
-    assert trainer.running == "eager"
+    trainer, _ = fit(engine="graph")
+    assert trainer.session.running == "eager"
     said = capsys.readouterr().err
-    assert said == "trainer.mode graph: eager, since a CUDA graph needs trainer.device=cuda, and this is cpu\n"
+    assert said == "trainer.engine graph: eager, since a CUDA graph needs trainer.device=cuda, and this is cpu\n"
     assert same(trainer, fit()[0])
 
     def broken(device: Any, step: Callable[[], None], begin: Callable[[], Any], generators: Any) -> Any:
@@ -247,7 +248,7 @@ def test_a_step_that_cannot_be_captured_runs_eagerly_on_the_parameters_it_had(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(cuda_graph, "captured", broken)
-    trainer, _ = fit(mode="graph", made=drop_net)
+    trainer, _ = fit(engine="graph", made=drop_net)
     assert "graph: eager, since capturing failed, RuntimeError: operation not permitted" in capsys.readouterr().err
     assert same(trainer, fit(made=drop_net)[0])
 
@@ -257,11 +258,11 @@ def test_a_cuda_graphs_run_is_eagers_within_rounding_and_resumes_to_the_same_bit
     common: dict[str, Any] = {"batch_size": 4, "clip_norm": 0.5, "max_epochs": 5, "made": drop_net, "device": "cuda"}
     eager, _ = fit(**common)
     each = Snapshots()
-    whole, _ = fit(each, mode="graph", **common)
+    whole, _ = fit(each, engine="graph", **common)
     assert whole.running == "graph"
     for a, b in zip(whole.optimizer.state(), eager.optimizer.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
-    assert same(fit(Snapshots(), mode="graph", resume=each.snapshots[2], **common)[0], whole)
+    assert same(fit(Snapshots(), engine="graph", resume=each.snapshots[2], **common)[0], whole)
 
 
 # -- the loop around calls of many steps --------------------------------------------------------------------------------------
@@ -288,18 +289,18 @@ class Notes(Callback):
     def next_step(self, step: int) -> int | None:
         return None if self.every is None else step - step % self.every + self.every
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        if self.every and trainer.state.step % self.every == 0:
-            self.seen.append((trainer.state.step, trainer.net.param()[0][0].sum().item(), trainer.optimizer.g.sum().item()))
+    def on_train_batch_end(self, session: Session) -> None:
+        if self.every and session.progress.step % self.every == 0:
+            self.seen.append((session.progress.step, session.net.param()[0][0].sum().item(), session.optimizer.g.sum().item()))
 
-    def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
-        self.seen.append((trainer.state.step, losses))
+    def on_step_log(self, session: Session, losses: list[float]) -> None:
+        self.seen.append((session.progress.step, losses))
 
-    def on_log(self, trainer: Trainer) -> None:
-        self.seen.append((trainer.state.step, dict(trainer.metrics)))
+    def on_log(self, session: Session) -> None:
+        self.seen.append((session.progress.step, dict(session.metrics)))
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        self.snapshots.append(trainer.snapshot())
+    def on_checkpoint(self, session: Session) -> None:
+        self.snapshots.append(session.snapshot())
 
 
 @settings(max_examples=40)
@@ -322,7 +323,7 @@ def test_what_callbacks_see_is_the_same_whether_steps_come_one_by_one_or_many_at
             split = ValidationSplit(0.2, every_n_steps=inside)
             common = {"batch_size": size, "max_steps": most, "log_every_n_steps": every, "replicas": replicas}
             trainer, summary = fit(notes, split, LRScheduler(StepLR={"step_size": 1}), mode=mode, **common)
-            assert trainer.running == ("eager" if most == 0 else mode)
+            assert trainer.session.running == ("eager" if most == 0 else mode)
             found.append((notes.seen, {k: v for k, v in summary.items() if k not in ("wall_s", "mode")}))
         assert found[0] == found[1]
 
@@ -332,24 +333,24 @@ def test_a_callback_that_does_not_say_when_it_looks_is_asked_after_each_step(ste
         def __init__(self) -> None:
             self.steps: list[int] = []
 
-        def on_train_batch_end(self, trainer: Trainer) -> None:
-            self.steps.append(trainer.state.step)
+        def on_train_batch_end(self, session: Session) -> None:
+            self.steps.append(session.progress.step)
 
     looks = Looks()
-    trainer, _ = fit(looks, mode="compile")
+    trainer, _ = fit(looks, engine="compile")
     assert looks.steps == list(range(1, 21))
-    assert set(trainer.steps.many.calls) == {1}  # type: ignore[union-attr]
+    assert set(trainer.session.engine.many.calls) == {1}  # type: ignore[union-attr]
 
 
 def test_calls_are_as_long_as_nobody_looks(stepwise: type[Stepwise], tmp_path: Any) -> None:
-    trainer, _ = fit(CSVLog(), Checkpoint(every_n_steps=7), mode="compile", run_dir=tmp_path, max_epochs=2)
+    trainer, _ = fit(CSVLog(), Checkpoint(every_n_steps=7), engine="compile", run_dir=tmp_path, max_epochs=2)
     # an eager first step, then 4 whole batches of 5 an epoch with an odd one behind; saved after step 7
-    assert trainer.steps.many.calls == [3, 2, 2]  # type: ignore[union-attr]
+    assert trainer.session.engine.many.calls == [3, 2, 2]  # type: ignore[union-attr]
     for callbacks, calls in (((), [3, 4]), ((Notes(None),), [1, 2, 1, 2, 1])):  # a log at each second step, where it is heard
-        trainer, _ = fit(*callbacks, mode="compile", log_every_n_steps=2, max_epochs=2)
-        assert trainer.steps.many.calls == calls  # type: ignore[union-attr]
-    trainer, _ = fit(LRScheduler("step", StepLR={"step_size": 1}), mode="compile", max_epochs=2)
-    assert set(trainer.steps.many.calls) == {1}  # type: ignore[union-attr]
+        trainer, _ = fit(*callbacks, engine="compile", log_every_n_steps=2, max_epochs=2)
+        assert trainer.session.engine.many.calls == calls  # type: ignore[union-attr]
+    trainer, _ = fit(LRScheduler("step", StepLR={"step_size": 1}), engine="compile", max_epochs=2)
+    assert set(trainer.session.engine.many.calls) == {1}  # type: ignore[union-attr]
 
 
 def test_a_run_that_is_over_compiles_nothing(stepwise: type[Stepwise]) -> None:
@@ -378,16 +379,16 @@ def test_a_compiled_run_is_eagers_within_rounding_and_resumes_to_the_same_bit_fr
     split = ValidationSplit(0.2, every_n_steps=4)
     common: dict[str, Any] = {"batch_size": 4, "clip_norm": 0.5, "max_epochs": 5, "made": drop_net}  # 4 batches of 4, one of 2
     eager, _ = fit(split, **common)
-    whole, summary = fit(split, mode="compile", **common)
+    whole, summary = fit(split, engine="compile", **common)
     assert whole.running == "compile"
     assert all(torch.equal(a.get_state(), b.get_state()) for a, b in zip(whole.generators, eager.generators, strict=True))
     for a, b in zip(whole.optimizer.state(), eager.optimizer.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     each = Snapshots()  # called after each epoch and validation
-    asked = fit(each, Jump(), split, mode="compile", **common)[0]
+    asked = fit(each, Jump(), split, engine="compile", **common)[0]
     assert same(asked, whole), "calls of one step give the bits of calls of many"
     for content in (each.snapshots[2], each.snapshots[len(each.snapshots) // 2]):
-        rest, again = fit(split, Snapshots(), Jump(off=True), mode="compile", resume=content, **common)
+        rest, again = fit(split, Snapshots(), Jump(off=True), engine="compile", resume=content, **common)
         assert same(rest, whole)
         assert {k: v for k, v in again.items() if k != "wall_s"} == {k: v for k, v in summary.items() if k != "wall_s"}
 
@@ -401,7 +402,7 @@ class Jump(Callback):
     def next_step(self, step: int) -> int | None:
         return None if self.off else step + 1
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
+    def on_train_batch_end(self, session: Session) -> None:
         pass
 
 
@@ -433,12 +434,12 @@ class Schedule(Callback):
     def next_step(self, step: int) -> int | None:
         return step - step % 4 + 4
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        if trainer.state.step % 4 == 0:
-            trainer.set_lr([0.9 * r for r in trainer.lr])
-            trainer.optimizer.betas = (0.8, 0.99)  # type: ignore[attr-defined]
-        if trainer.state.step == 12:
-            trainer.activate([True, False, True])
+    def on_train_batch_end(self, session: Session) -> None:
+        if session.progress.step % 4 == 0:
+            session.set_lr([0.9 * r for r in session.lr])
+            session.optimizer.betas = (0.8, 0.99)  # type: ignore[attr-defined]
+        if session.progress.step == 12:
+            session.set_active([True, False, True])
 
 
 TWO_NETS = """
@@ -450,7 +451,7 @@ from trainkit import SGD, CrossEntropyLoss, Dropout, Linear, Sequential, Tanh, T
 found = []
 for middle in (Tanh(), Dropout(0.3)):
     net = Sequential(Linear(2, 6), middle, Linear(6, 2)).draw(torch.Generator().manual_seed(0))
-    t = Trainer(batch_size=5, max_epochs=2, device="cpu", mode="compile", callbacks=(), threads=1)
+    t = Trainer(batch_size=5, max_epochs=2, device="cpu", engine="compile", callbacks=(), threads=1)
     counters.clear()
     summary = t.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1, momentum=0.9), disk(train=23, test=5))
     cache = counters["aot_autograd"]
@@ -521,7 +522,7 @@ def test_compiling_leaves_torchs_settings_the_environment_and_the_garbage_collec
     monkeypatch.setattr(compile_fx, "compile_fx", failing)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     before = settings()
-    assert fit(mode="compile")[0].running == "eager"
+    assert fit(engine="compile")[0].running == "eager"
     assert settings() == before
     ((options, folder, collects, probe),) = inside
     assert options == [True, False, {"torch.ops.higher_order.while_loop": "1"}]
@@ -529,7 +530,7 @@ def test_compiling_leaves_torchs_settings_the_environment_and_the_garbage_collec
     assert not collects
     assert probe is not before[3]
     with config.patch("cpp.vec_isa_ok", False):  # as by TORCHINDUCTOR_VEC_ISA_OK=0
-        fit(mode="compile")
+        fit(engine="compile")
     assert inside[1][0][0] is False
 
 
@@ -587,9 +588,9 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_why(
     made: Callable[[], Sequential], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain, _ = fit(made=made)
-    trainer, _ = fit(made=made, mode="compile")
-    assert trainer.running == "eager"
-    assert f"trainer.mode compile: {why}" in capsys.readouterr().err
+    trainer, _ = fit(made=made, engine="compile")
+    assert trainer.session.running == "eager"
+    assert f"trainer.engine compile: {why}" in capsys.readouterr().err
     assert same(trainer, plain)
 
 
@@ -604,8 +605,8 @@ def test_a_compiled_step_that_differs_from_eager_is_not_used(
         return run
 
     monkeypatch.setattr(compiled, "compiled", wrong)
-    trainer, _ = fit(mode="compile")
-    assert trainer.running == "eager"
+    trainer, _ = fit(engine="compile")
+    assert trainer.session.running == "eager"
     assert "differs from eager's by" in capsys.readouterr().err
     assert same(trainer, fit()[0])
 
@@ -615,10 +616,10 @@ def test_a_missing_compiler_is_one_line_and_eager(capsys: pytest.CaptureFixture[
 
     monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
     monkeypatch.setattr(config, "force_disable_caches", True)
-    trainer, _ = fit(mode="compile", max_epochs=1)
-    assert trainer.running == "eager"
+    trainer, _ = fit(engine="compile", max_epochs=1)
+    assert trainer.session.running == "eager"
     said = capsys.readouterr().err
-    assert said == "trainer.mode compile: eager, since no C++ compiler was found (install g++, or set CXX)\n"
+    assert said == "trainer.engine compile: eager, since no C++ compiler was found (install g++, or set CXX)\n"
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> list[float]:
@@ -660,10 +661,10 @@ def test_auto_compiles_where_the_dispatch_of_the_steps_left_takes_longer_than_co
     monkeypatch.setattr(select, "SAVED", share)
     monkeypatch.setattr(select, "COMPILE", 10.0)
     unused = timed(monkeypatch, whole, *([] if half is None else [half]))
-    trainer, _ = fit(mode="auto")
+    trainer, _ = fit(engine="auto")
     assert not unused, "half a batch is timed only where the whole one leaves the choice open"
-    assert capsys.readouterr().err.startswith(f"trainer.mode auto: {choice} of {STEPS_LEFT} steps")
-    assert trainer.running == choice[: choice.index(";")]
+    assert capsys.readouterr().err.startswith(f"trainer.engine auto: {choice} of {STEPS_LEFT} steps")
+    assert trainer.session.running == choice[: choice.index(";")]
     assert same(trainer, fit()[0]), "the steps that were timed are undone"
 
 
@@ -685,7 +686,7 @@ def test_auto_times_half_a_batch_of_each_replica_and_no_less_than_two_samples(
 
         monkeypatch.setattr(select, "training_step", noting)
         unused = timed(monkeypatch, 1e3, 1e3)
-        assert fit(mode="auto", **how)[0].running == "compile"
+        assert fit(engine="auto", **how)[0].running == "compile"
         assert len(unused) == 2 - len(shapes)
         monkeypatch.setattr(select, "training_step", real)
         assert seen[: len(shapes)] == shapes
@@ -693,18 +694,18 @@ def test_auto_times_half_a_batch_of_each_replica_and_no_less_than_two_samples(
 
 def test_a_resumed_auto_goes_on_with_what_it_chose(stepwise: type[Stepwise]) -> None:
     notes = Notes(None)
-    fit(notes, mode="compile")
+    fit(notes, engine="compile")
     assert notes.snapshots[1]["environment"]["mode"] == "compile"
-    assert fit(Notes(None), mode="auto", resume=notes.snapshots[1])[0].running == "compile"
+    assert fit(Notes(None), engine="auto", resume=notes.snapshots[1])[0].running == "compile"
 
 
 def test_a_run_that_is_resumed_after_its_last_step_says_how_its_steps_were_run(stepwise: type[Stepwise]) -> None:
     notes = Notes(None)
-    whole = fit(notes, mode="compile")[1]
-    again = fit(Notes(None), mode="compile", resume=notes.snapshots[-1])[1]  # nothing is left to compile for
+    whole = fit(notes, engine="compile")[1]
+    again = fit(Notes(None), engine="compile", resume=notes.snapshots[-1])[1]  # nothing is left to compile for
     assert again["mode"] == whole["mode"] == "compile"
 
 
 def test_a_mode_that_is_none_is_refused() -> None:
-    with pytest.raises(UserError, match=r"trainer.mode: fast; choose eager, compile, graph, auto"):
+    with pytest.raises(UserError, match=r"trainer.engine: fast; choose eager, compile, graph, auto"):
         Trainer(mode="fast")  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def test_auto_has_the_bits_of_the_mode_it_chose(folder: Path, draw: random.Rando
 
 
 def test_a_compiled_run_resumed_inside_an_epoch_has_the_bits_of_the_run_left_alone(folder: Path) -> None:
-    case = shapes.replace(ODD, mode="compile")
+    case = shapes.replace(ODD, engine="compile")
     assert shapes.run(case, shapes.data_of(case, folder))[0].running == "compile"
     assert not list(filter(None, shapes.resumed(case, folder)))
 

@@ -51,6 +51,7 @@ from trainkit import (
 from trainkit.core.rng import generator
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
+from trainkit.trainer.session import Session
 
 R, SEED = 4, 5
 
@@ -152,7 +153,7 @@ def compare(
     values: dict[str, list[float]] = {name: [] for name in metrics}
     for r in range(R):
         alone = run(make, loss(), optimizer, data(), SEED + r, 1, callbacks, **how)
-        for (name, p, _), (_, q, _) in zip(together.net.named_param(), alone.net.named_param(), strict=True):
+        for (name, p, _), (_, q, _) in zip(together.session.net.named_param(), alone.session.net.named_param(), strict=True):
             torch.testing.assert_close(
                 p[r], q, rtol=1e-9, atol=1e-12, msg=lambda m, name=name, r=r: f"{name} of replica {r}: {m}"
             )
@@ -209,7 +210,7 @@ def test_a_rate_of_its_own_for_each_replica() -> None:
     together = run(mlp, MSELoss(), lambda p: SGD(p, rates, momentum=0.9), real(), SEED, R)
     for r, lr in enumerate(rates):
         alone = run(mlp, MSELoss(), lambda p, lr=lr: SGD(p, lr, momentum=0.9), real(), SEED + r, 1)
-        for (p, _), (q, _) in zip(together.net.param(), alone.net.param(), strict=True):
+        for (p, _), (q, _) in zip(together.session.net.param(), alone.session.net.param(), strict=True):
             torch.testing.assert_close(p[r], q, rtol=1e-9, atol=1e-12)
     assert together.summary["metrics"]["lr"]["values"] == rates
 
@@ -219,15 +220,15 @@ def test_a_rate_of_0_leaves_a_replica_as_it_was_drawn(name: str) -> None:
     first = mlp().replicate([SEED, SEED + 1]).to(dtype=torch.float64)
     cls = type(OPTIMIZERS[name](mlp().param()))
     together = run(mlp, MSELoss(), lambda p: cls(p, [0.0, 0.1]), real(), SEED, 2)
-    for (p, _), (q, _) in zip(together.net.param(), first.param(), strict=True):
+    for (p, _), (q, _) in zip(together.session.net.param(), first.param(), strict=True):
         assert torch.equal(p[0], q[0])
         assert not torch.equal(p[1], q[1])
 
 
 def test_the_standard_deviation_divides_by_n_minus_1() -> None:
     class Known(Callback):
-        def on_train_epoch_end(self, trainer: Trainer) -> None:
-            trainer.log("known", [1.0, 2.0, 3.0, 6.0])  # mean 3, squares 4 + 1 + 0 + 9 = 14, 14 / 3
+        def on_train_epoch_end(self, session: Session) -> None:
+            session.log("known", [1.0, 2.0, 3.0, 6.0])  # mean 3, squares 4 + 1 + 0 + 9 = 14, 14 / 3
 
     metrics = run(mlp, MSELoss(), OPTIMIZERS["SGD"], real(), 0, R, lambda: [Known()], max_epochs=1).summary["metrics"]
     assert metrics["known"] == {"mean": 3.0, "std": math.sqrt(14 / 3), "values": [1.0, 2.0, 3.0, 6.0]}
@@ -235,9 +236,9 @@ def test_the_standard_deviation_divides_by_n_minus_1() -> None:
 
 def test_numbers_too_large_to_square_do_not_stop_a_run() -> None:
     class Huge(Callback):
-        def on_train_epoch_end(self, trainer: Trainer) -> None:
-            trainer.log("huge", [1e200, -1e200])
-            trainer.log("broken", [math.nan, 1.0])
+        def on_train_epoch_end(self, session: Session) -> None:
+            session.log("huge", [1e200, -1e200])
+            session.log("broken", [math.nan, 1.0])
 
     metrics = run(mlp, MSELoss(), OPTIMIZERS["SGD"], real(), 0, 2, lambda: [Huge()], max_epochs=1).summary["metrics"]
     assert metrics["huge"] == {"mean": 0.0, "std": None, "values": [1e200, -1e200]}
@@ -251,13 +252,13 @@ def test_the_clip_is_each_replicas_own() -> None:
         def __init__(self, r: int) -> None:
             self.r = r
 
-        def on_fit_start(self, trainer: Trainer) -> None:
-            for p, _ in trainer.net.param():
+        def on_fit_start(self, session: Session) -> None:
+            for p, _ in session.net.param():
                 p[self.r] *= 1000
 
     quiet = run(mlp, MSELoss(), OPTIMIZERS["SGD"], real(), SEED, 2, clip_norm=0.01)
     loud = run(mlp, MSELoss(), OPTIMIZERS["SGD"], real(), SEED, 2, lambda: [Blow(1)], clip_norm=0.01)
-    for (p, _), (q, _) in zip(quiet.net.param(), loud.net.param(), strict=True):
+    for (p, _), (q, _) in zip(quiet.session.net.param(), loud.session.net.param(), strict=True):
         assert torch.equal(p[0], q[0])
 
 
@@ -266,7 +267,7 @@ def test_a_replica_that_stops_inside_the_first_epoch_has_the_loss_of_its_own_ste
         return [ValidationSplit(0.2, every_n_steps=2), EarlyStopping("val/loss", patience=1, min_delta=0.01)]
 
     together = run(mlp, CrossEntropyLoss(), OPTIMIZERS["Adam"], classes(), SEED, R, stops, batch_size=1, max_epochs=1)
-    assert len(set(together.state.samples)) > 1  # they stopped at steps of their own
+    assert len(set(together.session.progress.samples)) > 1  # they stopped at steps of their own
     compare(mlp, CrossEntropyLoss, OPTIMIZERS["Adam"], classes, stops, batch_size=1, max_epochs=1)
 
 

@@ -39,6 +39,7 @@ from trainkit import (
 )
 from trainkit.checkpoint.plain import plain
 from trainkit.nn.module import Module
+from trainkit.trainer.session import Session
 
 
 class Keep(Callback):
@@ -47,15 +48,15 @@ class Keep(Callback):
     def __init__(self) -> None:
         self.snapshots: list[dict[str, Any]] = []
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        self.snapshots.append(plain(trainer.snapshot()))
+    def on_checkpoint(self, session: Session) -> None:
+        self.snapshots.append(plain(session.snapshot()))
 
 
 class Jitter(Callback):
     """Draws from python's and torch's own generators after each step, and moves a weight by it."""
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        trainer.net.param()[0][0].view(-1)[0] += 0.01 * (random.random() + torch.rand(()).item() + random.gauss())
+    def on_train_batch_end(self, session: Session) -> None:
+        session.net.param()[0][0].view(-1)[0] += 0.01 * (random.random() + torch.rand(()).item() + random.gauss())
 
 
 def drop_net() -> Module:
@@ -121,20 +122,20 @@ def run(make: Make, resume: dict[str, Any] | None = None, *more: Callback, seed:
     return trainer
 
 
-def outcome(trainer: Trainer) -> dict[str, Any]:
-    return {k: v for k, v in trainer.summary.items() if k != "wall_s"} | {"state": trainer.state}
+def outcome(session: Session) -> dict[str, Any]:
+    return {k: v for k, v in session.summary.items() if k != "wall_s"} | {"state": session.progress}
 
 
 @pytest.mark.parametrize("make", [everything, replicas, descent, cycle, folded], ids=lambda make: make.__name__)
 def test_resuming_at_any_step_is_exact(make: Make) -> None:
     keep = Keep()
     whole = run(make, None, keep)
-    assert len(keep.snapshots) >= whole.state.step
+    assert len(keep.snapshots) >= whole.session.progress.step
     for content in keep.snapshots:
         resumed = run(make, content, seed=2)
         assert outcome(resumed) == outcome(whole), content["state"]
-        for slot in whole.optimizer.slots:
-            assert torch.equal(getattr(resumed.optimizer, slot), getattr(whole.optimizer, slot))
+        for slot in whole.session.optimizer.slots:
+            assert torch.equal(getattr(resumed.session.optimizer, slot), getattr(whole.session.optimizer, slot))
 
 
 def test_a_snapshot_disturbs_nothing() -> None:
@@ -341,7 +342,7 @@ def test_a_refusal_by_a_callback_changes_nothing_either() -> None:
     with pytest.raises(UserError, match="no"):
         trainer.fit(net, CrossEntropyLoss(), optimizer, points(), resume=content)
     assert all(torch.equal(p, b) for (p, _), b in zip(net.param(), before, strict=True))
-    assert (optimizer.t, trainer.state.step) == (0, 0)
+    assert (optimizer.t, trainer.session.progress.step) == (0, 0)
 
 
 def test_a_callback_that_is_new_or_gone_is_no_obstacle() -> None:
@@ -351,4 +352,4 @@ def test_a_callback_that_is_new_or_gone_is_no_obstacle() -> None:
         how, optimizer, callbacks = cycle()
         return how, optimizer, [callbacks[1], GradientNorms()]
 
-    assert run(without, content).state.epoch == 4
+    assert run(without, content).session.progress.epoch == 4

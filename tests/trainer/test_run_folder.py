@@ -26,6 +26,7 @@ from trainkit.checkpoint import file as checkpoint
 from trainkit.core.folder import Folder
 from trainkit.trainer import signals
 from trainkit.trainer.run_folder import RunFolder
+from trainkit.trainer.session import Session
 
 ROOT = Path(__file__).parents[2]
 CONF = """\
@@ -99,9 +100,9 @@ def test_a_new_run_that_is_refused_leaves_no_folder(capsys: pytest.CaptureFixtur
 
 def test_a_fit_that_fails_before_its_first_step_leaves_no_folder_of_its_own() -> None:
     class Fails(Callback):
-        def on_train_start(self, trainer: Trainer) -> None:
-            assert trainer.run is not None
-            assert trainer.run.path.is_dir()
+        def on_train_start(self, session: Session) -> None:
+            assert session.run is not None
+            assert session.run.path.is_dir()
             raise UserError("no")
 
     for folder, left in (("logs/new", False), ("mine", True)):
@@ -223,11 +224,11 @@ def test_from_python_the_same_is_refused() -> None:
         fit("new")
     trainer = fit("empty", epochs=0)
     with pytest.raises(UserError, match="holds a run already"):
-        trainer.fit(trainer.net, trainer.loss, trainer.optimizer, trainer.data)
+        trainer.fit(trainer.session.net, trainer.session.loss, trainer.session.optimizer, trainer.session.data)
     assert Path("empty/summary.json").exists()
     content = checkpoint.load(Path("new/checkpoints/last.pt"))
-    assert fit("new", content, epochs=3).state.epoch == 3
-    assert fit("branch", content, epochs=3).state.epoch == 3
+    assert fit("new", content, epochs=3).session.progress.epoch == 3
+    assert fit("branch", content, epochs=3).session.progress.epoch == 3
     Path("mine").mkdir()
     Path("mine/metrics.csv").write_text("mine")
     for resume in (None, content):
@@ -238,14 +239,14 @@ def test_from_python_the_same_is_refused() -> None:
 
 def test_a_run_at_work_is_refused_to_a_second_trainer_of_the_same_process() -> None:
     class Second(Callback):
-        def on_train_epoch_end(self, trainer: Trainer) -> None:
+        def on_train_epoch_end(self, session: Session) -> None:
             with pytest.raises(UserError, match=r"another trainer is at work in it|holds a run already"):
                 fit("new")
             if checkpoint.saved(Path("new/checkpoints")):
                 with pytest.raises(UserError, match="another trainer is at work in it"):
                     fit("new", checkpoint.load(Path("new/checkpoints/last.pt")))
 
-    assert fit("new", callbacks=[Second()]).state.epoch == 2
+    assert fit("new", callbacks=[Second()]).session.progress.epoch == 2
 
 
 # -- many at once ------------------------------------------------------------------------------------------------------------

@@ -98,14 +98,14 @@ def fit(*callbacks: object, data: Dataset | None = None, **how: int) -> Trainer:
 
 def test_after_restore_best_the_summary_is_that_of_the_restored_parameters() -> None:
     trainer = fit(ValidationSplit(0.2), EarlyStopping("val/loss", patience=99, restore_best=True), max_epochs=12)
-    assert trainer.data.val is not None
-    assert trainer.metrics["val/loss"] == trainer.evaluate(trainer.data.val)["loss"]
-    assert trainer.metrics["val/loss"] == trainer.callbacks["early_stopping"].best  # type: ignore[attr-defined]
+    assert trainer.session.data.val is not None
+    assert trainer.session.metrics["val/loss"] == trainer.session.evaluate(trainer.session.data.val)["loss"]
+    assert trainer.session.metrics["val/loss"] == trainer.callbacks["early_stopping"].best  # type: ignore[attr-defined]
 
 
 def test_lr_is_the_rate_of_the_last_step_not_of_the_next() -> None:
     trainer = fit(LRScheduler(interval="step", StepLR={"step_size": 1, "gamma": 0.5}), max_epochs=1)
-    assert trainer.metrics["lr"] == [5.0 * 0.5**5]  # six steps: the last one's rate was halved five times
+    assert trainer.session.metrics["lr"] == [5.0 * 0.5**5]  # six steps: the last one's rate was halved five times
 
 
 def test_a_run_that_ends_inside_its_first_epoch_has_a_loss() -> None:
@@ -120,7 +120,7 @@ def test_a_run_that_diverges_says_since_when() -> None:
     since = "train/loss is not finite since epoch 1, try a lower lr"
     assert since in trainer.summary["stop_words"]
     resumed = Trainer(batch_size=10, device="cpu", max_epochs=4)
-    resumed.fit(net, MSELoss(), SGD(net.param(), lr=1e20), tensors(x, 2 * x), resume=trainer.snapshot())
+    resumed.fit(net, MSELoss(), SGD(net.param(), lr=1e20), tensors(x, 2 * x), resume=trainer.session.snapshot())
     assert since in resumed.summary["stop_words"]
     assert "not finite" not in fit(max_epochs=2).summary["stop_words"]
 

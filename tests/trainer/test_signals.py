@@ -32,6 +32,7 @@ from trainkit.checkpoint import file as checkpoint
 from trainkit.nn.module import Module
 from trainkit.trainer import signals
 from trainkit.trainer.run_folder import RunFolder
+from trainkit.trainer.session import Session
 
 
 def line() -> Dataset:
@@ -43,8 +44,8 @@ class Send(Callback):
     """Sends the signal to this very process, once, in a hook at a step."""
 
     def __init__(self, number: int, hook: str, step: int, times: int = 1) -> None:
-        def send(trainer: Trainer, *_: Any) -> None:
-            if trainer.state.step == step and self.left:
+        def send(session: Session, *_: Any) -> None:
+            if session.progress.step == step and self.left:
                 for _i in range(times):
                     self.left -= 1
                     os.kill(os.getpid(), number)
@@ -99,11 +100,11 @@ def run(folder: Path | None, *callbacks: Callback, resume: bool = False, wire: W
     return trainer
 
 
-def outcome(trainer: Trainer, folder: Path) -> tuple[Any, ...]:
-    kept = {k: v for k, v in trainer.summary.items() if k not in ("wall_s", "params_sha256")}
-    w = trainer.net.param()[0][0].item()
+def outcome(session: Session, folder: Path) -> tuple[Any, ...]:
+    kept = {k: v for k, v in session.summary.items() if k not in ("wall_s", "params_sha256")}
+    w = session.net.param()[0][0].item()
     files = sorted(path.name for path in (folder / "checkpoints").iterdir())  # one for each validation
-    return kept, w, trainer.state, files, (folder / "metrics.csv").read_text()
+    return kept, w, session.progress, files, (folder / "metrics.csv").read_text()
 
 
 # 12 training samples in steps of 4: epochs end at steps 3, 6, 9
@@ -125,11 +126,11 @@ def test_a_signal_stops_the_run_so_that_it_can_go_on_exactly(number: int, hook: 
     whole = run(tmp_path / "whole")
     stopped = run(tmp_path / "run", Send(number, hook, step))
     assert stopped.summary["stop_reason"] == signal.Signals(number).name
-    assert signals.exit_code(stopped.signal or 0) == {signal.SIGINT: 130, signal.SIGTERM: 143}[signal.Signals(number)]
-    assert stopped.state.step in (step, step + 1)  # the step that was under way is finished
-    assert "test/loss" not in stopped.metrics
+    assert signals.exit_code(stopped.session.signal or 0) == {signal.SIGINT: 130, signal.SIGTERM: 143}[signal.Signals(number)]
+    assert stopped.session.progress.step in (step, step + 1)  # the step that was under way is finished
+    assert "test/loss" not in stopped.session.metrics
     saved = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
-    assert saved["state"]["step"] == stopped.state.step
+    assert saved["state"]["step"] == stopped.session.progress.step
     resumed = run(tmp_path / "run", resume=True)
     assert outcome(resumed, tmp_path / "run") == outcome(whole, tmp_path / "whole")
 
@@ -157,18 +158,18 @@ def test_a_signal_during_a_validation_leaves_it_and_the_resumed_run_makes_it_aga
 def test_a_signal_during_the_last_evaluation_keeps_what_is_trained(tmp_path: Path) -> None:
     stopped = run(tmp_path, Send(signal.SIGINT, "on_train_end", 9))
     assert (stopped.summary["stop_reason"], stopped.summary["epoch"]) == ("SIGINT", 3)
-    assert "test/loss" not in stopped.metrics
-    assert "test/loss" in run(tmp_path, resume=True).metrics
+    assert "test/loss" not in stopped.session.metrics
+    assert "test/loss" in run(tmp_path, resume=True).session.metrics
 
 
 def test_a_second_sigint_stops_at_once(tmp_path: Path) -> None:
     closing: list[str] = []
 
     class Close(Callback):
-        def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        def on_exception(self, session: Session, error: BaseException) -> None:
             closing.append(type(error).__name__)
 
-        def on_fit_end(self, trainer: Trainer) -> None:
+        def on_fit_end(self, session: Session) -> None:
             closing.append("closed")
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -176,7 +177,7 @@ def test_a_second_sigint_stops_at_once(tmp_path: Path) -> None:
         run(tmp_path, Send(signal.SIGINT, "on_train_batch_end", 5, times=2), Close())
     assert closing == ["KeyboardInterrupt", "closed"]
     resumed = run(tmp_path, resume=True)  # the folder is free, the last checkpoint whole
-    assert resumed.state.epoch == 3
+    assert resumed.session.progress.epoch == 3
 
 
 def test_a_second_sigterm_has_its_own_effect() -> None:
@@ -206,8 +207,8 @@ def test_of_two_signals_at_the_same_moment_both_are_heard(capsys: pytest.Capture
         raise Own
 
     class Both(Callback):
-        def on_train_batch_end(self, trainer: Trainer) -> None:
-            if trainer.state.step == 2:
+        def on_train_batch_end(self, session: Session) -> None:
+            if session.progress.step == 2:
                 signal.pthread_sigmask(signal.SIG_BLOCK, both)
                 for number in both:
                     signal.pthread_kill(threading.get_ident(), number)  # or another thread hears it
@@ -230,8 +231,8 @@ def test_after_a_keyboard_interrupt_the_net_is_usable_the_folder_free_and_the_ru
     kept: list[Trainer] = []
 
     class Keep(Callback):
-        def on_fit_start(self, trainer: Trainer) -> None:
-            kept.append(trainer)
+        def on_fit_start(self, session: Session) -> None:
+            kept.append(session)
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", Send(signal.SIGINT, "on_train_batch_end", 5, times=2), Keep())
@@ -248,10 +249,10 @@ def test_after_a_fit_the_old_handlers_are_back_and_another_fit_runs_whole(tmp_pa
     before = signal.getsignal(signal.SIGINT)
     trainer = run(tmp_path, Send(signal.SIGINT, "on_train_batch_end", 2))
     assert signal.getsignal(signal.SIGINT) is before
-    assert trainer.state.step == 2
-    trainer.run = RunFolder(tmp_path / "another")  # its own folder holds a run now
-    trainer.fit(trainer.net, MSELoss(), SGD(trainer.net.param(), 0.1), line())
-    assert (trainer.summary["stop_reason"], trainer.signal) == ("max_epochs", None)
+    assert trainer.session.progress.step == 2
+    trainer.session.run = RunFolder(tmp_path / "another")  # its own folder holds a run now
+    trainer.fit(trainer.session.net, MSELoss(), SGD(trainer.session.net.param(), 0.1), line())
+    assert (trainer.summary["stop_reason"], trainer.session.signal) == ("max_epochs", None)
 
 
 def test_in_another_thread_signals_are_left_alone() -> None:

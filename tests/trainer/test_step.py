@@ -32,11 +32,11 @@ from trainkit import (
 from trainkit.app.config.build import build
 from trainkit.app.config.files import compose, resolve
 from trainkit.core.rng import generator
-from trainkit.data.loader import epoch_permutation
-from trainkit.data.loader import batches
+from trainkit.data.loader import batches, epoch_permutation
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer.engines.step import training_step
+from trainkit.trainer.session import Session
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,7 +95,7 @@ class Losses(Callback):
     def __init__(self) -> None:
         self.seen: list[float] = []
 
-    def on_step_log(self, trainer: Trainer, losses: list[float]) -> None:
+    def on_step_log(self, session: Session, losses: list[float]) -> None:
         self.seen += losses
 
 
@@ -189,7 +189,7 @@ def test_accumulation_in_a_run_is_the_run_of_the_big_batch(batch_size: int, accu
         net = fresh()
         trainer = Trainer(max_epochs=3, dtype="float64", device="cpu", **how)
         trainer.fit(net, MSELoss(), SGD(net.param(), 0.1), tensors(x, t))
-        assert trainer.state.step == 9
+        assert trainer.session.progress.step == 9
         return [p for p, _ in net.param()]
 
     ours = params(batch_size=batch_size, accumulate=accumulate)
@@ -202,7 +202,7 @@ def test_without_a_batch_size_it_is_gradient_descent() -> None:
     rival.load_state_dict(net.state_dict())
     trainer = Trainer(max_epochs=7, batch_size=None, dtype="float64", device="cpu")
     trainer.fit(net, MSELoss(), SGD(net.param(), 0.5), tensors(x, t))
-    assert trainer.state.step == 7
+    assert trainer.session.progress.step == 7
     for _ in range(7):
         rival.zero_grad()
         nn.functional.mse_loss(rival(x), t).backward()
@@ -280,7 +280,7 @@ def test_the_loss_of_an_epoch_weighs_a_short_batch_by_its_samples() -> None:
 
 def test_the_order_is_a_function_of_seed_and_epoch_alone() -> None:
     class Noise(Callback):
-        def on_train_batch_end(self, trainer: Trainer) -> None:
+        def on_train_batch_end(self, session: Session) -> None:
             torch.rand(3)
 
     def inputs(seed: int, *callbacks: Callback) -> list[list[float]]:

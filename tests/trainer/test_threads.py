@@ -13,6 +13,7 @@ import torch
 from trainkit import SGD, Callback, Checkpoint, CrossEntropyLoss, Linear, Sequential, Trainer, UserError, tensors
 from trainkit.checkpoint import file as checkpoint
 from trainkit.trainer import threads
+from trainkit.trainer.session import Session
 
 MANY = 3  # torch's own number here, whatever the machine has
 
@@ -31,7 +32,7 @@ class Threads(Callback):
     def __init__(self) -> None:
         self.seen: set[int] = set()
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
+    def on_train_batch_end(self, session: Session) -> None:
         self.seen.add(torch.get_num_threads())
 
 
@@ -70,7 +71,7 @@ def test_a_given_number_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_error_leaves_torch_as_it_was() -> None:
     class Fails(Callback):
-        def on_train_batch_end(self, trainer: Trainer) -> None:
+        def on_train_batch_end(self, session: Session) -> None:
             raise UserError("enough")
 
     with pytest.raises(UserError, match="enough"):

@@ -32,6 +32,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.trainer.callback import HOOKS, CallbackError
+from trainkit.trainer.session import Session
 
 
 def line(n: int = 10) -> Dataset:
@@ -55,7 +56,7 @@ class Recorder(Callback):
             setattr(self, hook, self.hear(hook))
 
     def hear(self, hook: str) -> Any:
-        return lambda trainer, *_: self.events.append(f"{hook} {trainer.state.step}")
+        return lambda session, *_: self.events.append(f"{hook} {session.progress.step}")
 
 
 # -- the order of events -------------------------------------------------------------------------------------------------
@@ -111,12 +112,12 @@ def test_a_metric_is_fresh_once_for_every_listener_wherever_it_is_listed() -> No
         def __init__(self) -> None:
             self.read: list[tuple[int, list[float] | None]] = []
 
-        def on_metrics(self, trainer: Trainer) -> None:
-            self.read.append((trainer.state.step, trainer.fresh_metric("mine")))
+        def on_metrics(self, session: Session) -> None:
+            self.read.append((session.progress.step, session.metrics.new("mine")))
 
     class Writer(Callback):
-        def on_train_epoch_end(self, trainer: Trainer) -> None:
-            trainer.log("mine", trainer.state.epoch)
+        def on_train_epoch_end(self, session: Session) -> None:
+            session.log("mine", session.progress.epoch)
 
     before, after = Reader(), Reader()
     run(before, Writer(), after, ValidationSplit(0.2, every_n_steps=1), max_epochs=2)
@@ -129,10 +130,10 @@ def test_a_hook_that_nobody_overrides_is_not_called(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(Callback, hook, lambda self, *_, hook=hook: calls.update([hook]))
 
     class Two(Callback):
-        def on_train_batch_end(self, trainer: Trainer) -> None:
+        def on_train_batch_end(self, session: Session) -> None:
             calls["mine"] += 1
 
-        def on_log(self, trainer: Trainer) -> None:
+        def on_log(self, session: Session) -> None:
             calls["mine"] += 1
 
     run(Two(), EarlyStopping("train/loss"), LRScheduler(StepLR={"step_size": 1}), GradientNorms(), Timer(60))
@@ -154,7 +155,7 @@ def test_show_loop_says_who_does_what_when() -> None:
     trainer = Trainer(
         callbacks={"stop": EarlyStopping(), "rate": LRScheduler(StepLR={"step_size": 1}), "split": ValidationSplit()}
     )
-    rows = {row.split()[0]: row.split(maxsplit=1)[1] for row in trainer.show_loop().splitlines()}
+    rows = {row.split()[0]: row.split(maxsplit=1)[1] for row in trainer.session.show_hooks().splitlines()}
     assert list(rows) == list(HOOKS)
     assert (rows["setup"], rows["on_metrics"], rows["on_train_epoch_end"]) == ("stop, rate, split", "stop", "rate")
     assert rows["on_log"] == "-"
@@ -189,9 +190,9 @@ class StopAt(Callback):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_train_batch_end(self, trainer: Trainer) -> None:
-        if trainer.state.step >= self.step:
-            trainer.stop("mine", "that is enough")
+    def on_train_batch_end(self, session: Session) -> None:
+        if session.progress.step >= self.step:
+            session.stop("mine", "that is enough")
 
 
 @pytest.mark.parametrize(("min_epochs", "step"), [(0, 2), (1, 3), (2, 6)])
@@ -223,12 +224,16 @@ def test_seeds_and_nothing_else_make_the_run() -> None:
 
 def test_a_metric_is_the_mean_over_replicas_without_the_nan_ones() -> None:
     trainer = Trainer(replicas=3)
-    trainer.state.active = [True] * 3
-    trainer.log("a", [1.0, math.nan, 3.0])
-    trainer.log("b", 5)
-    assert (trainer.metric("a"), trainer.metric("b"), trainer.metrics["b"]) == (2.0, 5.0, [5.0, 5.0, 5.0])
+    trainer.session.progress.active = [True] * 3
+    trainer.session.log("a", [1.0, math.nan, 3.0])
+    trainer.session.log("b", 5)
+    assert (trainer.session.metrics.mean("a"), trainer.session.metrics.mean("b"), trainer.session.metrics["b"]) == (
+        2.0,
+        5.0,
+        [5.0, 5.0, 5.0],
+    )
     with pytest.raises(UserError, match=r"no metric 'aa'; did you mean 'a'\? \(a, b\)"):
-        trainer.metric("aa")
+        trainer.session.metrics.mean("aa")
 
 
 def test_callbacks_of_a_list_are_named_by_their_class() -> None:
@@ -246,8 +251,8 @@ def test_callbacks_of_a_list_are_named_by_their_class() -> None:
 
 class Fails(Callback):
     def __init__(self, hook: str, error: Exception) -> None:
-        def fail(trainer: Trainer, *_: Any) -> None:
-            if trainer.state.step >= 4 or hook == "on_fit_start":
+        def fail(session: Session, *_: Any) -> None:
+            if session.progress.step >= 4 or hook == "on_fit_start":
                 raise error
 
         setattr(self, hook, fail)
@@ -283,7 +288,7 @@ def test_an_error_releases_the_run_folder(tmp_path: Path) -> None:
 
 def test_one_trainer_to_a_folder(tmp_path: Path) -> None:
     class Second(Callback):
-        def on_train_start(self, trainer: Trainer) -> None:
+        def on_train_start(self, session: Session) -> None:
             run(run_dir=tmp_path)
 
     with pytest.raises(UserError, match="another trainer is at work in it"):
