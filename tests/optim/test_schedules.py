@@ -357,6 +357,23 @@ def test_a_cycle_peaks_ends_and_stays() -> None:
     assert at_once.rate(0, 0.0) == 1.0
 
 
+PEAKS = [
+    {"CyclicLR": {"base_lr": 0.01, "max_lr": 0.2, "step_size_up": 217, "step_size_down": 100}},
+    {"OneCycleLR": {"max_lr": 0.2, "total_steps": UPDATES, "pct_start": 0.437}},
+    {"CosineAnnealingLR": {"T_max": 411, "eta_min": 0.5}},
+    {"SequentialLR": {"schedulers": [STEPS, LINEAR, CYCLE], "milestones": [333, 777]}},
+]
+
+
+@pytest.mark.parametrize("schedule", PEAKS, ids=lambda s: next(iter(s)))
+def test_the_largest_and_the_smallest_rate_are_where_a_schedule_turns(schedule: Arguments) -> None:
+    ((name, arguments),) = schedule.items()
+    made = build(name, arguments)
+    places = {k + d for k in (1, *made.turns(), UPDATES - 2) for d in (-1, 0, 1)}
+    found, every = [made.rate(k, 0.1) for k in places if 0 <= k < UPDATES], rates(made, 0.1)
+    assert (min(found), max(found)) == (min(every), max(every))
+
+
 def test_powers_beyond_a_float_are_infinite() -> None:
     assert power(1e40, 10) == math.inf
     assert power(0.0, 0) == 1

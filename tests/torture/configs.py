@@ -70,8 +70,8 @@ PLACES = {
     "a callback": ("validation_split: {}", "x: {}"),
     "a callback's class": ("validation_split: {}", "x: {{{}: {{}}}}"),
     "patience": ("patience: 5", "patience: {}"),
-    "a scheduler": ("CosineAnnealingLR", "{}"),
-    "a scheduler's number": ("T_max: 5", "T_max: {}"),
+    "a scheduler": ("ReduceLROnPlateau", "{}"),
+    "a scheduler's number": ("patience: 0", "patience: {}"),
     "max_time": ("max_time: 1000", "max_time: {}"),
     "monitor": ("val/loss", "{}"),
 }
