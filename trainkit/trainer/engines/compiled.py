@@ -234,7 +234,7 @@ def no_probes() -> Iterator[None]:
 @contextmanager
 def collection_paused() -> Iterator[None]:
     """No garbage collection inside: all modules of the compiler stay, and to look through them again and again while they are
-    imported takes a fifth of the time in which code that is found compiled is ready."""
+    imported takes a quarter of the time in which code that is found compiled is ready (docs/decisions.md)."""
     running = gc.isenabled()
     gc.disable()
     try:
