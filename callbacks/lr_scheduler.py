@@ -8,7 +8,8 @@ from typing import Any, Literal
 from trainkit.core.errors import UserError
 from trainkit.core.terminal import say
 from trainkit.core.validation import COUNT, accept, shown
-from trainkit.optim.optimizer import RATE_LIMIT, momentum_of
+from trainkit.optim.arithmetic import RATE_LIMIT
+from trainkit.optim.optimizer import momentum_of
 from trainkit.optim.schedule_arguments import asks_for_momentum, build, build_each, check, check_length
 from trainkit.optim.schedules import SCHEDULERS, Plateau, ReduceLROnPlateau, Schedule, warm_up
 from trainkit.trainer.callback import Callback

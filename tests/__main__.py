@@ -1,4 +1,4 @@
-"""`python tests`: format, lint, types, tests, in this order; the first failure ends it.
+"""`python tests`: format, lint, imports, types, tests, in this order; the first failure ends it.
 
 Options go to pytest: `python tests -k resume`.
 """
@@ -8,16 +8,18 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+CHECK_IMPORTS = "import sys; from importlinter.cli import lint_imports_command as c; sys.exit(c(['--no-logo', '--no-cache']))"
 STEPS = (
-    ("format", ["ruff", "format", "--check", "--quiet"]),
-    ("lint", ["ruff", "check", "--quiet"]),
-    ("types", ["mypy", "--no-error-summary"]),
-    ("tests", ["pytest", "-n", "2", "--dist", "worksteal", *sys.argv[1:]]),
+    ("format", ["-m", "ruff", "format", "--check", "--quiet"]),
+    ("lint", ["-m", "ruff", "check", "--quiet"]),
+    ("imports", ["-c", CHECK_IMPORTS]),
+    ("types", ["-m", "mypy", "--no-error-summary"]),
+    ("tests", ["-m", "pytest", "-n", "2", "--dist", "worksteal", *sys.argv[1:]]),
 )
 
-for name, (tool, *arguments) in STEPS:
+for name, command in STEPS:
     print(f"-- {name}", flush=True)
-    code = subprocess.call([sys.executable, "-m", tool, *arguments], cwd=ROOT)
+    code = subprocess.call([sys.executable, *command], cwd=ROOT)
     if code:
         print(f"-- {name}: failed", flush=True)
         sys.exit(code)

@@ -21,8 +21,9 @@ from trainkit import (
     Split,
     tensors,
 )
+from trainkit.metrics.classification import predicted_classes
 from trainkit.nn.losses import Loss
-from trainkit.trainer.evaluation import answers, evaluate, predict
+from trainkit.trainer.evaluation import evaluate, predict
 
 
 def passing(n: int = 1) -> Sequential:
@@ -63,9 +64,9 @@ ANSWERS: list[tuple[Loss, list[list[float]], float | None, list[int]]] = [
 @pytest.mark.parametrize(("loss", "y", "threshold", "wanted"), ANSWERS)
 def test_the_answer(loss: Loss, y: list[list[float]], threshold: float | None, wanted: list[int]) -> None:
     data = Dataset(Split(torch.zeros(1, 1), torch.zeros(1, 1)), classes=("a", "b"), threshold=threshold)
-    assert answers(torch.tensor(y), loss, data).tolist() == wanted
+    assert predicted_classes(torch.tensor(y), loss, data).tolist() == wanted
     twice = torch.tensor([y, y])
-    assert answers(twice, loss, data, lead=1).tolist() == [wanted, wanted]
+    assert predicted_classes(twice, loss, data, lead=1).tolist() == [wanted, wanted]
 
 
 def test_the_error_is_the_share_of_wrong_answers() -> None:

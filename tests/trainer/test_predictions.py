@@ -12,8 +12,8 @@ from torch import Tensor
 
 from trainkit import CrossEntropyLoss, Dataset, Linear, MSELoss, Sequential
 from trainkit.data.dataset import Split
+from trainkit.metrics.classification import predicted_classes
 from trainkit.trainer import predictions
-from trainkit.trainer.evaluation import answers
 from trainkit.trainer.evaluation import predict as outputs_of
 from trainkit.trainer.predictions import as_csv
 
@@ -23,7 +23,7 @@ NAMES = ("plain", "a,b", 'with "quotes"', "", "two\nlines")
 def reference(net: Sequential, loss: Any, data: Dataset, x: Tensor, replicas: int) -> bytes:
     """The same file by csv.writer, from all outputs at once."""
     y = outputs_of(net, x, predictions.BATCH, replicas)
-    answer = answers(y, loss, data, net.lead).reshape(replicas, -1) if data.classes is not None else None
+    answer = predicted_classes(y, loss, data, net.lead).reshape(replicas, -1) if data.classes is not None else None
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     y = y.reshape(replicas, len(x), -1)

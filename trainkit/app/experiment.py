@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from trainkit.callbacks import ValidationSplit
@@ -20,7 +19,7 @@ from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
-from trainkit.trainer import capture
+from trainkit.trainer import capture, signals
 from trainkit.trainer.callback import Callback, check_files
 from trainkit.trainer.evaluation import predict_rows
 from trainkit.trainer.run_folder import RunFolder
@@ -32,6 +31,10 @@ from .config import registry
 from .config.build import Parts, build
 from .config.files import diff, override, parse, resolve, to_yaml
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has ended
 KEPT = ("data.normalize", "data.task", "data.categorical", "data.drop")  # a trained net needs its inputs as they were
 
 
@@ -221,6 +224,13 @@ class Experiment:
 
     def __repr__(self) -> str:
         return f"Experiment({self.file or 'untrained'}: {self.net!r})"
+
+
+def exit_code(trainer: Trainer, summary: Mapping[str, Any]) -> int:
+    """The exit code of a fit: 0, 128 + the signal that ended it, or NOT_FINITE."""
+    if (signal := trainer.fitted().signal) is not None:
+        return signals.exit_code(signal)
+    return NOT_FINITE if summary["stop_reason"] == "nan" else 0
 
 
 def _only_split(config: dict[str, Any]) -> dict[str, Any]:

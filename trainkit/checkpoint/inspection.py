@@ -5,13 +5,12 @@ A file may be a stranger's: it is read by `checkpoint.load` alone, its words are
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from trainkit.app.config.files import parse, resolve
 from trainkit.checkpoint import file as checkpoint
 from trainkit.core.diff import NUMBERS, gaps, largest_first
 from trainkit.core.errors import MOST, UserError, escaped
@@ -22,7 +21,8 @@ from .digest import digest
 FEW = 10  # differences listed of a part
 
 
-def show(path: Path) -> int:
+def show(path: Path, configuration: Callable[[str], str]) -> int:
+    """Print what a checkpoint holds. configuration: its configuration, given as text, in one line."""
     content = checkpoint.load(path)
     state, data, made = content["state"], content["data"], content["environment"]
     model = content["model"]
@@ -86,20 +86,6 @@ def diff(a: Path, b: Path) -> int:
         differ += bool(found)
     say(f"{differ} of {len(x)} parts differ" if differ else "no bit differs")
     return 1 if differ else 0
-
-
-def configuration(text: str) -> str:
-    """The experiment in a line: `seed 0, data disk, loss CrossEntropyLoss, optimizer SGD`."""
-    if not text:
-        return "none, it was trained from Python"
-    try:
-        config = resolve(parse(text, "the configuration"))
-    except UserError as error:
-        return f"cannot be read, {error}"
-    named = {k: next(iter(v), "") if isinstance(v, dict) else v for k, v in config.items() if k in ("loss", "optimizer")}
-    data = config.get("data")
-    named = {"seed": config.get("seed", 0), "data": data.get("name") if isinstance(data, dict) else data, **named}
-    return ", ".join(f"{k} {shown(v, '')}" for k, v in named.items())
 
 
 def rows(items: Iterable[tuple[str, str]]) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import TextIO
 
-from .errors import escaped
+from .errors import UserError, escaped, refusal, shortage
 
 
 def prepare() -> None:
@@ -41,3 +41,20 @@ def hush(stream: TextIO) -> None:
     """Send what is left of a stream that cannot be written to /dev/null, so that the interpreter's own flush is quiet."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def report_error(error: Exception) -> int:
+    """Print an error on stderr, in one or a few lines, and return the exit code."""
+    if isinstance(error, UserError):
+        lines, code = [f"error: {line}" for line in str(error).split("\n")], error.code
+    elif (short := shortage(error)) is not None:
+        lines, code = [f"error: {short}: the net, the data, the batch or the replicas"], UserError.code
+    elif (why := refusal(error)) is not None:
+        lines, code = [f"error: {why}"], UserError.code
+    else:
+        kind = "" if type(error).__name__ == "CallbackError" else f"{type(error).__name__}: "
+        lines = [f"error: {kind}{str(error).split(chr(10))[0]}"]
+        lines += ["this is a fault in the code, not in what you gave; --debug shows the traceback"]
+        code = 1
+    say(*lines)
+    return code

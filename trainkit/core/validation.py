@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 from torch import Tensor
 
-from .errors import UserErrors
+from .errors import UserErrors, near
 
 COUNT = range(1 << 53)  # whole numbers that a float holds exactly: no counter of a run is larger
 LONGEST = 60  # characters of a value in a message
@@ -98,3 +101,95 @@ def shown(value: Any, quote: str = "'") -> str:
         return f"a number of {value.bit_length()} bits"
     text = repr(value) if not isinstance(value, str) or quote else repr(value)[1:-1]
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def check_value(value: Any, hint: Any, place: str) -> list[str]:
+    """[] if `value` is of the type `hint`, else one line."""
+    if odd := [n for n in numbers(value) if n != n or (isinstance(n, int) and abs(n) >= COUNT.stop)]:
+        return [f"{place}: {shown(odd[0])}; needs a number{'' if odd[0] != odd[0] else f' nearer to 0 than {COUNT.stop}'}"]
+    if fits(value, hint):
+        return []
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    if choices and isinstance(value, str):
+        return [f"{place}: {shown(value)}{near(value, map(str, choices))}"]
+    found = "" if isinstance(value, float) or value is None else f", not {kind(value)}"
+    return [f"{place}: {written(value)}; needs {describe(hint)}{found}{hint_of_yaml(value, hint)}"]
+
+
+def numbers(value: Any) -> list[float]:
+    """The numbers in a value and its lists."""
+    if isinstance(value, list):
+        return [n for v in value for n in numbers(v)]
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+
+
+def written(value: Any) -> str:
+    """A value as YAML has it."""
+    if isinstance(value, (list, dict)) and len(repr(value)) <= 60:
+        return repr(value)
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else shown(value)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of a type: an int is a float, a bool is neither, a list may be a sequence or tuple."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any or hint is inspect.Parameter.empty:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(fits(value, a) for a in args)
+    if origin is Literal:
+        return value in args and type(value) in {type(a) for a in args}
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, str)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list) and (not args or all(fits(v, args[0]) for v in value))
+    if origin in (dict, Mapping) or hint is dict:
+        return isinstance(value, dict)
+    return False  # tensors, modules, functions: never a configuration's
+
+
+def describe(hint: Any) -> str:
+    """A type in words."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(a) for a in args)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, args))
+    if origin in (list, tuple, Sequence):
+        several = {int: " of whole numbers", float: " of numbers", str: " of texts"}
+        return f"a list{several.get(args[0], '')}" if args else "a list"
+    if origin in (dict, Mapping) or hint is dict:
+        return "a mapping"
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    return plain.get(hint, "something only Python can give")
+
+
+def kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(type(value), "null")
+
+
+def hint_of_yaml(value: Any, hint: Any) -> str:
+    """A word about YAML's traps, where one was probably stepped into."""
+    if isinstance(value, bool) and not fits(True, hint):
+        return " (YAML reads yes, no, on and off as true and false: put words in quotes)"
+    if isinstance(value, float) and value.is_integer() and fits(1, hint):
+        return f" (write {int(value)})"
+    if isinstance(value, str) and fits(1.0, hint):
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return f" (without quotes; with an exponent write {float(value)!r})"
+    return ""

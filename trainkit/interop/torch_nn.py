@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,13 @@ import trainkit
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import Split
 from trainkit.data.loader import batches, epoch_permutation
+from trainkit.metrics.classification import predicted_classes
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Value
 from trainkit.optim.optimizer import Optimizer
-from trainkit.trainer.evaluation import answers
-from trainkit.trainer.session import Session
+
+if TYPE_CHECKING:
+    from trainkit.trainer.session import Session
 
 Criterion = Any  # a loss of torch.nn: a module whose `reduction`, `weight` and `ignore_index` are looked at
 Made = TypeVar("Made")
@@ -336,7 +338,7 @@ def evaluate(net: nn.Module, criterion: Criterion, session: Session, part: Split
             total += value * n if criterion.reduction == "mean" else value
             seen += n if criterion.reduction == "mean" else len(x)
             if data.classes is not None and part.label is not None:
-                wrong += (answers(y, session.loss, data) != part.label[i : i + size]).sum()
+                wrong += (predicted_classes(y, session.loss, data) != part.label[i : i + size]).sum()
     net.train()
     metrics = {"loss": float(total / seen)}
     if data.classes is not None and part.label is not None:

@@ -27,8 +27,6 @@ softmax_backward = torch._softmax_backward_data  # (dy, y, axis, dtype): y (dy -
 log_softmax_backward = torch._log_softmax_backward_data  # (dy, y, axis, dtype): dy - eʸ Σ dy
 nll = _aten.nll_loss_forward.default  # (y, t, weight, 1 mean | 2 sum, ignored): -Σ weight[t] y[t] / norm, and norm
 nll_backward = _aten.nll_loss_backward.default  # (1, y, t, weight, 1 | 2, ignored, norm): -weight[t] / norm at t, else 0
-adam = _aten._fused_adam_.default  # ([p], [g], [m], [v], [largest v], [t], ...): one update, in place
-adamw = _aten._fused_adamw_.default  # the same with the decay outside the gradient
 
 
 def log1pexp(x: Tensor) -> Tensor:
@@ -42,6 +40,7 @@ _ones: dict[tuple[int | None, torch.dtype, torch.device], Tensor] = {}
 def ones(like: Tensor, n: int | None) -> Tensor:
     """A vector of n ones, or for None the scalar 1, kept for the next step. dyᵀ 1 costs half of a sum and an addition."""
     key = (n, like.dtype, like.device)
-    if key not in _ones:
-        _ones[key] = torch.ones(() if n is None else n, dtype=like.dtype, device=like.device)
-    return _ones[key]
+    made = _ones.get(key)  # one look-up: hashing the key is most of what a call costs
+    if made is None:
+        made = _ones[key] = torch.ones(() if n is None else n, dtype=like.dtype, device=like.device)
+    return made

@@ -175,10 +175,8 @@ class Module(Recorded):
         value = x[0] if len(x) == 1 else x
         try:
             return fwd_value(self, value)
-        except (RuntimeError, IndexError, TypeError, ValueError) as error:
-            from .tracing import explain
-
-            raise explain(self, value, error) from error
+        except FORWARD_ERRORS as error:
+            raise located(self, self, value, error) from error
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra()})"
@@ -198,6 +196,39 @@ def evaluating(net: Module) -> Iterator[None]:
     finally:
         for m, mode in modes:
             m.training = mode
+
+
+FORWARD_ERRORS = (RuntimeError, IndexError, TypeError, ValueError)
+
+
+class LayerError(UserError):
+    """An error of a forward pass that names the innermost module: `2.Linear: x is (50, 3), needs (n, 25)`."""
+
+    def __init__(self, module: Module, text: str) -> None:
+        self.module, self.text = module, text
+        super().__init__(text)
+
+
+def located(net: Module, module: Module, x: Value, error: Exception) -> LayerError:
+    """`error`, raised by the forward pass of `module` on x, with the path at which `net` has the innermost module."""
+    if isinstance(error, LayerError):
+        module, text = error.module, error.text
+    elif isinstance(error, UserError):
+        text = str(error)
+    else:
+        features = getattr(module, "in_features", None)
+        fits = features is None or (isinstance(x, Tensor) and x.dim() > 0 and x.shape[-1] == features)
+        first_line = str(error).split("\n", 1)[0]
+        text = f"{type(module).__name__}: {first_line if fits else f'x is {shape(x)}, needs {module.needs()}'}"
+    path = next((path for path, m in net.modules() if m is module), "")
+    found = LayerError(module, text)
+    found.args = (f"{path}.{text}" if path else text,)
+    return found
+
+
+def shape(x: Value) -> str:
+    """`(50, 25)`, or `((50, 25), (50, 3))` for a tuple."""
+    return f"({', '.join(shape(v) for v in x)})" if type(x) is tuple else str(tuple(getattr(x, "shape", ())))
 
 
 class Each(list[Any]):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from .layers.container import Container
-from .module import Module
-from .tracing import shape, trace
+from .module import Module, shape
+from .tracing import trace
 
 
 def layers(net: Module, x: Tensor, slots: int, replicas: int = 1) -> str:

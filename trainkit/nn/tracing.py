@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from trainkit.core.errors import UserError
 
 from .module import Module, Value, evaluating, fwd_value
 
@@ -37,16 +34,13 @@ def place(path: str, module: Module) -> str:
 
 
 @contextmanager
-def watching(
-    net: Module, see: Callable[[Call], None], failed: Callable[[str, Module, Value], None] | None = None
-) -> Iterator[None]:
-    """Call `see` after each module's fwd, bwd and grad; `failed` with the innermost module that raises, once."""
-    done: list[str] = []
+def watching(net: Module, see: Callable[[Call], None]) -> Iterator[None]:
+    """Call `see` after each module's fwd, bwd and grad."""
     watched = []
     for path, module in net.modules():
         watched.append(module)
         for phase in ("fwd", "bwd", "grad"):
-            setattr(module, phase, _reporting(path, module, phase, see, failed, done))
+            setattr(module, phase, _reporting(path, module, phase, see))
     try:
         yield
     finally:
@@ -55,73 +49,15 @@ def watching(
                 module.__dict__.pop(name, None)
 
 
-def _reporting(
-    path: str,
-    module: Module,
-    phase: str,
-    see: Callable[[Call], None],
-    failed: Callable[[str, Module, Value], None] | None,
-    done: list[str],
-) -> Callable[..., Any]:
+def _reporting(path: str, module: Module, phase: str, see: Callable[[Call], None]) -> Callable[..., Any]:
     call = getattr(module, phase)
 
     def reporting(*args: Any) -> Any:
-        given = args[-1]
-        try:
-            result = call(*args)
-        except Exception:
-            if failed is not None and not done:
-                done.append(path)
-                failed(path, module, given)
-            raise
-        see(Call(path, module, phase, given, result[0] if phase == "fwd" else result))
+        result = call(*args)
+        see(Call(path, module, phase, args[-1], result[0] if phase == "fwd" else result))
         return result
 
     return reporting
-
-
-def shape(x: Value) -> str:
-    """`(50, 25)`, or `((50, 25), (50, 3))` for a tuple."""
-    return f"({', '.join(shape(v) for v in x)})" if type(x) is tuple else str(tuple(getattr(x, "shape", ())))
-
-
-def explain(net: Module, x: Value, error: Exception) -> UserError:
-    """`error`, raised by the forward pass of `net` on `x`, as an error that names the innermost module and what it needs."""
-    found: list[str] = []
-
-    def failed(path: str, module: Module, given: Value) -> None:
-        if isinstance(error, UserError):
-            found.append(f"{path}.{error}" if path else str(error))
-        elif _fits(module, given):
-            found.append(f"{place(path, module)}: {_first_line(error)}")
-        else:
-            found.append(f"{place(path, module)}: x is {shape(given)}, needs {module.needs()}")
-
-    if all(p.device == v.device for p, _ in net.param() for v in _tensors(x)):
-        try:
-            with watching(net, lambda call: None, failed):
-                fwd_value(net, x)
-        except Exception:
-            pass
-    return UserError(found[0] if found else f"{type(net).__name__}: {_first_line(error)}")
-
-
-def _fits(module: Module, x: Value) -> bool:
-    """Whether the shape is what a Linear-like module needs, so that the fault lies elsewhere (the dtype, say)."""
-    features = getattr(module, "in_features", None)
-    return features is None or (isinstance(x, Tensor) and x.dim() > 0 and x.shape[-1] == features)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0]
-
-
-def _tensors(x: Value) -> Iterator[Tensor]:
-    if type(x) is tuple:
-        for v in x:
-            yield from _tensors(v)
-    elif isinstance(x, Tensor):
-        yield x
 
 
 def trace(net: Module, x: Value) -> list[Call]:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.nn import kernels
 
-from .optimizer import Number, Optimizer, Rate, add_product, lerp, most, within
+from . import kernels
+from .arithmetic import Number, Rate, add_product, lerp, most, within
+from .optimizer import Optimizer
 
 
 class Adam(Optimizer):

@@ -12,11 +12,8 @@ from trainkit.core.errors import UserError, UserErrors
 from trainkit.core.recorded import Recorded
 from trainkit.core.validation import shown
 
+from .arithmetic import RATE_LIMIT, Number, Rate, add, add_ratio, plus
 from .flat_buffer import flatten, is_flat, spread
-
-Rate = float | Sequence[float]
-RATE_LIMIT = 1e38  # what a float32 holds: rates and other hyperparameters are below it
-Number = float | Tensor  # a tensor where replicas differ, an element each of the flat buffers, and while a step is compiled
 
 
 class Optimizer(Recorded):
@@ -173,60 +170,9 @@ class Optimizer(Recorded):
         return f"{type(self).__name__}(lr={rates}, {self.p.numel()} parameters)"
 
 
-def plus(t: Tensor, d: Tensor, a: Number, out: Tensor | None = None) -> Tensor:
-    """t + a d, in `out`, which may be one of the two."""
-    return torch.addcmul(t, d, a, out=out) if isinstance(a, Tensor) else torch.add(t, d, alpha=a, out=out)
-
-
-def add(t: Tensor, d: Tensor, a: Number) -> None:
-    """t += a d."""
-    if isinstance(a, Tensor):
-        t.addcmul_(d, a)
-    else:
-        t.add_(d, alpha=a)
-
-
-def lerp(t: Tensor, d: Tensor, a: Number) -> None:
-    """t += a (d - t)."""
-    t.lerp_(d, a.to(t.dtype) if isinstance(a, Tensor) else a)
-
-
-def add_product(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
-    """t += a d e."""
-    if isinstance(a, Tensor):
-        t.addcmul_(d * e, a)
-    else:
-        t.addcmul_(d, e, value=a)
-
-
-def add_ratio(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
-    """t += a d / e."""
-    if isinstance(a, Tensor):
-        t.addcmul_(d / e, a)
-    else:
-        t.addcdiv_(d, e, value=a)
-
-
-def most(value: Rate) -> float:
-    """The largest of one number, or of one for each replica."""
-    return max(value) if isinstance(value, Sequence) else value
-
-
-def least(value: Rate) -> float:
-    return min(value) if isinstance(value, Sequence) else value
-
-
 def momentum_of(optimizer: Any) -> dict[str, Any]:
     """What a schedule may move beside the rate (CyclicLR, OneCycleLR): betas, or a momentum that is not 0."""
     if hasattr(optimizer, "betas"):
         return {"betas": optimizer.betas}
     momentum = optimizer.given.get("momentum", [0.0])
     return {"momentum": momentum[0]} if len(momentum) == 1 and momentum[0] else {}
-
-
-def within(name: str, low: float, high: float = RATE_LIMIT, **values: Rate) -> None:
-    """Refuse a hyper-parameter outside [low, high), or one of several."""
-    for key, value in ((k, v) for k, vs in values.items() for v in (vs if isinstance(vs, Sequence) else (vs,))):
-        if not low <= value < high:
-            bounds = f"at least {low:g}, and below {high:g}" if high == RATE_LIMIT else f"{low:g} up to, not with, {high:g}"
-            raise UserError(f"{name}: {key}={value}; needs {bounds}")

@@ -8,9 +8,8 @@ from dataclasses import MISSING, fields
 from itertools import pairwise
 from typing import Any, get_type_hints
 
-from trainkit.app.config.signature import check_value
 from trainkit.core.errors import UserError, UserErrors, near
-from trainkit.core.validation import shown
+from trainkit.core.validation import check_value, shown
 
 from .schedules import SCHEDULERS, SCHEDULES, ChainedScheduler, OneCycleLR, Schedule, SequentialLR
 

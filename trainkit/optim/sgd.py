@@ -9,8 +9,9 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError
 
+from .arithmetic import Number, Rate, add, least, lerp, most, plus, within
 from .flat_buffer import flatten
-from .optimizer import Number, Optimizer, Rate, add, least, lerp, most, plus, within
+from .optimizer import Optimizer
 
 
 class SGD(Optimizer):

@@ -14,19 +14,12 @@ from trainkit.data.dataset import Dataset, Split, floating
 from trainkit.data.loader import aligned, slices
 from trainkit.data.mapped import MappedRows
 from trainkit.data.transforms.normalize import Normalizer
+from trainkit.metrics.classification import predicted_classes
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, evaluating
 
 PASS = 1024  # samples of a pass without training
 Metrics = dict[str, list[float]]  # a value a replica
-
-
-def answers(y: Tensor, loss: Loss, data: Dataset, lead: int = 0) -> Tensor:
-    """The class that y answers: the largest of several outputs; of one, 1 above the threshold (0 for logits)."""
-    if y.dim() > 1 + lead and y.shape[1 + lead] > 1:
-        return y.argmax(1 + lead)
-    threshold = 0.0 if loss.from_logits else 0.5 if data.threshold is None else data.threshold
-    return (y.flatten(lead + 1).squeeze(-1) > threshold).long()
 
 
 def evaluate(
@@ -60,7 +53,7 @@ def evaluate(
             total += summed.fwd(y, t)[0]
             counted += loss.batch_weight(t) if loss.reduction == "mean" else n
             if data.classes is not None and part.label is not None:
-                miss = answers(y, loss, data, lead) != part.label[i : i + batch_size]
+                miss = predicted_classes(y, loss, data, lead) != part.label[i : i + batch_size]
                 wrong += miss.sum(-1)
     metrics = {"loss": (total / counted).tolist()}
     if data.classes is not None and part.label is not None:

@@ -15,10 +15,9 @@ from torch import Tensor
 from trainkit.data.dataset import Dataset
 from trainkit.data.loader import slices
 from trainkit.data.mapped import MappedRows
+from trainkit.metrics.classification import predicted_classes
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, evaluating
-
-from .evaluation import answers
 
 BATCH = 1024  # samples of a pass
 NUMBERS = 1 << 18  # that are turned into text at a time: 8 MB as Python's
@@ -45,7 +44,7 @@ def _lines(y: Tensor, begin: str, first: int, loss: Loss, data: Dataset) -> str:
     values = (repr(row)[1:-1].replace(", ", ",") for row in y.reshape(len(y), -1).tolist())  # in half csv.writer's time
     ends = ["\n"] * len(y)
     if data.classes is not None:
-        ends = [f",{_field(_class(data.classes, k))}\n" for k in answers(y, loss, data).tolist()]
+        ends = [f",{_field(_class(data.classes, k))}\n" for k in predicted_classes(y, loss, data).tolist()]
     return "".join(f"{begin}{i},{v}{end}" for i, (v, end) in enumerate(zip(values, ends, strict=True), first))
 
 

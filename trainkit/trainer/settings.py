@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from trainkit.core.errors import UserError
-from trainkit.optim.optimizer import RATE_LIMIT
+from trainkit.optim.arithmetic import RATE_LIMIT
 
 from .device import find_device
 

@@ -7,15 +7,14 @@ import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import DictConfig
 
 from trainkit.app.config import registry
 from trainkit.app.config.build import build, run_folder
-from trainkit.app.config.files import compose, resolve, to_yaml
-from trainkit.app.experiment import Experiment, load, own_config, run_of
+from trainkit.app.config.files import compose, in_one_line, resolve, to_yaml
+from trainkit.app.experiment import Experiment, exit_code, load, own_config, run_of
 from trainkit.app.output import Output
 from trainkit.checkpoint import load_run
 from trainkit.checkpoint import saved as list_checkpoints
@@ -29,7 +28,8 @@ from trainkit.trainer.predictions import as_csv
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
 
-NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has ended
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def fit(args: argparse.Namespace, extra_callbacks: Mapping[str, Callback] | None = None) -> int:
@@ -46,9 +46,7 @@ def fit(args: argparse.Namespace, extra_callbacks: Mapping[str, Callback] | None
         _print_metrics(summary["metrics"])
     except BrokenPipeError:
         terminal.hush(sys.stdout)  # the run is complete: the exit code is its own
-    if (signal := trainer.fitted().signal) is not None:
-        return signals.exit_code(signal)
-    return NOT_FINITE if summary["stop_reason"] == "nan" else 0
+    return exit_code(trainer, summary)
 
 
 def _configured(args: argparse.Namespace, run: RunFolder, content: dict[str, Any] | None) -> DictConfig:
@@ -174,7 +172,8 @@ def checkpoint_show(args: argparse.Namespace) -> int:
     """What a checkpoint file holds."""
     from trainkit.checkpoint import inspection
 
-    return inspection.show(*_files(args, "show", 1))
+    (file,) = _files(args, "show", 1)
+    return inspection.show(file, in_one_line)
 
 
 def checkpoint_verify(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from textwrap import fill
 from typing import Any, NoReturn
 
 from trainkit.core import terminal
-from trainkit.core.errors import UserError, near, refusal, shortage
+from trainkit.core.errors import UserError, near
 
 
 class Option:
@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
         if "--debug" in argv:
             terminal.say(traceback.format_exc().rstrip())
-        return report_error(error)
+        return terminal.report_error(error)
     finally:
         try:
             sys.stderr.flush()
@@ -283,23 +283,6 @@ def interrupted(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
-
-
-def report_error(error: Exception) -> int:
-    """Print an error on stderr, in one or a few lines, and return the exit code."""
-    if isinstance(error, UserError):
-        lines, code = [f"error: {line}" for line in str(error).split("\n")], error.code
-    elif (short := shortage(error)) is not None:
-        lines, code = [f"error: {short}: the net, the data, the batch or the replicas"], UserError.code
-    elif (why := refusal(error)) is not None:
-        lines, code = [f"error: {why}"], UserError.code
-    else:
-        kind = "" if type(error).__name__ == "CallbackError" else f"{type(error).__name__}: "
-        lines = [f"error: {kind}{str(error).split(chr(10))[0]}"]
-        lines += ["this is a fault in the code, not in what you gave; --debug shows the traceback"]
-        code = 1
-    terminal.say(*lines)
-    return code
 
 
 def run(argv: Sequence[str]) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from trainkit import interop
 from trainkit.app.config.build import run_folder
@@ -20,6 +19,9 @@ from trainkit.trainer import signals
 from . import tables
 from .grid import Plan, axes_of, planned
 from .trial import Trial
+
+if TYPE_CHECKING:
+    import argparse
 
 DRAWN = 12  # trials in one figure, at most
 

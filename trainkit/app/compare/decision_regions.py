@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from trainkit.data.dataset import Dataset, Split
-from trainkit.trainer.evaluation import Metrics, answers, predict
+from trainkit.metrics.classification import predicted_classes
+from trainkit.trainer.evaluation import Metrics, predict
 from trainkit.trainer.session import Session
 
 GRID = 201  # points along each side of the plane
@@ -47,7 +48,7 @@ def plane_of(session: Session, raw: Dataset, metrics: Metrics) -> Plane | None:
         """Answers (r, n) to points in the data's own units."""
         part = session.normalizer.apply(Split(x, torch.zeros(len(x)))).to(session.device, session.dtype)
         y = predict(session.net, part.x, 1024, session.replicas)
-        return answers(y, session.loss, session.data, session.net.lead).reshape(session.replicas, -1).cpu()
+        return predicted_classes(y, session.loss, session.data, session.net.lead).reshape(session.replicas, -1).cpu()
 
     points = torch.cat([train.x[:], test.x[:]])
     points = points[points.isfinite().all(1)]  # a missing number is NaN

@@ -6,17 +6,18 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING, Any
 
 from trainkit.app.config.build import build, entry
-from trainkit.app.config.files import compose, override, resolve
-from trainkit.app.config.signature import written
+from trainkit.app.config.files import compose, override, resolve, unresolved
 from trainkit.core.errors import UserError
+from trainkit.core.validation import written
 
 from . import trial
 from .trial import Curves, Trial
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 OWN_RATES = {"OneCycleLR", "CyclicLR"}  # schedules that do not start from the optimizer's rate
 
@@ -122,7 +123,7 @@ def check_rates(rates: Axis, composed: DictConfig) -> None:
     """Numbers, for the optimizer that the configuration has, and no schedule that brings rates of its own."""
     for value in rates.values:
         number(value, rates.key)
-    plain: Any = OmegaConf.to_container(composed, resolve=False)
+    plain = unresolved(composed)
     optimizer, callbacks = plain.get("optimizer"), plain.get("callbacks")
     for name, arguments in callbacks.items() if isinstance(callbacks, dict) else ():
         for schedule in OWN_RATES & set(arguments if isinstance(arguments, dict) else ()):

@@ -12,6 +12,7 @@ import torch
 
 from trainkit.core.errors import UserError, UserErrors, near, shortage
 from trainkit.core.rng import generator
+from trainkit.core.validation import check_value, written
 from trainkit.data.dataset import Dataset
 from trainkit.nn.layers.container import Container, Sequential
 from trainkit.nn.losses import Loss
@@ -21,7 +22,7 @@ from trainkit.trainer.callback import Callback, bad_name
 from trainkit.trainer.trainer import Trainer
 
 from . import registry
-from .signature import check_arguments, check_value, signature, written
+from .signature import check_arguments, signature
 
 KEYS = ("seed", "data", "model", "loss", "optimizer", "trainer", "callbacks")
 REQUIRED = ("data", "model", "loss", "optimizer")

@@ -228,3 +228,23 @@ def _words(error: Exception) -> str:
     if type(error).__name__ == "GrammarParseError":
         return f"{text}; {REFERENCE}"
     return f"no valid YAML, {text}" if isinstance(error, YAMLError) else f"no valid configuration, {text}"
+
+
+def in_one_line(text: str) -> str:
+    """The experiment in a line: `seed 0, data disk, loss CrossEntropyLoss, optimizer SGD`."""
+    if not text:
+        return "none, it was trained from Python"
+    try:
+        config = resolve(parse(text, "the configuration"))
+    except UserError as error:
+        return f"cannot be read, {error}"
+    named = {k: next(iter(v), "") if isinstance(v, dict) else v for k, v in config.items() if k in ("loss", "optimizer")}
+    data = config.get("data")
+    named = {"seed": config.get("seed", 0), "data": data.get("name") if isinstance(data, dict) else data, **named}
+    return ", ".join(f"{k} {shown(v, '')}" for k, v in named.items())
+
+
+def unresolved(composed: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, with its references as they are written."""
+    plain: Any = OmegaConf.to_container(composed, resolve=False)
+    return dict(plain)

@@ -1,27 +1,33 @@
 """A fit that is interrupted at a point, for `verify-resume`.
 
-    python -m trainkit.app.verify_resume.interrupt PHASE STEP SAVED MODE fit CONF ...
+    python -m trainkit.app.verify_resume.interrupt '{"phase": "step", "step": 7, "saved": 0, "engine": "eager", "paths": [...],
+                                                     "overrides": [...], "imports": [...], "run_dir": "..."}'
 
 It is `trainkit fit` and one private callback, which sends this very process a signal: SIGTERM, or SIGKILL during a save. The
-run that resumes is `trainkit fit --resume`, and knows nothing of it.
+run that resumes is `trainkit fit --resume`, and does not know of it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
-from trainkit.app.cli import commands
-from trainkit.app.cli.main import parse, report_error
+from trainkit.app.config import registry
+from trainkit.app.config.files import compose
+from trainkit.app.experiment import Experiment, exit_code
 from trainkit.callbacks import Checkpoint
+from trainkit.core.terminal import report_error
 from trainkit.trainer.callback import Callback
+from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
 from trainkit.trainer.settings import Engine
 
-NEVER = ("step", "0", "0")  # a point that no run comes to
+NEVER = {"phase": "step", "step": 0, "saved": 0}  # a point that no run comes to
 NAME = "trainkit.interrupt"  # of the callback, as a user would not name one; it is in the interrupted run's checkpoints
 
 
@@ -88,12 +94,19 @@ def kill(*_: object) -> None:
 PHASES: dict[str, type[Strike]] = {"step": AtStep, "epoch": AtEpochEnd, "validation": InValidation, "save": InSave}
 
 
-def main(words: list[str]) -> int:
-    phase, step, saved, mode, *rest = words
+def main(argv: list[str]) -> int:
+    point = json.loads(argv[0])
     if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:  # inherited; the fit would leave its own signal ignored
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        return commands.fit(parse(rest), {NAME: PHASES[phase](int(step), int(saved), cast(Engine, mode))})
+        for path in point["imports"]:
+            registry.import_file(Path(path))
+        strike = PHASES[point["phase"]](point["step"], point["saved"], point["engine"])
+        composed = compose([Path(path) for path in point["paths"]], point["overrides"])
+        trainer, summary = Experiment(composed, extra_callbacks={NAME: strike}).train(
+            RunFolder(Path(point["run_dir"]), new=True)
+        )
+        return exit_code(trainer, summary)
     except Exception as error:
         return report_error(error)
 

@@ -8,7 +8,6 @@ run too: the resumed one must end so, with the same files.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import logging
@@ -18,17 +17,17 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainkit import checkpoint
-from trainkit.app.cli.commands import NOT_FINITE
 from trainkit.app.config.files import compose, resolve
+from trainkit.app.experiment import NOT_FINITE
 from trainkit.core.diff import gaps, largest_first, same
 from trainkit.core.errors import UserError
 from trainkit.core.rng import stream
@@ -36,6 +35,9 @@ from trainkit.core.terminal import tell
 from trainkit.trainer.environment import engine_of
 
 from . import interrupt
+
+if TYPE_CHECKING:
+    import argparse
 
 FEW = 4  # differences told of a run
 ENDED = (0, NOT_FINITE)  # exit codes of a run that came to its own end
@@ -78,7 +80,11 @@ def verify_resume(args: argparse.Namespace) -> int:
             "verify-resume: there is nothing to resume from without callbacks.checkpoint; add callbacks.checkpoint={}"
         )
     imports = [f"--import={path}" for path in args.imports]
-    fit = ["fit", *map(str, args.paths), *args.overrides, *imports]
+    fit = {
+        "paths": [str(path) for path in args.paths],
+        "overrides": args.overrides,
+        "imports": [str(path) for path in args.imports],
+    }
     with scratch(args.keep) as folder:
         whole = uninterrupted(fit, folder / "whole")
         chosen = points(whole, n, config.get("seed", 0))
@@ -101,7 +107,7 @@ def verify_resume(args: argparse.Namespace) -> int:
         if not wrong:
             tell(f"{len(chosen)} of {len(chosen)} resumed runs end with the bits of the uninterrupted one.")
             return 0
-        again = compare(whole, uninterrupted(fit, folder / "again", whole.mode), kinds)
+        again = compare(whole, uninterrupted(fit, folder / "again", whole.engine), kinds)
     if again:
         tell(f"Two uninterrupted runs differ too, so this run never repeats, resumed or not: {'; '.join(again[:2])}.")
     else:
@@ -141,8 +147,8 @@ class Ended:
         return self.files["checkpoints/last.pt"]
 
     @property
-    def mode(self) -> str:
-        """eager, compile or graph: `trainer.mode: auto` chooses by the clock, and would not choose alike each time."""
+    def engine(self) -> str:
+        """eager, compile or graph: `trainer.engine: auto` chooses by the clock, and would not choose alike each time."""
         return str(engine_of(self.last))
 
 
@@ -166,10 +172,13 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def uninterrupted(fit: list[str], folder: Path, mode: str | None = None) -> Ended:
-    """The run left alone, in a mode that may be given."""
-    held = () if mode is None else (*interrupt.NEVER, mode)
-    done = process(interrupt.__name__ if held else "trainkit", *held, *fit, f"--run-dir={folder}")
+def uninterrupted(fit: dict[str, list[str]], folder: Path, engine: str | None = None) -> Ended:
+    """The run left alone, with an engine that may be given."""
+    if engine is None:
+        imports = [f"--import={path}" for path in fit["imports"]]
+        done = process("trainkit", "fit", *fit["paths"], *fit["overrides"], *imports, f"--run-dir={folder}")
+    else:
+        done = interrupted(fit, folder, engine, interrupt.NEVER)
     if done.returncode not in ENDED:
         raise UserError("the uninterrupted run failed\n" + "\n".join(last_words(done, 10)))
     ended = Ended(folder, done.returncode)
@@ -181,11 +190,10 @@ def uninterrupted(fit: list[str], folder: Path, mode: str | None = None) -> Ende
 
 
 def trial(
-    point: Point, fit: list[str], imports: list[str], folder: Path, whole: Ended, kinds: dict[str, str]
+    point: Point, fit: dict[str, list[str]], imports: list[str], folder: Path, whole: Ended, kinds: dict[str, str]
 ) -> tuple[str, list[str]]:
     """Interrupt, resume, compare: what was resumed from, and what differs."""
-    where = (point.phase, str(point.step), str(point.saved), whole.mode)
-    struck = process(interrupt.__name__, *where, *fit, f"--run-dir={folder}")
+    struck = interrupted(fit, folder, whole.engine, vars(point))
     if struck.returncode != (-signal.SIGKILL if point.phase == "save" else 128 + signal.SIGTERM):
         ending = "ended before that point" if struck.returncode in ENDED else "failed"
         return "-", [f"the run that was to be interrupted {ending}", *last_words(struck, FEW)]
@@ -197,9 +205,16 @@ def trial(
     return begun, compare(whole, Ended(folder, resumed.returncode), kinds)
 
 
+def interrupted(
+    fit: dict[str, list[str]], folder: Path, engine: str, point: Mapping[str, Any]
+) -> subprocess.CompletedProcess[str]:
+    """A fit in a process of its own that is sent a signal at `point`."""
+    return process(interrupt.__name__, json.dumps({**fit, **point, "engine": engine, "run_dir": str(folder)}))
+
+
 def process(module: str, *words: str) -> subprocess.CompletedProcess[str]:
     """`python -m module words`, with this very trainkit."""
-    root, env = Path(__file__).parents[1], dict(os.environ)
+    root, env = Path(__file__).parents[3], dict(os.environ)
     if "site-packages" not in root.parts:  # a checkout, which the child might not find
         env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [env.get("PYTHONPATH")])])
     return subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, errors="replace", env=env)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.nn.module import Each, Module, Value, bwd_value, fwd_value
+from trainkit.nn.module import FORWARD_ERRORS, Each, Module, Value, bwd_value, fwd_value, located
 
 
 class Container(Module):
@@ -52,10 +52,13 @@ class Sequential(Container):
     """
 
     def fwd(self, x: Value) -> tuple[Value, list[Any]]:
-        saved = []
-        for m in self.layers:
-            x, s = m.fwd(x) if type(x) is not tuple else fwd_value(m, x)
-            saved.append(s)
+        saved: list[Any] = []
+        try:
+            for m in self.layers:
+                x, s = m.fwd(x) if type(x) is not tuple else fwd_value(m, x)
+                saved.append(s)
+        except FORWARD_ERRORS as error:
+            raise located(self, self.layers[len(saved)], x, error) from error
         return x, saved
 
     def bwd(self, saved: list[Any], dy: Value) -> Value:
@@ -136,108 +139,14 @@ class Parallel(Container):
             raise UserError(
                 f"Parallel: x is {got}, needs a tuple of {len(self.layers)}; put FanOut({len(self.layers)}) before it"
             )
-        pairs = [fwd_value(m, xi) for m, xi in zip(self.layers, x, strict=True)]
+        pairs: list[tuple[Value, Any]] = []
+        try:
+            for m, xi in zip(self.layers, x, strict=True):
+                pairs.append(fwd_value(m, xi))
+        except FORWARD_ERRORS as error:
+            i = len(pairs)
+            raise located(self, self.layers[i], x[i], error) from error
         return tuple(y for y, _ in pairs), [saved for _, saved in pairs]
 
     def bwd(self, saved: list[Any], dy: Value) -> Value:
         return tuple(bwd_value(m, s, d) for m, s, d in zip(self.layers, saved, dy, strict=True))
-
-
-class FanOut(Module):
-    """(y₁, ..., yₖ) = (x, ..., x); dx = dy₁ + ... + dyₖ. Saves nothing."""
-
-    def __init__(self, copies: int = 2) -> None:
-        if copies < 2:
-            raise UserError(f"FanOut: copies={copies}; needs at least 2")
-        self.copies = copies
-
-    def fwd(self, x: Tensor) -> tuple[tuple[Tensor, ...], None]:
-        return (x,) * self.copies, None
-
-    def bwd(self, saved: None, dy: tuple[Tensor, ...]) -> Tensor:
-        dx = dy[0]
-        for d in dy[1:]:
-            dx = dx + d
-        return dx
-
-    def flops(self, x: Value) -> int:
-        return 0  # no arithmetic
-
-    def extra(self) -> str:
-        return str(self.copies)
-
-
-class Add(Module):
-    """y = x₁ + ... + xₖ of one shape; each dx = dy. Saves k."""
-
-    takes_tuple = True
-
-    def fwd(self, x: tuple[Tensor, ...]) -> tuple[Tensor, int]:
-        x = _several(self, x)
-        if any(xi.shape != x[0].shape for xi in x):
-            raise UserError(f"Add: x are {', '.join(str(tuple(xi.shape)) for xi in x)}; all need one shape")
-        y = x[0]
-        for xi in x[1:]:
-            y = y + xi
-        return y, len(x)
-
-    def bwd(self, k: int, dy: Tensor) -> tuple[Tensor, ...]:
-        return (dy,) * k
-
-    def needs(self) -> str:
-        return "a tuple of tensors of one shape"
-
-
-class Concat(Module):
-    """y = the x joined along `dim`; each dx is its stretch of dy. Saves the lengths."""
-
-    takes_tuple = True
-
-    def __init__(self, dim: int = -1) -> None:
-        self.dim = dim
-
-    def fwd(self, x: tuple[Tensor, ...]) -> tuple[Tensor, list[int]]:
-        x = _several(self, x)
-        axis = self._axis()
-        return torch.cat(x, axis), [xi.shape[axis] for xi in x]
-
-    def bwd(self, lengths: list[int], dy: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(dy, lengths, self._axis())
-
-    def _axis(self) -> int:
-        return self.dim if self.dim < 0 else self.dim + self.lead
-
-    def needs(self) -> str:
-        return f"a tuple of tensors that differ along axis {self.dim} only"
-
-    def flops(self, x: Value) -> int:
-        return 0  # no arithmetic
-
-    def extra(self) -> str:
-        return f"dim={self.dim}"
-
-
-class Flatten(Module):
-    """y = x with the axes from `start_dim` to `end_dim` made one. Saves the shape."""
-
-    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        self.start_dim, self.end_dim = start_dim, end_dim
-
-    def fwd(self, x: Tensor) -> tuple[Tensor, torch.Size]:
-        start, end = (d if d < 0 else d + self.lead for d in (self.start_dim, self.end_dim))
-        return x.flatten(start, end), x.shape
-
-    def bwd(self, shape: torch.Size, dy: Tensor) -> Tensor:
-        return dy.reshape(shape)
-
-    def flops(self, x: Value) -> int:
-        return 0  # no arithmetic
-
-    def extra(self) -> str:
-        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
-
-
-def _several(module: Module, x: Value) -> tuple[Tensor, ...]:
-    if type(x) is not tuple:
-        raise UserError(f"{type(module).__name__}: x is one tensor, needs a tuple; put FanOut before it")
-    return x

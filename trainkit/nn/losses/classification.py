@@ -18,20 +18,9 @@ from trainkit.nn import kernels
 
 from .base import Loss, Reduction
 
-
-class KernelPass(NamedTuple):
-    """Saved by a pass through `kernels.nll`: the arguments of `kernels.nll_backward`."""
-
-    y: Tensor  # log-probabilities (n, c)
-    t: Tensor  # class indices (n,)
-    weight: Tensor | None  # (c,)
-    reduction: int
-    ignore_index: int
-    norm: Tensor
-
-    def dy(self) -> Tensor:
-        """-weight[t] / norm at the class t, else 0: -q / norm."""
-        return kernels.nll_backward(kernels.ones(self.norm, None), *self)
+# Saved by a pass through `kernels.nll`: y (n, c), t (n,), weight (c,), reduction, ignored, norm, as `nll_backward` takes them.
+# A plain tuple, since making a named one takes a measurable part of a small net's step.
+KernelPass = tuple[Tensor, Tensor, Tensor | None, int, int, Tensor]
 
 
 class FormulaPass(NamedTuple):
@@ -67,15 +56,17 @@ class NLLLoss(Loss):
             weight = None if self.class_weight is None else self.cast("class_weight", y)
             rule = (weight, 1 if self.reduction == "mean" else 2, -100 if self.ignore_index is None else self.ignore_index)
             value, norm = kernels.nll(y, t, *rule)
-            return value, KernelPass(y, t, *rule, norm)
+            return value, (y, t, *rule, norm)
         q, norm, index = self.target_weights(y, t)
         return self._value(y, q, norm, index), FormulaPass(y, q, norm, index)
 
     def bwd(self, saved: Any) -> Tensor:
-        return saved.dy() if type(saved) is KernelPass else -self._over_norm(saved.q, saved.norm)
+        if type(saved) is FormulaPass:
+            return -self._over_norm(saved.q, saved.norm)
+        return kernels.nll_backward(kernels.ones(saved[-1], None), *saved)
 
     def _suits_kernel(self, y: Tensor, t: Tensor) -> bool:
-        return y.dim() == 2 and not self.lead and not self.label_smoothing and not t.is_floating_point()
+        return not (self.lead or self.label_smoothing or t.is_floating_point()) and y.dim() == 2
 
     # -- the formula -----------------------------------------------------------------------------------------------------
 
@@ -218,9 +209,10 @@ class CrossEntropyLoss(NLLLoss):
         return super().fwd(torch.log_softmax(y, self.axis(y)), t)
 
     def bwd(self, saved: Any) -> Tensor:
-        if type(saved) is KernelPass:  # through NLLLoss, then LogSoftmax
-            return kernels.log_softmax_backward(saved.dy(), saved.y, 1, saved.y.dtype)
-        logp, q, norm, index = saved
+        logp = saved[0]
+        if type(saved) is not FormulaPass:  # through NLLLoss, then LogSoftmax
+            return kernels.log_softmax_backward(super().bwd(saved), logp, 1, logp.dtype)
+        _, q, norm, index = saved
         p = torch.exp(logp)
         if index is None or not self._unweighted():  # else Σq = 1
             p.mul_(q.sum(self.axis(q), keepdim=True))

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainkit.core.timing import seconds
 from trainkit.nn.module import Module, Value
 
-from .select import seconds
 from .swap import homes, lent
 
 SIDE = 256  # of the product by which a device is tried

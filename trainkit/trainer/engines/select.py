@@ -6,15 +6,15 @@ graph, replays of one step on a CUDA device. What cannot be compiled or captured
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
+from trainkit.core.timing import seconds
 from trainkit.data.loader import aligned, batches
 from trainkit.trainer.replay import undoing
 
@@ -149,16 +149,6 @@ def reason(error: Exception, what: str) -> str:
     if "compiler" in type(error).__name__.lower() or "compiler" in text.lower():
         return "no C++ compiler was found (install g++, or set CXX)"
     return f"{what} failed, {type(error).__name__}: {text[:200]}"
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    """The shortest of some calls: at least 3, at most 20, and a fifth of a second."""
-    times: list[float] = []
-    while len(times) < 3 or (len(times) < 20 and sum(times) < 0.2):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)
 
 
 def say(line: str) -> None:
