@@ -1,0 +1,158 @@
+"""What a type checker knows of the public names: a user's script passes `mypy --strict`, wrong arguments do not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stubs import ROOT, STUBS, formatted
+
+import trainkit
+
+# One statement that uses each public name, as a user would.
+USES = {
+    "Add": "Add()",
+    "Adagrad": "Adagrad(net.param(), lr=0.1)",
+    "Adam": "Adam(net.param(), lr=0.1, betas=(0.9, 0.99))",
+    "AdamW": "AdamW(net.param(), weight_decay=0.1)",
+    "BCELoss": "BCELoss()",
+    "BCEWithLogitsLoss": "BCEWithLogitsLoss(pos_weight=2.0)",
+    "CSVLog": "CSVLog()",
+    "Callback": "Callback()",
+    "Checkpoint": 'Checkpoint("val/loss", mode="min", save_top_k=2)',
+    "Concat": "Concat(dim=1)",
+    "CrossEntropyLoss": "CrossEntropyLoss(label_smoothing=0.1)",
+    "Dataset": "data",
+    "Dropout": "Dropout(0.5)",
+    "ELU": "ELU(alpha=1.0)",
+    "EarlyStopping": 'EarlyStopping("val/loss", patience=3)',
+    "Experiment": "trainkit.load('run')",
+    "FanOut": "FanOut(2)",
+    "Flatten": "Flatten()",
+    "GELU": 'GELU(approximate="tanh")',
+    "GradientNorms": "GradientNorms()",
+    "HuberLoss": "HuberLoss(delta=2.0)",
+    "Identity": "Identity()",
+    "L1Loss": 'L1Loss(reduction="sum")',
+    "LRScheduler": 'LRScheduler(CosineAnnealingLR={"T_max": 10})',
+    "LeakyReLU": "LeakyReLU(0.1)",
+    "Linear": "Linear(2, 3, bias=False)",
+    "LogSoftmax": "LogSoftmax(dim=1)",
+    "Loss": "trainkit.MSELoss()",
+    "MSELoss": "MSELoss()",
+    "Module": "net",
+    "NLLLoss": "NLLLoss(weight=[0.5, 1.0])",
+    "Optimizer": "trainkit.SGD(net.param())",
+    "Parallel": "Parallel(trainkit.ReLU(), trainkit.Tanh())",
+    "ProgressBar": "ProgressBar()",
+    "RMSprop": "RMSprop(net.param(), alpha=0.9)",
+    "ReLU": "ReLU()",
+    "Recompute": "Recompute(trainkit.ReLU())",
+    "Residual": "Residual(trainkit.ReLU())",
+    "SGD": "SGD(net.param(), lr=[0.1, 0.2], momentum=0.9)",
+    "Sequential": "Sequential(trainkit.Linear(2, 3), trainkit.ReLU())",
+    "Session": "trainkit.Trainer().fitted()",
+    "SiLU": "SiLU()",
+    "Sigmoid": "Sigmoid()",
+    "SignSGD": "SignSGD(net.param())",
+    "Softmax": "Softmax()",
+    "Softplus": "Softplus(beta=2.0)",
+    "Split": "data.train",
+    "Tanh": "Tanh()",
+    "TensorBoard": "TensorBoard()",
+    "TerminateOnNaN": "TerminateOnNaN()",
+    "Timer": 'Timer("00:10:00")',
+    "Trainer": 'Trainer(max_epochs=3, engine="auto", callbacks=[trainkit.Timer(3)])',
+    "UserError": 'UserError("text")',
+    "ValidationSplit": "ValidationSplit(0.2, stratify=True)",
+    "csv": 'csv("data.csv", target="class")',
+    "disk": "disk(100, 10)",
+    "gradcheck": "gradcheck(net, x)",
+    "idx": 'idx("folder")',
+    "load": 'load("run", "trainer.max_epochs=3", checkpoint="best")',
+    "npy": 'npy("x.npy", "t.npy")',
+    "tensors": 'tensors(x, t, normalize="feature")',
+}
+FUNCTIONS = {"csv", "disk", "gradcheck", "idx", "load", "npy", "tensors"}
+RESULTS = {"gradcheck": "list[object]", "load": "trainkit.Experiment"}
+HEAD = """\
+import torch
+
+import trainkit
+
+x = torch.rand(4, 2)
+t = torch.tensor([0, 1, 0, 1])
+net: trainkit.Module = trainkit.Sequential(trainkit.Linear(2, 3))
+data: trainkit.Dataset = trainkit.tensors(x, t)
+"""
+TAIL = """\
+from trainkit.callbacks import EarlyStopping as A
+from trainkit.nn import Linear as B
+from trainkit.optim import SGD as C
+from trainkit.data import tensors as D
+
+
+class Mine(trainkit.Callback):
+    def on_train_epoch_end(self, session: trainkit.Session) -> None:
+        session.log("mine", session.metrics["val/loss"])
+        if session.progress.epoch > 3:
+            session.stop("mine", "enough")
+
+
+trainer = trainkit.Trainer(callbacks={"mine": Mine()})
+summary: dict[str, object] = trainer.fit(net, trainkit.MSELoss(), C(net.param()), D(x, t), resume="run")
+y: torch.Tensor = trainer.predict(x)
+tested: dict[str, float | list[float]] = trainer.test()
+validated: dict[str, float | list[float]] = trainer.validate(data)
+rows: list[dict[str, object]] = [dict(row) for row in trainer.history]
+model: trainkit.Experiment = trainkit.load("run")
+again: torch.Tensor = model.predict(x)
+parts: tuple[trainkit.Module, dict[str, object]] = model.net, model.fit(max_epochs=3)
+"""
+WRONG = {
+    'trainkit.Trainer(max_epochs="many")': "arg-type",
+    'trainkit.Linear("2", 3)': "arg-type",
+    "trainkit.Linear(2)": "call-arg",
+    "trainkit.Lineer(2, 3)": "attr-defined",
+    'trainkit.Trainer(engine="fast")': "arg-type",
+    "trainkit.EarlyStopping(patience=[1])": "arg-type",
+    "trainkit.SGD(net.param(), rate=0.1)": "call-arg",
+    "trainkit.Trainer().fit(net, trainkit.MSELoss(), data, data)": "arg-type",
+}
+
+
+def mypy(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`mypy --strict` of a user's script, in a folder of its own; trainkit is found as it is installed."""
+    script = folder / "script.py"
+    script.write_text(text)
+    words = ["-m", "mypy", "--strict", "--no-incremental", "--config-file=", "--cache-dir", str(folder / "cache"), str(script)]
+    environment = {"MYPYPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=folder, env=environment)
+
+
+@pytest.mark.parametrize("name", STUBS)
+def test_a_stub_says_what_the_source_has(name: str) -> None:
+    """`python tests/public/stubs.py` writes them anew."""
+    assert (ROOT / name).read_text(encoding="utf-8") == formatted(STUBS[name]())
+
+
+def test_a_script_with_every_public_name_is_typed(tmp_path: Path) -> None:
+    assert sorted(USES) == sorted(set(trainkit.__all__) - {"__version__"})
+    lines = []
+    for i, (name, use) in enumerate(USES.items()):
+        made = f"trainkit.{use}" if use.startswith(f"{name}(") else use
+        kind = RESULTS.get(name, "trainkit.Dataset") if name in FUNCTIONS else f"trainkit.{name}"
+        lines.append(f"v{i}: {kind} = {f'list({made})' if name == 'gradcheck' else made}")
+    done = mypy(HEAD + "\n".join(lines) + "\n" + TAIL + "print(A, B, trainkit.__version__)\n", tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+def test_wrong_arguments_and_names_are_found(tmp_path: Path) -> None:
+    done = mypy(HEAD + "\n".join(WRONG) + "\n", tmp_path)
+    first = HEAD.count("\n") + 1
+    found = {
+        int(line.split(":")[1]): line.rsplit("[", 1)[1].rstrip("]") for line in done.stdout.splitlines() if ": error:" in line
+    }
+    assert found == {first + i: code for i, code in enumerate(WRONG.values())}, done.stdout

@@ -1,0 +1,66 @@
+# Written by tests/public/stubs.py: the public names for type checkers and editors.
+
+from trainkit.app.experiment import Experiment as Experiment
+from trainkit.app.experiment import load as load
+from trainkit.callbacks import Checkpoint as Checkpoint
+from trainkit.callbacks import CSVLog as CSVLog
+from trainkit.callbacks import EarlyStopping as EarlyStopping
+from trainkit.callbacks import GradientNorms as GradientNorms
+from trainkit.callbacks import LRScheduler as LRScheduler
+from trainkit.callbacks import ProgressBar as ProgressBar
+from trainkit.callbacks import TensorBoard as TensorBoard
+from trainkit.callbacks import TerminateOnNaN as TerminateOnNaN
+from trainkit.callbacks import Timer as Timer
+from trainkit.callbacks import ValidationSplit as ValidationSplit
+from trainkit.core.errors import UserError as UserError
+from trainkit.data import Dataset as Dataset
+from trainkit.data import Split as Split
+from trainkit.data import csv as csv
+from trainkit.data import disk as disk
+from trainkit.data import idx as idx
+from trainkit.data import npy as npy
+from trainkit.data import tensors as tensors
+from trainkit.nn import ELU as ELU
+from trainkit.nn import GELU as GELU
+from trainkit.nn import Add as Add
+from trainkit.nn import BCELoss as BCELoss
+from trainkit.nn import BCEWithLogitsLoss as BCEWithLogitsLoss
+from trainkit.nn import Concat as Concat
+from trainkit.nn import CrossEntropyLoss as CrossEntropyLoss
+from trainkit.nn import Dropout as Dropout
+from trainkit.nn import FanOut as FanOut
+from trainkit.nn import Flatten as Flatten
+from trainkit.nn import HuberLoss as HuberLoss
+from trainkit.nn import Identity as Identity
+from trainkit.nn import L1Loss as L1Loss
+from trainkit.nn import LeakyReLU as LeakyReLU
+from trainkit.nn import Linear as Linear
+from trainkit.nn import LogSoftmax as LogSoftmax
+from trainkit.nn import Loss as Loss
+from trainkit.nn import Module as Module
+from trainkit.nn import MSELoss as MSELoss
+from trainkit.nn import NLLLoss as NLLLoss
+from trainkit.nn import Parallel as Parallel
+from trainkit.nn import Recompute as Recompute
+from trainkit.nn import ReLU as ReLU
+from trainkit.nn import Residual as Residual
+from trainkit.nn import Sequential as Sequential
+from trainkit.nn import Sigmoid as Sigmoid
+from trainkit.nn import SiLU as SiLU
+from trainkit.nn import Softmax as Softmax
+from trainkit.nn import Softplus as Softplus
+from trainkit.nn import Tanh as Tanh
+from trainkit.nn.gradcheck import gradcheck as gradcheck
+from trainkit.optim import SGD as SGD
+from trainkit.optim import Adagrad as Adagrad
+from trainkit.optim import Adam as Adam
+from trainkit.optim import AdamW as AdamW
+from trainkit.optim import Optimizer as Optimizer
+from trainkit.optim import RMSprop as RMSprop
+from trainkit.optim import SignSGD as SignSGD
+from trainkit.trainer import Callback as Callback
+from trainkit.trainer import Session as Session
+from trainkit.trainer import Trainer as Trainer
+
+__version__: str
+__all__: list[str]
