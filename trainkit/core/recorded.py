@@ -39,6 +39,12 @@ def arguments(made: Recorded, without: Sequence[str] = ()) -> dict[str, Any]:
     return {name: plain(value, f"{type(made).__name__}.{name}") for name, value in found.items()}
 
 
+def described(made: Recorded) -> str:
+    """`EarlyStopping(patience=5)`: the class, and the arguments that it was given."""
+    args, kwargs = made._given
+    return f"{type(made).__name__}({', '.join([*map(repr, args), *(f'{k}={v!r}' for k, v in kwargs.items())])})"
+
+
 def plain(value: Any, place: str) -> Any:
     """The value as lists, dicts and plain numbers or texts. Raises UserError where it is something else."""
     if type(value) in PLAIN:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit.core import terminal
 from trainkit.core.errors import UserError, UserErrors, near, refusal, shortage
-from trainkit.core.recorded import Recorded
+from trainkit.core.recorded import Recorded, described
 from trainkit.core.validation import shown
 
 if TYPE_CHECKING:
@@ -137,6 +137,9 @@ class Callback(Recorded):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the state back; arguments of the configuration win over what was saved."""
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 def overrides(callback: Callback, hook: str) -> bool:
     """Whether `callback` does anything at `hook`. An instance opts out by `self.hook = super().hook`."""
@@ -226,6 +229,8 @@ def named(callbacks: Mapping[str, Callback] | Iterable[Callback]) -> dict[str, C
     """Callbacks by name; those of a list are named by their class, `EarlyStopping` becoming early_stopping."""
     if isinstance(callbacks, Mapping):
         made = dict(callbacks)
+    elif isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
+        raise UserError(f"callbacks: {callbacks!r}; needs a list of callbacks, or a mapping from names to callbacks")
     else:
         made = {}
         for cb in callbacks:
@@ -236,7 +241,7 @@ def named(callbacks: Mapping[str, Callback] | Iterable[Callback]) -> dict[str, C
             made[name] = cb
     for name, cb in made.items():
         if not isinstance(cb, Callback):
-            raise UserError(f"callbacks: {cb!r} is no Callback")
+            raise UserError(f"callbacks: {cb!r} is not a Callback; give an object, EarlyStopping()")
         if wrong := bad_name(name):
             raise UserError(f"callbacks.{name}: {wrong}")
         cb.name = name

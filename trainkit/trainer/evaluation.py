@@ -69,7 +69,8 @@ def predict_rows(
     features: the shape of a sample, where it is known. Raises UserError for anything but rows of these features.
     """
     try:
-        rows = torch.as_tensor(x)
+        x = x.to_numpy() if hasattr(x, "to_numpy") else x  # a frame of pandas or polars
+        rows = torch.tensor(x, dtype=torch.float64) if isinstance(x, (list, tuple)) else torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"predict: x is a {type(x).__name__}; give numbers, one row per sample") from error
     wanted = features if features is not None else tuple(normalizer.mean.shape) or None

@@ -63,11 +63,12 @@ class Trainer(Settings):
     callbacks: Mapping[str, Callback] | Iterable[Callback] = ()
     run_dir: str | Path | None = None
     config: str = ""
-    session: Session | None = field(default=None, init=False)
-    summary: dict[str, Any] = field(default_factory=dict, init=False)
+    session: Session | None = field(init=False)
+    summary: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.session, self.summary = None, {}
         self.callbacks = named(self.callbacks)
         if self.run_dir is not None and not isinstance(self.run_dir, (str, Path)):
             raise UserError(f"trainer.run_dir: {self.run_dir!r}; needs the path of a folder, a str or a Path")
@@ -214,6 +215,8 @@ def plain_metrics(name: str, values: Mapping[str, list[float]]) -> Metrics:
 
 def _loaded(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint, or of the newest of a run's folder."""
+    if not isinstance(path, (str, Path)):
+        raise UserError(f"resume: is {path!r}; give a run's folder, a checkpoint file, or its content")
     _, content, skipped = load_run(Path(path))
     terminal.say(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
     return content

@@ -1,0 +1,281 @@
+"""A trained model in Python: tested, used, pickled, loaded in a new process, trained on."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import trainkit
+from trainkit import (
+    SGD,
+    Adam,
+    Callback,
+    Checkpoint,
+    CrossEntropyLoss,
+    CSVLog,
+    Dataset,
+    EarlyStopping,
+    Linear,
+    LRScheduler,
+    Module,
+    MSELoss,
+    ProgressBar,
+    ReLU,
+    Residual,
+    Sequential,
+    Tanh,
+    TensorBoard,
+    Trainer,
+    UserError,
+    ValidationSplit,
+    disk,
+    load,
+    tensors,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def points(n: int = 300) -> tuple[Tensor, Tensor]:
+    """Rows in large units, so that a net that is given them unscaled predicts something else."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(n, 4, generator=g, dtype=torch.float64) * torch.tensor([1e3, 1.0, 50.0, 1e-2]) + 7
+    return x, ((x[:, 0] - 7) * (x[:, 1] - 7) > 0).long()
+
+
+def data() -> Dataset:
+    x, t = points()
+    return tensors(x[:200], t[:200], test=(x[200:], t[200:]), normalize="feature")
+
+
+def fitted(run_dir: Path | None = None, net: Module | None = None, extra: list[Callback] | None = None, **how: Any) -> Trainer:
+    net = net or Sequential(Linear(4, 8), Tanh(), Residual(Linear(8, 8), ReLU()), Linear(8, 2))
+    callbacks = [ValidationSplit(0.2), *([Checkpoint()] if run_dir else []), *(extra or [])]
+    trainer = Trainer(**{"max_epochs": 5, "batch_size": 20} | how, callbacks=callbacks, run_dir=run_dir)
+    trainer.fit(net, CrossEntropyLoss(), Adam(net.param(), lr=0.01), data())
+    return trainer
+
+
+# -- after a fit -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_predict_has_the_accuracy_of_test(replicas: int) -> None:
+    trainer = fitted(replicas=replicas)
+    x, t = points()
+    y = trainer.predict(x[200:])
+    wrong = (y.argmax(-1) != t[200:]).double().mean(-1).tolist()
+    assert trainer.test()["test/error"] == wrong
+    assert trainer.session.metrics["test/error"] == (wrong if replicas > 1 else [wrong])
+    assert torch.equal(trainer.predict(x[200:].numpy()), y)
+    assert torch.equal(trainer.predict(x[200:].tolist()), y)
+    assert not torch.equal(trainer.session.net(x[200:].float().expand(*([3] if replicas > 1 else []), 100, 4)), y)
+
+
+def test_history_has_a_row_per_epoch() -> None:
+    trainer = fitted()
+    assert [row["epoch"] for row in trainer.history] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in trainer.history] == [8, 16, 24, 32, 40]
+    assert all(math.isfinite(row[name]) for row in trainer.history for name in ("train/loss", "val/loss", "val/error", "lr"))
+    assert trainer.history[-1]["val/loss"] == trainer.validate()["val/loss"]
+    assert [len(row["val/loss"]) for row in fitted(replicas=2).history] == [2] * 5
+
+
+def test_other_data_is_scaled_as_the_fit_was() -> None:
+    x, t = points()
+    trainer = fitted()
+    assert trainer.test(tensors(x, t, test=(x[200:], t[200:]))) == trainer.test()
+    with pytest.raises(UserError, match="data: has no val part; train with ValidationSplit"):
+        trainer.validate(tensors(x, t))
+
+
+def test_a_fitted_trainer_is_pickled(tmp_path: Path) -> None:
+    every = [CSVLog(), TensorBoard(), ProgressBar(), EarlyStopping(), LRScheduler(StepLR={"step_size": 2})]
+    trainer, (x, _) = fitted(tmp_path / "run", extra=every), points()
+    again = pickle.loads(pickle.dumps(trainer))
+    assert torch.equal(again.predict(x), trainer.predict(x))
+    assert (again.history, again.test(), again.summary) == (trainer.history, trainer.test(), trainer.summary)
+    assert repr(again).startswith("Trainer(max_epochs=5, batch_size=20, callbacks={'validation_split': ValidationSplit(0.2)")
+
+
+def test_an_unfitted_trainer_is_whole() -> None:
+    trainer = Trainer(max_epochs=3)
+    assert repr(trainer) == "Trainer(max_epochs=3)"
+    assert (trainer.history, trainer.summary, trainer.session) == ([], {}, None)
+    assert repr(pickle.loads(pickle.dumps(trainer))) == repr(trainer)
+    before = set(vars(trainer))
+    net = Sequential(Linear(4, 2))
+    trainer.fit(net, CrossEntropyLoss(), SGD(net.param()), data())
+    assert set(vars(trainer)) == before
+    for call in (Trainer().test, Trainer().validate, lambda: Trainer().predict([[1.0]])):
+        with pytest.raises(UserError, match="trainer: nothing is fitted yet; call fit"):
+            call()
+
+
+@pytest.mark.parametrize("x", [torch.rand(5, 3), torch.rand(4), [["a"]], None, torch.rand(5, 4, 1)], ids=repr)
+def test_rows_of_other_features_are_refused(x: Any) -> None:
+    with pytest.raises(UserError, match=r"predict: x is .*(\(n, 4\)|give numbers)"):
+        fitted().predict(x)
+
+
+# -- a run that is loaded ------------------------------------------------------------------------------------------------------
+
+
+def test_a_loaded_run_predicts_the_same_numbers_in_a_new_process(tmp_path: Path) -> None:
+    trainer, (x, _) = fitted(tmp_path / "run"), points()
+    torch.save(x, tmp_path / "x.pt")
+    code = (
+        "import json, sys, torch, trainkit; model = trainkit.load(sys.argv[1]);"
+        "print(json.dumps(model.predict(torch.load(sys.argv[2])).tolist()))"
+    )
+    for name in ("run", "run/checkpoints/last.pt"):
+        words = [sys.executable, "-c", code, str(tmp_path / name), str(tmp_path / "x.pt")]
+        out = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        assert json.loads(out) == trainer.predict(x).tolist()
+
+
+def test_a_run_from_python_carries_its_configuration(tmp_path: Path) -> None:
+    trainer, d = fitted(tmp_path / "run"), data()
+    model = load(tmp_path / "run")
+    assert repr(model.net) == repr(trainer.session.net)
+    assert model.config["optimizer"] == {"Adam": {"lr": 0.01}}
+    assert (model.test(d), model.validate(d)) == (trainer.test(), trainer.validate())
+    with pytest.raises(UserError, match="data: was given in Python; give it again"):
+        model.test()
+
+
+def test_a_source_that_has_a_name_is_read_again(tmp_path: Path) -> None:
+    net = Sequential(Linear(2, 4), Tanh(), Linear(4, 2))
+    trainer = Trainer(max_epochs=2, callbacks=[Checkpoint()], run_dir=tmp_path / "run")
+    trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), disk(100, test=50, radius=0.3))
+    assert load(tmp_path / "run").test() == trainer.test()
+    assert load(tmp_path / "run").config["data"] == {"name": "disk", "train": 100, "test": 50, "radius": 0.3}
+
+
+def test_a_loaded_run_trains_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole = fitted(tmp_path / "whole", max_epochs=8)
+    torch.manual_seed(0)
+    fitted(tmp_path / "run", net=whole_net(), max_epochs=5)
+    fitted(tmp_path / "long", net=whole_net(), max_epochs=8)
+    model = load(tmp_path / "run")
+    summary = model.fit(data(), max_epochs=8)
+    expected = json.loads((tmp_path / "long" / "summary.json").read_text())
+    assert (summary["epoch"], summary["params_sha256"]) == (8, expected["params_sha256"])
+    assert summary["params_sha256"] != whole.summary["params_sha256"]
+    assert torch.equal(model.predict(points()[0]), load(tmp_path / "long").predict(points()[0]))
+
+
+def whole_net() -> Module:
+    return Sequential(Linear(4, 8), Tanh(), Linear(8, 2)).draw(torch.Generator().manual_seed(5))
+
+
+def test_fit_resumes_from_a_path(tmp_path: Path) -> None:
+    net = whole_net()
+    fitted(tmp_path / "run", net=net, max_epochs=3)
+    for resume in (str(tmp_path / "run"), tmp_path / "run" / "checkpoints" / "last.pt"):
+        again = whole_net()
+        trainer = Trainer(max_epochs=5, batch_size=20, callbacks=[ValidationSplit(0.2)])
+        summary = trainer.fit(again, CrossEntropyLoss(), Adam(again.param(), lr=0.01), data(), resume=resume)
+        assert (summary["epoch"], [row["epoch"] for row in trainer.history]) == (5, [4, 5])
+
+
+def test_a_saved_trainer_is_loaded_from_its_file(tmp_path: Path) -> None:
+    trainer, (x, _) = fitted(), points()
+    trainer.save(tmp_path / "model.pt")
+    assert torch.equal(load(tmp_path / "model.pt").predict(x), trainer.predict(x))
+
+
+class Cube(Module):
+    """y = x³, dx = 3 x² dy. Saves x."""
+
+    def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * x * x, x
+
+    def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
+        return 3 * x * x * dy
+
+
+def test_an_own_layer_is_named_or_given(tmp_path: Path) -> None:
+    trainer, (x, _) = fitted(tmp_path / "run", net=Sequential(Linear(4, 4), Cube(), Linear(4, 2))), points()
+    with pytest.raises(UserError, match=r"model\[1\]: no layer 'Cube'"):
+        load(tmp_path / "run")
+    expected = trainer.predict(x)
+    assert torch.equal(load(tmp_path / "run", classes=[Cube]).predict(x), expected)
+    net = Sequential(Linear(4, 4), Cube(), Linear(4, 2))
+    assert torch.equal(load(tmp_path / "run", net=net).predict(x), expected)
+
+
+def test_what_a_file_cannot_hold_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(tmp_path / "run", extra=[LRScheduler(LambdaLR={"lr_lambda": lambda epoch: 1.0})])
+    said = capsys.readouterr().err
+    assert "config.yaml: left out, LRScheduler.LambdaLR.lr_lambda is a function, which a file cannot hold" in said
+    assert load(tmp_path / "run").predict(points()[0]).shape == (300, 2)
+
+
+# -- wrong objects -----------------------------------------------------------------------------------------------------------
+
+WRONG: dict[str, tuple[Callable[[Module], dict[str, Any]], str]] = {
+    "torch's module": (lambda net: {"net": torch.nn.Linear(4, 2)}, "net: is a Linear of torch; give a trainkit module"),
+    "torch's loss": (
+        lambda net: {"loss": torch.nn.CrossEntropyLoss()},
+        "loss: is a CrossEntropyLoss of torch; give a trainkit",
+    ),
+    "a class": (lambda net: {"loss": CrossEntropyLoss}, "loss: is the class CrossEntropyLoss, not an object of it"),
+    "torch's optimizer": (lambda net: {"optimizer": torch.optim.SGD([torch.zeros(1)], 0.1)}, "optimizer: is a SGD of torch"),
+    "a loader": (lambda net: {"data": torch.utils.data.DataLoader([1])}, "data: is a DataLoader of torch; give a Dataset"),  # type: ignore[arg-type]
+    "a pair": (lambda net: {"data": points()}, "data: is a tuple; give a Dataset: tensors"),
+    "a path": (lambda net: {"data": "data.csv"}, "data: is 'data.csv'; give a Dataset"),
+    "another net's": (
+        lambda net: {"optimizer": SGD(Sequential(Linear(4, 2)).param())},
+        "optimizer: holds parameters that are not this net's; make it of this net, SGD\\(net.param\\(\\)",
+    ),
+    "a resume that is not there": (lambda net: {"resume": "nowhere.pt"}, "checkpoint nowhere.pt: is not a file"),
+    "a resume of a number": (lambda net: {"resume": 3}, "resume: is 3; give a run's folder, a checkpoint file, or its content"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_object_has_one_clear_error(name: str) -> None:
+    net = Sequential(Linear(4, 2))
+    make, message = WRONG[name]
+    given: dict[str, Any] = {"net": net, "loss": CrossEntropyLoss(), "optimizer": SGD(net.param()), "data": data()}
+    with pytest.raises(UserError, match=message) as found:
+        Trainer().fit(**given | make(net))
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"max_epochs": "many"}, "trainer.max_epochs: 'many'; needs a whole number"),
+        ({"batch_size": 2.5}, "trainer.batch_size: 2.5; needs a whole number"),
+        ({"replicas": True}, "trainer.replicas: True; needs a whole number"),
+        ({"engine": "fast"}, "trainer.engine: fast; choose eager or compile"),
+        ({"run_dir": 3}, "trainer.run_dir: 3; needs the path of a folder"),
+        ({"callbacks": "checkpoint"}, "callbacks: 'checkpoint'; needs a list of callbacks"),
+        ({"callbacks": [EarlyStopping]}, "callbacks: .*is not a Callback"),
+        ({"seeds": [1]}, "trainer.seeds: 1 seeds for 2 replicas"),
+    ],
+)
+def test_a_wrong_setting_is_named(how: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Trainer(**{"replicas": 2} | how if "seeds" in how else how)
+
+
+def test_a_regression_is_predicted_in_shape(tmp_path: Path) -> None:
+    x = torch.rand(50, 3)
+    net = Sequential(Linear(3, 2))
+    trainer = Trainer(max_epochs=1, callbacks=[Checkpoint()], run_dir=tmp_path / "run")
+    trainer.fit(net, MSELoss(), SGD(net.param(), lr=0.1), tensors(x, x[:, :2].clone()))
+    assert trainer.predict(x).shape == (50, 2)
+    assert trainkit.load(tmp_path / "run").predict(x[:7]).shape == (7, 2)
