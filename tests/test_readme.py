@@ -13,11 +13,12 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_there_are_examples():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["by hand", "trainer", "layer"])
-def test_an_example_runs_as_it_stands(block, capsys):
+@pytest.mark.parametrize("block", BLOCKS, ids=["trainer", "by hand", "layer", "callback"])
+def test_an_example_runs_as_it_stands(block, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out.strip()
 
@@ -28,8 +29,10 @@ def test_links_lead_to_files():
 
 
 def test_commands_exist():
-    for command in re.findall(r"^(?:.*/)?trainkit (\w+) ", README, re.MULTILINE):
-        assert command in COMMANDS, command
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    commands = re.findall(r"^(?:.*/)?trainkit (\S+) ", shell, re.MULTILINE)
+    assert len(commands) > 8
+    assert set(commands) <= set(COMMANDS)
 
 
 def test_ci_runs_the_test_command_of_the_readme():
