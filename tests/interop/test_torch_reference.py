@@ -439,4 +439,4 @@ def test_an_unknown_rival_is_told_the_known_ones() -> None:
         interop.find("tourch")
     assert set(interop.TITLES) == set(interop.RIVALS)
     assert interop.find("torch") is rival
-    assert rival.__name__ == "trainkit.interop.torch_nn"
+    assert rival.__name__ == "trainkit.interop.torch_reference"
