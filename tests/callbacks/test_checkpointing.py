@@ -403,7 +403,7 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bytes(step: int, tmp_path:
     run(tmp_path / "whole", SCORES, *savers(), Stop())
     torch.manual_seed(0)
     stopped, _ = run(tmp_path / "run", SCORES, *savers(), Stop(step))
-    assert stopped.state.step == step
+    assert stopped.session.progress.step == step
     run(tmp_path / "run", SCORES, *savers(), Stop(), resume=True)
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
@@ -713,7 +713,7 @@ def test_a_state_that_waits_does_not_move_on_with_the_run(tmp_path: Path) -> Non
     for name, every in {"late": 9, "soon": 1}.items():
         torch.manual_seed(0)
         callbacks = [EarlyStopping("score", patience=9, restore_best=True), Checkpoint("score", every_n_epochs=every)]
-        run(tmp_path / name, [2, 1, 3, 4], *callbacks)
+        run(tmp_path / name, [2, 1, 3, 4], *callbacks, config="of both")  # else a checkpoint has every_n_epochs in its own
     assert contents(tmp_path / "late")["best.pt"] == contents(tmp_path / "soon")["best.pt"]
 
 
