@@ -320,6 +320,7 @@ def test_the_last_checkpoint_is_that_of_a_run_that_ends_before_the_step(step: in
     def run(name: str, **how: Any) -> dict[str, Any]:
         late: list[Callback] = [At(step - 1, lambda t: t.net.layers[3].w.fill_(3e38))] if step > 1 else []
         on = data() if step > 1 else tensors(infinite, torch.zeros(N, 1))
+        how["config"] = "of both"  # else a checkpoint has max_steps in its own
         trainer = everything_with(late, tmp_path / name, on, inside=inside, **how)
         return loaded(tmp_path / name / "checkpoints" / "last.pt") | {"trainer": trainer}
 
@@ -526,7 +527,8 @@ def test_a_replica_is_stopped_alone_and_the_others_go_on(capsys: pytest.CaptureF
 def test_the_last_replica_ends_the_run(
     at: dict[int, int], ended: int, told: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    trainer = fit(*plant(at), TerminateOnNaN(), Checkpoint(), replicas=3, run_dir=tmp_path)
+    # With a configuration of its own: that of the objects would be told to be without the functions of `plant`.
+    trainer = fit(*plant(at), TerminateOnNaN(), Checkpoint(), replicas=3, run_dir=tmp_path, config="seed: 0\n")
     lines = capsys.readouterr().err.splitlines()
     assert [a.startswith(b) for a, b in zip(lines, told, strict=True)] == [True] * len(told)
     last = [r for r, step in at.items() if step == ended]
