@@ -47,25 +47,25 @@ from trainkit import Callback
 class Noise(Callback):
     """Moves a weight by numbers of a generator that no checkpoint holds."""
 
-    def setup(self, trainer):
+    def setup(self, session):
         self.draw = random.Random(1)
 
-    def on_train_batch_end(self, trainer):
-        trainer.net.param()[0][0].view(-1)[0] += 0.01 * self.draw.random()
+    def on_train_batch_end(self, session):
+        session.net.param()[0][0].view(-1)[0] += 0.01 * self.draw.random()
 
 
 class Weather(Callback):
     """Moves a weight by numbers that are others in every run."""
 
-    def on_train_batch_end(self, trainer):
-        trainer.net.param()[0][0].view(-1)[0] += 0.01 * random.SystemRandom().random()
+    def on_train_batch_end(self, session):
+        session.net.param()[0][0].view(-1)[0] += 0.01 * random.SystemRandom().random()
 
 
 class Global(Callback):
     """Moves a weight by numbers of python's own generator, which a checkpoint holds."""
 
-    def on_train_batch_end(self, trainer):
-        trainer.net.param()[0][0].view(-1)[0] += 0.01 * random.random()
+    def on_train_batch_end(self, session):
+        session.net.param()[0][0].view(-1)[0] += 0.01 * random.random()
 '''
 
 
