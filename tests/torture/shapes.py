@@ -247,8 +247,8 @@ def run(
     return trainer, plain(trainer.session.snapshot())
 
 
-def differs(a: Content, b: Content, ignored: Sequence[str] = ("environment", "callbacks")) -> str | None:
-    """The first difference between two states, or None."""
+def differs(a: Content, b: Content, ignored: Sequence[str] = ("config", "environment", "callbacks")) -> str | None:
+    """The first difference between two states, or None. A configuration names callbacks and data, which may be others."""
     found = gaps({k: v for k, v in a.items() if k not in ignored}, {k: v for k, v in b.items() if k not in ignored})
     return f"{found[0].place}: {found[0].words}" if found else None
 
