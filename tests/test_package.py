@@ -36,8 +36,8 @@ class Mine(Callback):
     def __init__(self, word: str) -> None:
         self.word = word
 
-    def on_fit_end(self, trainer):
-        print("mine says", self.word, "after", trainer.state.step, "steps")
+    def on_fit_end(self, session):
+        print("mine says", self.word, "after", session.progress.step, "steps")
 """
 
 TRAP = "raise SystemExit('a file that nobody named was imported')\n"
