@@ -21,13 +21,15 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from trainkit import __version__  # noqa: E402
 from trainkit.app.compare import figures, reference, tables, timed_fit, trial  # noqa: E402
 from trainkit.app.compare.grid import axis, planned  # noqa: E402
 from trainkit.app.compare.timed_fit import Clock, Outcome  # noqa: E402
 from trainkit.app.compare.trial import Trial  # noqa: E402
 from trainkit.app.config.build import build  # noqa: E402
 from trainkit.app.config.files import compose, override, resolve  # noqa: E402
-from trainkit.checkpoint.file import write  # noqa: E402
+from trainkit.core.files import write  # noqa: E402
+from trainkit.metrics.statistics import summarize  # noqa: E402
 
 CONF = ROOT / "conf" / "reports"
 PAGE = ROOT / "docs" / "reports.md"
@@ -74,16 +76,16 @@ def drawn_with(conf: str, init: str) -> Trial:
 
 
 def cell(o: Outcome, metric: str) -> str:
-    return tables.mean(tables.spread(o.metrics[metric]))
+    return tables.mean(summarize(o.metrics[metric]))
 
 
 def middle(o: Outcome, metric: str) -> str:
-    s = tables.spread(o.metrics[metric])
+    s = summarize(o.metrics[metric])
     return f"{tables.plain(s['median'])} ({tables.plain(s['min'])} to {tables.plain(s['max'])})"
 
 
 def average(o: Outcome, metric: str) -> float:
-    return tables.spread(o.metrics[metric])["mean"]
+    return summarize(o.metrics[metric])["mean"]
 
 
 def pair(numbers: tuple[float, float]) -> str:
@@ -96,7 +98,7 @@ def covered(theirs: tuple[float, float], o: Outcome, metric: str) -> str:
 
 
 def bare(values: Sequence[float], digits: int) -> str:
-    s = tables.spread([float(v) for v in values])
+    s = summarize([float(v) for v in values])
     return f"{s['mean']:.{digits}f} ± {s['std']:.{digits}f} ({s['min']:g} to {s['max']:g})"
 
 
@@ -205,7 +207,7 @@ def lagging(trials: dict[str, Trial]) -> str:
     for name, t in trials.items():
         o = t.outcomes[0]
         errors = o.metrics["test/error"]
-        median = tables.spread(errors)["median"]
+        median = summarize(errors)["median"]
         worst = sorted((r for r, e in enumerate(errors) if e > 2 * median), key=lambda r: -errors[r])
         seeds, later = [o.seeds[r] for r in worst], ""
         if worst:
@@ -331,9 +333,7 @@ def main() -> None:
     torch.set_num_threads(1)
     began = time.perf_counter()
     python, machine = platform.python_version(), platform.machine()
-    values = {
-        "environment": f"trainkit {tables.__version__}, torch {torch.__version__}, Python {python}, {machine}, CPU, one thread."
-    }
+    values = {"environment": f"trainkit {__version__}, torch {torch.__version__}, Python {python}, {machine}, CPU, one thread."}
     for report in REPORTS:
         if not chosen or report.__name__ in chosen:
             print(report.__name__, file=sys.stderr)

@@ -81,7 +81,7 @@ class Keep(trainkit.Callback):
         self.steps = steps
         self.at: dict[int, dict[str, Any]] = {}
 
-    def on_checkpoint(self, session: Any) -> None:
+    def on_checkpoint(self, session: trainkit.Session) -> None:
         if session.progress.step in self.steps:
             self.at[session.progress.step] = plain(session.snapshot())
 

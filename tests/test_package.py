@@ -36,8 +36,8 @@ class Mine(Callback):
     def __init__(self, word: str) -> None:
         self.word = word
 
-    def on_fit_end(self, trainer):
-        print("mine says", self.word, "after", trainer.state.step, "steps")
+    def on_fit_end(self, session):
+        print("mine says", self.word, "after", session.progress.step, "steps")
 """
 
 TRAP = "raise SystemExit('a file that nobody named was imported')\n"
@@ -49,7 +49,7 @@ assert trainkit.EarlyStopping is EarlyStopping is trainkit.callbacks.EarlyStoppi
 assert EarlyStopping.__module__ == "trainkit.callbacks.early_stopping", EarlyStopping.__module__
 assert all(getattr(trainkit, n) is getattr(trainkit.callbacks, n) for n in trainkit.callbacks.__all__)
 rival = trainkit.interop.find("torch")
-assert sys.modules["trainkit.interop.torch_nn"] is rival
+assert sys.modules["trainkit.interop.torch_reference"] is rival
 assert not {"callbacks", "rivals", "benchmarks"} & set(sys.modules)
 print(sys.modules[EarlyStopping.__module__].__file__)
 """

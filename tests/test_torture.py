@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from torture import (
     tables,
     terminals,
 )
-from torture.tally import Tally
+from torture.tally import Tally, TooLong, watched
 
 FEW: dict[str, Callable[[Path], list[Tally]]] = {
     "a failing call": lambda folder: crash.sweep(folder, 37, crash.MODES[:2]),
@@ -66,3 +67,23 @@ def test_nothing_gives(family: str, tmp_path: Path) -> None:
     for tally in FEW[family](tmp_path):
         assert tally.gave == [], tally.attack
         assert tally.tried
+
+
+def test_a_wait_is_no_work() -> None:
+    with watched() as took:
+        time.sleep(0.5)
+    assert took[0] < 0.4
+
+
+def test_work_is_measured() -> None:
+    with watched() as took:
+        end = time.thread_time() + 0.3
+        while time.thread_time() < end:
+            pass
+    assert took[0] >= 0.3
+
+
+@pytest.mark.parametrize("hang", [lambda: time.sleep(60), lambda: all(True for _ in iter(int, 1))], ids=["waiting", "working"])
+def test_what_does_not_come_back_is_given_up(hang: Callable[[], object]) -> None:
+    with pytest.raises(TooLong), watched(0.2):
+        hang()

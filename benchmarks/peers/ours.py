@@ -48,7 +48,8 @@ def fit(task: Task, epochs: int, into_momentum: bool = False, **trainer: Any) ->
     data = load(task).with_parts(test=None)
     made = Trainer(max_epochs=epochs, batch_size=task.batch, device="cpu", callbacks=[clock], **trainer)
     made.fit(net, CrossEntropyLoss(), rule, data)
-    assert made.session.running == trainer.get("mode", "eager"), made.session.running
+    running = made.fitted().running
+    assert running == trainer.get("engine", "eager"), running
     return task.result(clock.watch, epochs, net.forward)
 
 
@@ -80,6 +81,7 @@ def conf(task: Task, epochs: int, overrides: tuple[str, ...] = (), models: int =
         with Stopwatch() as watch:
             summary = trainer.fit(parts.net, parts.loss, optimizer, data)
     assert summary["epoch"] == epochs, summary
-    assert trainer.session.running == ("compile" if compiled else "eager"), trainer.session.running
+    running = trainer.fitted().running
+    assert running == ("compile" if compiled else "eager"), running
     watch = clock.watch if compiled else watch
     return Result(watch.seconds, summary["step"] * models, None, watch.peak)

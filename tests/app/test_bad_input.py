@@ -250,7 +250,7 @@ SHOTS = {
     "nothing to show": (["show"], "no CONF"),
     "no run": (["test"], "no RUN; name a run's folder or a checkpoint"),
     "no such run": (["test", "nowhere"], "nowhere: no such run"),
-    "a configuration for a run": (["validate", "conf.yaml"], "conf.yaml: a file, and no .pt"),
+    "a configuration for a run": (["validate", "conf.yaml"], "conf.yaml: a file, and not a .pt"),
     "no such checkpoint": (["test", "nowhere.pt"], "checkpoint nowhere.pt: is not a file"),
     "a folder without checkpoints": (["predict", "."], "no such checkpoint; there are none"),
     "two runs": (["test", "a", "b"], "a, b: one RUN at a time"),
@@ -591,9 +591,12 @@ RESUMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a slot of another size": (lambda c: c["optimizer"].update(m=torch.zeros(3)), "optimizer: m has 3 numbers, the net 22"),
     "random numbers of another size": (
         lambda c: c["rng"].update(torch=torch.zeros(7, dtype=torch.uint8)),
-        "random state is none",
+        "random state cannot be set",
     ),
-    "python's of another size": (lambda c: c["rng"].update(python=[3, torch.zeros(7).long(), None]), "random state is none"),
+    "python's of another size": (
+        lambda c: c["rng"].update(python=[3, torch.zeros(7).long(), None]),
+        "random state cannot be set",
+    ),
     "a stream of another size": (
         lambda c: c["rng"].update(passes=torch.zeros(1, 9, dtype=torch.uint8)),
         "another kind of device",

@@ -272,7 +272,7 @@ def test_a_run_leaves_its_files_and_a_summary_of_the_promised_keys(capsys: pytes
     assert all(isinstance(v, float) for v in metrics.values())
     assert len(str(said["params_sha256"])) == 64
     out = capsys.readouterr().out
-    assert out.splitlines()[0].startswith("2 epochs are done, in ")
+    assert out.splitlines()[0].startswith("2 epochs are complete, in ")
     assert out.splitlines()[0].endswith("; run")
     assert printed(out)["test/loss"] == f"{metrics['test/loss']:.4g}"
     names = [str(p.relative_to("run")) for p in sorted(Path("run").rglob("*")) if p.is_file()]
@@ -361,7 +361,7 @@ def test_resume_without_a_path_takes_the_newest_run_that_has_a_checkpoint(capsys
     assert main(["fit", "conf/a.yaml", "--resume", "trainer.max_epochs=3"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("resuming logs/a/2")
-    assert "3 epochs are done" in out
+    assert "3 epochs are complete" in out
 
 
 def test_a_checkpoint_without_its_folder_carries_its_configuration() -> None:
@@ -528,7 +528,7 @@ def test_a_signal_saves_and_is_the_exit_code(number: signal.Signals, code: int) 
     run.send_signal(number)
     out, _ = run.communicate(timeout=60)
     assert run.returncode == code
-    assert f"{number.name} came; --resume continues" in out
+    assert f"stopped by {number.name}; continue with --resume" in out
     assert step_of("run/checkpoints/last.pt") == summary()["step"]
     assert summary()["stop_reason"] == number.name
 

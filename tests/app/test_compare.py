@@ -22,6 +22,7 @@ from trainkit.app.compare.timed_fit import Clock, Outcome, failures, train
 from trainkit.app.compare.trial import Curves, Trial
 from trainkit.app.config.build import build
 from trainkit.app.config.files import compose, resolve
+from trainkit.metrics.statistics import summarize
 
 CONF = """\
 seed: 3
@@ -103,12 +104,12 @@ def test_markdown_csv_and_json_tell_the_same_numbers() -> None:
 
 
 def test_a_spread_with_nan_has_no_mean_but_a_median() -> None:
-    s = tables.spread([0.3, math.nan, 0.1])
+    s = summarize([0.3, math.nan, 0.1])
     assert (s["median"], s["min"], s["max"]) == (0.3, 0.1, math.inf)
     assert math.isnan(s["mean"])
     assert math.isnan(s["std"])
     assert tables.plain(s["mean"]) == "not finite"
-    assert tables.spread([2.0]) == {"mean": 2.0, "std": 0.0, "median": 2.0, "min": 2.0, "max": 2.0}
+    assert summarize([2.0]) == {"mean": 2.0, "std": 0.0, "median": 2.0, "min": 2.0, "max": 2.0}
 
 
 def test_json_has_null_where_a_value_is_not_finite() -> None:
@@ -255,7 +256,7 @@ def test_steps_are_those_that_each_model_took() -> None:
     stop = "callbacks.early_stopping={patience: 1, min_delta: 0.03}"
     whole, alone, rival = ran("trainer.replicas=4", "trainer.max_epochs=30", stop, against="torch").outcomes
     each = [build({**config("trainer.max_epochs=30", stop), "seed": s}) for s in (3, 4, 5, 6)]
-    steps = [train(parts, parts.data(), Clock()).state.step for parts in each]
+    steps = [train(parts, parts.data(), Clock()).progress.step for parts in each]
     assert len(set(steps)) > 1
     assert whole.steps == max(steps)
     assert alone.steps == rival.steps == sum(steps) / 4

@@ -34,17 +34,17 @@ class Mine(Callback):
     def __init__(self, fails_at: str = "", state: bool = False) -> None:
         self.fails_at, self.state = fails_at, state
 
-    def on_train_batch_end(self, trainer):
-        self.steps.append(trainer.state.step)
+    def on_train_batch_end(self, session):
+        self.steps.append(session.progress.step)
 
-    def on_train_epoch_end(self, trainer):
+    def on_train_epoch_end(self, session):
         print("a word")
-        trainer.log("mine", trainer.state.epoch)
-        (trainer.run.path / "mine.txt").write_text("x")
+        session.log("mine", session.progress.epoch)
+        (session.run.path / "mine.txt").write_text("x")
         if self.fails_at == "epoch":
             {}["x"]
 
-    def on_test_end(self, trainer):
+    def on_test_end(self, session):
         if self.fails_at == "end":
             raise OSError(5, "Input/output error", "mine.txt")
 

@@ -47,25 +47,25 @@ from trainkit import Callback
 class Noise(Callback):
     """Moves a weight by numbers of a generator that no checkpoint holds."""
 
-    def setup(self, trainer):
+    def setup(self, session):
         self.draw = random.Random(1)
 
-    def on_train_batch_end(self, trainer):
-        trainer.net.param()[0][0].view(-1)[0] += 0.01 * self.draw.random()
+    def on_train_batch_end(self, session):
+        session.net.param()[0][0].view(-1)[0] += 0.01 * self.draw.random()
 
 
 class Weather(Callback):
     """Moves a weight by numbers that are others in every run."""
 
-    def on_train_batch_end(self, trainer):
-        trainer.net.param()[0][0].view(-1)[0] += 0.01 * random.SystemRandom().random()
+    def on_train_batch_end(self, session):
+        session.net.param()[0][0].view(-1)[0] += 0.01 * random.SystemRandom().random()
 
 
 class Global(Callback):
     """Moves a weight by numbers of python's own generator, which a checkpoint holds."""
 
-    def on_train_batch_end(self, trainer):
-        trainer.net.param()[0][0].view(-1)[0] += 0.01 * random.random()
+    def on_train_batch_end(self, session):
+        session.net.param()[0][0].view(-1)[0] += 0.01 * random.random()
 '''
 
 
@@ -191,7 +191,7 @@ def test_what_auto_chose_is_kept_though_the_clock_would_choose_otherwise(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = iter([False])  # by the uninterrupted run, and by no other
-    monkeypatch.setattr(select.Steps, "_worth_while", lambda self, left: next(asked))
+    monkeypatch.setattr(select.StepEngine, "_worth_while", lambda self, left: next(asked))
     assert main(["verify-resume", "much.yaml", "trainer.engine=auto", "--points", "1"]) == 0
     assert [row[2] for row in table(capsys.readouterr().out)] == ["exact"] * 3
 

@@ -399,12 +399,13 @@ class Stop(Callback):
 
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 9, 12, 16, 18])
 def test_a_run_stopped_and_resumed_ends_with_the_same_bytes(step: int, tmp_path: Path) -> None:
+    same = {"config": "of all three"}  # else a checkpoint has the step of Stop in its own
     torch.manual_seed(0)
-    run(tmp_path / "whole", SCORES, *savers(), Stop())
+    run(tmp_path / "whole", SCORES, *savers(), Stop(), **same)
     torch.manual_seed(0)
-    stopped, _ = run(tmp_path / "run", SCORES, *savers(), Stop(step))
-    assert stopped.state.step == step
-    run(tmp_path / "run", SCORES, *savers(), Stop(), resume=True)
+    stopped, _ = run(tmp_path / "run", SCORES, *savers(), Stop(step), **same)
+    assert stopped.session.progress.step == step
+    run(tmp_path / "run", SCORES, *savers(), Stop(), resume=True, **same)
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
@@ -713,7 +714,7 @@ def test_a_state_that_waits_does_not_move_on_with_the_run(tmp_path: Path) -> Non
     for name, every in {"late": 9, "soon": 1}.items():
         torch.manual_seed(0)
         callbacks = [EarlyStopping("score", patience=9, restore_best=True), Checkpoint("score", every_n_epochs=every)]
-        run(tmp_path / name, [2, 1, 3, 4], *callbacks)
+        run(tmp_path / name, [2, 1, 3, 4], *callbacks, config="of both")  # else a checkpoint has every_n_epochs in its own
     assert contents(tmp_path / "late")["best.pt"] == contents(tmp_path / "soon")["best.pt"]
 
 

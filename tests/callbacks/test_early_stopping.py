@@ -69,9 +69,9 @@ def run(
     return trainer
 
 
-def stop_epoch(session: Session) -> int | None:
+def stop_epoch(trainer: Trainer) -> int | None:
     """The index of the epoch that a callback ended the run at, None where it went to its end."""
-    return session.progress.epoch - 1 if session.summary["stop_reason"] == "early_stopping" else None
+    return trainer.session.progress.epoch - 1 if trainer.summary["stop_reason"] == "early_stopping" else None
 
 
 # losses, patience, the index of the epoch that is the last one: what Keras and Lightning both give

@@ -81,7 +81,7 @@ def ramps() -> Sequential:
 class At(Callback):
     """Does something after a step."""
 
-    def __init__(self, step: int, act: Callable[[Trainer], None]) -> None:
+    def __init__(self, step: int, act: Callable[[Session], None]) -> None:
         self.step, self.act = step, act
 
     def on_train_batch_end(self, session: Session) -> None:
@@ -101,20 +101,20 @@ def fit(
     trainer = Trainer(**{"max_epochs": 6, "batch_size": BATCH, "device": "cpu", "callbacks": callbacks} | how)
     own = made().draw(torch.Generator().manual_seed(0))
     if trainer.replicas > 1:
-        own.replicate(trainer.seeds)
+        own.replicate(trainer.replica_seeds())
     trainer.fit(own, loss(), rule(own.param()), on or data(), resume)
     return trainer
 
 
-def state(session: Session) -> list[Tensor]:
-    p, _, *slots = session.optimizer.state()
+def state(trainer: Trainer) -> list[Tensor]:
+    p, _, *slots = trainer.session.optimizer.state()
     return [p, *slots]
 
 
 def same(a: Trainer, b: Trainer) -> bool:
     return (
         all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(state(a), state(b), strict=True))
-        and a.optimizer.t == b.optimizer.t
+        and a.session.optimizer.t == b.session.optimizer.t
     )
 
 
@@ -320,6 +320,7 @@ def test_the_last_checkpoint_is_that_of_a_run_that_ends_before_the_step(step: in
     def run(name: str, **how: Any) -> dict[str, Any]:
         late: list[Callback] = [At(step - 1, lambda t: t.net.layers[3].w.fill_(3e38))] if step > 1 else []
         on = data() if step > 1 else tensors(infinite, torch.zeros(N, 1))
+        how["config"] = "of both"  # else a checkpoint has max_steps in its own
         trainer = everything_with(late, tmp_path / name, on, inside=inside, **how)
         return loaded(tmp_path / name / "checkpoints" / "last.pt") | {"trainer": trainer}
 
@@ -465,7 +466,7 @@ def test_compiled_steps_are_gone_back_as_exactly(name: str, monkeypatch: pytest.
         on = data(*case.get("on", (None, None)))
         found.append(fit(*more, *act, on=on, made=made, engine="compile", max_steps=None if more else step - 1))
     assert re.search(place, found[0].summary["stop_words"])
-    assert (found[0].summary["step"], found[0].running) == (step - 1, "compile")
+    assert (found[0].summary["step"], found[0].session.running) == (step - 1, "compile")
     assert same(*found)
 
 
@@ -496,7 +497,7 @@ def test_what_compiled_code_alone_makes_is_told_so(monkeypatch: pytest.MonkeyPat
 def plant(at: dict[int, int]) -> list[Callback]:
     """A weight that overflows, in replica r after step at[r]."""
 
-    def act(r: int) -> Callable[[Trainer], None]:
+    def act(r: int) -> Callable[[Session], None]:
         return lambda session: session.net.layers[4].w[r].fill_(3e38)  # type: ignore[attr-defined, no-any-return]
 
     return [At(step, act(r)) for r, step in at.items()]
@@ -509,7 +510,7 @@ def test_a_replica_is_stopped_alone_and_the_others_go_on(capsys: pytest.CaptureF
     assert said.count("\n") == 1
     assert (trainer.summary["stop_reason"], trainer.session.progress.active) == ("max_epochs", [True, False, True])
     whole, before = fit(replicas=3), fit(*plant({1: 8}), replicas=3, max_steps=8)
-    for (_, p, _), (_, q, _), (_, b, _) in zip(*(t.net.named_param() for t in (trainer, whole, before)), strict=True):
+    for (_, p, _), (_, q, _), (_, b, _) in zip(*(t.session.net.named_param() for t in (trainer, whole, before)), strict=True):
         assert torch.equal(p[0], q[0])
         assert torch.equal(p[2], q[2])
         assert torch.equal(p[1], b[1]), "its parameters are those of before"
@@ -526,7 +527,8 @@ def test_a_replica_is_stopped_alone_and_the_others_go_on(capsys: pytest.CaptureF
 def test_the_last_replica_ends_the_run(
     at: dict[int, int], ended: int, told: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    trainer = fit(*plant(at), TerminateOnNaN(), Checkpoint(), replicas=3, run_dir=tmp_path)
+    # With a configuration of its own: that of the objects would be told to be without the functions of `plant`.
+    trainer = fit(*plant(at), TerminateOnNaN(), Checkpoint(), replicas=3, run_dir=tmp_path, config="seed: 0\n")
     lines = capsys.readouterr().err.splitlines()
     assert [a.startswith(b) for a, b in zip(lines, told, strict=True)] == [True] * len(told)
     last = [r for r, step in at.items() if step == ended]

@@ -529,7 +529,7 @@ def anonymous():
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line) / 1e3
 
 class Watch(Callback):
-    def on_train_batch_end(self, trainer):
+    def on_train_batch_end(self, session):
         self.most = max(getattr(self, "most", 0), anonymous())
 
     on_fit_start = on_validation_end = on_test_end = on_train_batch_end
@@ -542,7 +542,7 @@ data = npy("x.npy", "t.npy", normalize="global")
 trainer = Trainer(max_epochs=1, batch_size=1000, device="cpu", callbacks=[ValidationSplit(0.1), watch])
 trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), 0.1), data)
 streamed, kept = watch.most - before, data.train.x.rows.read(slice(100_000))
-print(trainer.state.step, streamed, anonymous() - before)
+print(trainer.session.progress.step, streamed, anonymous() - before)
 """
 
 

@@ -56,7 +56,11 @@ def table(tallies: list[Tally], seconds: float) -> str:
         holds, before = "the same" if t.holds == before else t.holds, t.holds
         rows.append(f"| {t.attack} | {holds} | {t.tried:,} | {len(t.gave)} | {measured(t)} |")
     notes = [f"{t.attack}." for t in tallies if not t.tried]
-    limit = [f"Above {SECONDS:g} s or {MEGABYTES:g} MB an attack counts as giving."] if any(t.slowest for t in tallies) else []
+    limit = (
+        [f"Above {SECONDS:g} s of CPU time or {MEGABYTES:g} MB an attack counts as giving."]
+        if any(t.slowest for t in tallies)
+        else []
+    )
     head = ["| attack | what must hold | times | gave | longest, largest |", "|---|---|---|---|---|"]
     return "\n".join([*head, *rows, "", " ".join([*notes, *limit, f"{seconds:.0f} s in all."])])
 

@@ -34,7 +34,7 @@ CHAIN = "".join(f"v{i}: {{a: '${{v{i + 1}}}', b: '${{v{i + 1}}}'}}\n" for i in r
 WIDE = "".join(f"w{i}: [" + ", ".join([f"'${{w{i + 1}}}'"] * 99) + "]\n" for i in range(20)) + "w20: 1\n"
 CODE = [
     "!!python/object/apply:os.system ['touch RAN']", "!!python/object/new:os.system ['touch RAN']", "!!python/name:os.system",
-    "!!python/module:antigravity", "!!python/object:trainkit.run.Run {path: x}", "!!python/tuple [1, 2]",
+    "!!python/module:antigravity", "!!python/object:trainkit.trainer.run_folder.RunFolder {path: x}", "!!python/tuple [1, 2]",
     "!!python/bytes aGk=", "!!python/object/apply:builtins.exec [\"open('RAN', 'w')\"]",
     "!!python/object/apply:subprocess.run [[touch, RAN]]", "!!binary aGk=", "!!set {a, b}", "!!omap [a: 1]", "!!pairs [a: 1]",
     "!!timestamp 2001-01-01", "2001-12-14t21:59:43.10-05:00", "!x y", "!!str [1]", "!!int x", "!!float x", "!!null x",
@@ -207,7 +207,8 @@ VALUES: list[Any] = [
 def fuzz(folder: Path, n: int, seed: int = 0) -> list[Tally]:
     """n configurations, each one of conf/ mutated up to six times with pieces of the others; built as `check` builds."""
     tally = Tally(
-        "configurations drawn by mutating those of conf/", "built or refused; no other exception; nothing runs; at most 2 s"
+        "configurations drawn by mutating those of conf/",
+        "built or refused; no other exception; nothing runs; at most 2 s of CPU time",
     )
     draw = random.Random(seed)
     seeds = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "conf").rglob("*.yaml"))]

@@ -27,7 +27,7 @@ NUMBERS: list[Any] = [
     -1, 0, 1, 4, 8, 20, 2**31, 2**53 - 1, 2**53, 2**63 - 1, -(2**63), 0.0, -0.0, 5e-324, -1e308, 1e308, float("nan"),
     float("inf"), float("-inf"), True, None, "3", [],
 ]  # fmt: skip
-HARMLESS = "exit 0 or 2, no traceback; no file but the run's own is changed or deleted; at most 2 s and 200 MB"
+HARMLESS = "exit 0 or 2, no traceback; no file but the run's own is changed or deleted; at most 2 s of CPU time and 200 MB"
 
 
 def forgeries(folder: Path, count: int, seed: int = 0) -> list[Tally]:

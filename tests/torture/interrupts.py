@@ -192,7 +192,7 @@ def rewinds() -> list[tuple[str, int, bool]]:
 
 def compiling(folder: Path) -> list[Tally]:
     """A signal while the steps are compiled."""
-    tally = Tally("a signal before, in and behind the compilation of mode=compile", f"exit 130 or 143; {RESUMED}")
+    tally = Tally("a signal before, in and behind the compilation of engine=compile", f"exit 130 or 143; {RESUMED}")
     with inside(folder):
         prepare(CONF.replace("max_epochs: 3", "max_epochs: 3, engine: compile"))
         for seconds in (1.0, 4.0):

@@ -18,7 +18,6 @@ from unittest.mock import patch
 
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from trainkit import Trainer
 from trainkit.app.cli.main import main
 from trainkit.checkpoint import file as checkpoint
 from trainkit.core.errors import UserError
@@ -84,9 +83,9 @@ def long(folder: Path, steps: int = 1_000_000) -> list[Tally]:
 def watched_run(steps: int) -> int:
     """`fit`, and what the process holds at every 5 % from 10 % on, into seen.json."""
     seen: list[dict[str, float]] = []
-    real = Trainer.note
+    real = Session.record_steps
 
-    def note(session: Session, *args: Any) -> None:
+    def record_steps(session: Session, *args: Any) -> None:
         real(session, *args)
         step = session.progress.step
         if step % (steps // PARTS) == 0 and step > steps // PARTS:
@@ -100,7 +99,7 @@ def watched_run(steps: int) -> int:
             point["checkpoint"] = Path("run/checkpoints/last.pt").stat().st_size
             seen.append(point)
 
-    with patch.object(Trainer, "note", note):
+    with patch.object(Session, "record_steps", record_steps):
         code = main(["fit", "conf.yaml", "--run-dir", "run"])
     Path("seen.json").write_text(json.dumps(seen))
     return code
@@ -252,17 +251,17 @@ def clocks(folder: Path, every: int = 1) -> list[Tally]:
 
 def wrong_clock(name: str, step: int, words: list[str]) -> int:
     """`trainkit words` under a wall clock that jumps after `step` steps."""
-    real, real_ns, note = time.time, time.time_ns, Trainer.note
+    real, real_ns, record_steps = time.time, time.time_ns, Session.record_steps
     off, taken = 0.0, 0
 
-    def noted(session: Session, *args: Any) -> None:
+    def recorded(session: Session, *args: Any) -> None:
         nonlocal off, taken
-        note(session, *args)
+        record_steps(session, *args)
         taken += 1
         off = JUMPS[name](taken) if taken >= step else 0.0
 
     with (
-        patch.object(Trainer, "note", noted),
+        patch.object(Session, "record_steps", recorded),
         patch.object(time, "time", lambda: real() + off),
         patch.object(time, "time_ns", lambda: real_ns() + int(off * 1e9)),
     ):

@@ -8,34 +8,37 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from trainkit.app import experiment
 from trainkit.app.cli import commands
 from trainkit.checkpoint import file as checkpoint
 from trainkit.nn.layers.linear import Linear
-from trainkit.trainer import run_folder, setup, trainer
+from trainkit.trainer import loop, setup, trainer
+from trainkit.trainer.run_folder import RunFolder
+from trainkit.trainer.session import Session
 
 Act = Callable[[], object]
 
 PLACES: dict[str, tuple[Any, str]] = {  # what is called at it
     "reading the configuration": (commands, "compose"),
-    "building": (commands, "build"),
-    "taking the folder": (run_folder.Run, "begin"),
-    "loading data": (commands, "_data"),
-    "setup": (trainer, "prepare"),
+    "building": (experiment, "build"),
+    "taking the folder": (RunFolder, "begin"),
+    "loading data": (experiment.Experiment, "data"),
+    "setup": (setup, "prepare"),
     "scaling": (setup, "_scaled"),
     "a step's forward": (Linear, "fwd"),
     "a step's backward": (Linear, "bwd"),
-    "between steps": (trainer.Trainer, "note"),
-    "an evaluation's batch": (trainer.Trainer, "_pause"),
-    "an evaluation": (trainer.Trainer, "evaluate"),
-    "an epoch's end": (trainer.Trainer, "_end_epoch"),
-    "a hook": (trainer.Trainer, "call"),
-    "a snapshot": (trainer.Trainer, "snapshot"),
+    "between steps": (Session, "record_steps"),
+    "an evaluation's batch": (Session, "check_interrupt"),
+    "an evaluation": (Session, "evaluate"),
+    "an epoch's end": (loop, "_end_epoch"),
+    "a hook": (Session, "call"),
+    "a snapshot": (Session, "snapshot"),
     "a save": (checkpoint, "write"),
     "a save's fsync": (os, "fsync"),
     "a save's rename": (os, "replace"),
-    "the final evaluation": (trainer.Trainer, "_finish"),
+    "the final evaluation": (loop, "finish"),
     "the summary": (trainer, "summarize"),
-    "closing": (run_folder.Run, "close"),
+    "closing": (RunFolder, "close"),
     "the last words": (commands, "_print_metrics"),
 }
 

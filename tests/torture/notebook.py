@@ -15,7 +15,7 @@ import time, torch
 from trainkit import *
 from trainkit.checkpoint import file as checkpoint
 class Slow(Callback):
-    def on_train_batch_end(self, trainer): time.sleep(SECONDS)
+    def on_train_batch_end(self, session): time.sleep(SECONDS)
 x = torch.rand(100, 2); t = (x.sum(1) > 1).long()
 net = Sequential(Linear(2, 4), ReLU(), Linear(4, 2)).draw(torch.Generator().manual_seed(0))
 def fit(resume=None, epochs=10**6):

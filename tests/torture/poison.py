@@ -43,8 +43,8 @@ LAST = Path("run/checkpoints/last.pt")
 CANARY = Path("RAN")
 RESUME, TEST = ("fit", "--resume", LAST, "trainer.max_epochs=3"), ("test", LAST)
 LOOK, VERIFY = ("checkpoint", "show", LAST), ("checkpoint", "verify", LAST)
-REFUSED = "refused, exit 2, no traceback; nothing runs; at most 2 s and 200 MB"
-HARMLESS = "refused, or harmless: exit 0 or 2, no traceback; nothing runs; at most 2 s and 200 MB"
+REFUSED = "refused, exit 2, no traceback; nothing runs; at most 2 s of CPU time and 200 MB"
+HARMLESS = "refused, or harmless: exit 0 or 2, no traceback; nothing runs; at most 2 s of CPU time and 200 MB"
 
 
 def prepare() -> dict[str, Any]:

@@ -41,7 +41,7 @@ from trainkit import Callback, UserError
 class Refuse(Callback):
     '''Refuses at the last moment.'''
 
-    def on_fit_start(self, trainer):
+    def on_fit_start(self, session):
         raise UserError("not today")
 """
 LAST = Path("run/checkpoints/last.pt")
@@ -65,7 +65,7 @@ OVERRIDES = {  # of a resume inside an epoch
     "another batch": ["trainer.batch_size=7"],
     "a wrong type": ["trainer.max_epochs=many"],
     "a wrong type in a list": ["model[0].Linear=[2,x]"],
-    "a mode that is none": ["trainer.engine=fast"],
+    "an engine that is none": ["trainer.engine=fast"],
     "no such device": ["trainer.device=cuda:99"],
     "too many threads": ["trainer.threads=100000"],
     "an unknown key": ["trainer.epochs=5"],

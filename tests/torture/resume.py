@@ -37,7 +37,7 @@ CONFIGS: dict[str, tuple[list[str], str]] = {  # overrides, and what to say of t
     CANCER: ([], " (batches of 3,600 bytes)"),
     "tests/torture/resume.yaml": ([], " (Dropout, Adam, ReduceLROnPlateau, accumulation, replicas)"),
 }
-MODES = ("eager", "compile")
+ENGINES = ("eager", "compile")
 STEPS = 5  # random ones; a validation, a save and an epoch's end beside them
 
 
@@ -52,32 +52,34 @@ PHASES = {
 def trials(
     folder: Path,
     configs: Collection[str] = tuple(CONFIGS),
-    modes: Collection[str] = MODES,
+    engines: Collection[str] = ENGINES,
     steps: int = STEPS,
     phases: Collection[str] = tuple(PHASES),
 ) -> list[Tally]:
-    """A row for each configuration and mode: its run left alone once, and interrupted at points of each kind."""
-    compile = "compile" in modes
+    """A row for each configuration and engine: its run left alone once, and interrupted at points of each kind."""
+    compile = "compile" in engines
     with inside(folder), forks(compile) as process, patch.object(verify, "process", process), ThreadPoolExecutor(2) as pool:
-        keys = [(name, mode) for mode in reversed(MODES) for name in configs if mode in modes]  # the longest begin first
-        whole = {(name, mode): pool.submit(Whole, name, mode, steps, phases) for name, mode in keys}
+        keys = [
+            (name, engine) for engine in reversed(ENGINES) for name in configs if engine in engines
+        ]  # the longest begin first
+        whole = {(name, engine): pool.submit(Whole, name, engine, steps, phases) for name, engine in keys}
         runs = {key: run.result() for key, run in whole.items()}
         tried = {key: [pool.submit(run.trial, i) for i in range(len(run.points))] for key, run in runs.items()}
         for key, verdicts in tried.items():
             for verdict in verdicts:
                 runs[key].tally.count(verdict.result())
-    return [runs[name, mode].tally for name in configs for mode in MODES if mode in modes]
+    return [runs[name, engine].tally for name in configs for engine in ENGINES if engine in engines]
 
 
 class Whole:
     """An uninterrupted run and the points to interrupt others at; where it cannot be, no points, and the tally says why."""
 
-    def __init__(self, name: str, mode: str, steps: int, phases: Collection[str]) -> None:
+    def __init__(self, name: str, engine: str, steps: int, phases: Collection[str]) -> None:
         overrides, words = CONFIGS[name]
-        self.tally = Tally(f"{name}{words}, {mode}", HOLDS)
+        self.tally = Tally(f"{name}{words}, {engine}", HOLDS)
         self.points: list[verify.Point] = []
-        self.folder = Path.cwd() / f"{Path(name).stem}-{mode}"
-        overrides = [*overrides, f"trainer.engine={mode}", "callbacks.progress_bar=null"]
+        self.folder = Path.cwd() / f"{Path(name).stem}-{engine}"
+        overrides = [*overrides, f"trainer.engine={engine}", "callbacks.progress_bar=null"]
         if name in DATA:
             key, data = DATA[name]
             overrides.append(f"data.{key}={ROOT / data}")
@@ -92,7 +94,7 @@ class Whole:
         except UserError as error:
             self.tally.count(str(error))
             return
-        if self.run.mode != mode:
+        if self.run.mode != engine:
             self.tally.attack += ": skipped, it is not compiled here; `trainkit fit` with trainer.engine=compile says why"
             return
         self.points = [p for p in verify.points(self.run, steps, config.get("seed", 0)) if p.phase in phases]

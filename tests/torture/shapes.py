@@ -100,7 +100,7 @@ class Case:
     clip: float | None
     every: int | None  # steps between validations inside an epoch
     seed: int
-    mode: Literal["eager", "compile", "auto"] = "eager"
+    engine: Literal["eager", "compile", "auto"] = "eager"
     stops: tuple[int, ...] = field(default=())  # steps
 
     @property
@@ -236,7 +236,7 @@ def run(
         "threads": case.threads,
         "clip_norm": case.clip,
         "seed": case.seed,
-        "mode": case.mode,
+        "engine": case.engine,
         "device": "cpu",
     }
     split = ValidationSplit(0.2, every_n_steps=case.every)
@@ -247,8 +247,8 @@ def run(
     return trainer, plain(trainer.session.snapshot())
 
 
-def differs(a: Content, b: Content, ignored: Sequence[str] = ("environment", "callbacks")) -> str | None:
-    """The first difference between two states, or None."""
+def differs(a: Content, b: Content, ignored: Sequence[str] = ("config", "environment", "callbacks")) -> str | None:
+    """The first difference between two states, or None. A configuration names callbacks and data, which may be others."""
     found = gaps({k: v for k, v in a.items() if k not in ignored}, {k: v for k, v in b.items() if k not in ignored})
     return f"{found[0].place}: {found[0].words}" if found else None
 
@@ -272,7 +272,7 @@ def resumed(case: Case, folder: Path) -> Iterator[str | None]:
 
 def watched(case: Case, data: Dataset, products: Products, resume: Content | None = None) -> Content:
     """The last state of the case's run, its products watched where they are calls of Python."""
-    if case.mode != "eager":
+    if case.engine != "eager":
         return run(case, data, resume=resume)[1]
     with products:
         return run(case, data, products, resume=resume)[1]
@@ -316,10 +316,10 @@ def streamed(case: Case, folder: Path) -> str | None:
 
 
 def chosen(case: Case, folder: Path) -> str | None:
-    """What differs between the run in mode auto and that of the mode it chose."""
+    """What differs between the run of auto and that of the engine it chose."""
     data = data_of(case, folder)
     trainer, auto = run(case, data, engine="auto")
-    difference = differs(auto, run(case, data, mode=trainer.session.running)[1])
+    difference = differs(auto, run(case, data, engine=trainer.session.running)[1])
     return None if difference is None else f"{difference}; {case}"
 
 
@@ -335,7 +335,7 @@ def shapes(folder: Path, eager: int, compiled: int, seed: int = 0) -> list[Tally
     fast = Tally(f"{compiled} drawn runs, compiled, stopped at two steps each and resumed", alone)
     back = Tally("the same runs with an infinite input, taken back by terminate_on_nan", "the last finite state of such a run")
     held = Tally("the same runs from a file and from memory", f"each other: {HOLDS}")
-    auto = Tally("the same runs in mode auto", f"the mode it chose: {HOLDS}")
+    auto = Tally("the same runs with engine auto", f"the engine it chose: {HOLDS}")
     for _ in range(eager):
         case = drawn(draw)
         for verdict in resumed(case, folder):

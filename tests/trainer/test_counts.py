@@ -8,20 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainkit import SGD, Callback, CrossEntropyLoss, Linear, ReLU, Sequential, Trainer, disk
-from trainkit.trainer.engines.select import Kernels
 from trainkit.trainer.engines.step import training_step
 from trainkit.trainer.session import Session
 
 
-class Made(Kernels):
-    """Counts kernels by name, and `made`: tensors whose memory none of their kernel's inputs had."""
+class Made(TorchDispatchMode):
+    """Counts kernels by name (views call none), and `made`: tensors whose memory none of their kernel's inputs had."""
 
-    made = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+        self.made = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if not func.is_view:
+            self.seen[func.overloadpacket.__name__] += 1
+        result = func(*args, **(kwargs or {}))
         known = {memory(v) for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor)}
         self.made += len({memory(v) for v in pytree.tree_leaves(result) if isinstance(v, Tensor)} - known)
         return result

@@ -48,13 +48,13 @@ def test_steps_taken_back_lead_to_the_runs_own_state(folder: Path, draw: random.
 
 @EXAMPLES
 @given(draw=st.randoms(use_true_random=False))
-def test_auto_has_the_bits_of_the_mode_it_chose(folder: Path, draw: random.Random) -> None:
+def test_auto_has_the_bits_of_the_engine_it_chose(folder: Path, draw: random.Random) -> None:
     assert shapes.chosen(shapes.drawn(draw), folder) is None
 
 
 def test_a_compiled_run_resumed_inside_an_epoch_has_the_bits_of_the_run_left_alone(folder: Path) -> None:
     case = shapes.replace(ODD, engine="compile")
-    assert shapes.run(case, shapes.data_of(case, folder))[0].running == "compile"
+    assert shapes.run(case, shapes.data_of(case, folder))[0].session.running == "compile"
     assert not list(filter(None, shapes.resumed(case, folder)))
 
 

@@ -122,8 +122,8 @@ def run(make: Make, resume: dict[str, Any] | None = None, *more: Callback, seed:
     return trainer
 
 
-def outcome(session: Session) -> dict[str, Any]:
-    return {k: v for k, v in session.summary.items() if k != "wall_s"} | {"state": session.progress}
+def outcome(trainer: Trainer) -> dict[str, Any]:
+    return {k: v for k, v in trainer.summary.items() if k != "wall_s"} | {"state": trainer.session.progress}
 
 
 @pytest.mark.parametrize("make", [everything, replicas, descent, cycle, folded], ids=lambda make: make.__name__)

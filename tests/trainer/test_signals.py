@@ -100,11 +100,11 @@ def run(folder: Path | None, *callbacks: Callback, resume: bool = False, wire: W
     return trainer
 
 
-def outcome(session: Session, folder: Path) -> tuple[Any, ...]:
-    kept = {k: v for k, v in session.summary.items() if k not in ("wall_s", "params_sha256")}
-    w = session.net.param()[0][0].item()
+def outcome(trainer: Trainer, folder: Path) -> tuple[Any, ...]:
+    kept = {k: v for k, v in trainer.summary.items() if k not in ("wall_s", "params_sha256")}
+    w = trainer.session.net.param()[0][0].item()
     files = sorted(path.name for path in (folder / "checkpoints").iterdir())  # one for each validation
-    return kept, w, session.progress, files, (folder / "metrics.csv").read_text()
+    return kept, w, trainer.session.progress, files, (folder / "metrics.csv").read_text()
 
 
 # 12 training samples in steps of 4: epochs end at steps 3, 6, 9
@@ -141,7 +141,7 @@ def test_a_signal_during_a_validation_leaves_it_and_the_resumed_run_makes_it_aga
     passes: int, every: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The signal comes within a pass of a validation of three batches: the next batch is not begun."""
-    monkeypatch.setattr("trainkit.trainer.trainer.max", lambda *_: 1, raising=False)  # one sample a batch of an evaluation
+    monkeypatch.setattr("trainkit.trainer.session.max", lambda *_: 1, raising=False)  # one sample a batch of an evaluation
 
     def split() -> Callback:
         return ValidationSplit(0.2, **every)
@@ -228,7 +228,7 @@ def test_of_two_signals_at_the_same_moment_both_are_heard(capsys: pytest.Capture
 def test_after_a_keyboard_interrupt_the_net_is_usable_the_folder_free_and_the_run_goes_on(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole")
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    kept: list[Trainer] = []
+    kept: list[Session] = []
 
     class Keep(Callback):
         def on_fit_start(self, session: Session) -> None:
@@ -238,9 +238,8 @@ def test_after_a_keyboard_interrupt_the_net_is_usable_the_folder_free_and_the_ru
         run(tmp_path / "run", Send(signal.SIGINT, "on_train_batch_end", 5, times=2), Keep())
     stopped = kept[0]
     assert stopped.net(torch.ones(2, 1)).isfinite().all()
-    stopped.callbacks = {}
-    stopped.run = None
-    assert stopped.fit(stopped.net, MSELoss(), SGD(stopped.net.param(), 0.1), line())["stop_reason"] == "max_epochs"
+    again = Trainer(**{**stopped.settings.as_dict(), "callbacks": ()})
+    assert again.fit(stopped.net, MSELoss(), SGD(stopped.net.param(), 0.1), line())["stop_reason"] == "max_epochs"
     resumed = run(tmp_path / "run", resume=True)
     assert outcome(resumed, tmp_path / "run") == outcome(whole, tmp_path / "whole")
 
@@ -250,8 +249,9 @@ def test_after_a_fit_the_old_handlers_are_back_and_another_fit_runs_whole(tmp_pa
     trainer = run(tmp_path, Send(signal.SIGINT, "on_train_batch_end", 2))
     assert signal.getsignal(signal.SIGINT) is before
     assert trainer.session.progress.step == 2
-    trainer.session.run = RunFolder(tmp_path / "another")  # its own folder holds a run now
-    trainer.fit(trainer.session.net, MSELoss(), SGD(trainer.session.net.param(), 0.1), line())
+    net = trainer.session.net
+    another = RunFolder(tmp_path / "another")  # its own folder holds a run now
+    trainer.fit(net, MSELoss(), SGD(net.param(), 0.1), line(), run=another)
     assert (trainer.summary["stop_reason"], trainer.session.signal) == ("max_epochs", None)
 
 

@@ -33,6 +33,7 @@ from trainkit import (
 )
 from trainkit.trainer.callback import HOOKS, CallbackError
 from trainkit.trainer.session import Session
+from trainkit.trainer.settings import Settings
 
 
 def line(n: int = 10) -> Dataset:
@@ -45,6 +46,12 @@ def run(*callbacks: Callback, data: Dataset | None = None, lr: float = 0.01, **h
     trainer = Trainer(**{"max_epochs": 2, "batch_size": 4, "device": "cpu"} | how, callbacks=callbacks)
     trainer.fit(net, MSELoss(), SGD(net.param(), lr), data or line())
     return trainer
+
+
+def begun(callbacks: dict[str, Callback] | None = None, **how: Any) -> Session:
+    """A session before its first step."""
+    net = Sequential(Linear(1, 1))
+    return Session(Settings(**how), net, MSELoss(), SGD(net.param(), 0.01), line(), callbacks)
 
 
 class Recorder(Callback):
@@ -151,11 +158,9 @@ def test_an_instance_may_opt_out_of_a_hook() -> None:
     assert heard == [["on_train_batch_end"], ["on_train_epoch_end"]]
 
 
-def test_show_loop_says_who_does_what_when() -> None:
-    trainer = Trainer(
-        callbacks={"stop": EarlyStopping(), "rate": LRScheduler(StepLR={"step_size": 1}), "split": ValidationSplit()}
-    )
-    rows = {row.split()[0]: row.split(maxsplit=1)[1] for row in trainer.session.show_hooks().splitlines()}
+def test_show_hooks_says_who_does_what_when() -> None:
+    callbacks = {"stop": EarlyStopping(), "rate": LRScheduler(StepLR={"step_size": 1}), "split": ValidationSplit()}
+    rows = {row.split()[0]: row.split(maxsplit=1)[1] for row in begun(callbacks).show_hooks().splitlines()}
     assert list(rows) == list(HOOKS)
     assert (rows["setup"], rows["on_metrics"], rows["on_train_epoch_end"]) == ("stop, rate, split", "stop", "rate")
     assert rows["on_log"] == "-"
@@ -223,17 +228,13 @@ def test_seeds_and_nothing_else_make_the_run() -> None:
 
 
 def test_a_metric_is_the_mean_over_replicas_without_the_nan_ones() -> None:
-    trainer = Trainer(replicas=3)
-    trainer.session.progress.active = [True] * 3
-    trainer.session.log("a", [1.0, math.nan, 3.0])
-    trainer.session.log("b", 5)
-    assert (trainer.session.metrics.mean("a"), trainer.session.metrics.mean("b"), trainer.session.metrics["b"]) == (
-        2.0,
-        5.0,
-        [5.0, 5.0, 5.0],
-    )
+    session = begun(replicas=3)
+    session.progress.active = [True] * 3
+    session.log("a", [1.0, math.nan, 3.0])
+    session.log("b", 5)
+    assert (session.metrics.mean("a"), session.metrics.mean("b"), session.metrics["b"]) == (2.0, 5.0, [5.0, 5.0, 5.0])
     with pytest.raises(UserError, match=r"no metric 'aa'; did you mean 'a'\? \(a, b\)"):
-        trainer.session.metrics.mean("aa")
+        session.metrics.mean("aa")
 
 
 def test_callbacks_of_a_list_are_named_by_their_class() -> None:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from trainkit.core.errors import UserError, near
 
-RIVALS = {"torch": "torch_nn"}
+RIVALS = {"torch": "torch_reference"}
 TITLES = {"torch": "torch.nn with autograd"}
 
 
