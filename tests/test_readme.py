@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainkit.app.cli.main import COMMANDS
+from trainkit.app.cli.options import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

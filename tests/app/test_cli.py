@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainkit.app.cli import commands
-from trainkit.app.cli.commands import NOT_FINITE
-from trainkit.app.cli.main import COMMANDS, OPTIONS, Command, Option, main, parse
+from trainkit.app.cli.main import main, parse
+from trainkit.app.cli.options import COMMANDS, OPTIONS, Command, Option
+from trainkit.app.experiment import NOT_FINITE
 from trainkit.checkpoint import file as checkpoint
 from trainkit.core.errors import UserError
 from trainkit.trainer.signals import exit_code

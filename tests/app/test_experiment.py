@@ -122,7 +122,9 @@ def test_an_unfitted_trainer_is_whole() -> None:
             call()
 
 
-@pytest.mark.parametrize("x", [torch.rand(5, 3), torch.rand(4), [["a"]], None, torch.rand(5, 4, 1)], ids=repr)
+@pytest.mark.parametrize(
+    "x", [torch.ones(5, 3), torch.ones(4), [["a"]], None, torch.ones(5, 4, 1)], ids=["3", "4", "text", "none", "5x4x1"]
+)
 def test_rows_of_other_features_are_refused(x: Any) -> None:
     with pytest.raises(UserError, match=r"predict: x is .*(\(n, 4\)|give numbers)"):
         fitted().predict(x)
