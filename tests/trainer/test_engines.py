@@ -614,12 +614,11 @@ def test_a_compiled_step_that_differs_from_eager_is_not_used(
     assert same(trainer, fit()[0])
 
 
-def test_a_missing_compiler_is_one_line_and_eager(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_one_line_and_eager(capsys: pytest.CaptureFixture[str]) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
-    monkeypatch.setattr(config, "force_disable_caches", True)
-    trainer, _ = fit(engine="compile", max_epochs=1)
+    with config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}):
+        trainer, _ = fit(engine="compile", max_epochs=1)
     assert trainer.session.running == "eager"
     said = capsys.readouterr().err
     assert said == "trainer.engine compile: eager, since no C++ compiler was found (install g++, or set CXX)\n"
