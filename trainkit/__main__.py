@@ -2,6 +2,9 @@
 
 import sys
 
-from .app.cli.main import main
+try:
+    from .app.cli.main import main
+except KeyboardInterrupt:  # before there is a `main` to answer it
+    sys.exit(130)
 
 sys.exit(main())
