@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,10 @@ from trainkit import (
 )
 from trainkit.data.loader import batches
 from trainkit.trainer.engines import compiled, cuda_graph, select
-from trainkit.trainer.engines.compiled import Compiled, traced
-from trainkit.trainer.engines.cuda_graph import Graphed
-from trainkit.trainer.engines.multi_step import Many
-from trainkit.trainer.engines.step import clipping, differentiation, training_step
+from trainkit.trainer.engines.compiled import CompiledEngine, traced
+from trainkit.trainer.engines.cuda_graph import CudaGraphEngine
+from trainkit.trainer.engines.multi_step import MultiStepEngine
+from trainkit.trainer.engines.step import clipping, loss_and_grad, training_step
 from trainkit.trainer.session import Session
 
 
@@ -76,7 +77,7 @@ def fit(
 ) -> tuple[Trainer, dict[str, Any]]:
     numbers = {"lr": 0.1} if rule is not SGD else {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
     t = Trainer(**{"batch_size": 5, "max_epochs": 4, "device": "cpu", "callbacks": callbacks, **trainer})
-    n = made().replicate(t.seeds) if t.replicas > 1 else made().draw(torch.Generator().manual_seed(0))
+    n = made().replicate(t.replica_seeds()) if t.replicas > 1 else made().draw(torch.Generator().manual_seed(0))
     summary = t.fit(n, CrossEntropyLoss(), rule(n.param(), **numbers), points(), resume)
     return t, summary
 
@@ -149,10 +150,10 @@ class Case:
         self.order = torch.stack([torch.randperm(n) for _ in range(replicas)]) if model.lead else torch.randperm(n)
         self.steps = list(batches(part, self.order, size))
         self.eager(*self.steps[0])
-        gradient = differentiation(model, loss, accumulate)
-        self.given = (model, self.optimizer, gradient, lambda: clipping(self.optimizer, model.lead, *clip), part, size)
+        gradient_of = partial(loss_and_grad, loss=loss, accumulate=accumulate)
+        self.given = (model, self.optimizer, gradient_of, clipping(model.lead, *clip), part, size)
 
-    def steps_like_eager(self, kind: type[Many]) -> None:
+    def steps_like_eager(self, kind: type[MultiStepEngine]) -> None:
         before = [s.clone() for s in self.optimizer.state()]
         many = kind(*self.given)
         for s, b in zip(self.optimizer.state(), before, strict=True):
@@ -204,7 +205,7 @@ def test_the_traced_step_is_a_pure_function_with_the_bits_of_eager(
 
     monkeypatch.setattr(compiled, "compiled", uncompiled)
     monkeypatch.setattr(compiled, "traced", noting)
-    case.steps_like_eager(Compiled)
+    case.steps_like_eager(CompiledEngine)
     masks = [node for node in graphs[0][0].graph.nodes if node.target is torch.ops.trainkit.mask.default]
     assert [node.args[2] for node in masks] == [None, *masks][: len(masks)], "each waits for the one before"
 
@@ -215,7 +216,7 @@ def test_the_traced_step_is_a_pure_function_with_the_bits_of_eager(
 @pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize("name", STEPS)
 def test_a_captured_step_replays_as_eager_steps(name: str, replicas: int, tape: None) -> None:
-    Case(name, replicas).steps_like_eager(Graphed)
+    Case(name, replicas).steps_like_eager(CudaGraphEngine)
 
 
 def test_a_run_of_replays_is_eagers_and_resumes_to_the_same_bit_from_anywhere(tape: None) -> None:
@@ -224,8 +225,8 @@ def test_a_run_of_replays_is_eagers_and_resumes_to_the_same_bit_from_anywhere(ta
     eager, wanted = fit(split, **common)
     each = Snapshots()
     whole, summary = fit(each, split, engine="graph", **common)
-    assert whole.running == "graph"
-    for a, b in zip(whole.optimizer.state(), eager.optimizer.state(), strict=True):
+    assert whole.session.running == "graph"
+    for a, b in zip(whole.session.optimizer.state(), eager.session.optimizer.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert summary["step"] == wanted["step"]
     rest, again = fit(split, Snapshots(), engine="graph", resume=each.snapshots[2], **common)
@@ -259,8 +260,8 @@ def test_a_cuda_graphs_run_is_eagers_within_rounding_and_resumes_to_the_same_bit
     eager, _ = fit(**common)
     each = Snapshots()
     whole, _ = fit(each, engine="graph", **common)
-    assert whole.running == "graph"
-    for a, b in zip(whole.optimizer.state(), eager.optimizer.state(), strict=True):
+    assert whole.session.running == "graph"
+    for a, b in zip(whole.session.optimizer.state(), eager.session.optimizer.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     assert same(fit(Snapshots(), engine="graph", resume=each.snapshots[2], **common)[0], whole)
 
@@ -275,7 +276,7 @@ def tape(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stepwise(monkeypatch: pytest.MonkeyPatch) -> type[Stepwise]:
-    monkeypatch.setattr(compiled, "Compiled", Stepwise)
+    monkeypatch.setattr(compiled, "CompiledEngine", Stepwise)
     Stepwise.made = 0
     return Stepwise
 
@@ -316,13 +317,13 @@ def test_what_callbacks_see_is_the_same_whether_steps_come_one_by_one_or_many_at
     replicas: int, every: int, asks: int | None, inside: int | None, most: int | None, size: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "Compiled", Stepwise)
+        patch.setattr(compiled, "CompiledEngine", Stepwise)
         found = []
         for mode in ("eager", "compile"):
             notes = Notes(asks)
             split = ValidationSplit(0.2, every_n_steps=inside)
             common = {"batch_size": size, "max_steps": most, "log_every_n_steps": every, "replicas": replicas}
-            trainer, summary = fit(notes, split, LRScheduler(StepLR={"step_size": 1}), mode=mode, **common)
+            trainer, summary = fit(notes, split, LRScheduler(StepLR={"step_size": 1}), engine=mode, **common)
             assert trainer.session.running == ("eager" if most == 0 else mode)
             found.append((notes.seen, {k: v for k, v in summary.items() if k not in ("wall_s", "mode")}))
         assert found[0] == found[1]
@@ -355,7 +356,7 @@ def test_calls_are_as_long_as_nobody_looks(stepwise: type[Stepwise], tmp_path: A
 
 def test_a_run_that_is_over_compiles_nothing(stepwise: type[Stepwise]) -> None:
     for mode in ("compile", "auto"):
-        fit(mode=mode, max_epochs=0)
+        fit(engine=mode, max_epochs=0)
     assert stepwise.made == 0
 
 
@@ -372,7 +373,7 @@ def drop_net() -> Sequential:
 
 
 def same(a: Any, b: Any) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.optimizer.state(), b.optimizer.state(), strict=True))
+    return all(torch.equal(x, y) for x, y in zip(a.session.optimizer.state(), b.session.optimizer.state(), strict=True))
 
 
 def test_a_compiled_run_is_eagers_within_rounding_and_resumes_to_the_same_bit_from_anywhere() -> None:
@@ -380,9 +381,12 @@ def test_a_compiled_run_is_eagers_within_rounding_and_resumes_to_the_same_bit_fr
     common: dict[str, Any] = {"batch_size": 4, "clip_norm": 0.5, "max_epochs": 5, "made": drop_net}  # 4 batches of 4, one of 2
     eager, _ = fit(split, **common)
     whole, summary = fit(split, engine="compile", **common)
-    assert whole.running == "compile"
-    assert all(torch.equal(a.get_state(), b.get_state()) for a, b in zip(whole.generators, eager.generators, strict=True))
-    for a, b in zip(whole.optimizer.state(), eager.optimizer.state(), strict=True):
+    assert whole.session.running == "compile"
+    assert all(
+        torch.equal(a.get_state(), b.get_state())
+        for a, b in zip(whole.session.generators, eager.session.generators, strict=True)
+    )
+    for a, b in zip(whole.session.optimizer.state(), eager.session.optimizer.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     each = Snapshots()  # called after each epoch and validation
     asked = fit(each, Jump(), split, engine="compile", **common)[0]
@@ -416,12 +420,12 @@ def test_compiled_replicas_with_numbers_of_their_own_compile_once_and_are_eagers
     counters.clear()
     found = []
     for mode in ("eager", "compile"):
-        t = Trainer(max_epochs=6, batch_size=5, device="cpu", replicas=3, mode=mode, callbacks=[Schedule()])
-        n = net().replicate(t.seeds)
+        t = Trainer(max_epochs=6, batch_size=5, device="cpu", replicas=3, engine=mode, callbacks=[Schedule()])
+        n = net().replicate(t.replica_seeds())
         t.fit(n, CrossEntropyLoss(), Adam(n.param(), lr=[0.01, 0.02, 0.03], weight_decay=[0.0, 0.1, 0.2]), points(25))
         found.append(t)
-    assert found[1].running == "compile"
-    for a, b in zip(found[1].optimizer.state(), found[0].optimizer.state(), strict=True):
+    assert found[1].session.running == "compile"
+    for a, b in zip(found[1].session.optimizer.state(), found[0].session.optimizer.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     assert made == [1], "one graph, whatever the rates, the counts, and the replicas that have stopped"
     assert not counters["frames"], "nothing is traced from Python's frames, where graphs could break and be made anew"
@@ -455,7 +459,7 @@ for middle in (Tanh(), Dropout(0.3)):
     counters.clear()
     summary = t.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1, momentum=0.9), disk(train=23, test=5))
     cache = counters["aot_autograd"]
-    found.append([t.running, cache["autograd_cache_hit"], cache["autograd_cache_miss"], summary["params_sha256"]])
+    found.append([t.session.running, cache["autograd_cache_hit"], cache["autograd_cache_miss"], summary["params_sha256"]])
 print(json.dumps(found))
 """
 
@@ -522,7 +526,7 @@ def test_compiling_leaves_torchs_settings_the_environment_and_the_garbage_collec
     monkeypatch.setattr(compile_fx, "compile_fx", failing)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     before = settings()
-    assert fit(engine="compile")[0].running == "eager"
+    assert fit(engine="compile")[0].session.running == "eager"
     assert settings() == before
     ((options, folder, collects, probe),) = inside
     assert options == [True, False, {"torch.ops.higher_order.while_loop": "1"}]
@@ -543,7 +547,7 @@ def test_where_the_gradient_goes_straight_to_the_momentum_nobody_gets_it(how: di
     n = net()
     with pytest.raises(UserError, match=words):
         Trainer(max_epochs=1, device="cpu", **how).fit(
-            n, CrossEntropyLoss(), SGD(n.param(), 0.1, momentum=0.9, into_momentum=True), points()
+            n, CrossEntropyLoss(), SGD(n.param(), 0.1, momentum=0.9, accumulate_into_momentum=True), points()
         )
 
 
@@ -580,7 +584,7 @@ class Hidden(Module):
     ("made", "why"),
     [
         (lambda: Sequential(Linear(2, 4), Looks(), Linear(4, 2)), "eager, since compiling failed, "),
-        (lambda: Sequential(Hidden(), Linear(2, 2)), "eager, since 0.weight is no attribute of its module; write self.w, "),
+        (lambda: Sequential(Hidden(), Linear(2, 2)), "eager, since 0.weight is not an attribute of its module; write self.w, "),
     ],
     ids=["a look at the numbers", "a hidden parameter"],
 )
@@ -686,7 +690,7 @@ def test_auto_times_half_a_batch_of_each_replica_and_no_less_than_two_samples(
 
         monkeypatch.setattr(select, "training_step", noting)
         unused = timed(monkeypatch, 1e3, 1e3)
-        assert fit(engine="auto", **how)[0].running == "compile"
+        assert fit(engine="auto", **how)[0].session.running == "compile"
         assert len(unused) == 2 - len(shapes)
         monkeypatch.setattr(select, "training_step", real)
         assert seen[: len(shapes)] == shapes
@@ -696,7 +700,7 @@ def test_a_resumed_auto_goes_on_with_what_it_chose(stepwise: type[Stepwise]) -> 
     notes = Notes(None)
     fit(notes, engine="compile")
     assert notes.snapshots[1]["environment"]["mode"] == "compile"
-    assert fit(Notes(None), engine="auto", resume=notes.snapshots[1])[0].running == "compile"
+    assert fit(Notes(None), engine="auto", resume=notes.snapshots[1])[0].session.running == "compile"
 
 
 def test_a_run_that_is_resumed_after_its_last_step_says_how_its_steps_were_run(stepwise: type[Stepwise]) -> None:
@@ -707,5 +711,5 @@ def test_a_run_that_is_resumed_after_its_last_step_says_how_its_steps_were_run(s
 
 
 def test_a_mode_that_is_none_is_refused() -> None:
-    with pytest.raises(UserError, match=r"trainer.engine: fast; choose eager, compile, graph, auto"):
-        Trainer(mode="fast")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"trainer.engine: fast; choose eager or compile or graph or auto"):
+        Trainer(engine="fast")  # type: ignore[arg-type]
