@@ -18,7 +18,7 @@ PRODUCTS = "its matrix products alone (torch.mm)"
 CONTENDERS = (
     Contender("bare PyTorch loop (autograd, optim.SGD)", "loops:bare"),
     Contender("trainkit", "ours:fit"),
-    Contender("trainkit, SGD(into_momentum=True)", "ours:fit", options={"into_momentum": True}),
+    Contender("trainkit, SGD(accumulate_into_momentum=True)", "ours:fit", options={"accumulate_into_momentum": True}),
     Contender("the bare loop with optim.SGD(fused=True)", "loops:bare", options={"fused": True}),
     Contender("the bare loop with torch.compile on the model", "loops:compiled"),
     Contender("JAX {}: jit of a step", "jax:step", "jax"),

@@ -180,7 +180,7 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard.summary import histogram
 
         for name, p, g in session.net.named_param():
-            for group, tensor in (("weights", p), ("gradients", g))[: 1 + session.optimizer.holds_gradient]:
+            for group, tensor in (("weights", p), ("gradients", g))[: 1 + session.optimizer.has_grad_buffer]:
                 finite = tensor[tensor.isfinite()].cpu().double().numpy()
                 if finite.size:
                     self._add(histogram(f"{group}/{name}", finite, bins=30), session.progress.step)  # as many as are shown

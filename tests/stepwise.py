@@ -1,4 +1,4 @@
-"""A stand-in for `Compiled` of trainkit/trainer/engines that compiles nothing: the loop around it is that of compiled steps."""
+"""A stand-in for `CompiledEngine` of trainkit/trainer/engines that compiles nothing: the loop around it is that of compiled steps."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from trainkit.data.loader import batches
 
 
 class Stepwise:
-    """What `Compiled` promises, by eager steps of the gradient and the clipping that it is given. `made` counts them."""
+    """What `CompiledEngine` promises, by eager steps of the gradient and the clipping that it is given. `made` counts them."""
 
     made = 0
 
-    def __init__(self, net: Any, optimizer: Any, gradient: Any, clip: Any, part: Any, size: int) -> None:
+    def __init__(self, net: Any, optimizer: Any, gradient_of: Any, clip: Any, part: Any, size: int) -> None:
         type(self).made += 1
-        self.optimizer, self.gradient, self.clip, self.part, self.size = optimizer, gradient, clip(), part, size
+        self.optimizer, self.clip, self.part, self.size = optimizer, clip, part, size
+        self.gradient = gradient_of(net)
         self.calls: list[int] = []
 
-    def fitting(self, count: int) -> int:
+    def max_steps_per_call(self, count: int) -> int:
         return count
 
     def __call__(self, order: Tensor, first: int, count: int) -> Tensor:
@@ -29,9 +30,9 @@ class Stepwise:
         return torch.stack([self.step(x, t) for _, (x, t) in some])
 
     def step(self, x: Tensor, t: Tensor) -> Tensor:
-        self.optimizer.begin()
+        self.optimizer.prepare_grad()
         loss: Tensor = self.gradient(x, t)
         if self.clip is not None:
-            self.clip()
+            self.clip(self.optimizer.g, [g for _, g in self.optimizer.pairs])
         self.optimizer.update()
         return loss

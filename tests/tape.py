@@ -36,7 +36,7 @@ class Tape(TorchDispatchMode):
 
     @staticmethod
     def captured(device: torch.device, step: Callable[[], None], begin: Callable[[], Any], generators: Any) -> Any:
-        """For `trainkit.graphed.captured`."""
+        """For `trainkit.trainer.engines.cuda_graph.captured`."""
         begin()
         step()
         begin()

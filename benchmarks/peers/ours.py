@@ -38,13 +38,13 @@ def net_of(task: Task) -> Sequential:
     return net
 
 
-def fit(task: Task, epochs: int, into_momentum: bool = False, **trainer: Any) -> Result:
+def fit(task: Task, epochs: int, accumulate_into_momentum: bool = False, **trainer: Any) -> Result:
     """Trainer.fit; `trainer`: more arguments of Trainer."""
     net, clock = net_of(task), Clock()
     if task.rule == "adam":
         rule: Optimizer = Adam(net.param(), lr=task.lr)
     else:
-        rule = SGD(net.param(), lr=task.lr, momentum=MOMENTUM, into_momentum=into_momentum)
+        rule = SGD(net.param(), lr=task.lr, momentum=MOMENTUM, accumulate_into_momentum=accumulate_into_momentum)
     data = load(task).with_parts(test=None)
     made = Trainer(max_epochs=epochs, batch_size=task.batch, device="cpu", callbacks=[clock], **trainer)
     made.fit(net, CrossEntropyLoss(), rule, data)

@@ -96,8 +96,8 @@ LATER = {
         "callbacks.lr_scheduler: ReduceLROnPlateau.patience: '3'; needs a whole number, not text",
     ),
     "a gradient to clip": (
-        "optimizer.SGD.into_momentum=true trainer.clip_norm=1",
-        "SGD with into_momentum holds no gradient to clip",
+        "optimizer.SGD.accumulate_into_momentum=true trainer.clip_norm=1",
+        "SGD with accumulate_into_momentum holds no gradient to clip",
     ),
 }
 

@@ -167,7 +167,8 @@ def test_a_run_that_ends_at_nan_is_resumed_to_the_same_step_file_and_exit_code(c
 @pytest.mark.parametrize("file", ["before_nan.pt", "checkpoints/best.pt"])
 def test_a_file_that_only_one_of_two_runs_left_is_found(file: str) -> None:
     Path("diverges.yaml").write_text(DIVERGES)
-    a, b = (verify.uninterrupted(["fit", "diverges.yaml", "callbacks.checkpoint.monitor=val/loss"], Path(n)) for n in "ab")
+    fit = {"paths": ["diverges.yaml"], "overrides": ["callbacks.checkpoint.monitor=val/loss"], "imports": []}
+    a, b = (verify.uninterrupted(fit, Path(n)) for n in "ab")
     assert verify.compare(a, b, {}) == []
     Path("b", file).unlink()
     assert verify.compare(a, verify.Ended(Path("b"), b.code), {}) == [

@@ -189,7 +189,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         r"SGD update of \d.\w+: .*; the gradient reached [\d.]+, lr 9e\+37",
     ),
     "the momentum": (
-        {"act": lambda: At(12, pushed), "rule": lambda p: SGD(p, 0.01, momentum=0.9, into_momentum=True), "step": 13},
+        {
+            "act": lambda: At(12, pushed),
+            "rule": lambda p: SGD(p, 0.01, momentum=0.9, accumulate_into_momentum=True),
+            "step": 13,
+        },
         r"SGD update of 0.weight: .*; the gradient reached 2.7e\+38, lr 10",
     ),
     "a slot": (
@@ -459,7 +463,7 @@ def test_data_from_a_file(tmp_path: Path) -> None:
 def test_compiled_steps_are_gone_back_as_exactly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case, place = CASES[name]
     step, made = case["step"], case.get("made", net)
-    monkeypatch.setattr(compiled, "Compiled", Stepwise)
+    monkeypatch.setattr(compiled, "CompiledEngine", Stepwise)
     found = []
     for more in ([TerminateOnNaN()], []):
         act = [Plain(step - 1, case["act"]().act)] if "act" in case else []
@@ -485,7 +489,7 @@ def test_what_compiled_code_alone_makes_is_told_so(monkeypatch: pytest.MonkeyPat
             loss = super().step(x, t)
             return loss + math.nan if self.optimizer.t == 8 else loss
 
-    monkeypatch.setattr(compiled, "Compiled", Cracked)
+    monkeypatch.setattr(compiled, "CompiledEngine", Cracked)
     trainer = fit(TerminateOnNaN(), engine="compile")
     words = "step 8, epoch 2: numbers are not finite in compiled code; the same step, eager, gives finite ones"
     assert (trainer.summary["stop_words"], trainer.summary["step"]) == (words, 7)

@@ -150,7 +150,7 @@ def test_every_shipped_optimizer_has_a_judge() -> None:
 def test_defaults_are_torchs(name: str) -> None:
     theirs = inspect.signature(getattr(torch.optim, name)).parameters
     for key, parameter in inspect.signature(OURS[name]).parameters.items():
-        if key not in ("params", "into_momentum"):  # the second is ours alone
+        if key not in ("params", "accumulate_into_momentum"):  # the second is ours alone
             assert parameter.default == theirs[key].default, key
 
 
@@ -195,7 +195,7 @@ def test_adding_the_gradient_straight_to_the_momentum_is_the_same_update_in_one_
         net = Sequential(Linear(3, 8), Tanh(), Linear(8, 2)).to(dtype=torch.float64)
         net = net.replicate(range(replicas)) if replicas > 1 else net
         momentum = [0.9, 0.5, 0.7] if replicas > 1 else 0.9
-        optimizer = OURS["SGD"](net.param(), lr=0.05, momentum=momentum, weight_decay=decay, into_momentum=into)
+        optimizer = OURS["SGD"](net.param(), lr=0.05, momentum=momentum, weight_decay=decay, accumulate_into_momentum=into)
         loss = CrossEntropyLoss()
         loss.lead = net.lead
         nets.append((net, optimizer))
@@ -210,12 +210,12 @@ def test_adding_the_gradient_straight_to_the_momentum_is_the_same_update_in_one_
         assert_close(values[0], values[1], rtol=1e-11, atol=1e-13)
     for (p, _), (q, _) in zip(plain.param(), folded.param(), strict=True):
         assert_close(p, q, rtol=1e-10, atol=1e-12)
-    assert optimizer.m.data_ptr() == optimizer.g.data_ptr() == folded.param()[0][1].data_ptr()
+    assert optimizer.slots["m"].data_ptr() == optimizer.g.data_ptr() == folded.param()[0][1].data_ptr()
     assert_close(optimizer.state_dict()["m"], nets[0][1].state_dict()["m"], rtol=1e-10, atol=1e-12)
     folded.to(dtype=torch.float32)
     optimizer.bind()
-    assert optimizer.m.dtype == torch.float32
-    assert_close(optimizer.m.double(), nets[0][1].m, rtol=1e-6, atol=1e-7)
+    assert optimizer.slots["m"].dtype == torch.float32
+    assert_close(optimizer.slots["m"].double(), nets[0][1].slots["m"], rtol=1e-6, atol=1e-7)
 
 
 # -- replicas ----------------------------------------------------------------------------------------------------------------
@@ -374,8 +374,8 @@ def test_a_foreign_state_is_refused_whole() -> None:
         with pytest.raises(UserError, match=message):
             adam.load_state_dict(state)
         assert adam.t == 1
-        assert torch.equal(adam.m, kept["m"])
-        assert torch.equal(adam.v, kept["v"])
+        assert torch.equal(adam.slots["m"], kept["m"])
+        assert torch.equal(adam.slots["v"], kept["v"])
 
 
 # -- whose memory is it ------------------------------------------------------------------------------------------------------
@@ -431,10 +431,10 @@ def test_a_net_moved_to_another_dtype_after_its_optimizer_was_made_trains_on_fro
             net.to(dtype=torch.float64)
             net.load_state_dict(reference.state_dict())
             for slot in optimizer.slots:
-                assert_close(getattr(optimizer, slot).double(), getattr(expected, slot), rtol=1e-6, atol=1e-7)
-                getattr(optimizer, slot).copy_(getattr(expected, slot))
+                assert_close(optimizer.slots[slot].double(), expected.slots[slot], rtol=1e-6, atol=1e-7)
+                optimizer.slots[slot].copy_(expected.slots[slot])
             for slot in optimizer.slots:  # what float32 holds of them, so that the rest can be exact
-                getattr(expected, slot).copy_(getattr(optimizer, slot))
+                expected.slots[slot].copy_(optimizer.slots[slot])
         for (p, g), (_, h) in zip(net.param(), reference.param(), strict=True):
             h.copy_(torch.cos(torch.arange(p.numel()) + i).sign().view(p.shape))
             g.copy_(h)
@@ -481,8 +481,12 @@ def test_adagrads_accumulator_starts_at_its_value_and_not_again() -> None:
         ("SGD", {"momentum": [0.5, -0.5, 0.5]}, "SGD: momentum=-0.5; needs at least 0"),
         ("SGD", {"momentum": [0.5, 0.0, 0.5], "dampening": 0.5}, "without momentum there is no dampening"),
         ("Adam", {"weight_decay": [0.0, -0.1, 0.0]}, "Adam: weight_decay=-0.1; needs at least 0"),
-        ("SGD", {"into_momentum": True}, "into_momentum needs a momentum above 0"),
-        ("SGD", {"into_momentum": True, "momentum": 0.9, "nesterov": True}, "neither dampening, nesterov nor maximize"),
+        ("SGD", {"accumulate_into_momentum": True}, "accumulate_into_momentum needs a momentum above 0"),
+        (
+            "SGD",
+            {"accumulate_into_momentum": True, "momentum": 0.9, "nesterov": True},
+            "neither dampening, nesterov nor maximize",
+        ),
         ("SGD", {"momentum": -0.5}, "SGD: momentum=-0.5; needs at least 0"),
         ("SGD", {"nesterov": True}, "nesterov"),
         ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov"),

@@ -185,13 +185,13 @@ OUTRIGHT: dict[str, Config] = {  # schedules that torch's documentation rules ou
     "a momentum above 1": {"CyclicLR": {"base_lr": 0.1, "max_lr": 0.2, "max_momentum": 1.5, "cycle_momentum": True}},
 }
 PLAIN = {"lr": RATE}
-INTO = {"SGD": {"lr": RATE, "momentum": 0.9, "into_momentum": True}}
+INTO = {"SGD": {"lr": RATE, "momentum": 0.9, "accumulate_into_momentum": True}}
 CYCLE = {"CyclicLR": {"base_lr": 0.01, "max_lr": 0.1, "cycle_momentum": True}}
 ELSEWHERE: dict[str, dict[str, Any]] = {  # keys of the configuration and what they become
     "no gradient to clip": {"optimizer": INTO, "trainer.clip_norm": 1.0},
     "no gradient to clamp": {"optimizer": INTO, "trainer.clip_value": 1.0},
     "no gradient to measure": {"optimizer": INTO, "callbacks.gradient_norms": {}},
-    "into no momentum": {"optimizer": {"SGD": {**PLAIN, "into_momentum": True}}},
+    "into no momentum": {"optimizer": {"SGD": {**PLAIN, "accumulate_into_momentum": True}}},
     "into nesterov's": {"optimizer": {"SGD": {**INTO["SGD"], "nesterov": True}}},
     "into a dampened one": {"optimizer": {"SGD": {**INTO["SGD"], "dampening": 0.1}}},
     "upwards into it": {"optimizer": {"SGD": {**INTO["SGD"], "maximize": True}}},

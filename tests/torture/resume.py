@@ -86,7 +86,7 @@ class Whole:
             if not (ROOT / data).exists():
                 self.tally.attack += f": skipped, {data} is not there (see the Makefile)"
                 return
-        self.fit = ["fit", str(ROOT / name), *overrides]
+        self.fit = {"paths": [str(ROOT / name)], "overrides": overrides, "imports": []}
         config = resolve(compose([ROOT / name], overrides))
         self.kinds = verify.callback_kinds(config)
         try:
@@ -94,7 +94,7 @@ class Whole:
         except UserError as error:
             self.tally.count(str(error))
             return
-        if self.run.mode != engine:
+        if self.run.engine != engine:
             self.tally.attack += ": skipped, it is not compiled here; `trainkit fit` with trainer.engine=compile says why"
             return
         self.points = [p for p in verify.points(self.run, steps, config.get("seed", 0)) if p.phase in phases]
@@ -104,7 +104,7 @@ class Whole:
     def trial(self, i: int) -> str | None:
         """What differs at point number i."""
         own = self.folder / f"point{i + 1}"
-        begun, verdict = verify.trial(self.points[i], self.fit, [], own, self.run, self.kinds)
+        begun, verdict = verify.trial(self.points[i], self.fit, own, self.run, self.kinds)
         if not verdict:
             rmtree(own, ignore_errors=True)
         return f"{self.points[i]}, resumed from {begun}: {'; '.join(verdict[:3])}" if verdict else None

@@ -58,7 +58,7 @@ OPTIMIZERS: list[Callable[[Any], Any]] = [
     lambda p: SGD(p, 0.05),
     lambda p: SGD(p, 0.05, momentum=0.9, weight_decay=0.01),
     lambda p: SGD(p, 0.05, momentum=0.9, nesterov=True),
-    lambda p: SGD(p, 0.02, momentum=0.5, into_momentum=True),
+    lambda p: SGD(p, 0.02, momentum=0.5, accumulate_into_momentum=True),
     lambda p: SignSGD(p, 0.002, momentum=0.5),
     lambda p: Adam(p, 0.01),
     lambda p: AdamW(p, 0.01, weight_decay=0.1),
@@ -122,7 +122,7 @@ def drawn(draw: random.Random, compiled: bool = False) -> Case:
     batch = draw.choice([None, *[draw.randint(1, 100)] * 9])
     targets = draw.choice(["index", "index", "real", "binary"])
     optimizer = draw.randrange(len(OPTIMIZERS))
-    no_gradient = optimizer == 3  # into_momentum: nothing to clip, and no compiled code
+    no_gradient = optimizer == 3  # accumulate_into_momentum: nothing to clip, and no compiled code
     if compiled and no_gradient:
         optimizer, no_gradient = 1, False
     accumulate = 1 if batch is None else draw.choice([1, 1, 1, 2, 3, 4, 5])

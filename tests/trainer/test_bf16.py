@@ -32,7 +32,7 @@ from trainkit import (
 )
 from trainkit.trainer.engines import bf16, cuda_graph
 from trainkit.trainer.engines.bf16 import InBfloat16
-from trainkit.trainer.engines.step import differentiation
+from trainkit.trainer.engines.step import loss_and_grad
 from trainkit.trainer.session import Session
 
 NETS: dict[str, Callable[[], Module]] = {
@@ -57,7 +57,7 @@ def points(n: int = 40) -> tuple[Tensor, Tensor]:
 def gradients(net: Any, whole: Module, accumulate: int = 1) -> Tensor:
     x, t = points()
     whole.zero_grad()
-    differentiation(net, CrossEntropyLoss(), accumulate)(x, t)
+    loss_and_grad(net, CrossEntropyLoss(), accumulate)(x, t)
     return torch.cat([g.flatten() for _, g in whole.param()])
 
 
@@ -100,7 +100,7 @@ def test_replicas_have_the_gradients_of_each_alone() -> None:
         loss = CrossEntropyLoss()
         loss.lead = 1
         r = net.param()[0][0].shape[0]
-        differentiation(InBfloat16(net), loss)(x.expand(r, *x.shape), t.expand(r, *t.shape))
+        loss_and_grad(InBfloat16(net), loss)(x.expand(r, *x.shape), t.expand(r, *t.shape))
     for i, net in enumerate(nets):
         for (_, g), (_, one) in zip(both.param(), net.param(), strict=True):
             torch.testing.assert_close(g[i], one[0], rtol=4 * EPS, atol=4 * EPS * float(one.abs().max()))
@@ -120,7 +120,7 @@ def test_a_step_too_small_for_bfloat16_is_not_lost() -> None:
 def test_parts_of_a_batch_are_added_up_wide() -> None:
     net = Sequential(Linear(1, 1, bias=False))
     x, t = torch.tensor([[1.0], [2.0**-9]]), torch.full((2, 1), -9.0)
-    differentiation(InBfloat16(net), L1Loss("sum"), 2)(x, t)
+    loss_and_grad(InBfloat16(net), L1Loss("sum"), 2)(x, t)
     assert net.param()[0][1].item() == 1 + 2.0**-9
 
 

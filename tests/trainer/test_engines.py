@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,10 @@ from trainkit import (
 )
 from trainkit.data.loader import batches
 from trainkit.trainer.engines import compiled, cuda_graph, select
-from trainkit.trainer.engines.compiled import Compiled, traced
-from trainkit.trainer.engines.cuda_graph import Graphed
-from trainkit.trainer.engines.multi_step import Many
-from trainkit.trainer.engines.step import clipping, differentiation, training_step
+from trainkit.trainer.engines.compiled import CompiledEngine, traced
+from trainkit.trainer.engines.cuda_graph import CudaGraphEngine
+from trainkit.trainer.engines.multi_step import MultiStepEngine
+from trainkit.trainer.engines.step import clipping, loss_and_grad, training_step
 from trainkit.trainer.session import Session
 
 
@@ -149,10 +150,10 @@ class Case:
         self.order = torch.stack([torch.randperm(n) for _ in range(replicas)]) if model.lead else torch.randperm(n)
         self.steps = list(batches(part, self.order, size))
         self.eager(*self.steps[0])
-        gradient = differentiation(model, loss, accumulate)
-        self.given = (model, self.optimizer, gradient, lambda: clipping(self.optimizer, model.lead, *clip), part, size)
+        gradient_of = partial(loss_and_grad, loss=loss, accumulate=accumulate)
+        self.given = (model, self.optimizer, gradient_of, clipping(model.lead, *clip), part, size)
 
-    def steps_like_eager(self, kind: type[Many]) -> None:
+    def steps_like_eager(self, kind: type[MultiStepEngine]) -> None:
         before = [s.clone() for s in self.optimizer.state()]
         many = kind(*self.given)
         for s, b in zip(self.optimizer.state(), before, strict=True):
@@ -204,7 +205,7 @@ def test_the_traced_step_is_a_pure_function_with_the_bits_of_eager(
 
     monkeypatch.setattr(compiled, "compiled", uncompiled)
     monkeypatch.setattr(compiled, "traced", noting)
-    case.steps_like_eager(Compiled)
+    case.steps_like_eager(CompiledEngine)
     masks = [node for node in graphs[0][0].graph.nodes if node.target is torch.ops.trainkit.mask.default]
     assert [node.args[2] for node in masks] == [None, *masks][: len(masks)], "each waits for the one before"
 
@@ -215,7 +216,7 @@ def test_the_traced_step_is_a_pure_function_with_the_bits_of_eager(
 @pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize("name", STEPS)
 def test_a_captured_step_replays_as_eager_steps(name: str, replicas: int, tape: None) -> None:
-    Case(name, replicas).steps_like_eager(Graphed)
+    Case(name, replicas).steps_like_eager(CudaGraphEngine)
 
 
 def test_a_run_of_replays_is_eagers_and_resumes_to_the_same_bit_from_anywhere(tape: None) -> None:
@@ -275,7 +276,7 @@ def tape(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stepwise(monkeypatch: pytest.MonkeyPatch) -> type[Stepwise]:
-    monkeypatch.setattr(compiled, "Compiled", Stepwise)
+    monkeypatch.setattr(compiled, "CompiledEngine", Stepwise)
     Stepwise.made = 0
     return Stepwise
 
@@ -316,7 +317,7 @@ def test_what_callbacks_see_is_the_same_whether_steps_come_one_by_one_or_many_at
     replicas: int, every: int, asks: int | None, inside: int | None, most: int | None, size: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "Compiled", Stepwise)
+        patch.setattr(compiled, "CompiledEngine", Stepwise)
         found = []
         for engine in ("eager", "compile"):
             notes = Notes(asks)
@@ -546,7 +547,7 @@ def test_where_the_gradient_goes_straight_to_the_momentum_nobody_gets_it(how: di
     n = net()
     with pytest.raises(UserError, match=words):
         Trainer(max_epochs=1, device="cpu", **how).fit(
-            n, CrossEntropyLoss(), SGD(n.param(), 0.1, momentum=0.9, into_momentum=True), points()
+            n, CrossEntropyLoss(), SGD(n.param(), 0.1, momentum=0.9, accumulate_into_momentum=True), points()
         )
 
 
@@ -583,7 +584,7 @@ class Hidden(Module):
     ("made", "why"),
     [
         (lambda: Sequential(Linear(2, 4), Looks(), Linear(4, 2)), "eager, since compiling failed, "),
-        (lambda: Sequential(Hidden(), Linear(2, 2)), "eager, since 0.weight is no attribute of its module; write self.w, "),
+        (lambda: Sequential(Hidden(), Linear(2, 2)), "eager, since 0.weight is not an attribute of its module; write self.w, "),
     ],
     ids=["a look at the numbers", "a hidden parameter"],
 )

@@ -102,7 +102,7 @@ def descent() -> Any:
 
 def folded() -> Any:
     how = {"max_epochs": 4, "batch_size": 3, "accumulate": 2}
-    return how, lambda p: SGD(p, 0.1, momentum=0.9, weight_decay=0.01, into_momentum=True), [ValidationSplit(0.2)]
+    return how, lambda p: SGD(p, 0.1, momentum=0.9, weight_decay=0.01, accumulate_into_momentum=True), [ValidationSplit(0.2)]
 
 
 def cycle() -> Any:
@@ -135,7 +135,7 @@ def test_resuming_at_any_step_is_exact(make: Make) -> None:
         resumed = run(make, content, seed=2)
         assert outcome(resumed) == outcome(whole), content["state"]
         for slot in whole.session.optimizer.slots:
-            assert torch.equal(getattr(resumed.session.optimizer, slot), getattr(whole.session.optimizer, slot))
+            assert torch.equal(resumed.session.optimizer.slots[slot], whole.session.optimizer.slots[slot])
 
 
 def test_a_snapshot_disturbs_nothing() -> None:
@@ -309,7 +309,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
         simple(other, chosen, content, **how)
     assert all(torch.equal(p, b) for (p, _), b in zip(other.param(), before, strict=True))
     assert chosen.t == 0
-    assert all(not getattr(chosen, slot).any() for slot in chosen.slots)
+    assert all(not slot.any() for slot in chosen.slots.values())
 
 
 def test_other_data_inside_an_epoch_is_refused_with_both_numbers() -> None:

@@ -135,7 +135,7 @@ LOSSES: dict[type[Loss], Callable[[Any], Criterion]] = {
 # One kernel updates all parameters where torch has it (fused), else one does each line of the formula (foreach).
 OPTIMIZERS: dict[type[Optimizer], Callable[[Any, Iterable[Tensor]], torch.optim.Optimizer]] = {
     trainkit.SGD: lambda o, params: torch.optim.SGD(
-        params, **every(o), momentum=o.given["momentum"][0], dampening=o.dampening, nesterov=o.nesterov, fused=True
+        params, **every(o), momentum=o.per_replica["momentum"][0], dampening=o.dampening, nesterov=o.nesterov, fused=True
     ),
     trainkit.Adam: lambda o, params: torch.optim.Adam(
         params, **every(o), betas=o.betas, eps=o.eps, amsgrad=o.amsgrad, fused=True
@@ -144,7 +144,7 @@ OPTIMIZERS: dict[type[Optimizer], Callable[[Any, Iterable[Tensor]], torch.optim.
         params, **every(o), betas=o.betas, eps=o.eps, amsgrad=o.amsgrad, fused=True
     ),
     trainkit.RMSprop: lambda o, params: torch.optim.RMSprop(
-        params, **every(o), alpha=o.alpha, eps=o.eps, momentum=o.given["momentum"][0], centered=o.centered, foreach=True
+        params, **every(o), alpha=o.alpha, eps=o.eps, momentum=o.per_replica["momentum"][0], centered=o.centered, foreach=True
     ),
     trainkit.Adagrad: lambda o, params: torch.optim.Adagrad(
         params, **every(o), lr_decay=o.lr_decay, eps=o.eps, initial_accumulator_value=o.start, fused=True
@@ -164,7 +164,7 @@ def own(constant: Tensor | None) -> Tensor | None:
 
 def every(ours: Any) -> dict[str, Any]:
     """The settings of every optimizer. The rate is the configured one: a schedule or a stop may have moved the present one."""
-    return {"lr": ours.configured[0], "weight_decay": ours.given["weight_decay"][0], "maximize": ours.maximize}
+    return {"lr": ours.configured[0], "weight_decay": ours.per_replica["weight_decay"][0], "maximize": ours.maximize}
 
 
 def entry(table: Mapping[type, Made], kind: str, place: str, ours: object) -> Made:

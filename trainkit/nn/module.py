@@ -9,8 +9,9 @@ The stateful pair of the textbooks, `forward(x)` and `backward(dy)`, is made fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any, Self
 
 import torch
@@ -89,6 +90,27 @@ class Module(Recorded):
     def param(self) -> list[tuple[Tensor, Tensor]]:
         """(parameter, gradient) pairs, each once."""
         return [(p, g) for _, p, g in self.named_param()]
+
+    def with_parameters(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Self:
+        """A copy of this module and of all below it whose parameters and gradients are `pairs`, in the order of `param`.
+
+        A module that is in the tree twice is in the copy twice. All else, such as generators, is not copied but shared. Raises
+        UserError for a parameter that is to be another one and is not an attribute of its module.
+        """
+        tree, new = dict(self.modules()), dict[int, Any]()
+        held = {id(v) for m in tree.values() for v in vars(m).values() if isinstance(v, Tensor)}
+        for (name, *old), pair in zip(self.named_param(), pairs, strict=True):
+            if any(a is not b and id(a) not in held for a, b in zip(old, pair, strict=True)):
+                raise UserError(f"{name} is not an attribute of its module; write self.w, self.dw = self.parameter(...)")
+            new |= {id(a): b for a, b in zip(old, pair, strict=True)}
+        new |= {id(m): object.__new__(type(m)) for m in tree.values()}
+        for m in tree.values():
+            vars(new[id(m)]).update((name, _exchanged(value, new)) for name, value in vars(m).items())
+        copied: Self = new[id(self)]
+        for path, m in copied.modules():
+            if m is not new.get(id(tree.get(path))):
+                raise UserError(f"{path} is neither an attribute of its module nor in a list, tuple or dict that is one")
+        return copied
 
     def zero_grad(self) -> None:
         for _, g in self.param():
@@ -248,6 +270,22 @@ def bwd_value(module: Module, saved: Any, dy: Value) -> Value:
     if type(saved) is not Each:
         return module.bwd(saved, dy)
     return tuple(module.bwd(s, d) for s, d in zip(saved, dy, strict=True))
+
+
+def _exchanged(value: Any, new: dict[int, Any]) -> Any:
+    """An attribute with each parameter and module replaced by its new one, also in lists, tuples, dicts and bound methods.
+    Returns the attribute itself where there is none. new: by id."""
+    if isinstance(value, (Tensor, Module)):
+        return new.get(id(value), value)
+    if type(value) in (list, tuple):
+        items = [_exchanged(v, new) for v in value]
+        return value if all(a is b for a, b in zip(value, items, strict=True)) else type(value)(items)
+    if type(value) is dict:
+        values = {k: _exchanged(v, new) for k, v in value.items()}
+        return value if all(v is values[k] for k, v in value.items()) else values
+    if isinstance(value, MethodType):
+        return MethodType(value.__func__, new.get(id(value.__self__), value.__self__))
+    return value
 
 
 def _walk(module: Module, path: str, seen: set[int]) -> Iterator[tuple[str, Module]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from trainkit.core.errors import UserError
 
 from . import kernels
-from .arithmetic import Number, Rate, add_product, lerp, most, within
+from .arithmetic import Rate, Scalars, addcmul_, check_range, lerp_, max_of
 from .optimizer import Optimizer
 
 
@@ -22,13 +22,7 @@ class Adam(Optimizer):
     Source: Kingma, Ba 2015, algorithm 1; eps stands outside the root, as there and in torch.
     """
 
-    numbers = ("lr", "weight_decay", "beta1", "beta2", "correction1", "correction2")
-    m: Tensor
-    v: Tensor
-    v_max: Tensor
-    weight_decay: Number
-    beta1: Number
-    beta2: Number
+    scalar_names = ("lr", "weight_decay", "beta1", "beta2", "correction1", "correction2")
     decoupled = False
 
     def __init__(
@@ -44,12 +38,13 @@ class Adam(Optimizer):
         name = type(self).__name__
         if len(betas) != 2:
             raise UserError(f"{name}: betas={list(betas)}; needs two numbers")
-        within(name, 0, 1, **{"betas[0]": betas[0], "betas[1]": betas[1]})
-        within(name, 0, eps=eps, weight_decay=weight_decay)
-        self.betas, self.eps, self.amsgrad, self.decays = (betas[0], betas[1]), eps, amsgrad, most(weight_decay) > 0
-        self.slots = ("m", "v", "v_max") if amsgrad else ("m", "v")
-        self.correction1 = self.correction2 = 1.0
+        check_range(name, 0, 1, **{"betas[0]": betas[0], "betas[1]": betas[1]})
+        check_range(name, 0, eps=eps, weight_decay=weight_decay)
+        self.eps, self.amsgrad, self.decays = eps, amsgrad, max_of(weight_decay) > 0
+        self.slot_names = ("m", "v", "v_max") if amsgrad else ("m", "v")
         super().__init__(params, lr, maximize, weight_decay=weight_decay)
+        self.betas = betas[0], betas[1]
+        self.scalars["correction1"] = self.scalars["correction2"] = 1.0
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -58,49 +53,50 @@ class Adam(Optimizer):
 
     @betas.setter
     def betas(self, betas: tuple[float, float]) -> None:
-        self._betas = self.beta1, self.beta2 = float(betas[0]), float(betas[1])
+        self._betas = self.scalars["beta1"], self.scalars["beta2"] = float(betas[0]), float(betas[1])
 
-    def count(self) -> None:
-        self.t += 1
+    def advance(self) -> None:
+        super().advance()
         beta1, beta2 = self._betas
-        self.correction1, self.correction2 = 1 - beta1**self.t, math.sqrt(1 - beta2**self.t)
+        self.scalars["correction1"], self.scalars["correction2"] = 1 - beta1**self.t, math.sqrt(1 - beta2**self.t)
 
-    def apply(self) -> None:
-        if isinstance(self.lr, float) and isinstance(self.weight_decay, float):
-            self._apply_at_once()
+    def apply_update(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
+        if isinstance(scalars["lr"], float) and isinstance(scalars["weight_decay"], float):
+            self._apply_at_once(p, g, slots, scalars)
         else:
-            self._apply_by_lines()
+            self._apply_by_lines(p, g, slots, scalars)
 
-    def _apply_at_once(self) -> None:
+    def _apply_at_once(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
         """Torch's kernel of the same formula, which passes once over the buffers: twice as fast for a small net, six times for
         a large one. It knows no numbers for each replica, and compiled code fuses the lines by itself; they are its witness."""
         kernel = kernels.adamw if self.decoupled else kernels.adam
-        largest = [self.v_max] if self.amsgrad else []
         kernel(
-            [self.p],
-            [self.g],
-            [self.m],
-            [self.v],
-            largest,
-            [self.p.new_tensor(self.t, dtype=torch.float32)],
-            lr=self.lr,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            weight_decay=self.weight_decay,
+            [p],
+            [g],
+            [slots["m"]],
+            [slots["v"]],
+            [slots["v_max"]] if self.amsgrad else [],
+            [p.new_tensor(scalars["t"], dtype=torch.float32)],
+            lr=scalars["lr"],
+            beta1=scalars["beta1"],
+            beta2=scalars["beta2"],
+            weight_decay=scalars["weight_decay"],
             eps=self.eps,
             amsgrad=self.amsgrad,
             maximize=self.maximize,
         )
 
-    def _apply_by_lines(self) -> None:
+    def _apply_by_lines(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
+        m, v, beta1, beta2 = slots["m"], slots["v"], scalars["beta1"], scalars["beta2"]
         if self.decoupled and self.decays:
-            self.descend(self.p, self.weight_decay)  # p -= lr weight_decay p
-        g = self.gradient(self.weight_decay if self.decays and not self.decoupled else None)
-        lerp(self.m, g, 1 - self.beta1)
-        add_product(self.v.mul_(self.beta2), g, g, 1 - self.beta2)
-        v = torch.maximum(self.v_max, self.v, out=self.v_max) if self.amsgrad else self.v
-        root = v.sqrt().div_(self.correction2).add_(self.eps)
-        self.descend_ratio(self.m, root, 1 / self.correction1)
+            self.descend(p, p, scalars, scalars["weight_decay"])  # p -= lr weight_decay p
+        g = self.gradient(p, g, scalars["weight_decay"] if self.decays and not self.decoupled else None)
+        lerp_(m, g, 1 - beta1)
+        addcmul_(v.mul_(beta2), g, g, 1 - beta2)
+        if self.amsgrad:
+            v = torch.maximum(slots["v_max"], v, out=slots["v_max"])
+        root = v.sqrt().div_(scalars["correction2"]).add_(self.eps)
+        self.descend_ratio(p, m, root, scalars, 1 / scalars["correction1"])
 
 
 class AdamW(Adam):
@@ -131,12 +127,7 @@ class RMSprop(Optimizer):
     Source: Tieleman, Hinton 2012, lecture 6.5; torch's variant, eps outside the root.
     """
 
-    numbers = ("lr", "weight_decay", "momentum")
-    v: Tensor
-    a: Tensor
-    m: Tensor
-    momentum: Number
-    weight_decay: Number
+    scalar_names = ("lr", "weight_decay", "momentum")
 
     def __init__(
         self,
@@ -149,23 +140,25 @@ class RMSprop(Optimizer):
         centered: bool = False,
         maximize: bool = False,
     ) -> None:
-        within("RMSprop", 0, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
-        self.alpha, self.eps, self.centered, self.decays = alpha, eps, centered, most(weight_decay) > 0
-        self.slots = ("v", *(("a",) if centered else ()), *(("m",) if most(momentum) > 0 else ()))
+        check_range("RMSprop", 0, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
+        self.alpha, self.eps, self.centered, self.decays = alpha, eps, centered, max_of(weight_decay) > 0
+        self.slot_names = ("v", *(("a",) if centered else ()), *(("m",) if max_of(momentum) > 0 else ()))
         super().__init__(params, lr, maximize, momentum=momentum, weight_decay=weight_decay)
 
-    def apply(self) -> None:
-        g = self.gradient(self.weight_decay if self.decays else None)
-        self.v.mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
+    def apply_update(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
+        g = self.gradient(p, g, scalars["weight_decay"] if self.decays else None)
+        v = slots["v"]
+        v.mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
         if self.centered:
-            self.a.lerp_(g, 1 - self.alpha)
-            root = self.v.addcmul(self.a, self.a, value=-1).sqrt_().add_(self.eps)
+            a = slots["a"]
+            a.lerp_(g, 1 - self.alpha)
+            root = v.addcmul(a, a, value=-1).sqrt_().add_(self.eps)
         else:
-            root = self.v.sqrt().add_(self.eps)
-        if "m" in self.slots:
-            self.descend(self.m.mul_(self.momentum).addcdiv_(g, root))
+            root = v.sqrt().add_(self.eps)
+        if "m" in slots:
+            self.descend(p, slots["m"].mul_(scalars["momentum"]).addcdiv_(g, root), scalars)
         else:
-            self.descend_ratio(g, root)
+            self.descend_ratio(p, g, root, scalars)
 
 
 class Adagrad(Optimizer):
@@ -174,10 +167,8 @@ class Adagrad(Optimizer):
     v begins at initial_accumulator_value. Source: Duchi, Hazan, Singer 2011; torch's variant.
     """
 
-    slots = ("v",)
-    numbers = ("lr", "weight_decay", "decline")
-    v: Tensor
-    weight_decay: Number
+    slot_names = ("v",)
+    scalar_names = ("lr", "weight_decay", "decline")
 
     def __init__(
         self,
@@ -189,7 +180,7 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         maximize: bool = False,
     ) -> None:
-        within(
+        check_range(
             "Adagrad",
             0,
             lr_decay=lr_decay,
@@ -197,20 +188,20 @@ class Adagrad(Optimizer):
             initial_accumulator_value=initial_accumulator_value,
             eps=eps,
         )
-        self.lr_decay, self.start, self.eps, self.decays = lr_decay, initial_accumulator_value, eps, most(weight_decay) > 0
-        self.decline = 1.0
+        self.lr_decay, self.start, self.eps, self.decays = lr_decay, initial_accumulator_value, eps, max_of(weight_decay) > 0
         super().__init__(params, lr, maximize, weight_decay=weight_decay)
+        self.scalars["decline"] = 1.0
 
     def bind(self) -> None:
         super().bind()
         if self.t == 0:
-            self.v.fill_(self.start)
+            self.slots["v"].fill_(self.start)
 
-    def count(self) -> None:
-        self.decline = 1 / (1 + self.t * self.lr_decay)
-        self.t += 1
+    def advance(self) -> None:
+        self.scalars["decline"] = 1 / (1 + self.t * self.lr_decay)
+        super().advance()
 
-    def apply(self) -> None:
-        g = self.gradient(self.weight_decay if self.decays else None)
-        self.v.addcmul_(g, g)
-        self.descend_ratio(g, self.v.sqrt().add_(self.eps), self.decline)
+    def apply_update(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
+        g = self.gradient(p, g, scalars["weight_decay"] if self.decays else None)
+        v = slots["v"].addcmul_(g, g)
+        self.descend_ratio(p, g, v.sqrt().add_(self.eps), scalars, scalars["decline"])

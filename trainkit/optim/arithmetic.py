@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,15 +12,16 @@ from trainkit.core.errors import UserError
 
 Rate = float | Sequence[float]  # a hyperparameter: one number, or one per replica
 Number = float | Tensor  # the same as it is computed with; a tensor where replicas differ, and while a step is compiled
+Scalars = Mapping[str, Any]  # what an update computes with, by name: `Number`s, `t` and `frozen` (see `Optimizer`)
 RATE_LIMIT = 1e38  # what a float32 holds: rates and other hyperparameters are below it
 
 
-def plus(t: Tensor, d: Tensor, a: Number, out: Tensor | None = None) -> Tensor:
+def add_scaled(t: Tensor, d: Tensor, a: Number, out: Tensor | None = None) -> Tensor:
     """t + a d, in `out`, which may be one of the two."""
     return torch.addcmul(t, d, a, out=out) if isinstance(a, Tensor) else torch.add(t, d, alpha=a, out=out)
 
 
-def add(t: Tensor, d: Tensor, a: Number) -> None:
+def add_scaled_(t: Tensor, d: Tensor, a: Number) -> None:
     """t += a d."""
     if isinstance(a, Tensor):
         t.addcmul_(d, a)
@@ -27,12 +29,12 @@ def add(t: Tensor, d: Tensor, a: Number) -> None:
         t.add_(d, alpha=a)
 
 
-def lerp(t: Tensor, d: Tensor, a: Number) -> None:
+def lerp_(t: Tensor, d: Tensor, a: Number) -> None:
     """t += a (d - t)."""
     t.lerp_(d, a.to(t.dtype) if isinstance(a, Tensor) else a)
 
 
-def add_product(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
+def addcmul_(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
     """t += a d e."""
     if isinstance(a, Tensor):
         t.addcmul_(d * e, a)
@@ -40,7 +42,7 @@ def add_product(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
         t.addcmul_(d, e, value=a)
 
 
-def add_ratio(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
+def addcdiv_(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
     """t += a d / e."""
     if isinstance(a, Tensor):
         t.addcmul_(d / e, a)
@@ -48,16 +50,17 @@ def add_ratio(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
         t.addcdiv_(d, e, value=a)
 
 
-def most(value: Rate) -> float:
+def max_of(value: Rate) -> float:
     """The largest of one number, or of one for each replica."""
     return max(value) if isinstance(value, Sequence) else value
 
 
-def least(value: Rate) -> float:
+def min_of(value: Rate) -> float:
+    """The smallest of one number, or of one for each replica."""
     return min(value) if isinstance(value, Sequence) else value
 
 
-def within(name: str, low: float, high: float = RATE_LIMIT, **values: Rate) -> None:
+def check_range(name: str, low: float, high: float = RATE_LIMIT, **values: Rate) -> None:
     """Refuse a hyper-parameter outside [low, high), or one of several."""
     for key, value in ((k, v) for k, vs in values.items() for v in (vs if isinstance(vs, Sequence) else (vs,))):
         if not low <= value < high:

@@ -12,26 +12,25 @@ from trainkit.core.errors import UserError, UserErrors
 from trainkit.core.recorded import Recorded
 from trainkit.core.validation import shown
 
-from .arithmetic import RATE_LIMIT, Number, Rate, add, add_ratio, plus
+from .arithmetic import RATE_LIMIT, Number, Rate, Scalars, add_scaled, add_scaled_, addcdiv_
 from .flat_buffer import flatten, is_flat, spread
 
 
 class Optimizer(Recorded):
-    """Base: an author lists `slots` and `numbers`, and writes `apply`; the rest is shared.
+    """Base: an author lists `slot_names` and `scalar_names`, and writes `apply_update`; the rest is shared.
 
     params: (parameter, gradient) pairs, as `net.param()` gives them; they become views of two flat buffers.
     lr: the learning rate, one number, or one for each replica (then every parameter has the replica axis in front).
     maximize: ascend instead.
-    `given` are the numbers that replicas may differ in, a value for all or one each; the attribute of the same name is what
-    `apply` computes with.
+    `per_replica` are the numbers that replicas may differ in, a value for all or one each. `scalars` are the numbers of the
+    next update: those, the ones that `advance` computes, `t`, and `frozen`, the elements of replicas whose rate is 0, or None.
     """
 
-    slots: tuple[str, ...] = ()
-    holds_gradient = True  # False where g becomes something else in the backward pass (see `SGD`)
-    numbers: tuple[str, ...] = ("lr",)  # what `apply` reads that may change between two steps, by attribute
-    lr: Number
+    slot_names: tuple[str, ...] = ()
+    scalar_names: tuple[str, ...] = ("lr",)  # the scalars that may change between two updates, but for `t` and `frozen`
+    has_grad_buffer = True  # False where g becomes something else in the backward pass (see `SGD`)
 
-    def __init__(self, params: Iterable[tuple[Tensor, Tensor]], lr: Rate, maximize: bool = False, **given: Rate) -> None:
+    def __init__(self, params: Iterable[tuple[Tensor, Tensor]], lr: Rate, maximize: bool = False, **per_replica: Rate) -> None:
         self.pairs = list(params)
         if not self.pairs:
             raise UserError(f"{type(self).__name__}: no parameters; give net.param() of a net that has some")
@@ -39,28 +38,29 @@ class Optimizer(Recorded):
             raise UserError(f"{type(self).__name__}: a parameter is listed twice; net.param() lists each once")
         self.maximize = maximize
         self.t = 0  # updates done
-        self.given: dict[str, list[float]] = {}
-        self.still: Tensor | None = None  # the elements of replicas whose rate is 0
+        self.slots: dict[str, Tensor] = {}
+        self.scalars: dict[str, Any] = {"t": 0, "frozen": None}
+        self.per_replica: dict[str, list[float]] = {}
         self.bind()
         self.set_lr(lr)
-        for name, value in given.items():
+        for name, value in per_replica.items():
             self.set_number(name, value)
-        self.configured = self.rates  # what a schedule starts from
+        self.configured = self.lrs  # what a schedule starts from
 
     def bind(self) -> None:
         """Take the pairs into flat buffers, again after a net was moved or replicated; slots keep values where sizes agree."""
         self.p, self.g = flatten([p for p, _ in self.pairs]), flatten([g for _, g in self.pairs])
-        for slot in self.slots:
-            old: Tensor | None = self.__dict__.get(slot)
-            kept = old.to(self.p) if old is not None and old.shape == self.p.shape else torch.zeros_like(self.p)
-            setattr(self, slot, kept)
-        for name in self.given:
+        old, self.slots = self.slots, {}
+        for name in self.slot_names:
+            kept = name in old and old[name].shape == self.p.shape
+            self.slots[name] = old[name].to(self.p) if kept else torch.zeros_like(self.p)
+        for name in self.per_replica:
             self._spread(name)
 
     @property
-    def rates(self) -> list[float]:
+    def lrs(self) -> list[float]:
         """The rate in use: one for all, or one a replica."""
-        return self.given["lr"]
+        return self.per_replica["lr"]
 
     def set_lr(self, lr: Rate) -> None:
         """The rate for the next updates: a number, or one for each replica. A rate of 0 leaves a replica as it is."""
@@ -70,35 +70,35 @@ class Optimizer(Recorded):
         self.set_number("lr", lr)
 
     def set_number(self, name: str, value: Rate) -> None:
-        """Set one of `given`: a number, or one for each replica."""
+        """Set one of `per_replica`: a number, or one for each replica."""
         values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)]
         if isinstance(value, Sequence) and any(p.dim() == 0 or p.shape[0] != len(values) for p, _ in self.pairs):
             raise UserError(
                 f"{type(self).__name__}: {len(values)} values of {name}; needs one number, or one for each of trainer.replicas"
             )
-        self.given[name] = values
+        self.per_replica[name] = values
         self._spread(name)
 
     def _spread(self, name: str) -> None:
         """One number where all replicas agree, else a tensor with each element's."""
-        values = self.given[name]
+        values = self.per_replica[name]
         value: Number = values[0]
         if len(set(values)) > 1:
             value = spread(torch.tensor(values, dtype=self.p.dtype, device=self.p.device), [p for p, _ in self.pairs])
-        setattr(self, name, value)
+        self.scalars[name] = value
         if name == "lr":
-            self.still = value == 0 if isinstance(value, Tensor) and 0 in values else None
+            self.scalars["frozen"] = value == 0 if isinstance(value, Tensor) and 0 in values else None
 
     def state(self) -> tuple[Tensor, ...]:
         """What a step changes in place: p, g and the slots."""
-        return (self.p, self.g, *(getattr(self, slot) for slot in self.slots))
+        return (self.p, self.g, *self.slots.values())
 
     def zero_grad(self) -> None:
-        """Clear the gradients of a net built by hand. (The trainer owns its buffers and calls `begin`.)"""
+        """Clear the gradients of a net built by hand. (The trainer owns its buffers and calls `prepare_grad`.)"""
         self._hold()
-        self.begin()
+        self.prepare_grad()
 
-    def begin(self) -> None:
+    def prepare_grad(self) -> None:
         """Make g ready for the backward pass, which adds to it."""
         self.g.zero_()
 
@@ -114,44 +114,49 @@ class Optimizer(Recorded):
 
     def update(self) -> None:
         """One update: p and the slots one step on, from g."""
-        self.count()
-        self.apply()
+        self.advance()
+        self.apply_update(self.p, self.g, self.slots, self.scalars)
 
-    def count(self) -> None:
-        """What the host does of an update: t one on, and the `numbers` that follow from it."""
+    def advance(self) -> None:
+        """What the host does of an update: t one on, and the scalars that follow from it."""
         self.t += 1
+        self.scalars["t"] = self.t
 
-    def apply(self) -> None:
-        """What the device does of an update: p and the slots one step on, from g and the `numbers`."""
-        raise NotImplementedError(f"{type(self).__name__} has no apply")
+    def apply_update(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
+        """What the device does of an update: p and the slots one step on, in place, from g and the scalars.
 
-    def descend(self, d: Tensor, scale: Number = 1.0) -> None:
+        A pure function of its arguments: of self it reads settings that stay as constructed, and no buffer. Leaves g as it is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no apply_update")
+
+    def descend(self, p: Tensor, d: Tensor, scalars: Scalars, scale: Number = 1.0) -> None:
         """p -= lr scale d; nothing where the rate is 0, as infinity times 0 would be NaN."""
-        add(self.p, d if self.still is None else d.masked_fill(self.still, 0), -self.lr * scale)
+        frozen = scalars["frozen"]
+        add_scaled_(p, d if frozen is None else d.masked_fill(frozen, 0), -scalars["lr"] * scale)
 
-    def descend_ratio(self, a: Tensor, b: Tensor, scale: Number = 1.0) -> None:
+    def descend_ratio(self, p: Tensor, a: Tensor, b: Tensor, scalars: Scalars, scale: Number = 1.0) -> None:
         """p -= lr scale a / b."""
-        if self.still is None:
-            add_ratio(self.p, a, b, -self.lr * scale)
+        if scalars["frozen"] is None:
+            addcdiv_(p, a, b, -scalars["lr"] * scale)
         else:
-            self.descend(a / b, scale)
+            self.descend(p, a / b, scalars, scale)
 
-    def gradient(self, weight_decay: Number | None) -> Tensor:
-        """g, turned round to maximize, plus weight_decay p: decay as a penalty in the loss. Leaves the buffer as it is."""
-        g = -self.g if self.maximize else self.g
-        return g if weight_decay is None else plus(g, self.p, weight_decay)
+    def gradient(self, p: Tensor, g: Tensor, weight_decay: Number | None) -> Tensor:
+        """g, turned round to maximize, plus weight_decay p: decay as a penalty in the loss. Leaves g as it is."""
+        g = -g if self.maximize else g
+        return g if weight_decay is None else add_scaled(g, p, weight_decay)
 
     def state_dict(self) -> dict[str, Any]:
         """The count and copies of the slots. The rates are not state: they are the configuration's or the schedule's."""
-        return {"t": self.t, **{slot: getattr(self, slot).clone() for slot in self.slots}}
+        return {"t": self.t, **{name: slot.clone() for name, slot in self.slots.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """All or nothing. Raises UserError where the slots are not this optimizer's."""
         if wrong := self.mismatches(state):
             raise UserErrors(wrong)
         self.t = state["t"]
-        for slot in self.slots:
-            getattr(self, slot).copy_(state[slot])
+        for name, slot in self.slots.items():
+            slot.copy_(state[name])
 
     def mismatches(self, state: dict[str, Any]) -> list[str]:
         """How a state differs in its slots from this optimizer's, a line each."""
@@ -166,7 +171,7 @@ class Optimizer(Recorded):
         ]
 
     def __repr__(self) -> str:
-        rates = self.rates[0] if len(self.rates) == 1 else self.rates
+        rates = self.lrs[0] if len(self.lrs) == 1 else self.lrs
         return f"{type(self).__name__}(lr={rates}, {self.p.numel()} parameters)"
 
 
@@ -174,5 +179,5 @@ def momentum_of(optimizer: Any) -> dict[str, Any]:
     """What a schedule may move beside the rate (CyclicLR, OneCycleLR): betas, or a momentum that is not 0."""
     if hasattr(optimizer, "betas"):
         return {"betas": optimizer.betas}
-    momentum = optimizer.given.get("momentum", [0.0])
+    momentum = optimizer.per_replica.get("momentum", [0.0])
     return {"momentum": momentum[0]} if len(momentum) == 1 and momentum[0] else {}

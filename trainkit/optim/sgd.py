@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError
 
-from .arithmetic import Number, Rate, add, least, lerp, most, plus, within
+from .arithmetic import Rate, Scalars, add_scaled, add_scaled_, check_range, lerp_, max_of, min_of
 from .flat_buffer import flatten
 from .optimizer import Optimizer
 
@@ -20,16 +20,13 @@ class SGD(Optimizer):
     With nesterov p ← p - lr (g + momentum m). Without momentum p ← p - lr g. A batch of all samples makes it gradient descent.
     Torch's variant: the rate stands outside m. Nesterov's form from Sutskever et al. 2013.
 
-    into_momentum: m ← momentum m + weight_decay p before the backward pass, which then adds ∇ straight to m: no buffer for the
-    gradient and no pass over it, which a wide net notices. The gradients of `net.param()` then hold m, so there is none to clip
-    or to look at, and by hand `optimizer.zero_grad()` begins a step, never `net.zero_grad()`. Needs a momentum above 0, and
-    neither dampening, nesterov nor maximize.
+    accumulate_into_momentum: m ← momentum m + weight_decay p before the backward pass, which then adds ∇ straight to m: no
+    buffer for the gradient and no pass over it, which a wide net notices. The gradients of `net.param()` then hold m, so there
+    is none to clip or to look at, and by hand `optimizer.zero_grad()` begins a step, never `net.zero_grad()`. Needs a momentum
+    above 0, and neither dampening, nesterov nor maximize.
     """
 
-    numbers = ("lr", "momentum", "weight_decay")
-    m: Tensor
-    momentum: Number
-    weight_decay: Number
+    scalar_names = ("lr", "momentum", "weight_decay")
 
     def __init__(
         self,
@@ -40,49 +37,52 @@ class SGD(Optimizer):
         weight_decay: Rate = 0.0,
         nesterov: bool = False,
         maximize: bool = False,
-        into_momentum: bool = False,
+        accumulate_into_momentum: bool = False,
     ) -> None:
-        within("SGD", 0, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
-        if into_momentum and (not least(momentum) > 0 or dampening or nesterov or maximize):
-            raise UserError("SGD: into_momentum needs a momentum above 0, and neither dampening, nesterov nor maximize")
-        self.holds_gradient = not into_momentum
-        if nesterov and (not least(momentum) > 0 or dampening != 0):
+        check_range("SGD", 0, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
+        if accumulate_into_momentum and (not min_of(momentum) > 0 or dampening or nesterov or maximize):
+            raise UserError(
+                "SGD: accumulate_into_momentum needs a momentum above 0, and neither dampening, nesterov nor maximize"
+            )
+        self.has_grad_buffer = not accumulate_into_momentum
+        if nesterov and (not min_of(momentum) > 0 or dampening != 0):
             raise UserError(
                 f"SGD: nesterov with momentum={momentum}, dampening={dampening}; needs a momentum above 0 and dampening 0"
             )
-        if dampening and least(momentum) == 0 < most(momentum):
+        if dampening and min_of(momentum) == 0 < max_of(momentum):
             raise UserError(f"SGD: dampening={dampening} with momentum={momentum}; without momentum there is no dampening")
-        self.dampening, self.nesterov, self.decays = dampening, nesterov, most(weight_decay) > 0
-        self.slots = ("m",) if most(momentum) > 0 else ()
+        self.dampening, self.nesterov, self.decays = dampening, nesterov, max_of(weight_decay) > 0
+        self.slot_names = ("m",) if max_of(momentum) > 0 else ()
         super().__init__(params, lr, maximize, momentum=momentum, weight_decay=weight_decay)
 
     def bind(self) -> None:
-        if not self.holds_gradient:
-            self.m = flatten([g for _, g in self.pairs])  # one buffer; `Optimizer.bind` keeps a slot that is there
+        if not self.has_grad_buffer:
+            self.slots = {"m": flatten([g for _, g in self.pairs])}  # one buffer; `Optimizer.bind` keeps a slot that is there
         super().bind()
 
-    def begin(self) -> None:
-        if self.holds_gradient or self.t == 0:
+    def prepare_grad(self) -> None:
+        if self.has_grad_buffer or self.t == 0:
             self.g.zero_()
         else:
-            self.g.mul_(self.momentum)
-        if self.decays and not self.holds_gradient:
-            add(self.g, self.p, self.weight_decay)
+            self.g.mul_(self.scalars["momentum"])
+        if self.decays and not self.has_grad_buffer:
+            add_scaled_(self.g, self.p, self.scalars["weight_decay"])
 
-    def apply(self) -> None:
-        if not self.holds_gradient:
-            self.descend(self.g)
+    def apply_update(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
+        if not self.has_grad_buffer:
+            self.descend(p, slots["m"], scalars)
             return
-        g = self.gradient(self.weight_decay if self.decays else None)
-        if self.slots:
-            if self.t == 1:
-                self.m.copy_(g)
+        g = self.gradient(p, g, scalars["weight_decay"] if self.decays else None)
+        if slots:
+            m, momentum = slots["m"], scalars["momentum"]
+            if scalars["t"] == 1:
+                m.copy_(g)
             elif self.dampening:
-                self.m.mul_(self.momentum).add_(g, alpha=1 - self.dampening)
+                m.mul_(momentum).add_(g, alpha=1 - self.dampening)
             else:
-                plus(g, self.m, self.momentum, out=self.m)
-            g = plus(g, self.m, self.momentum) if self.nesterov else self.m
-        self.descend(g)
+                add_scaled(g, m, momentum, out=m)
+            g = add_scaled(g, m, momentum) if self.nesterov else m
+        self.descend(p, g, scalars)
 
 
 class SignSGD(Optimizer):
@@ -91,10 +91,7 @@ class SignSGD(Optimizer):
     Source: Bernstein et al. 2018, algorithms 1 and 2.
     """
 
-    numbers = ("lr", "momentum", "weight_decay")
-    m: Tensor
-    momentum: Number
-    weight_decay: Number
+    scalar_names = ("lr", "momentum", "weight_decay")
 
     def __init__(
         self,
@@ -104,15 +101,15 @@ class SignSGD(Optimizer):
         weight_decay: Rate = 0.0,
         maximize: bool = False,
     ) -> None:
-        within("SignSGD", 0, 1, momentum=momentum)
-        within("SignSGD", 0, weight_decay=weight_decay)
-        self.decays = most(weight_decay) > 0
-        self.slots = ("m",) if most(momentum) > 0 else ()
+        check_range("SignSGD", 0, 1, momentum=momentum)
+        check_range("SignSGD", 0, weight_decay=weight_decay)
+        self.decays = max_of(weight_decay) > 0
+        self.slot_names = ("m",) if max_of(momentum) > 0 else ()
         super().__init__(params, lr, maximize, momentum=momentum, weight_decay=weight_decay)
 
-    def apply(self) -> None:
-        g = self.gradient(self.weight_decay if self.decays else None)
-        if self.slots:
-            lerp(self.m, g, 1 - self.momentum)
-            g = self.m
-        self.descend(torch.sign(g))
+    def apply_update(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
+        g = self.gradient(p, g, scalars["weight_decay"] if self.decays else None)
+        if slots:
+            lerp_(slots["m"], g, 1 - scalars["momentum"])
+            g = slots["m"]
+        self.descend(p, torch.sign(g), scalars)

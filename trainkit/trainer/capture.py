@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def capture(session: Session) -> dict[str, Any]:
     """The whole state of a run between two steps. Its tensors are on the CPU, and nothing in it moves on with the run."""
     # who looks at an epoch's end may look at its last gradient
-    looked_at = session.progress.batch == session.steps_per_epoch and session.optimizer.holds_gradient
+    looked_at = session.progress.batch == session.steps_per_epoch and session.optimizer.has_grad_buffer
     return {
         "format": FORMAT,
         "config": session.config,
@@ -119,7 +119,7 @@ def restore(session: Session, content: dict[str, Any]) -> None:
     session.progress = progress_of(state)
     session.net.load_state_dict(content["model"])
     session.optimizer.load_state_dict(content["optimizer"])
-    if gradient is not None and session.optimizer.holds_gradient:
+    if gradient is not None and session.optimizer.has_grad_buffer:
         session.optimizer.g.copy_(gradient)
     session.metrics = MetricLog({name: list(values) for name, values in content["metrics"].items()})
     session.set_lr(session.lr)

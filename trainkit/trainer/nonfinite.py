@@ -15,7 +15,7 @@ from trainkit.nn.losses import Loss
 from trainkit.nn.tracing import Call, watching
 from trainkit.optim.flat_buffer import unflatten
 
-from .engines.step import clipping, differentiation
+from .engines.step import clipping, loss_and_grad
 from .replay import changed
 
 if TYPE_CHECKING:
@@ -91,12 +91,12 @@ def _watched(session: Session, r: int) -> None:
     for what, v in (("", x), ("the target of ", t)):
         if v.is_floating_point() and not of(v).isfinite().all():
             raise Found(f"data: {what}{_sample(of(v), of(index))}")
-    o.begin()
+    o.prepare_grad()
     with watching(net, see):
-        value = differentiation(net, _checked(loss, check, reach), session.settings.accumulate)(x, t)
+        value = loss_and_grad(net, _checked(loss, check, reach), session.settings.accumulate)(x, t)
     check(type(loss).__name__, value, "; no target of the batch counts")
-    if (clip := clipping(o, net.lead, session.settings.clip_norm, session.settings.clip_value)) is not None:
-        clip()
+    if (clip := clipping(net.lead, session.settings.clip_norm, session.settings.clip_value)) is not None:
+        clip(o.g, [g for _, g in o.pairs])
         for (name, _, _), g in zip(net.named_param(), unflatten(o.g, own), strict=True):
             check(f"clipping, the gradient of {name}", g)
     gradients = [largest(of(g)) for g in unflatten(o.g, own)]

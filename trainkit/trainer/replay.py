@@ -65,7 +65,7 @@ class Kept:
         self.passes = [g.get_state() for g in movers.generators]
         if movers.foreign:
             self.callbacks = {name: plain(cb.state_dict()) for name, cb in movers.callbacks.items()}
-            self.rates, self.given, self.betas = list(session.lr), dict(o.given), getattr(o, "betas", None)
+            self.rates, self.given, self.betas = list(session.lr), dict(o.per_replica), getattr(o, "betas", None)
             self.python, self.torch = random.getstate(), torch.get_rng_state()
             self.cuda = torch.cuda.get_rng_state_all() if movers.cuda else []
 

@@ -79,7 +79,6 @@ def verify_resume(args: argparse.Namespace) -> int:
         raise UserError(
             "verify-resume: there is nothing to resume from without callbacks.checkpoint; add callbacks.checkpoint={}"
         )
-    imports = [f"--import={path}" for path in args.imports]
     fit = {
         "paths": [str(path) for path in args.paths],
         "overrides": args.overrides,
@@ -97,7 +96,7 @@ def verify_resume(args: argparse.Namespace) -> int:
         wrong = 0
         for i, point in enumerate(chosen):
             own = folder / f"point{i + 1}"
-            begun, verdict = trial(point, fit, imports, own, whole, kinds)
+            begun, verdict = trial(point, fit, own, whole, kinds)
             first, *rest = verdict or ["exact"]
             more = [f"and {len(rest) - FEW} more"] if len(rest) > FEW else []
             tell(f"{point!s:<{width}}  {begun:<14}{first}", *(f"  {line}" for line in rest[:FEW] + more))
@@ -189,16 +188,14 @@ def uninterrupted(fit: dict[str, list[str]], folder: Path, engine: str | None = 
     return ended
 
 
-def trial(
-    point: Point, fit: dict[str, list[str]], imports: list[str], folder: Path, whole: Ended, kinds: dict[str, str]
-) -> tuple[str, list[str]]:
+def trial(point: Point, fit: dict[str, list[str]], folder: Path, whole: Ended, kinds: dict[str, str]) -> tuple[str, list[str]]:
     """Interrupt, resume, compare: what was resumed from, and what differs."""
     struck = interrupted(fit, folder, whole.engine, vars(point))
     if struck.returncode != (-signal.SIGKILL if point.phase == "save" else 128 + signal.SIGTERM):
         ending = "ended before that point" if struck.returncode in ENDED else "failed"
         return "-", [f"the run that was to be interrupted {ending}", *last_words(struck, FEW)]
     state = checkpoint.newest(folder / "checkpoints")[1]["state"]
-    resumed = process("trainkit", "fit", f"--resume={folder}", *imports)
+    resumed = process("trainkit", "fit", f"--resume={folder}", *(f"--import={path}" for path in fit["imports"]))
     begun = f"step {state['step']}"
     if resumed.returncode not in ENDED:
         return begun, ["the resumed run failed", *last_words(resumed, FEW)]

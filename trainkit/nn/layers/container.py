@@ -83,11 +83,16 @@ class Recompute(Sequential):
     """y = fₖ(... f₁(x)), saving x alone: the backward pass computes the rest again. Memory for a second forward pass.
 
     Known as activation checkpointing, torch.utils.checkpoint. The second pass draws the random numbers of the first.
-    In compiled code it is a Sequential, and the compiler chooses what is kept; in a captured step too, if it draws.
+    With `recomputes` False it is a Sequential. Engines set that on a copy of the net: for compiled code, where the compiler
+    chooses what is kept, and for a captured step that draws.
     Source: Chen, Xu, Zhang, Guestrin 2016.
     """
 
+    recomputes = True
+
     def fwd(self, x: Value) -> tuple[Value, Any]:
+        if not self.recomputes:
+            return super().fwd(x)
         drawn = [(g, g.get_state()) for g in drawn_from(self)]
         return super().fwd(x)[0], (x, drawn)
 
@@ -99,6 +104,9 @@ class Recompute(Sequential):
 
     def _again(self, saved: Any) -> list[Any]:
         """What `Sequential` would have saved."""
+        if not self.recomputes:
+            saved_once: list[Any] = saved
+            return saved_once
         x, drawn = saved
         now = [g.get_state() for g, _ in drawn]
         for g, state in drawn:

@@ -14,7 +14,8 @@ class Dropout(Module):
     dx = dy m / (1 - p).
 
     The mask comes from `generators`: one, or one for each replica, which then draws what it would draw alone. None is torch's
-    global generator; one alone draws for all replicas. The trainer sets them and saves their state. Compiled code calls `mask`.
+    global generator; one alone draws for all replicas. The trainer sets them and saves their state. In compiled code `mask`
+    is called from outside of the graph (see `trainer/engines/compiled.py`).
     Errors: UserError for p outside [0, 1].
     Source: Srivastava et al. 2014, in the inverted form of torch.nn.Dropout.
     """

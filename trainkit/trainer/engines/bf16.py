@@ -14,8 +14,7 @@ from torch import Tensor
 from trainkit.core.timing import seconds
 from trainkit.nn.module import Module, Value
 
-from .swap import homes, lent
-
+PASSES = ("fwd", "bwd", "grad")
 SIDE = 256  # of the product by which a device is tried
 
 
@@ -23,26 +22,38 @@ class InBfloat16:
     """A net's passes for a step: its parameters and x are rounded to bfloat16, as is dy; y, and what is added to the
     gradients, has the type of x again. Loss, gradients' sums, optimizer, evaluation and checkpoints know nothing of it.
 
-    Saves the rounded parameters beside what the net saves.
+    The passes are those of a copy of the net over rounded parameters and gradients of its own. Each `fwd` rounds the
+    parameters anew and takes over what was set on the net's modules since, such as `training`. Several passes may be in flight
+    as long as the parameters stay the same.
     Source: Micikevicius et al. 2018, section 3.1; for bfloat16, where the loss needs no scale, Kalamkar et al. 2019.
     """
 
     def __init__(self, net: Module) -> None:
-        self.net, self.lead = net, net.lead
-        self.p, self.g = zip(*homes(net, net.param()), strict=True)
+        self.lead = net.lead
+        self.p, self.g = [p for p, _ in net.param()], [g for _, g in net.param()]
+        self.narrow_p = [torch.empty_like(p, dtype=torch.bfloat16) for p in self.p]
+        self.narrow_g = [torch.empty_like(g, dtype=torch.bfloat16) for g in self.g]
+        self.narrow = net.with_parameters(zip(self.narrow_p, self.narrow_g, strict=True))
+        # The attributes of each module, those of its copy, and what the copy has of its own.
+        both = [(vars(m), vars(c)) for (_, m), (_, c) in zip(net.modules(), self.narrow.modules(), strict=True)]
+        self.attributes = [(m, c, {name: v for name, v in c.items() if v is not m[name] or name in PASSES}) for m, c in both]
 
     def fwd(self, x: Value) -> tuple[Tensor, Any]:
-        narrow = [home[name].bfloat16() for home, name in self.p]
-        with lent(list(zip(self.p, narrow, strict=True))):
-            y, saved = self.net.fwd(x.bfloat16())
-        return y.to(x.dtype), (saved, narrow)
+        for theirs, copied, own in self.attributes:
+            copied.update(theirs)
+            for name in PASSES:  # what watches the net's passes, not these
+                copied.pop(name, None)
+            copied.update(own)
+        for narrow, p in zip(self.narrow_p, self.p, strict=True):
+            narrow.copy_(p)
+        y, saved = self.narrow.fwd(x.bfloat16())
+        return y.to(x.dtype), saved
 
     def grad(self, saved: Any, dy: Tensor) -> None:
-        inner, narrow = saved
-        wide, sums = [home[name] for home, name in self.g], [torch.zeros_like(p) for p in narrow]
-        with lent([*zip(self.p, narrow, strict=True), *zip(self.g, sums, strict=True)]):
-            self.net.grad(inner, dy.bfloat16())
-        for g, added in zip(wide, sums, strict=True):
+        for added in self.narrow_g:
+            added.zero_()
+        self.narrow.grad(saved, dy.bfloat16())
+        for g, added in zip(self.g, self.narrow_g, strict=True):
             g.add_(added)
 
 

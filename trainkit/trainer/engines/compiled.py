@@ -18,10 +18,11 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from trainkit.nn.layers.container import Recompute
+from trainkit.nn.module import Module
 from trainkit.optim.flat_buffer import unflatten
 
-from .multi_step import Many
-from .swap import Home, homes, lent
+from .multi_step import MultiStepEngine
 
 _drawing: WeakValueDictionary[int, Any] = WeakValueDictionary()  # modules that compiled code asks for random numbers
 _numbers = itertools.count()
@@ -33,8 +34,8 @@ def mask(x: Tensor, which: Tensor, before: Tensor | None) -> Tensor:
 
     The number is a tensor, so that the graphs of all such nets are the same and are found compiled. `before`: the mask that
     eager draws before this one, or a compiler would be free to change their order."""
-    module = _drawing[int(which)]
-    return type(module).mask(module, x)  # its own, also while it is lent one that comes here
+    drawn: Tensor = _drawing[int(which)].mask(x)
+    return drawn
 
 
 @mask.register_fake
@@ -55,7 +56,7 @@ OPTIONS = {
 }
 
 
-class Compiled(Many):
+class CompiledEngine(MultiStepEngine):
     """Compiles in about ten seconds; a process that finds the code compiled needs about two (see `compiled`).
 
     Raises UserError where the net cannot be traced; whatever torch raises where it cannot compile, a missing C++ compiler
@@ -63,20 +64,15 @@ class Compiled(Many):
 
     kind = "compiled"
 
-    def make(self, order: Tensor) -> None:
+    def build(self, order: Tensor) -> None:
         self.first, self.end = torch.zeros(2, dtype=torch.int64, device=order.device).unbind(0)
-        self.homes = homes(self.net, self.optimizer.pairs)
         self.constants: list[Tensor] = []
+        self.traceable = self._traceable()
         # Tensors made in inference mode cannot be traced; torch's compiler warns of its own parts.
         with torch.inference_mode(False), torch.no_grad(), collection_paused(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             arguments = [a.clone() for a in self._arguments(order)]
-            drawn: list[Tensor | None] = [None]
-            loans: list[tuple[Home, Any]] = [
-                ((vars(m), "mask"), _asking(m, drawn)) for _, m in self.net.modules() if hasattr(m, "generators")
-            ]
-            with lent(loans + self.passing_once(lambda m: True)):
-                steps, constants = self._traced(arguments)
+            steps, constants = self._traced(arguments)
             self.call, self.constants = compiled(steps, [*arguments, *constants]), constants
 
     def run(self, order: Tensor, first: int, count: int) -> Tensor:
@@ -117,22 +113,30 @@ class Compiled(Many):
         return steps, constants
 
     def _step(self, i: Tensor, row: Tensor, x: Tensor, t: Tensor, order: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """The loss of step `i` and the state after it: of its arguments alone, which net and optimizer hold meanwhile."""
+        """The loss of step `i` and the state after it: a function of its arguments alone."""
         o = self.optimizer
         p, _, *slots = (s.clone() for s in state)
         own = [p for p, _ in o.pairs]
         pairs = [(view, torch.zeros_like(view)) for view in unflatten(p, own)]
-        with lent([(home, v) for two, pair in zip(self.homes, pairs, strict=True) for home, v in zip(two, pair, strict=True)]):
-            value = self.gradient(*self.batch(i, x, t, order))
+        new = {id(p): pair for (p, _), pair in zip(o.pairs, pairs, strict=True)}
+        net = self.traceable.with_parameters(new.get(id(p), (p, g)) for p, g in self.net.param())
+        value = self.gradient_of(net)(*self.batch(i, x, t, order))
         g = torch.cat([g.reshape(-1) for _, g in pairs])  # not a flat buffer first: each gradient is then written once
-        now = {"p": p, "g": g, "pairs": list(zip(unflatten(p, own), unflatten(g, own), strict=True))}
-        now |= {**self.numbers(row), **dict(zip(o.slots, slots, strict=True))}
-        with lent([((vars(o), name), v) for name, v in now.items()]):
-            clip = self.clip()
-            if clip is not None:
-                clip()
-            o.apply()
+        if self.clip is not None:
+            self.clip(g, unflatten(g, own))
+        o.apply_update(p, g, dict(zip(o.slots, slots, strict=True)), self.scalars(row))
         return value, p, g, *slots
+
+    def _traceable(self) -> Module:
+        """A copy of the net over the same parameters, as a graph can hold it: in one pass, and asking the net for its masks."""
+        copied = self.net.with_parameters(self.net.param())
+        drawn: list[Tensor | None] = [None]
+        for (_, m), (_, c) in zip(self.net.modules(), copied.modules(), strict=True):
+            if hasattr(m, "generators"):
+                vars(c)["mask"] = _asking(m, drawn)
+            if isinstance(c, Recompute):
+                c.recomputes = False  # the compiler chooses what is kept
+        return copied
 
 
 def traced(function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:

@@ -12,24 +12,27 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.nn.layers.container import drawn_from
+from trainkit.nn.layers.container import Recompute, drawn_from
 
-from .multi_step import Many
-from .swap import lent
+from .multi_step import MultiStepEngine
 
 WARM = 3  # steps before the capture, in which libraries and the allocator settle; torch's advice
 
 
-class Graphed(Many):
+class CudaGraphEngine(MultiStepEngine):
     """Raises UserError on another device than CUDA; whatever torch raises where a step cannot be captured, one that looks at a
     number, comes through."""
 
     kind = "captured"
 
-    def make(self, order: Tensor) -> None:
+    def build(self, order: Tensor) -> None:
         self.order = order.clone()
         self.first, self.at = torch.zeros(2, dtype=torch.int64, device=order.device).unbind(0)
-        self.loans = self.passing_once(lambda m: bool(drawn_from(m)))
+        net = self.net.with_parameters(self.net.param())
+        for _, m in net.modules():
+            if isinstance(m, Recompute) and drawn_from(m):
+                m.recomputes = False  # its second pass would draw anew
+        self.gradient, self.gradients = self.gradient_of(net), [g for _, g in self.optimizer.pairs]
         self.replay = captured(order.device, self._step, lambda: self.at.copy_(self.first), drawn_from(self.net))
 
     def run(self, order: Tensor, first: int, count: int) -> Tensor:
@@ -42,14 +45,11 @@ class Graphed(Many):
 
     def _step(self) -> None:
         o, place = self.optimizer, (self.at - self.first).view(1)
-        o.begin()
-        with lent(self.loans):
-            value = self.gradient(*self.batch(self.at, self.x, self.t, self.order))
-        if (clip := self.clip()) is not None:
-            clip()
-        now = self.numbers(self.table.index_select(0, place).squeeze(0))
-        with lent([((vars(o), name), v) for name, v in now.items()]):
-            o.apply()
+        o.prepare_grad()
+        value = self.gradient(*self.batch(self.at, self.x, self.t, self.order))
+        if self.clip is not None:
+            self.clip(o.g, self.gradients)
+        o.apply_update(o.p, o.g, o.slots, self.scalars(self.table.index_select(0, place).squeeze(0)))
         self.losses.index_copy_(0, place, value.unsqueeze(0))
         self.at.add_(1)
 

@@ -6,7 +6,7 @@ graph, replays of one step on a CUDA device. What cannot be compiled or captured
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,14 +16,15 @@ from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.core.timing import seconds
 from trainkit.data.loader import aligned, batches
+from trainkit.nn.module import LayerError, Module
 from trainkit.trainer.replay import undoing
 
-from .step import Passes, clipping, differentiation, training_step
+from .step import Differentiable, Gradient, clipping, loss_and_grad, training_step
 
 if TYPE_CHECKING:
     from trainkit.trainer.session import Session
 
-    from .multi_step import Many
+    from .multi_step import MultiStepEngine
 
 Call = tuple[Tensor, int, int]  # losses of some steps, (steps,) or (steps, r) and alike; how many steps; samples of each
 
@@ -40,10 +41,12 @@ class StepEngine:
     def __init__(self, session: Session, engine: str) -> None:
         limits = session.settings.clip_norm, session.settings.clip_value
         self.session, self.optimizer, self.part, self.size = session, session.optimizer, session.data.train, session.step_size
-        self.net: Passes = session.net if session.settings.precision == "full" else _in_bfloat16(session)
+        if session.settings.precision == "bf16" and session.device.type == "cpu":
+            say_if_slow()
+        self.net = self._in_precision(session.net)
         self.step = training_step(self.net, session.loss, session.optimizer, session.settings.accumulate, *limits)
         self.kind: Literal["eager", "compile", "graph"] = "eager"
-        self.many: Many | None = None
+        self.many: MultiStepEngine | None = None
         left = session.steps_left
         if engine == "eager" or left == 0:
             return
@@ -57,6 +60,14 @@ class StepEngine:
         except Exception as error:  # whatever a compiler, or a module that cannot be traced, comes up with
             say(f"{engine}: eager, since {reason(error, 'capturing' if engine == 'graph' else 'compiling')}")
 
+    def _in_precision(self, net: Module) -> Differentiable:
+        """The net's passes in the precision of the settings."""
+        if self.session.settings.precision == "full":
+            return net
+        from .bf16 import InBfloat16
+
+        return InBfloat16(net)
+
     def epoch(self, order: Tensor, first: int) -> Iterator[Call]:
         """The steps of an epoch from number `first` on: one by one, or as many in a call as the session looks ahead."""
         axis, step = order.dim() - 1, self.step
@@ -66,7 +77,7 @@ class StepEngine:
                 yield step(*next(batches(self.part, order, self.size))).unsqueeze(0), 1, self.size
                 first = 1
             while first < full:
-                n = self.many.fitting(min(full - first, self.session.steps_until_next_event()))
+                n = self.many.max_steps_per_call(min(full - first, self.session.steps_until_next_event()))
                 yield self.many(order, first, n), n, self.size
                 first += n
             if first * self.size == order.shape[axis]:  # no odd batch at the end
@@ -81,17 +92,17 @@ class StepEngine:
         """The losses of calls, (steps,) or (steps, r)."""
         return torch.stack(losses) if self.many is None else torch.cat(losses)
 
-    def _together(self, engine: Literal["compile", "graph"]) -> Many:
+    def _together(self, engine: Literal["compile", "graph"]) -> MultiStepEngine:
         from . import compiled, cuda_graph
 
-        kind = compiled.Compiled if engine == "compile" else cuda_graph.Graphed
+        kind = compiled.CompiledEngine if engine == "compile" else cuda_graph.CudaGraphEngine
         t = self.session
-        gradient = differentiation(self.net, t.loss, t.settings.accumulate)
+        clip = clipping(t.net.lead, t.settings.clip_norm, t.settings.clip_value)
 
-        def clip() -> Callable[[], None] | None:
-            return clipping(t.optimizer, t.net.lead, t.settings.clip_norm, t.settings.clip_value)
+        def gradient_of(net: Module) -> Gradient:
+            return loss_and_grad(self._in_precision(net), t.loss, t.settings.accumulate)
 
-        return kind(t.net, t.optimizer, gradient, clip, self.part, self.size)
+        return kind(t.net, t.optimizer, gradient_of, clip, self.part, self.size)
 
     def _worth_while(self, left: int) -> bool:
         """Whether compiled steps, compiling included, are done sooner, as far as eager steps tell; print the choice."""
@@ -121,19 +132,18 @@ class StepEngine:
         return SAVED * left * a if a >= DOMINANT * whole else 0.0
 
 
-def _in_bfloat16(session: Session) -> Passes:
-    """The net with passes in bfloat16; says so where the processor is slow at them."""
-    from .bf16 import InBfloat16, slowdown
+def say_if_slow() -> None:
+    """Tell the user where the processor is slow at products in bfloat16."""
+    from .bf16 import slowdown
 
-    if session.device.type == "cpu" and (times := slowdown()) > 1:
+    if (times := slowdown()) > 1:
         terminal.say(f"trainer.precision bf16: a product takes {times:.1f} times as long as in float32 on this processor")
-    return InBfloat16(session.net)
 
 
 def refuse(session: Session, engine: str) -> None:
     """Raise UserError where a step can be neither compiled nor captured, by what is known beforehand."""
-    if not session.optimizer.holds_gradient:
-        raise UserError("SGD with into_momentum has no gradient of its own, by which such a step is checked")
+    if not session.optimizer.has_grad_buffer:
+        raise UserError("SGD with accumulate_into_momentum has no gradient of its own, by which such a step is checked")
     if not isinstance(session.data.train.x, Tensor):
         raise UserError("the data is streamed from its file")
     if session.settings.precision == "bf16" and engine != "graph":
@@ -144,6 +154,8 @@ def reason(error: Exception, what: str) -> str:
     """What went wrong in compiling or capturing, in a line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ""
+    if isinstance(error, LayerError):  # of a pass that was traced or captured: eager, the layer may be right
+        return f"{what} failed, {text[:200]}"
     if isinstance(error, UserError):
         return text
     if "compiler" in type(error).__name__.lower() or "compiler" in text.lower():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from trainkit.nn.module import Value
 from trainkit.optim.optimizer import Optimizer
 
 
-class Passes(Protocol):
+class Differentiable(Protocol):
     """What a step asks of a net."""
 
     lead: int
@@ -26,10 +26,11 @@ class Passes(Protocol):
 
 Step = Callable[[Tensor, Tensor], Tensor]
 Gradient = Callable[[Tensor, Tensor], Tensor]
+Clip = Callable[[Tensor, Sequence[Tensor]], None]
 
 
 def training_step(
-    net: Passes,
+    net: Differentiable,
     loss: Loss,
     optimizer: Optimizer,
     accumulate: int = 1,
@@ -43,24 +44,26 @@ def training_step(
     torch.
     clip_norm: scale the gradient (each replica's) to at most this Euclidean norm; clip_value: clamp its elements to ±this.
     """
-    if not optimizer.holds_gradient and (clip_norm is not None or clip_value is not None):
+    if not optimizer.has_grad_buffer and (clip_norm is not None or clip_value is not None):
         raise UserError(
-            "trainer: SGD with into_momentum holds no gradient to clip; leave out clip_norm and clip_value, or that"
+            "trainer: SGD with accumulate_into_momentum holds no gradient to clip; leave out clip_norm and clip_value, or that"
         )
-    gradient, clip = differentiation(net, loss, accumulate), clipping(optimizer, net.lead, clip_norm, clip_value)
+    gradient, clip = loss_and_grad(net, loss, accumulate), clipping(net.lead, clip_norm, clip_value)
+
+    gradients = [g for _, g in optimizer.pairs]
 
     def step(x: Tensor, t: Tensor) -> Tensor:
-        optimizer.begin()
+        optimizer.prepare_grad()
         value = gradient(x, t)
         if clip is not None:
-            clip()
+            clip(optimizer.g, gradients)
         optimizer.update()
         return value
 
     return step
 
 
-def differentiation(net: Passes, loss: Loss, accumulate: int = 1) -> Gradient:
+def loss_and_grad(net: Differentiable, loss: Loss, accumulate: int = 1) -> Gradient:
     """gradient(x, t) -> loss, adding to the gradients of the net's parameters: forward, loss, backward."""
 
     def differentiate(x: Tensor, t: Tensor) -> Tensor:
@@ -91,22 +94,22 @@ def differentiation(net: Passes, loss: Loss, accumulate: int = 1) -> Gradient:
     return differentiate if accumulate == 1 else differentiate_in_parts
 
 
-def clipping(optimizer: Optimizer, lead: int, norm: float | None, value: float | None) -> Callable[[], None] | None:
-    """In place on the flat gradient: first the value, then the norm, as torch.nn.utils.clip_grad_* do each."""
+def clipping(lead: int, norm: float | None, value: float | None) -> Clip | None:
+    """clip(g, gradients), in place on the flat gradient g and its views, one per parameter: first the value, then the norm, as
+    torch.nn.utils.clip_grad_* do each. None where nothing is to be clipped."""
     if norm is None and value is None:
         return None
-    gradients = [g for _, g in optimizer.pairs]
 
-    def clip() -> None:
+    def clip(g: Tensor, gradients: Sequence[Tensor]) -> None:
         if value is not None:
-            optimizer.g.clamp_(-value, value)
+            g.clamp_(-value, value)
         if norm is not None and lead:
             squares = sum(g.flatten(1).square().sum(1) for g in gradients)  # (r,)
             assert isinstance(squares, Tensor)
             scale = (norm / (squares.sqrt() + 1e-6)).clamp_(max=1)
-            for g in gradients:
-                g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
+            for own in gradients:
+                own.mul_(scale.view(-1, *[1] * (own.dim() - 1)))
         elif norm is not None:
-            optimizer.g.mul_((norm / (torch.linalg.vector_norm(optimizer.g) + 1e-6)).clamp_(max=1))
+            g.mul_((norm / (torch.linalg.vector_norm(g) + 1e-6)).clamp_(max=1))
 
     return clip
