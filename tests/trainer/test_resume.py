@@ -323,6 +323,15 @@ def test_other_data_inside_an_epoch_is_refused_with_both_numbers() -> None:
         run(less, content)
 
 
+@pytest.mark.parametrize("change", [{"environment": []}, {"environment": {"mode": 7}}, {"state": 3}, {"metrics": None}])
+def test_what_is_no_checkpoint_is_refused_part_by_part(change: dict[str, Any]) -> None:
+    first = Sequential(Linear(2, 3), Linear(3, 1))
+    content = simple(first, SGD(first.param(), 0.1), None).keep.snapshots[0]  # type: ignore[attr-defined]
+    for broken, place in (({**content, **change}, next(iter(change))), ({}, "has no environment")):
+        with pytest.raises(UserError, match=place):
+            simple(first, SGD(first.param(), 0.1), broken)
+
+
 def test_a_refusal_by_a_callback_changes_nothing_either() -> None:
     class Refuse(Callback):
         def state_dict(self) -> dict[str, Any]:

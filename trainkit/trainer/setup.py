@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainkit.checkpoint.content import check_types
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.core.rng import generator
@@ -32,6 +33,7 @@ from .session import Session
 def begin(session: Session, content: dict[str, Any] | None) -> None:
     """Everything of a fit that may refuse, up to the first step or that after the checkpoint `content`; nothing is written."""
     if content is not None:
+        check_types(content)
         for line in differences(session, content):
             terminal.say(f"resumed under other conditions: {line}; bits may differ")
     prepare(session, content)
