@@ -142,7 +142,7 @@ class Ended:
 
     @property
     def mode(self) -> str:
-        """eager, compile or graph: `trainer.mode: auto` chooses by the clock, and would not choose alike each time."""
+        """eager, compile or graph: `trainer.engine: auto` chooses by the clock, and would not choose alike each time."""
         return str(engine_of(self.last))
 
 
