@@ -1,4 +1,4 @@
-"""A stand-in for `CompiledEngine` of trainkit/trainer/engines that compiles nothing: the loop around it is that of compiled steps."""
+"""A stand-in for `CompiledEngine` that compiles nothing: the loop around it is that of compiled steps."""
 
 from __future__ import annotations
 

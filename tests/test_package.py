@@ -171,7 +171,9 @@ def test_the_wheel_puts_nothing_but_trainkit_at_the_top(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names} == {"trainkit", f"trainkit-{trainkit.__version__}.dist-info"}
-    assert sorted(Path(n).stem for n in names if n.startswith("trainkit/callbacks/")) == sorted(["__init__", *CALLBACKS])
+    assert sorted(Path(n).stem for n in names if n.startswith("trainkit/callbacks/") and n.endswith(".py")) == sorted(
+        ["__init__", *CALLBACKS]
+    )
     assert len(names) == len(set(names))
     assert not [n for n in names if "__pycache__" in n or "/tests/" in n]
 

@@ -19,7 +19,7 @@ import trainkit.nn
 from trainkit.core.errors import UserError
 from trainkit.nn import losses
 from trainkit.nn.gradcheck import gradcheck, gradcheck_loss
-from trainkit.nn.layers import activation, container, dropout, linear
+from trainkit.nn.layers import activation, container, dropout, linear, merge, reshape
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, bwd_value, fwd_value
 
@@ -62,10 +62,10 @@ EXAMPLES: dict[type[Module], list[tuple[Callable[[], Module], Any]]] = {
         (lambda: container.Sequential(activation.Tanh(), dropout.Dropout(0.4), linear.Linear(4, 2)), (5, 4)),
         (
             lambda: container.Sequential(
-                container.FanOut(2),
+                merge.FanOut(2),
                 container.Parallel(linear.Linear(4, 3), activation.Tanh()),
                 activation.SiLU(),
-                container.Concat(),
+                merge.Concat(),
             ),
             (5, 4),
         ),
@@ -78,10 +78,10 @@ EXAMPLES: dict[type[Module], list[tuple[Callable[[], Module], Any]]] = {
     ],
     container.Residual: [(lambda: _two_layers(container.Residual), (5, 4))],
     container.Parallel: [(lambda: container.Parallel(linear.Linear(4, 3), activation.Tanh()), [(5, 4), (5, 2)])],
-    container.FanOut: [(lambda: container.FanOut(3), (5, 4))],
-    container.Add: [(container.Add, [(5, 4), (5, 4), (5, 4)])],
-    container.Concat: [(container.Concat, [(5, 4), (5, 1)]), (lambda: container.Concat(1), [(5, 4, 2), (5, 3, 2)])],
-    container.Flatten: [(container.Flatten, (5, 4, 2)), (lambda: container.Flatten(2, -1), (5, 4, 2, 2))],
+    merge.FanOut: [(lambda: merge.FanOut(3), (5, 4))],
+    merge.Add: [(merge.Add, [(5, 4), (5, 4), (5, 4)])],
+    merge.Concat: [(merge.Concat, [(5, 4), (5, 1)]), (lambda: merge.Concat(1), [(5, 4, 2), (5, 3, 2)])],
+    reshape.Flatten: [(reshape.Flatten, (5, 4, 2)), (lambda: reshape.Flatten(2, -1), (5, 4, 2, 2))],
 }
 DRAWS = {dropout.Dropout}  # the modules that draw in a training pass; no other may
 

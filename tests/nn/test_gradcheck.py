@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from trainkit.nn.gradcheck import TOLERANCE, Verdict, gradcheck, gradcheck_loss
+from trainkit.nn.layers import Add, Parallel, Sequential
 from trainkit.nn.layers.activation import ELU, LeakyReLU, ReLU, Tanh
-from trainkit.nn.layers.container import Add, Parallel, Sequential
 from trainkit.nn.layers.dropout import Dropout
 from trainkit.nn.layers.linear import Linear
 from trainkit.nn.losses import L1Loss, MSELoss

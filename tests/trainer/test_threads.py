@@ -63,7 +63,7 @@ def test_the_batch_is_that_of_a_pass_not_of_a_step() -> None:
 def test_a_given_number_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert threads_of_a_fit(25, threads=2) == {2}
-    with pytest.raises(UserError, match=r"trainer.threads: 3; this machine has 2 cores; give 2 or fewer, or none"):
+    with pytest.raises(UserError, match=r"trainer.threads: 3; this machine has 2 cores; give 2 or fewer, or leave it out"):
         Trainer(threads=3)
     with pytest.raises(UserError, match=r"trainer.threads: 0; needs at least 1"):
         Trainer(threads=0)

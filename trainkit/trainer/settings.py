@@ -61,7 +61,8 @@ class Settings:
             if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < RATE_LIMIT):
                 raise UserError(f"trainer.{name}: {limit!r}; needs a number above 0 and below {RATE_LIMIT:g}")
         if self.threads is not None and self.threads > (cores := os.cpu_count() or 1):
-            raise UserError(f"trainer.threads: {self.threads}; this machine has {cores} cores; give {cores} or fewer, or none")
+            fix = f"give {cores} or fewer, or leave it out"
+            raise UserError(f"trainer.threads: {self.threads}; this machine has {cores} cores; {fix}")
         if self.batch_size is None and self.accumulate > 1:
             raise UserError("trainer.accumulate: with batch_size null a step is one pass over all samples; give a batch_size")
         for name, allowed in CHOICES.items():
