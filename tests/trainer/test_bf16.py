@@ -30,6 +30,7 @@ from trainkit import (
     disk,
     tensors,
 )
+from trainkit.nn.tracing import watching
 from trainkit.trainer.engines import bf16, cuda_graph
 from trainkit.trainer.engines.bf16 import InBfloat16
 from trainkit.trainer.engines.step import loss_and_grad
@@ -172,3 +173,42 @@ def test_a_slow_processor_is_named(capsys: pytest.CaptureFixture[str], monkeypat
 def test_another_precision_is_refused() -> None:
     with pytest.raises(UserError, match=r"trainer.precision: fp8; choose full or bf16"):
         Trainer(precision="fp8")  # type: ignore[arg-type]
+
+
+def test_two_passes_may_be_in_flight() -> None:
+    net = Sequential(Linear(2, 8), Recompute(Linear(8, 8), Tanh(), Dropout(0.3)), Linear(8, 2)).draw(
+        torch.Generator().manual_seed(0)
+    )
+    narrow = InBfloat16(net)
+    (x, t), loss, found = points(), CrossEntropyLoss(), []
+    for nested in (False, True):
+        torch.manual_seed(5)
+        net.zero_grad()
+        halves: list[Any] = []
+        for xi, ti in zip(x.split(20), t.split(20), strict=True):
+            y, saved = narrow.fwd(xi)
+            halves.append((saved, loss.bwd(loss.fwd(y, ti)[1])))
+            if not nested:
+                narrow.grad(*halves.pop())
+        for half in halves:
+            narrow.grad(*half)
+        found.append([g.clone() for _, g in net.param()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_what_is_set_on_a_module_later_holds_for_the_passes_and_a_look_into_the_net_does_not_disturb_them() -> None:
+    net = Sequential(Linear(2, 8), Dropout(0.5), Linear(8, 2)).draw(torch.Generator().manual_seed(0))
+    narrow, (x, _) = InBfloat16(net), points()
+    assert not torch.equal(narrow.fwd(x)[0], narrow.fwd(x)[0])
+    net.eval()
+    plain = narrow.fwd(x)[0]
+    assert torch.equal(plain, narrow.fwd(x)[0])
+    net.train()
+    net[1].p = 0.0  # type: ignore[assignment]
+    assert torch.equal(plain, narrow.fwd(x)[0])
+    with watching(net, lambda call: None):
+        assert torch.equal(plain, narrow.fwd(x)[0])
+    assert torch.equal(plain, narrow.fwd(x)[0])
+    net.param()[0][0].mul_(2)
+    assert not torch.equal(plain, narrow.fwd(x)[0])
+    assert {p.dtype for p, _ in net.param()} == {torch.float32}

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,48 @@ def test_a_cuda_graphs_run_is_eagers_within_rounding_and_resumes_to_the_same_bit
     for a, b in zip(whole.session.optimizer.state(), eager.session.optimizer.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     assert same(fit(Snapshots(), engine="graph", resume=each.snapshots[2], **common)[0], whole)
+
+
+@pytest.mark.parametrize("kind", [CompiledEngine, CudaGraphEngine])
+def test_an_engine_leaves_the_attributes_of_net_and_optimizer_alone(
+    kind: type[MultiStepEngine], tape: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case("Dropout", 1)
+    net, optimizer = case.given[:2]
+    owners: list[Any] = [optimizer, *(m for _, m in net.modules())]
+    before = [dict(vars(o)) for o in owners]
+    seen = 0
+
+    def unchanged() -> None:
+        nonlocal seen
+        seen += 1
+        for owner, values in zip(owners, before, strict=True):
+            now = vars(owner)
+            assert now.keys() == values.keys()
+            assert all(now[k] is v for k, v in values.items() if k != "t")
+
+    def looking(model: Any, gradient_of: Any = case.given[2]) -> Any:
+        gradient = gradient_of(model)
+
+        def look(x: Tensor, t: Tensor) -> Tensor:
+            unchanged()
+            value: Tensor = gradient(x, t)
+            unchanged()
+            return value
+
+        return look
+
+    class Traced(Exception):
+        pass
+
+    def stop(function: Any, arguments: Any) -> Any:
+        raise Traced
+
+    monkeypatch.setattr(compiled, "compiled", stop)
+    with pytest.raises(Traced) if kind is CompiledEngine else nullcontext():
+        kind(net, optimizer, looking, *case.given[3:])
+    assert seen >= 2
+    unchanged()
 
 
 # -- the loop around calls of many steps --------------------------------------------------------------------------------------
