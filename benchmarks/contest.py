@@ -60,7 +60,7 @@ def installed(contenders: Iterable[Contender]) -> dict[str, Contender]:
     return {c.name.format(version(c.package)): c for c in contenders if not missing(c.package, c.name)}
 
 
-def hush() -> None:
+def silence() -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
@@ -71,7 +71,7 @@ def process(env: dict[str, str], threads: int) -> Iterator[Callable[..., Any]]:
     """A fresh silent process: the function given calls another there."""
     one = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"} if threads == 1 else {}
     with patch.dict(os.environ, {"OMP_NUM_THREADS": str(threads), **one, **env}):
-        pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=hush)
+        pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=silence)
         pool.submit(int)  # starts the process, with this environment
     with pool:
         yield lambda f, *args: pool.submit(f, *args).result()

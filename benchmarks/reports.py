@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from trainkit import __version__  # noqa: E402
 from trainkit.app.compare import figures, reference, tables, timed_fit, trial  # noqa: E402
 from trainkit.app.compare.grid import axis, planned  # noqa: E402
-from trainkit.app.compare.timed_fit import Clock, Outcome  # noqa: E402
+from trainkit.app.compare.timed_fit import Clock, TimedFit  # noqa: E402
 from trainkit.app.compare.trial import Trial  # noqa: E402
 from trainkit.app.config.build import build  # noqa: E402
 from trainkit.app.config.files import compose, override, resolve  # noqa: E402
@@ -75,16 +75,16 @@ def drawn_with(conf: str, init: str) -> Trial:
 # -- how numbers are written -------------------------------------------------------------------------------------------
 
 
-def cell(o: Outcome, metric: str) -> str:
+def cell(o: TimedFit, metric: str) -> str:
     return tables.mean(summarize(o.metrics[metric]))
 
 
-def middle(o: Outcome, metric: str) -> str:
+def middle(o: TimedFit, metric: str) -> str:
     s = summarize(o.metrics[metric])
     return f"{tables.plain(s['median'])} ({tables.plain(s['min'])} to {tables.plain(s['max'])})"
 
 
-def average(o: Outcome, metric: str) -> float:
+def average(o: TimedFit, metric: str) -> float:
     return summarize(o.metrics[metric])["mean"]
 
 
@@ -92,7 +92,7 @@ def pair(numbers: tuple[float, float]) -> str:
     return f"{numbers[0]:.4f} ± {numbers[1]:.4f}"
 
 
-def covered(theirs: tuple[float, float], o: Outcome, metric: str) -> str:
+def covered(theirs: tuple[float, float], o: TimedFit, metric: str) -> str:
     """Whether our mean lies within their mean ± deviation."""
     return "yes" if abs(average(o, metric) - theirs[0]) <= theirs[1] else "no"
 
@@ -102,7 +102,7 @@ def bare(values: Sequence[float], digits: int) -> str:
     return f"{s['mean']:.{digits}f} ± {s['std']:.{digits}f} ({s['min']:g} to {s['max']:g})"
 
 
-def percent(o: Outcome, metric: str) -> str:
+def percent(o: TimedFit, metric: str) -> str:
     return bare([round(100 * v, 1) for v in o.metrics[metric]], 1)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import trainkit
-from trainkit.checkpoint.plain import plain
+from trainkit.checkpoint.plain import to_plain
 
 EPOCHS, SAMPLES, BATCH, WIDTH, P, LR = 4, 900, 50, 25, 0.3, 0.1
 EACH = SAMPLES // BATCH
@@ -83,7 +83,7 @@ class Keep(trainkit.Callback):
 
     def on_checkpoint(self, session: trainkit.Session) -> None:
         if session.progress.step in self.steps:
-            self.at[session.progress.step] = plain(session.snapshot())
+            self.at[session.progress.step] = to_plain(session.snapshot())
 
 
 def of_trainkit(keep: Keep, resume: dict[str, Any] | None = None) -> tuple[Tensor, Tensor]:

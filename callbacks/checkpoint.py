@@ -9,21 +9,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from trainkit.checkpoint.file import Unread, load, save
+from trainkit.checkpoint.file import Unreadable, load, save
 from trainkit.checkpoint.template import COUNTERS, Template
-from trainkit.core.errors import MOST, UserError
+from trainkit.core.errors import MAX_NAMES, UserError
 from trainkit.core.files import delete, plain_name
-from trainkit.core.terminal import say
-from trainkit.core.validation import COUNT, Either, accept, shown, unlike
+from trainkit.core.terminal import print_stderr
+from trainkit.core.validation import COUNTER, OneOf, mismatches, require, short_repr
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
 
 LAST, BEST, FINAL = "last.pt", "best.pt", "final.pt"
-GUESS = 0.02  # seconds of a save before the first one is measured
+FIRST_SAVE_SECONDS = 0.02  # seconds of a save before the first one is measured
 SPACING = 20  # saves are at least this many times as far apart as the last one took: 5 % of the time
 Entry = tuple[float, str, int]  # score (the smaller the better), file name, step
-ENTRY = (float, str, COUNT)
-STATE: dict[str, Any] = {"kept": [ENTRY], "gone": [ENTRY], "monitor": Either(None, str), "sign": float}
+ENTRY = (float, str, COUNTER)
+STATE: dict[str, Any] = {"kept": [ENTRY], "gone": [ENTRY], "monitor": OneOf(None, str), "sign": float}
 
 
 class Checkpoint(Callback):
@@ -44,7 +44,7 @@ class Checkpoint(Callback):
     Errors: UserError naming path and cause where a file cannot be written; the file before it is kept.
     """
 
-    writes = True
+    needs_run_folder = True
     files = tuple(f"checkpoints/{name}" for name in (LAST, BEST, FINAL))
 
     def __init__(
@@ -75,27 +75,27 @@ class Checkpoint(Callback):
             )
 
     def setup(self, session: Session) -> None:
-        self.kept: list[Entry] = []  # what this run has ranked, best first
+        self.ranked: list[Entry] = []  # what this run has ranked, best first
         self.waiting: dict[str, dict[str, Any]] = {}  # states that rank, by file name, not written yet
-        self.gone: dict[str, Entry] = {}  # files that no longer rank, not deleted yet
+        self.to_delete: dict[str, Entry] = {}  # files that no longer rank, not deleted yet
         self.written: set[str] = set()  # files of this fit: they need no proof before they are deleted
         self.held: tuple[float, int] | None = None  # score and step of the best.pt that was there before this fit
         self.saved: tuple[int, int] | None = None  # (step, batch) of last.pt
-        self.took, self.ended = GUESS, time.monotonic()  # the last save: how long, and when
+        self.save_seconds, self.ended = FIRST_SAVE_SECONDS, time.monotonic()  # the last save: how long, and when
 
     def on_fit_start(self, session: Session) -> None:
         assert session.run is not None
         if self.monitor is not None:
             self.held = self._held(session.run.checkpoints / BEST)
-        self._keep_only_ours(session)
+        self._forget_others(session)
 
     def on_train_start(self, session: Session) -> None:
         assert session.run is not None
         folder = session.run.checkpoints
-        self._delete_gone(session)  # what a run that was killed between saving and deleting has left
-        if self.kept and self.kept[0][1] != BEST and (self.held is None or self.kept[0][0] < self.held[0]):
-            source = folder / self.kept[0][1]  # best.pt was lost
-            if self._wrote(source, self.kept[0]):
+        self._delete_displaced(session)  # what a run that was killed between saving and deleting has left
+        if self.ranked and self.ranked[0][1] != BEST and (self.held is None or self.ranked[0][0] < self.held[0]):
+            source = folder / self.ranked[0][1]  # best.pt was lost
+            if self._wrote(source, self.ranked[0]):
                 save(load(source), folder / BEST)
 
     def on_checkpoint(self, session: Session) -> None:
@@ -118,7 +118,7 @@ class Checkpoint(Callback):
         if self.every_n_epochs is not None:
             return state.epoch % self.every_n_epochs == 0
         automatic = self.every_n_steps is None and self.every_seconds is None
-        return automatic and time.monotonic() - self.ended >= SPACING * self.took
+        return automatic and time.monotonic() - self.ended >= SPACING * self.save_seconds
 
     def on_test_end(self, session: Session) -> None:
         if session.params_replaced:
@@ -141,9 +141,9 @@ class Checkpoint(Callback):
         save(session.snapshot() if content is None else content, folder / LAST)
         self.saved = (session.progress.step, session.progress.batch)
         session.save_ended()
-        self._delete_gone(session)
+        self._delete_displaced(session)
         self.ended = time.monotonic()
-        self.took = self.ended - began
+        self.save_seconds = self.ended - began
 
     def _rank(self, session: Session) -> dict[str, Any] | None:
         """Put this state among the best, if it is one of them: its snapshot, which waits for the next save, else None."""
@@ -151,17 +151,17 @@ class Checkpoint(Callback):
         if self.save_top_k == 0 or session.metrics.new(self.monitor) is None:
             return None
         score, step = self.sign * session.metrics.mean(self.monitor), session.progress.step
-        if not math.isfinite(score) or (len(self.kept) >= self.save_top_k and score >= self.kept[-1][0]):
+        if not math.isfinite(score) or (len(self.ranked) >= self.save_top_k and score >= self.ranked[-1][0]):
             return None
-        best = not self.kept or score < self.kept[0][0]
+        best = not self.ranked or score < self.ranked[0][0]
         own = self._name(session) if self.save_top_k > 1 else BEST
-        others = [e for e in self.kept if not (best and e[1] == BEST)]
+        others = [e for e in self.ranked if not (best and e[1] == BEST)]
         ranked = sorted([*others, (score, own, step)], key=lambda e: e[0])
-        self.kept = ranked[: self.save_top_k]
+        self.ranked = ranked[: self.save_top_k]
         for entry in ranked[self.save_top_k :]:
             self.waiting.pop(entry[1], None)
-            self.gone[entry[1]] = entry
-        self.gone.pop(own, None)
+            self.to_delete[entry[1]] = entry
+        self.to_delete.pop(own, None)
         replaces = best and (self.held is None or score < self.held[0] or (score, step) == self.held)
         names = {own, BEST} if replaces else {own} - {BEST}
         if not names:
@@ -176,21 +176,21 @@ class Checkpoint(Callback):
         def value(metric: str) -> float:
             return session.metrics.mean(metric) if metric in session.metrics else math.nan  # it is still to come
 
-        taken = {name for _, name, _ in self.kept}
+        taken = {name for _, name, _ in self.ranked}
         return self.names.make(lambda field: counters[field] if field in counters else value(field), taken)
 
-    def _delete_gone(self, session: Session) -> None:
+    def _delete_displaced(self, session: Session) -> None:
         """Delete the files that no longer rank; one of an earlier fit only if its content matches the entry."""
         assert session.run is not None
         left = []
-        for name, entry in self.gone.items():
+        for name, entry in self.to_delete.items():
             path = session.run.checkpoints / name
             if name in self.written or self._wrote(path, entry):
                 delete(path)
             elif os.path.lexists(path):
                 left.append(name)
         self._say("not deleted, these are not the files that the checkpoint lists", left)
-        self.gone = {}
+        self.to_delete = {}
 
     # -- what a resumed run finds ----------------------------------------------------------------------------------------
 
@@ -200,17 +200,17 @@ class Checkpoint(Callback):
             return None
         try:
             content = load(path)
-        except Unread:
+        except Unreadable:
             raise  # it may be better than all that is to come
         except UserError:
             return None
-        kept = self._kept_of(content)
-        return (kept[0][0], kept[0][2]) if kept and kept[0][2] == content["state"]["step"] else None
+        ranked = self._kept_of(content)
+        return (ranked[0][0], ranked[0][2]) if ranked and ranked[0][2] == content["state"]["step"] else None
 
     def _kept_of(self, content: dict[str, Any]) -> list[Entry]:
         """What a checkpoint lists as best by the same metric, whatever its callback's name was."""
         for state in content["callbacks"].values():
-            if not unlike(state, STATE, "") and (state["monitor"], state["sign"]) == (self.monitor, self.sign):
+            if not mismatches(state, STATE, "") and (state["monitor"], state["sign"]) == (self.monitor, self.sign):
                 return [(score, name, step) for score, name, step in state["kept"]]
         return []
 
@@ -224,42 +224,42 @@ class Checkpoint(Callback):
             return False
         return content["state"]["step"] == entry[2] and entry in self._kept_of(content)
 
-    def _keep_only_ours(self, session: Session) -> None:
+    def _forget_others(self, session: Session) -> None:
         """Forget listed files that are not in the run's folder, or cannot be this callback's."""
         assert session.run is not None
         folder = session.run.checkpoints
         there = {p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()} if folder.is_dir() else set()
-        listed = [e for e in [*self.kept, *self.gone.values()] if e[1] in there]
+        listed = [e for e in [*self.ranked, *self.to_delete.values()] if e[1] in there]
         ours = {e[1] for e in listed if self.names.makes(e[1])} | ({BEST} if self.held is not None else set())
         self._say("no longer ranked, filename does not make these names", {e[1] for e in listed} - ours - {BEST})
-        kept: dict[str, Entry] = {}
-        for entry in sorted(self.kept, key=lambda e: e[0]):
+        ranked: dict[str, Entry] = {}
+        for entry in sorted(self.ranked, key=lambda e: e[0]):
             if entry[1] in ours and entry[2] <= session.progress.step:
-                kept.setdefault(entry[1], entry)
-        displaced = {e[1]: e for e in [*self.gone.values(), *list(kept.values())[self.save_top_k :]]}
-        self.kept = list(kept.values())[: self.save_top_k]
-        still = {BEST, *(name for _, name, _ in self.kept)}
-        self.gone = {name: e for name, e in displaced.items() if name in ours - still}
+                ranked.setdefault(entry[1], entry)
+        displaced = {e[1]: e for e in [*self.to_delete.values(), *list(ranked.values())[self.save_top_k :]]}
+        self.ranked = list(ranked.values())[: self.save_top_k]
+        still = {BEST, *(name for _, name, _ in self.ranked)}
+        self.to_delete = {name: e for name, e in displaced.items() if name in ours - still}
 
     def _say(self, what: str, names: Iterable[str]) -> None:
         if names := sorted(names):
-            more = f", and {len(names) - MOST} more" if len(names) > MOST else ""
-            say(f"callbacks.{self.name}: {what}: {', '.join(names[:MOST])}{more}")
+            more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+            print_stderr(f"callbacks.{self.name}: {what}: {', '.join(names[:MAX_NAMES])}{more}")
 
     def state_dict(self) -> dict[str, Any]:
-        gone = [list(self.gone[name]) for name in sorted(self.gone)]
-        return {"kept": [list(e) for e in self.kept], "gone": gone, "monitor": self.monitor, "sign": self.sign}
+        to_delete = [list(self.to_delete[name]) for name in sorted(self.to_delete)]
+        return {"kept": [list(e) for e in self.ranked], "gone": to_delete, "monitor": self.monitor, "sign": self.sign}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        accept(state, STATE, "state")
+        require(state, STATE, "state")
         for score, name, _ in [*state["kept"], *state["gone"]]:
             if not math.isfinite(score):
-                raise UserError(f"state: the score of {shown(name)} is {score}; needs a finite number")
+                raise UserError(f"state: the score of {short_repr(name)} is {score}; needs a finite number")
             plain_name(name)
         if (state["monitor"], state["sign"]) == (self.monitor, self.sign):
-            self.kept = [(score, name, step) for score, name, step in state["kept"]]
-            self.gone = {name: (score, name, step) for score, name, step in state["gone"]}
+            self.ranked = [(score, name, step) for score, name, step in state["kept"]]
+            self.to_delete = {name: (score, name, step) for score, name, step in state["gone"]}
         elif state["monitor"] is not None and self.monitor is not None:
-            then = f"{shown(state['monitor'], '')} ({'min' if state['sign'] > 0 else 'max'})"
+            then = f"{short_repr(state['monitor'], '')} ({'min' if state['sign'] > 0 else 'max'})"
             now = f"{self.monitor} ({'min' if self.sign > 0 else 'max'})"
-            say(f"callbacks.{self.name}: the checkpoint ranks by {then}, this run by {now}: best.pt is ranked again")
+            print_stderr(f"callbacks.{self.name}: the checkpoint ranks by {then}, this run by {now}: best.pt is ranked again")

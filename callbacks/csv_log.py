@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from trainkit.core.errors import UserError
 from trainkit.core.files import write
-from trainkit.core.terminal import say
-from trainkit.core.validation import COUNT, accept, shown
+from trainkit.core.terminal import print_stderr
+from trainkit.core.validation import COUNTER, require, short_repr
 from trainkit.metrics.statistics import mean, std
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
@@ -43,7 +43,7 @@ class Mark(NamedTuple):
         return Mark(self.rows + 1, step, self.at_step + 1 if step == self.step else 1)
 
 
-class CSVLog(Callback):
+class CSVLogger(Callback):
     """Write `metrics.csv`: epoch, step, then the metrics. Numbers are written in full, so that equal runs give equal files.
 
     With replicas `val/loss` is the mean, `val/loss_std` the deviation, `val/loss.0` the first replica. A metric that turns
@@ -54,7 +54,7 @@ class CSVLog(Callback):
     Errors: UserError with the line, before anything is written, for a file that is not one of CSVLog's.
     """
 
-    writes = True
+    needs_run_folder = True
     files = (FILE,)
     file: BinaryIO | None = None
     is_held = False  # the file is still that of a last.pt which this fit's first save replaces
@@ -101,13 +101,15 @@ class CSVLog(Callback):
 
     def on_train_start(self, session: Session) -> None:
         if self.cut is not None and not session.going_back:
-            say(f"{FILE}: line {self.cut} is incomplete (the run was killed while writing it); removed")
+            print_stderr(f"{FILE}: line {self.cut} is incomplete (the run was killed while writing it); removed")
         assert session.run is not None
         rows, step, _ = self.wanted
         if not session.run.continues and self.size:
-            say(f"{FILE}: started over; its rows are of a run that saved nothing")
+            print_stderr(f"{FILE}: started over; its rows are of a run that saved nothing")
         elif self.is_marked and self.mark.rows != rows and session.run.continues:
-            say(f"{FILE}: has {self.mark.rows} rows up to step {step}, the checkpoint counts {rows}; continued as it is")
+            print_stderr(
+                f"{FILE}: has {self.mark.rows} rows up to step {step}, the checkpoint counts {rows}; continued as it is"
+            )
         for row in csv.DictReader(io.StringIO(self.saved_tail, newline="")):
             self.tail.append(self._line(row))
         self.saved_tail, self.is_held = "", session.going_back
@@ -150,7 +152,9 @@ class CSVLog(Callback):
 
     def on_fit_end(self, session: Session) -> None:
         if self.is_held:
-            say(f"{FILE}: continues from step {self.mark.step}, though checkpoints/last.pt is ahead: this fit saved nothing")
+            print_stderr(
+                f"{FILE}: continues from step {self.mark.step}, though checkpoints/last.pt is ahead: this fit saved nothing"
+            )
             self._rewrite()
         if self.file is not None:
             self.file.close()
@@ -160,7 +164,7 @@ class CSVLog(Callback):
         return {**self.mark._asdict(), "tail": self._text(self.tail) if self.tail else ""}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        accept(state, {"rows": COUNT, "step": COUNT, "at_step": COUNT, "tail": str}, "state")
+        require(state, {"rows": COUNTER, "step": COUNTER, "at_step": COUNTER, "tail": str}, "state")
         data = state["tail"].encode()
         lines = Lines(io.BytesIO(data), "state.tail")
         for _ in read(lines, (0, state["step"])):
@@ -172,7 +176,9 @@ class CSVLog(Callback):
     def _leave_out(self, name: str) -> None:
         if name not in self.left_out:
             self.left_out.add(name)
-            say(f"{FILE}: the metric {shown(name)} is left out, since that column is the run's own; log it by another name")
+            print_stderr(
+                f"{FILE}: the metric {short_repr(name)} is left out, since that column is the run's own; log it by another name"
+            )
 
     def _line(self, row: dict[str, str]) -> str:
         """The row under the columns, to which it adds what they lack."""
@@ -239,7 +245,7 @@ class Lines(Iterator[str]):
         try:
             return line.decode()
         except UnicodeDecodeError as error:
-            raise self.refused(f"is not UTF-8 (got {shown(line[error.start : error.end])})") from None
+            raise self.refused(f"is not UTF-8 (got {short_repr(line[error.start : error.end])})") from None
 
     def refused(self, problem: str, fix: str = FIX) -> UserError:
         """The error to raise for the last line given."""
@@ -255,10 +261,10 @@ def read(lines: Lines, before: tuple[int, int] = (0, 0)) -> Iterator[tuple[int, 
     if not lines.number:
         return
     if names[:2] != PLACE:
-        raise lines.refused(f"the header does not begin with epoch,step (got {shown(','.join(names[:2]))})")
+        raise lines.refused(f"the header does not begin with epoch,step (got {short_repr(','.join(names[:2]))})")
     lines.columns, lines.head = dict.fromkeys(names), lines.end
     if len(lines.columns) < len(names):
-        raise lines.refused(f"the header repeats a column (got {shown(Counter(names).most_common(1)[0][0])})")
+        raise lines.refused(f"the header repeats a column (got {short_repr(Counter(names).most_common(1)[0][0])})")
     commas = len(names) - 1
     for line in lines:
         row = ROW.fullmatch(line)
@@ -278,6 +284,6 @@ def fault(fields: list[str], names: list[str]) -> str:
         return f"has another number of fields than the header (got {len(fields)}, needs {len(names)})"
     for name, field in zip(PLACE, fields, strict=False):
         if not WHOLE.fullmatch(field):
-            return f"{name} is not a whole number (got {shown(field)})"
+            return f"{name} is not a whole number (got {short_repr(field)})"
     name, field = next((n, f) for n, f in zip(names, fields, strict=True) if not NUMBER.fullmatch(f))
-    return f"{shown(name)} is not a number (got {shown(field)})"
+    return f"{short_repr(name)} is not a number (got {short_repr(field)})"

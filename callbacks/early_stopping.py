@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from trainkit.core.errors import UserError, UserErrors
-from trainkit.core.terminal import say
-from trainkit.core.validation import COUNT, Either, accept, shown
+from trainkit.core.terminal import print_stderr
+from trainkit.core.validation import COUNTER, OneOf, require, short_repr
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
 
@@ -54,20 +54,20 @@ class EarlyStopping(Callback):
 
     def setup(self, session: Session) -> None:
         self.best: list[float] = [self.sign * math.inf] * session.replicas
-        self.waited = [0] * session.replicas
+        self.wait_counts = [0] * session.replicas
         self.stopped: list[str] = [""] * session.replicas  # why, a replica each
         self.was_stopped = [False] * session.replicas  # by this callback, before the run was resumed
         self.best_params: dict[str, Tensor] = {}
 
     def on_fit_start(self, session: Session) -> None:
-        if self.best_params and (wrong := session.net.mismatches(self.best_params)):
+        if self.best_params and (wrong := session.net.state_errors(self.best_params)):
             raise UserErrors(wrong)
         active = list(session.progress.active)  # who was stopped by others stays so
         for r, why in enumerate(self.stopped):  # a resumed run is judged by the configuration of now
             if why == "patience":
-                stays = self.waited[r] >= self.patience
+                stays = self.wait_counts[r] >= self.patience
             else:
-                stays = bool(why) and self.judge(session.metrics[self.monitor][r], r)[0] == why
+                stays = bool(why) and self.check(session.metrics[self.monitor][r], r)[0] == why
             if not stays or not session.can_stop:
                 self.stopped[r] = ""
             if self.was_stopped[r]:
@@ -84,13 +84,13 @@ class EarlyStopping(Callback):
         for r, value in enumerate(values):
             if self.stopped[r] or not session.progress.active[r]:
                 continue
-            why, better = self.judge(value, r)
+            why, better = self.check(value, r)
             if better:
-                self.best[r], self.waited[r] = value, 0
+                self.best[r], self.wait_counts[r] = value, 0
                 improved.append(r)
             elif not why:
-                self.waited[r] += 1
-                why = "patience" if self.waited[r] >= self.patience else ""
+                self.wait_counts[r] += 1
+                why = "patience" if self.wait_counts[r] >= self.patience else ""
             if why and session.can_stop:
                 self.stopped[r] = why
                 ending.append(r)
@@ -99,7 +99,7 @@ class EarlyStopping(Callback):
         if ending:
             self._stop(session, ending)
 
-    def judge(self, value: float, r: int) -> tuple[str, bool]:
+    def check(self, value: float, r: int) -> tuple[str, bool]:
         """Why replica r stops at `value`, if it does not merely wait, and whether the value is an improvement."""
         better = self.sign * value < self.sign * self.best[r] - self._delta(self.best[r])
         if self.check_finite and not math.isfinite(value):
@@ -125,7 +125,7 @@ class EarlyStopping(Callback):
 
     def _keep(self, session: Session, replicas: list[int]) -> None:
         for name, p, _ in session.net.named_param():
-            if session.net.lead:
+            if session.net.replica_dims:
                 kept = self.best_params[name] = self.best_params[name].to(p) if name in self.best_params else p.clone()
                 kept[replicas] = p[replicas]
             else:
@@ -136,7 +136,7 @@ class EarlyStopping(Callback):
         if self.restore_best and self.best_params:
             session.params_replaced = True
             for name, p, _ in session.net.named_param():
-                if session.net.lead:
+                if session.net.replica_dims:
                     p[improved] = self.best_params[name].to(p)[improved]
                 else:
                     p.copy_(self.best_params[name])
@@ -146,20 +146,20 @@ class EarlyStopping(Callback):
             "monitor": self.monitor,
             "sign": self.sign,
             "best": self.best,
-            "waited": self.waited,
+            "waited": self.wait_counts,
             "stopped": self.stopped,
             "best_params": self.best_params,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        each, whys = len(self.best), Either("", "patience", "threshold", "divergence", "not finite")
-        lists = {"best": (float,) * each, "waited": (COUNT,) * each, "stopped": (whys,) * each}
-        accept(state, {"monitor": str, "sign": float, **lists, "best_params": {str: Tensor}}, "state")
+        each, reasons = len(self.best), OneOf("", "patience", "threshold", "divergence", "not finite")
+        lists = {"best": (float,) * each, "waited": (COUNTER,) * each, "stopped": (reasons,) * each}
+        require(state, {"monitor": str, "sign": float, **lists, "best_params": {str: Tensor}}, "state")
         self.was_stopped = [bool(why) for why in state["stopped"]]
         if (state["monitor"], state["sign"]) != (self.monitor, self.sign):
-            was = f"{'min' if state['sign'] > 0 else 'max'} {shown(state['monitor'], '')}"
-            now = f"{'min' if self.sign > 0 else 'max'} {shown(self.monitor, '')}"
-            say(f"callbacks.{self.name}: the monitor was {was}, now it is {now}; its best value and count are reset")
+            was = f"{'min' if state['sign'] > 0 else 'max'} {short_repr(state['monitor'], '')}"
+            now = f"{'min' if self.sign > 0 else 'max'} {short_repr(self.monitor, '')}"
+            print_stderr(f"callbacks.{self.name}: the monitor was {was}, now it is {now}; its best value and count are reset")
             return  # the best of another metric says nothing, nor do its parameters
-        self.best, self.waited, self.stopped = list(state["best"]), list(state["waited"]), list(state["stopped"])
+        self.best, self.wait_counts, self.stopped = list(state["best"]), list(state["waited"]), list(state["stopped"])
         self.best_params = dict(state["best_params"])

@@ -26,6 +26,6 @@ class GradientNorms(Callback):
         named = list(session.net.named_param())
         for group, tensors in (("grad_norm", [g for _, _, g in named]), ("weight_norm", [p for _, p, _ in named])):
             for (name, _, _), values in zip(
-                named, norms(tensors, session.net.lead).reshape(len(named), -1).tolist(), strict=True
+                named, norms(tensors, session.net.replica_dims).reshape(len(named), -1).tolist(), strict=True
             ):
                 session.log(f"{group}/{name}", values)

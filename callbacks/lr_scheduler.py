@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from trainkit.core.errors import UserError
-from trainkit.core.terminal import say
-from trainkit.core.validation import COUNT, accept, shown
+from trainkit.core.terminal import print_stderr
+from trainkit.core.validation import COUNTER, require, short_repr
 from trainkit.optim.arithmetic import RATE_LIMIT
 from trainkit.optim.optimizer import momentum_of
 from trainkit.optim.schedule_arguments import asks_for_momentum, build, build_each, check, check_length
@@ -20,8 +20,8 @@ TRIED_IN_ORDER = 50_000  # and of a schedule that computes a rate from the one b
 FEWEST = 100  # epochs or steps that are tried even if there are many replicas
 LONGEST_IN_ORDER = 10_000_000  # updates of such a schedule: a resume after all of them computes for half a minute
 
-PLATEAU = {"rate": float, "base": float, "best": float, "bad_epochs": COUNT, "cooldown": COUNT}
-EARLIER = {"schedule": str, "monitor": str, "advanced": COUNT, "progress": [{str: Any}], "groups": [[{str: Any}]]}
+PLATEAU = {"rate": float, "base": float, "best": float, "bad_epochs": COUNTER, "cooldown": COUNTER}
+EARLIER = {"schedule": str, "monitor": str, "advanced": COUNTER, "progress": [{str: Any}], "groups": [[{str: Any}]]}
 
 
 class LRScheduler(Callback):
@@ -80,7 +80,7 @@ class LRScheduler(Callback):
                 self._check_rates(session)
             self.begun = True
         if self.plateau and self.restored is not None and (line := self._restore(self.restored)):
-            say(f"callbacks.{self.name}: {line}")
+            print_stderr(f"callbacks.{self.name}: {line}")
         self._apply(session)
 
     def start(self, rates: Sequence[float], replicas: int) -> None:
@@ -211,7 +211,7 @@ class LRScheduler(Callback):
         if any(key in state for key in EARLIER if key != "monitor"):
             state = _from_earlier(state)
         if state:
-            accept(state, {"monitor": str, "plateaus": [PLATEAU]}, "state")
+            require(state, {"monitor": str, "plateaus": [PLATEAU]}, "state")
         for i, plateau in enumerate(state.get("plateaus", ())):
             if not 0 <= plateau["rate"] <= plateau["base"] < RATE_LIMIT:
                 bounds = f"a number from 0 to the configured rate, {plateau['base']:g}, which is below {RATE_LIMIT:g}"
@@ -232,7 +232,7 @@ class LRScheduler(Callback):
             self.plateaus = [old for _, old in pairs]
             return ""
         self.plateaus = [Plateau(old.rate, old.base, new.best) for new, old in pairs]
-        was, now = shown(state["monitor"], ""), shown(self._monitored(), "")
+        was, now = short_repr(state["monitor"], ""), short_repr(self._monitored(), "")
         return f"the monitor was {was}, now it is {now}; its best value and count are reset, the rate is kept"
 
 
@@ -241,14 +241,14 @@ def _from_earlier(state: dict[str, Any]) -> dict[str, Any]:
 
     What such a state holds of other schedules is not read: their rate follows from the step.
     """
-    accept(state, EARLIER, "state")
+    require(state, EARLIER, "state")
     if not state["schedule"].startswith("(('ReduceLROnPlateau',"):
         return {}
-    counts = {"best": float, "num_bad_epochs": COUNT, "cooldown_counter": COUNT}
+    counts = {"best": float, "num_bad_epochs": COUNTER, "cooldown_counter": COUNTER}
     plateaus = []
     for i, (progress, groups) in enumerate(zip(state["progress"], state["groups"], strict=False)):
-        accept({k: v for k, v in progress.items() if k in counts}, counts, f"state.progress[{i}]")
-        accept(groups, ({"lr": float, "initial_lr": float},), f"state.groups[{i}]")
+        require({k: v for k, v in progress.items() if k in counts}, counts, f"state.progress[{i}]")
+        require(groups, ({"lr": float, "initial_lr": float},), f"state.groups[{i}]")
         plateaus.append(
             {
                 "rate": groups[0]["lr"],

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trainkit.core.terminal import say
+from trainkit.core.terminal import print_stderr
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
 
@@ -32,13 +32,13 @@ class Bar(tqdm):  # type: ignore[type-arg]  # it is generic for type checkers al
             miniters=1,
             delay=1e-9,  # drawn first when the clock is set
         )
-        self.dynamic_ncols: Any = room
+        self.dynamic_ncols: Any = terminal_width
         self._time = time.monotonic
         self.start_t = self.last_print_t = self._time()
         self.refresh()
 
 
-def room(file: Any) -> tuple[int | None, None]:
+def terminal_width(file: Any) -> tuple[int | None, None]:
     """The columns that a bar may take, so that it never wraps, and any number of lines; a terminal of 0 has not said."""
     try:
         columns = os.get_terminal_size(file.fileno()).columns
@@ -86,4 +86,4 @@ class ProgressBar(Callback):
 
     def _line(self, session: Session) -> None:
         self.printed, self.printed_step = time.monotonic(), session.progress.step
-        say(f"epoch {session.epochs_done}/{session.settings.max_epochs}, step {session.progress.step}: {self.shown}")
+        print_stderr(f"epoch {session.epochs_done}/{session.settings.max_epochs}, step {session.progress.step}: {self.shown}")

@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 
 from trainkit.checkpoint.digest import digest
 from trainkit.core.errors import UserError
-from trainkit.core.validation import COUNT, accept, shown
+from trainkit.core.validation import COUNTER, require, short_repr
 from trainkit.metrics.event_file import EventFile
 from trainkit.metrics.statistics import mean, std
 from trainkit.trainer.callback import Callback
@@ -36,7 +36,7 @@ class TensorBoard(Callback):
     last.pt, so its events wait in memory, and its scalars in the state too.
     """
 
-    writes = True
+    needs_run_folder = True
     files = ("events.out.tfevents",)
 
     def __init__(self, histograms_every_n_epochs: int | None = None) -> None:
@@ -118,12 +118,12 @@ class TensorBoard(Callback):
         return {"since": since, "tags": list(tags), "points": torch.tensor(rows, dtype=torch.float64).view(-1, 3)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        accept(state, {"since": COUNT, "tags": [str], "points": torch.float64}, "state")
+        require(state, {"since": COUNTER, "tags": [str], "points": torch.float64}, "state")
         tags, points = state["tags"], state["points"]
         "".join(tags).encode()  # raises where an event could not hold it
         if points.dim() != 2 or points.shape[1] != 3:
-            raise UserError(f"state.points: {shown(points)}; needs rows of 3")
-        limits = torch.tensor([COUNT.stop, len(tags)])
+            raise UserError(f"state.points: {short_repr(points)}; needs rows of 3")
+        limits = torch.tensor([COUNTER.stop, len(tags)])
         if not ((points[:, :2] >= 0) & (points[:, :2] < limits) & (points[:, :2] % 1 == 0)).all():
             raise UserError("state.points: needs whole steps, and places in state.tags")
         self.since = state["since"]
@@ -218,7 +218,7 @@ def last_summary(run: RunFolder) -> dict[str, Any]:
         if later or not stat.S_ISREG(made.st_mode):
             return {}
         summary = json.loads(path.read_bytes())
-        accept([summary["stop_reason"], summary["metrics"]], (str, {str: Any}), "summary")
+        require([summary["stop_reason"], summary["metrics"]], (str, {str: Any}), "summary")
         return {} if summary["stop_reason"].startswith("SIG") else dict(summary)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):  # as text, it may be anything
         return {}

@@ -8,12 +8,12 @@ from contextlib import closing
 import torch
 
 from trainkit.checkpoint.file import save
-from trainkit.core.terminal import say
+from trainkit.core.terminal import print_stderr
 from trainkit.optim.flat_buffer import unflatten
 from trainkit.trainer import replay
 from trainkit.trainer.callback import Callback
-from trainkit.trainer.nonfinite import broken, place
-from trainkit.trainer.replay import Kept, Movers
+from trainkit.trainer.nonfinite import locate, nonfinite_replicas
+from trainkit.trainer.replay import StepCopy, StepSideEffects
 from trainkit.trainer.session import Session
 
 FILE = "before_nan.pt"  # beside the checkpoints, not among them: a resume takes last.pt, and this one by its name alone
@@ -32,12 +32,12 @@ class TerminateOnNaN(Callback):
     handles_nonfinite = True
 
     def on_train_start(self, session: Session) -> None:
-        self.movers = Movers(session)
-        self.kept, self.looked = Kept(session, self.movers), session.progress.step
+        self.movers = StepSideEffects(session)
+        self.kept, self.looked = StepCopy(session, self.movers), session.progress.step
 
     def on_losses(self, session: Session, rows: list[list[float]]) -> None:
         self.looked = session.progress.step
-        if wrong := broken(session, session.progress.loss_sum):
+        if wrong := nonfinite_replicas(session, session.progress.loss_sum):
             with torch.inference_mode():
                 self._stop(session, wrong, rows)
 
@@ -45,18 +45,18 @@ class TerminateOnNaN(Callback):
         if self.looked != session.progress.step or session.loop_ended:
             return
         if session.progress.batch < session.steps_per_epoch:  # else the epoch's end is still to come
-            self.kept, self.looked = Kept(session, self.movers), -1
+            self.kept, self.looked = StepCopy(session, self.movers), -1
 
     def next_step(self, step: int) -> int | None:
         return None  # whoever fetches losses says when
 
     def _stop(self, session: Session, wrong: list[int], rows: list[list[float]]) -> None:
         """Stop the replicas `wrong`, and the run with the last."""
-        now, end = Kept(session, self.movers), session.progress.step
-        before: dict[int, Kept] = {}
-        with closing(replay.again(session, self.kept, end)) as steps:
+        now, end = StepCopy(session, self.movers), session.progress.step
+        before: dict[int, StepCopy] = {}
+        with closing(replay.replay_steps(session, self.kept, end)) as steps:
             for kept, losses in steps:
-                before |= {r: kept for r in broken(session, losses) if r in wrong and r not in before}
+                before |= {r: kept for r in nonfinite_replicas(session, losses) if r in wrong and r not in before}
                 if len(before) == len(wrong):
                     break
         words = {r: self._words(session, r, before.get(r), rows, end) for r in wrong}
@@ -74,7 +74,7 @@ class TerminateOnNaN(Callback):
                 before[r].state["loss_sum"][r],
                 before[r].state["samples"][r],
             )
-            say(words[r])
+            print_stderr(words[r])
         session.set_active([active and r not in stopped for r, active in enumerate(session.progress.active)])
         if ending:
             session.rolled_back = True
@@ -84,7 +84,7 @@ class TerminateOnNaN(Callback):
                 saved = f"; {FILE} is the state before it"
             session.stop("nan", "\n".join(words[r] for r in ending) + saved, force=True)
 
-    def _words(self, session: Session, r: int, before: Kept | None, rows: list[list[float]], end: int) -> str:
+    def _words(self, session: Session, r: int, before: StepCopy | None, rows: list[list[float]], end: int) -> str:
         """Which step, which place."""
         losses = [(end - len(rows) + 1 + i, row[r]) for i, row in enumerate(rows)]
         first, loss = next(((step, loss) for step, loss in losses if not math.isfinite(loss)), losses[-1])
@@ -95,7 +95,7 @@ class TerminateOnNaN(Callback):
             what = "the parameters or slots are not finite" if math.isfinite(loss) else f"the loss is {loss}"
             return f"{text}{what}, but the steps taken again from step {self.kept.step:,} on give finite numbers"
         before.restore(session)
-        found = place(session, r)
+        found = locate(session, r)
         if found is not None:
             return text + found
         names = ", ".join(self.movers.callbacks)

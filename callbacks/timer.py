@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from trainkit.core.errors import UserError
-from trainkit.core.validation import accept, shown
+from trainkit.core.validation import require, short_repr
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
 
@@ -36,9 +36,9 @@ class Timer(Callback):
         return {"elapsed": self.elapsed()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        accept(state, {"elapsed": float}, "state")
+        require(state, {"elapsed": float}, "state")
         if not 0 <= state["elapsed"] < float("inf"):
-            raise UserError(f"state.elapsed: {shown(state['elapsed'])}; needs seconds from 0 on")
+            raise UserError(f"state.elapsed: {short_repr(state['elapsed'])}; needs seconds from 0 on")
         self.before = state["elapsed"]
 
 

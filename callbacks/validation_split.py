@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError
 from trainkit.core.rng import generator
-from trainkit.core.validation import accept
+from trainkit.core.validation import require
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
 
@@ -74,7 +74,7 @@ class ValidationSplit(Callback):
         return {"sha256": self.sha256}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        accept(state, {"sha256": str}, "state")
+        require(state, {"sha256": str}, "state")
         if state["sha256"] != self.sha256:
             raise UserError(
                 "the resumed run was split otherwise (other fraction, seed or data); keep them, or validation would see"

@@ -379,8 +379,8 @@ def sealed(data: bytes) -> bytes:
     """`data` with trainkit's mark and checksum: what someone forges who has read the source."""
     import hashlib
 
-    head = data[:-2] + struct.pack("<H", checkpoint.COMMENT)
-    return head + checkpoint.MARK + hashlib.sha256(head).hexdigest().encode()
+    head = data[:-2] + struct.pack("<H", checkpoint.COMMENT_BYTES)
+    return head + checkpoint.CHECKSUM_PREFIX + hashlib.sha256(head).hexdigest().encode()
 
 
 def saved(value: Any) -> bytes:
@@ -435,7 +435,7 @@ FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "cut by a byte": (lambda data: data[:-1], "damaged"),
     "a byte more": (lambda data: data + b"x", ""),
     "deflated": (deflated, "compressed or overlap"),
-    "from torch.save alone": (lambda data: data[: -checkpoint.COMMENT - 2] + b"\0\0", "no trainkit checksum"),
+    "from torch.save alone": (lambda data: data[: -checkpoint.COMMENT_BYTES - 2] + b"\0\0", "no trainkit checksum"),
     "another's checksum": (lambda data: data[:-1] + (b"0" if data[-1:] != b"0" else b"1"), "SHA-256 differs"),
     "a pickle": (lambda data: pickle.dumps(Evil()), "no checkpoint"),
     "code in a checkpoint": (lambda data: saved({"format": 1, "x": Evil()}), "something else than plain values"),
@@ -602,7 +602,7 @@ RESUMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "another kind of device",
     ),
     "a waited of text": (
-        lambda c: c["callbacks"]["early_stopping"].update(waited=["x"]),
+        lambda c: c["callbacks"]["early_stopping"].update(wait_counts=["x"]),
         "early_stopping: state.waited[0]: 'x'",
     ),
     "a best too many": (lambda c: c["callbacks"]["early_stopping"].update(best=[0.0, 1.0]), "early_stopping: state.best"),

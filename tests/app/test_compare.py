@@ -18,7 +18,7 @@ from trainkit import Split, UserError
 from trainkit.app.cli.main import main
 from trainkit.app.compare import command, figures, grid, reference, tables, trial
 from trainkit.app.compare.reference import apart, largest
-from trainkit.app.compare.timed_fit import Clock, Outcome, failures, train
+from trainkit.app.compare.timed_fit import Clock, TimedFit, failures, train
 from trainkit.app.compare.trial import Curves, Trial
 from trainkit.app.config.build import build
 from trainkit.app.config.files import compose, resolve
@@ -60,7 +60,7 @@ def written(folder: str = "out") -> dict[str, Any]:
 def made_up(name: str, **metrics: list[float]) -> Trial:
     """A trial with these metrics, `val_error=[0.1, 0.2]`, that trained nothing."""
     values = {k.replace("_", "/"): v for k, v in metrics.items()}
-    outcome = Outcome("trainkit", values, 10, 1.0, list(range(len(next(iter(values.values()))))))
+    outcome = TimedFit("trainkit", values, 10, 1.0, list(range(len(next(iter(values.values()))))))
     return Trial(name, "CrossEntropyLoss()", [outcome], Curves())
 
 
@@ -165,7 +165,7 @@ def test_curves_begin_with_the_untrained_net_and_end_with_the_outcome() -> None:
 
 def test_looking_does_not_change_the_training() -> None:
     parts = build(config("callbacks.early_stopping={patience: 1}"))
-    looked = train(parts, parts.data(), trial.Looks())
+    looked = train(parts, parts.data(), trial.CurveRecorder())
     alone = build(config("callbacks.early_stopping={patience: 1}"))
     alone.trainer().fit(alone.net, alone.loss, alone.optimizer(alone.net), alone.data())
     theirs = alone.net.state_dict()
@@ -180,8 +180,8 @@ def test_the_votes_over_the_plane_sum_to_one() -> None:
     plane = ran("trainer.replicas=3", "trainer.max_epochs=1").plane
     assert plane is not None
     assert plane.boundary is not None
-    assert plane.votes.shape == (2, len(plane.y), len(plane.x))
-    torch.testing.assert_close(plane.votes.sum(0), torch.ones_like(plane.votes[0]))
+    assert plane.class_shares.shape == (2, len(plane.y), len(plane.x))
+    torch.testing.assert_close(plane.class_shares.sum(0), torch.ones_like(plane.class_shares[0]))
     assert len(plane.answer) == len(plane.test) == 20
 
 

@@ -22,7 +22,7 @@ from trainkit import (
     Callback,
     Checkpoint,
     CrossEntropyLoss,
-    CSVLog,
+    CSVLogger,
     Dataset,
     EarlyStopping,
     Linear,
@@ -100,7 +100,7 @@ def test_other_data_is_scaled_as_the_fit_was() -> None:
 
 
 def test_a_fitted_trainer_is_pickled(tmp_path: Path) -> None:
-    every = [CSVLog(), TensorBoard(), ProgressBar(), EarlyStopping(), LRScheduler(StepLR={"step_size": 2})]
+    every = [CSVLogger(), TensorBoard(), ProgressBar(), EarlyStopping(), LRScheduler(StepLR={"step_size": 2})]
     trainer, (x, _) = fitted(tmp_path / "run", extra=every), points()
     again = pickle.loads(pickle.dumps(trainer))
     assert torch.equal(again.predict(x), trainer.predict(x))

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from trainkit import Split, UserError
-from trainkit.app.compare.decision_regions import Plane
+from trainkit.app.compare.decision_regions import DecisionRegions
 from trainkit.app.compare.figures import draw, write
-from trainkit.app.compare.timed_fit import Outcome
+from trainkit.app.compare.timed_fit import TimedFit
 from trainkit.app.compare.trial import Curves, Trial
 
 pytest.importorskip("matplotlib")
@@ -29,7 +29,7 @@ LONG = "a_configuration_with_a_name_of_40_lette"  # and a digit
 CORNERS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 
 
-def a_plane(classes: tuple[str, ...] = ("low", "high"), shift: float = 0.0) -> Plane:
+def a_plane(classes: tuple[str, ...] = ("low", "high"), shift: float = 0.0) -> DecisionRegions:
     """Four corners of the unit square; the right answer is 0 0 1 1, the shown replica says 0 1 1 0."""
     label = torch.tensor([0, 0, 1, 1])
     part = Split(CORNERS + shift, label, label)
@@ -37,16 +37,16 @@ def a_plane(classes: tuple[str, ...] = ("low", "high"), shift: float = 0.0) -> P
     votes = torch.zeros(len(classes), 11, 11)
     votes[0], votes[1] = 0.25, 0.75
     boundary = torch.tensor([[0.5, 0.0], [0.5, 1.0]])
-    return Plane(part, part, classes, boundary, axis, axis, votes, 1, torch.tensor([0, 1, 1, 0]))
+    return DecisionRegions(part, part, classes, boundary, axis, axis, votes, 1, torch.tensor([0, 1, 1, 0]))
 
 
-def a_trial(name: str = "a", replicas: int = 3, plane: Plane | None = None, **curves: list[list[float]]) -> Trial:
+def a_trial(name: str = "a", replicas: int = 3, plane: DecisionRegions | None = None, **curves: list[list[float]]) -> Trial:
     """Curves fall from 0.7 in three epochs, unless given: `train_loss=[[0.7, 0.8], [0.5, 0.6]]`, a row an epoch."""
     falling = [[0.7 / (epoch + 1) + 0.01 * r for r in range(replicas)] for epoch in range(4)]
     names = ("train/loss", "val/loss", "test/loss", "train/error", "val/error", "test/error")
     values = {k.replace("_", "/"): v for k, v in curves.items()} or dict.fromkeys(names, falling)
     epochs = [float(i) for i in range(len(next(iter(values.values()))))]
-    outcome = Outcome("trainkit", {name: rows[-1] for name, rows in values.items()}, 4, 1.0, list(range(replicas)))
+    outcome = TimedFit("trainkit", {name: rows[-1] for name, rows in values.items()}, 4, 1.0, list(range(replicas)))
     return Trial(name, "CrossEntropyLoss()", [outcome], Curves(epochs, values), plane)
 
 

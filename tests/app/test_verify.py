@@ -18,7 +18,7 @@ import pytest
 from trainkit import Adam
 from trainkit.app.cli.main import main
 from trainkit.app.verify_resume import interrupt, verify
-from trainkit.core.diff import gaps
+from trainkit.core.diff import differences
 from trainkit.trainer.engines import select
 
 ROOT = Path(__file__).parents[2]
@@ -297,7 +297,7 @@ def test_a_timer_is_left_out_whatever_its_name_and_nothing_else_is() -> None:
 
     first = verify.compared(content(1.0, 1.0), kinds)
     assert first == verify.compared(content(2.0, 1.0), kinds)
-    assert [gap.place for gap in gaps(first, verify.compared(content(1.0, 2.0), kinds))] == [
+    assert [gap.place for gap in differences(first, verify.compared(content(1.0, 2.0), kinds))] == [
         "callbacks.a.timer.elapsed",
         "callbacks.timer.elapsed.x",
     ]

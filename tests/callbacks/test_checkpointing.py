@@ -21,7 +21,7 @@ from trainkit import (
     Callback,
     Checkpoint,
     CrossEntropyLoss,
-    CSVLog,
+    CSVLogger,
     Dataset,
     EarlyStopping,
     Linear,
@@ -132,7 +132,12 @@ def test_best_pt_holds_the_weights_of_the_best_value(
 def test_best_pt_read_back_gives_the_metric_it_was_kept_for(tmp_path: Path) -> None:
     """With schedules and validation inside the epochs: evaluate the file's own net on the validation part."""
     net = Sequential(Linear(2, 8), Tanh(), Linear(8, 2)).draw(torch.Generator().manual_seed(0))
-    callbacks = [Checkpoint("val/loss"), LRScheduler("step", warmup_steps=3), ValidationSplit(0.3, every_n_steps=2), CSVLog()]
+    callbacks = [
+        Checkpoint("val/loss"),
+        LRScheduler("step", warmup_steps=3),
+        ValidationSplit(0.3, every_n_steps=2),
+        CSVLogger(),
+    ]
     trainer = Trainer(max_epochs=8, batch_size=5, device="cpu", run_dir=tmp_path, callbacks=callbacks)
     trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=1.5), disk(40, 1))
     rows = [row.split(",") for row in (tmp_path / "metrics.csv").read_text().splitlines()]
@@ -373,7 +378,7 @@ def savers() -> list[Callback]:
     return [
         Checkpoint("score", save_top_k=2, every_n_epochs=1),
         EarlyStopping("score", patience=9, restore_best=True),
-        CSVLog(),
+        CSVLogger(),
     ]
 
 
@@ -772,7 +777,7 @@ def test_a_last_pt_that_cannot_be_read_now_is_not_passed_over(tmp_path: Path, mo
 
     monkeypatch.setattr(checkpoint, "_bytes", fail)
     with pytest.raises(UserError, match=r"last\.pt: cannot be read, Input/output error"):
-        checkpoint.newest(tmp_path / "checkpoints")
+        checkpoint.load_latest(tmp_path / "checkpoints")
 
 
 def test_final_pt_stays_until_a_resumed_run_has_saved(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from trainkit import (
     SGD,
     Callback,
     Checkpoint,
-    CSVLog,
+    CSVLogger,
     Dataset,
     EarlyStopping,
     Linear,
@@ -25,7 +25,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.checkpoint import file as checkpoint
-from trainkit.checkpoint.plain import plain
+from trainkit.checkpoint.plain import to_plain
 from trainkit.trainer.session import Session
 
 NAN, INF = math.nan, math.inf
@@ -395,7 +395,7 @@ def test_monitoring_the_training_loss_waits_for_the_first_epochs_end() -> None:
 
 
 def test_the_csv_row_of_the_last_epoch_is_written(tmp_path: Path) -> None:
-    run([3, 2, 2, 2, 2], EarlyStopping("score", patience=1), CSVLog(), run_dir=tmp_path)
+    run([3, 2, 2, 2, 2], EarlyStopping("score", patience=1), CSVLogger(), run_dir=tmp_path)
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2", "3"]
 
@@ -406,7 +406,7 @@ def test_the_best_parameters_of_another_metric_are_not_restored(capsys: pytest.C
     class Keep(Callback):
         def on_checkpoint(self, session: Session) -> None:
             if session.progress.epoch == 3 and not session.progress.batch:
-                self.content = plain(session.snapshot())
+                self.content = to_plain(session.snapshot())
 
     keep = Keep()
     run([1, 2, 3, 4, 5], EarlyStopping("score", restore_best=True, patience=9), keep)

@@ -22,7 +22,7 @@ from trainkit import (
     Callback,
     Checkpoint,
     CrossEntropyLoss,
-    CSVLog,
+    CSVLogger,
     Linear,
     Sequential,
     TensorBoard,
@@ -65,7 +65,7 @@ def fit(
     """2 epochs of 3 steps, validated at the end of the second, and inside every third step: two rows at step 3."""
     net = Sequential(Linear(2, 2)).draw(torch.Generator().manual_seed(0))
     split = ValidationSplit(1 / 4, every_n_steps=3, every_n_epochs=2)
-    written = [CSVLog(), TensorBoard(), Checkpoint("train/loss", every_n_steps=every, every_n_epochs=every_n_epochs)]
+    written = [CSVLogger(), TensorBoard(), Checkpoint("train/loss", every_n_steps=every, every_n_epochs=every_n_epochs)]
     callbacks = [split, *more, *written] if first else [split, *written, *more]
     settings = {"max_epochs": 2, "batch_size": 3, "device": "cpu", "log_every_n_steps": 2} | how
     trainer = Trainer(**settings, run_dir=folder, callbacks=callbacks)
@@ -343,7 +343,7 @@ def test_a_row_costs_time_by_its_columns_and_not_by_their_square(tmp_path: Path)
 
     names = [f"metric {i}" for i in range(20_000)]
     net = Sequential(Linear(2, 2))
-    trainer = Trainer(max_epochs=3, device="cpu", run_dir=tmp_path, callbacks=[Many(), CSVLog()])
+    trainer = Trainer(max_epochs=3, device="cpu", run_dir=tmp_path, callbacks=[Many(), CSVLogger()])
     began = time.perf_counter()
     trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), disk(12, 4))
     assert time.perf_counter() - began < 5  # 0.2 s; to compare each name with each takes 20 s

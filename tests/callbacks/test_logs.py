@@ -26,7 +26,7 @@ from trainkit import (
     Callback,
     Checkpoint,
     CrossEntropyLoss,
-    CSVLog,
+    CSVLogger,
     EarlyStopping,
     GradientNorms,
     Linear,
@@ -99,7 +99,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
-    run(folder, TensorBoard(), CSVLog())
+    run(folder, TensorBoard(), CSVLogger())
     return folder
 
 
@@ -149,14 +149,14 @@ def test_a_resumed_run_continues_the_curves(step: int, kill: bool, whole: Path, 
     """No point doubled, none lost, none left from after the checkpoint; killed runs have written more than they saved."""
     if kill:
         with pytest.raises(Killed):
-            run(tmp_path, TensorBoard(), CSVLog(), stop=step, kill=True)
+            run(tmp_path, TensorBoard(), CSVLogger(), stop=step, kill=True)
     else:
-        run(tmp_path, TensorBoard(), CSVLog(), stop=step)
+        run(tmp_path, TensorBoard(), CSVLogger(), stop=step)
     if not (tmp_path / "checkpoints" / "last.pt").exists():
         assert kill
         assert step < 3  # nothing was saved before step 3
         return
-    run(tmp_path, TensorBoard(), CSVLog(), resume=True)
+    run(tmp_path, TensorBoard(), CSVLogger(), resume=True)
     assert curves(tmp_path) == curves(whole)
     assert (tmp_path / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
@@ -170,18 +170,18 @@ def test_what_is_on_the_disk_at_any_moment_is_enough_to_continue(step: int, whol
             if session.progress.step == step + 1:
                 shutil.copytree(tmp_path / "run", tmp_path / "left")
 
-    run(tmp_path / "run", TensorBoard(), CSVLog(), Copy())
-    run(tmp_path / "left", TensorBoard(), CSVLog(), resume=True)
+    run(tmp_path / "run", TensorBoard(), CSVLogger(), Copy())
+    run(tmp_path / "left", TensorBoard(), CSVLogger(), resume=True)
     assert curves(tmp_path / "left") == curves(whole)
     assert (tmp_path / "left" / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
 
 def test_resuming_twice_and_resuming_a_finished_run_change_no_curve(whole: Path, tmp_path: Path) -> None:
-    run(tmp_path, TensorBoard(), CSVLog(), stop=7)
-    run(tmp_path, TensorBoard(), CSVLog(), resume=True, stop=13)
-    run(tmp_path, TensorBoard(), CSVLog(), resume=True)
+    run(tmp_path, TensorBoard(), CSVLogger(), stop=7)
+    run(tmp_path, TensorBoard(), CSVLogger(), resume=True, stop=13)
+    run(tmp_path, TensorBoard(), CSVLogger(), resume=True)
     assert curves(tmp_path) == curves(whole)
-    run(tmp_path, TensorBoard(), CSVLog(), resume=True)  # there is nothing left to do
+    run(tmp_path, TensorBoard(), CSVLogger(), resume=True)  # there is nothing left to do
     assert curves(tmp_path) == curves(whole)
     assert (tmp_path / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
 
@@ -196,7 +196,7 @@ def test_more_epochs_continue_the_curves(whole: Path, tmp_path: Path) -> None:
 
 
 def test_replicas_show_their_mean_and_deviation(tmp_path: Path) -> None:
-    trainer = run(tmp_path, TensorBoard(), CSVLog(), replicas=3)
+    trainer = run(tmp_path, TensorBoard(), CSVLogger(), replicas=3)
     found, row = curves(tmp_path), rows(tmp_path)[-1]
     for name in ("val/loss", "train/loss", "grad_norm/0.weight"):
         values = trainer.session.metrics[name]
@@ -216,7 +216,7 @@ def test_huge_numbers_and_nan_are_written_too(tmp_path: Path) -> None:
             session.log("odd", [1e200, -1e200])
             session.log("nan", [math.nan, 1.0])
 
-    run(tmp_path, Odd(), TensorBoard(), CSVLog(), replicas=2, max_epochs=1)
+    run(tmp_path, Odd(), TensorBoard(), CSVLogger(), replicas=2, max_epochs=1)
     row = rows(tmp_path)[-1]
     assert (row["odd"], row["odd_std"], row["odd.0"], row["nan"]) == ("0.0", "inf", "1e+200", "nan")
     assert curves(tmp_path)["odd_std"] == [(5, math.inf)]
@@ -251,7 +251,7 @@ def test_a_row_a_moment_with_numbers_in_full(whole: Path) -> None:
 
 
 def test_the_last_row_is_the_summarys(tmp_path: Path) -> None:
-    trainer = run(tmp_path, CSVLog())
+    trainer = run(tmp_path, CSVLogger())
     row = rows(tmp_path)[-1]
     assert {k: float(v) for k, v in row.items() if k not in ("epoch", "step")} == {
         k: v for k, v in trainer.summary["metrics"].items() if k in row
@@ -264,7 +264,7 @@ def test_a_metric_that_turns_up_later_gets_a_column_behind_the_others(tmp_path: 
             if session.progress.epoch == 2:
                 session.log('a,late "one"', 0.5)
 
-    run(tmp_path, Late(), CSVLog())
+    run(tmp_path, Late(), CSVLogger())
     found = rows(tmp_path)
     assert list(found[0])[-1] == 'a,late "one"'
     assert [r['a,late "one"'] for r in found] == ["", "", "0.5", ""]
@@ -281,7 +281,7 @@ def test_a_row_compares_names_in_proportion_to_its_columns() -> None:
 
         __hash__ = str.__hash__
 
-    log = CSVLog()
+    log = CSVLogger()
     log.columns = dict.fromkeys(["epoch", "step"])
     for _ in range(2):
         log._line({Name(f"m{i}"): "0" for i in range(500)})
@@ -290,17 +290,17 @@ def test_a_row_compares_names_in_proportion_to_its_columns() -> None:
 
 
 def test_validation_inside_an_epoch_has_a_row_of_its_own(tmp_path: Path) -> None:
-    run(tmp_path, CSVLog(), ValidationSplit(0.2, every_n_steps=2), max_epochs=1)
+    run(tmp_path, CSVLogger(), ValidationSplit(0.2, every_n_steps=2), max_epochs=1)
     found = rows(tmp_path)
     assert [r["step"] for r in found] == ["2", "4", "5"]
     assert [bool(r["train/loss"]) for r in found] == [False, False, True]
 
 
 def test_a_folder_that_holds_a_run_is_not_begun_anew(tmp_path: Path) -> None:
-    run(tmp_path, CSVLog(), max_epochs=2)
+    run(tmp_path, CSVLogger(), max_epochs=2)
     before = (tmp_path / "metrics.csv").read_bytes()
     with pytest.raises(UserError, match="holds a run already"):
-        run(tmp_path, CSVLog(), max_epochs=1)
+        run(tmp_path, CSVLogger(), max_epochs=1)
     assert (tmp_path / "metrics.csv").read_bytes() == before
 
 
@@ -374,7 +374,7 @@ def test_the_bar_of_a_run_that_ends_early_stands_where_it_ended(monkeypatch: pyt
 
 
 def test_nothing_else_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(tmp_path, CSVLog(), TensorBoard(), LRScheduler(StepLR={"step_size": 1}), Timer(100))
+    run(tmp_path, CSVLogger(), TensorBoard(), LRScheduler(StepLR={"step_size": 1}), Timer(100))
     assert capsys.readouterr() == ("", "")
 
 
@@ -438,9 +438,9 @@ def test_what_is_no_time_is_refused(text: Any) -> None:
 
 
 def test_a_run_folder_can_be_moved_and_continued(whole: Path, tmp_path: Path) -> None:
-    run(tmp_path / "a", TensorBoard(), CSVLog(), stop=7)
+    run(tmp_path / "a", TensorBoard(), CSVLogger(), stop=7)
     shutil.move(tmp_path / "a", tmp_path / "b")
-    run(tmp_path / "b", TensorBoard(), CSVLog(), resume=True)
+    run(tmp_path / "b", TensorBoard(), CSVLogger(), resume=True)
     assert curves(tmp_path / "b") == curves(whole)
 
 

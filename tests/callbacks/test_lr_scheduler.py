@@ -25,7 +25,7 @@ from trainkit import (
     UserError,
     tensors,
 )
-from trainkit.checkpoint.plain import plain
+from trainkit.checkpoint.plain import to_plain
 from trainkit.optim.optimizer import Optimizer
 from trainkit.optim.schedules import SCHEDULERS
 from trainkit.trainer.session import Session
@@ -96,7 +96,7 @@ class Watch(Callback):
 
     def on_checkpoint(self, session: Session) -> None:
         if session.progress.batch:
-            self.kept[session.progress.step] = plain(session.snapshot())
+            self.kept[session.progress.step] = to_plain(session.snapshot())
 
 
 class Script(Callback):

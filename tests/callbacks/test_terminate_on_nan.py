@@ -20,7 +20,7 @@ from trainkit import (
     Adam,
     Callback,
     Checkpoint,
-    CSVLog,
+    CSVLogger,
     Dataset,
     Dropout,
     EarlyStopping,
@@ -45,7 +45,7 @@ from trainkit import (
 from trainkit.app.cli.main import main
 from trainkit.callbacks import terminate_on_nan
 from trainkit.checkpoint import file as checkpoint
-from trainkit.checkpoint.plain import plain
+from trainkit.checkpoint.plain import to_plain
 from trainkit.data.loader import epoch_permutation
 from trainkit.trainer.engines import compiled
 from trainkit.trainer.session import Session
@@ -354,7 +354,7 @@ def everything_with(more: list[Callback], folder: Path, on: Dataset, inside: int
         LRScheduler("step", warmup_steps=4, CosineAnnealingLR={"T_max": 30}),
         EarlyStopping(patience=20, check_finite=False),
         Checkpoint(monitor="val/loss", every_n_steps=4),
-        CSVLog(),
+        CSVLogger(),
         TensorBoard(),
         TerminateOnNaN(),
         Jitter(),
@@ -368,7 +368,7 @@ def test_no_file_of_a_run_ever_holds_what_is_not_finite(tmp_path: Path, monkeypa
     from trainkit.callbacks import checkpoint as saver
 
     saved: list[dict[str, Any]] = []
-    monkeypatch.setattr(saver, "save", lambda content, path: saved.append(plain(content)))
+    monkeypatch.setattr(saver, "save", lambda content, path: saved.append(to_plain(content)))
     every = [Checkpoint(every_n_steps=1), TerminateOnNaN(), At(8, lambda t: t.net.layers[4].w.fill_(3e38))]  # type: ignore[attr-defined]
     for callbacks in (every, every[::-1]):
         saved.clear()
@@ -544,14 +544,14 @@ def test_the_last_replica_ends_the_run(
 
 
 def test_a_resume_leaves_a_stopped_replica_stopped_whatever_early_stopping_says() -> None:
-    from trainkit.checkpoint.file import plain
+    from trainkit.checkpoint.file import to_plain
 
     class Keep(Callback):
         def __init__(self) -> None:
             self.snapshots: list[dict[str, Any]] = []
 
         def on_checkpoint(self, session: Session) -> None:
-            self.snapshots.append(plain(session.snapshot()))
+            self.snapshots.append(to_plain(session.snapshot()))
 
     def callbacks() -> list[Callback]:
         return [ValidationSplit(0.2), EarlyStopping(patience=3, restore_best=True), *plant({1: 6}), TerminateOnNaN()]
@@ -559,7 +559,7 @@ def test_a_resume_leaves_a_stopped_replica_stopped_whatever_early_stopping_says(
     keep = Keep()
     whole = fit(*callbacks(), keep, replicas=2, max_epochs=12)
     for content in keep.snapshots[::5]:
-        rest = fit(*callbacks(), Keep(), replicas=2, max_epochs=12, resume=plain(content))
+        rest = fit(*callbacks(), Keep(), replicas=2, max_epochs=12, resume=to_plain(content))
         assert same(rest, whole)
         assert {**rest.summary, "wall_s": 0} == {**whole.summary, "wall_s": 0}
 

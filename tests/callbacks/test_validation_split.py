@@ -26,7 +26,7 @@ from trainkit import (
     disk,
     tensors,
 )
-from trainkit.checkpoint.plain import plain
+from trainkit.checkpoint.plain import to_plain
 from trainkit.trainer.session import Session
 
 
@@ -178,7 +178,7 @@ def test_all_replicas_have_one_validation_set_and_so_have_other_seeds() -> None:
     ids=["fraction", "seed", "stratify"],
 )
 def test_another_split_on_resume_is_refused(other: ValidationSplit) -> None:
-    content = plain(run(ValidationSplit(0.2)).session.snapshot())
+    content = to_plain(run(ValidationSplit(0.2)).session.snapshot())
     assert run(ValidationSplit(0.2), resume=content, max_epochs=4).session.progress.epoch == 4
     with pytest.raises(UserError, match=r"was split otherwise.*validation would see trained samples"):
         run(other, resume=content, max_epochs=4)

@@ -20,11 +20,11 @@ import torch
 
 from trainkit import SGD, Linear, MSELoss, Sequential, Trainer
 from trainkit.checkpoint import file as checkpoint
-from trainkit.checkpoint.plain import plain
+from trainkit.checkpoint.plain import to_plain
 from trainkit.checkpoint.safe_pickle import opcodes
 from trainkit.core.errors import UserError
 from trainkit.core.files import plain_name, write
-from trainkit.core.validation import Either, unlike
+from trainkit.core.validation import OneOf, mismatches
 from trainkit.data.sources.tensors import tensors
 from trainkit.trainer.run_folder import RunFolder
 
@@ -241,7 +241,7 @@ def test_without_last_the_newest_is_the_valid_one_of_most_steps_and_the_others_a
         checkpoint.save(at_step(whole, step), tmp_path / name)
     data = (tmp_path / "z.pt").read_bytes()
     (tmp_path / "z.pt").write_bytes(data[: len(data) // 2])
-    file, content, skipped = checkpoint.newest(tmp_path)
+    file, content, skipped = checkpoint.load_latest(tmp_path)
     assert (file.name, content["state"]["step"]) == ("b.pt", 7)
     assert len(skipped) == 1
     assert "z.pt: damaged or cut short" in skipped[0]
@@ -250,15 +250,15 @@ def test_without_last_the_newest_is_the_valid_one_of_most_steps_and_the_others_a
 def test_a_file_ahead_of_last_is_of_a_save_that_was_not_completed(whole: dict[str, Any], tmp_path: Path) -> None:
     for name, step in {"best.pt": 5, "last.pt": 5, "z.pt": 6}.items():
         checkpoint.save(at_step(whole, step), tmp_path / name)
-    assert checkpoint.newest(tmp_path)[0].name == "last.pt"
+    assert checkpoint.load_latest(tmp_path)[0].name == "last.pt"
 
 
 def test_no_valid_checkpoint_is_an_error_that_says_why(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no valid checkpoint in .*\n.* has no \.pt file"):
-        checkpoint.newest(tmp_path)
+        checkpoint.load_latest(tmp_path)
     (tmp_path / "last.pt").write_text("hello")
     with pytest.raises(UserError, match=r"no valid checkpoint in .*\n.*last\.pt: no checkpoint \(5 bytes"):
-        checkpoint.newest(tmp_path)
+        checkpoint.load_latest(tmp_path)
 
 
 @pytest.mark.parametrize("value", [{1.5: 1}, {"a": object()}, [b"x"], {"a": [{"b": {1, 2}}]}, {"a": Path()}])
@@ -286,8 +286,8 @@ PATTERNS = {
     "a list of two": ([1], (int, int), ["p: a list of 1; needs a list of 2"]),
     "a mapping": ({"a": 1, "b": 2.5}, {str: int}, ["p.b: 2.5; needs a whole number"]),
     "a record": ({"a": 1, "c": 1}, {"a": int, "b": int}, ["p: has no b", "p: c is not known"]),
-    "either": (None, Either(None, int), []),
-    "neither": ("x", Either(None, int), ["p: 'x'; needs None or a whole number"]),
+    "either": (None, OneOf(None, int), []),
+    "neither": ("x", OneOf(None, int), ["p: 'x'; needs None or a whole number"]),
     "a dtype": (torch.zeros(2), torch.float64, ["p: a tensor of float32 (2,); needs a tensor of float64"]),
 }
 
@@ -295,24 +295,24 @@ PATTERNS = {
 @pytest.mark.parametrize("name", PATTERNS)
 def test_a_value_is_told_from_a_pattern(name: str) -> None:
     value, pattern, expected = PATTERNS[name]
-    assert unlike(value, pattern, "p") == expected
+    assert mismatches(value, pattern, "p") == expected
 
 
 def test_a_temporary_that_a_killed_save_has_left_is_no_checkpoint(whole: dict[str, Any], tmp_path: Path) -> None:
     """Be it whole: it may list files of the same save that were never written."""
     checkpoint.save(at_step(whole, 1), tmp_path / "last.pt")
     checkpoint.save(at_step(whole, 2), tmp_path / ".tmp-99-last.pt")
-    assert checkpoint.newest(tmp_path)[0].name == "last.pt"
-    assert checkpoint.saved(tmp_path) == [tmp_path / "last.pt"]
+    assert checkpoint.load_latest(tmp_path)[0].name == "last.pt"
+    assert checkpoint.list_checkpoints(tmp_path) == [tmp_path / "last.pt"]
 
 
 def test_a_streamed_file_has_the_bytes_of_a_whole_archive(whole: dict[str, Any], tmp_path: Path) -> None:
     """With tensors above and below the block that is passed on at once."""
     content = {**whole, "x": [torch.arange(n, dtype=torch.uint8) for n in (0, 1, 22, 1 << 20, (1 << 20) + 1, 3 << 20)]}
     buffer = io.BytesIO()
-    torch.save(plain(content), buffer)
-    head = buffer.getvalue()[:-2] + struct.pack("<H", checkpoint.COMMENT)
-    expected = head + checkpoint.MARK + hashlib.sha256(head).hexdigest().encode()
+    torch.save(to_plain(content), buffer)
+    head = buffer.getvalue()[:-2] + struct.pack("<H", checkpoint.COMMENT_BYTES)
+    expected = head + checkpoint.CHECKSUM_PREFIX + hashlib.sha256(head).hexdigest().encode()
     checkpoint.save(content, tmp_path / "a.pt")
     assert checkpoint.dump(content) == expected == (tmp_path / "a.pt").read_bytes()
 
@@ -329,8 +329,8 @@ def raw(content: dict[str, Any]) -> bytes:
     """A sealed file of a content as torch saves it, views and all."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    head = buffer.getvalue()[:-2] + struct.pack("<H", checkpoint.COMMENT)
-    return head + checkpoint.MARK + hashlib.sha256(head).hexdigest().encode()
+    head = buffer.getvalue()[:-2] + struct.pack("<H", checkpoint.COMMENT_BYTES)
+    return head + checkpoint.CHECKSUM_PREFIX + hashlib.sha256(head).hexdigest().encode()
 
 
 @pytest.mark.parametrize("dimensions", [65, 200, 5000])
@@ -343,7 +343,7 @@ def test_a_tensor_of_more_than_64_dimensions_is_refused(dimensions: int, whole: 
 def test_a_random_state_inside_a_larger_memory_is_refused(whole: dict[str, Any], tmp_path: Path) -> None:
     """torch crashes on it, without an exception."""
     state = torch.cat([torch.zeros(8, dtype=torch.uint8), torch.get_rng_state()])[8:]
-    (tmp_path / "a.pt").write_bytes(raw({**plain(whole), "rng": {**whole["rng"], "torch": state}}))
+    (tmp_path / "a.pt").write_bytes(raw({**to_plain(whole), "rng": {**whole["rng"], "torch": state}}))
     with pytest.raises(UserError, match=r"rng.torch: a tensor of uint8 \(5056,\) that the file does not hold as such"):
         checkpoint.load(tmp_path / "a.pt")
 
@@ -352,7 +352,7 @@ def test_the_parts_of_a_content_are_counted_as_a_pickle_has_them(whole: dict[str
     content = {**whole, "x": [0.5, "a", "a", True, None, 3, (1, 2), {"a": 1}, 10**12] * 500}
     with zipfile.ZipFile(io.BytesIO(checkpoint.dump(content))) as archive:
         actual = sum(1 for _ in pickletools.genops(archive.read("archive/data.pkl")))
-    assert actual <= opcodes(plain(content)) <= 1.05 * actual
+    assert actual <= opcodes(to_plain(content)) <= 1.05 * actual
 
 
 def test_a_load_that_runs_out_of_memory_does_not_call_the_file_damaged(
@@ -364,5 +364,5 @@ def test_a_load_that_runs_out_of_memory_does_not_call_the_file_damaged(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes")
 
     monkeypatch.setattr(torch, "load", fail)
-    with pytest.raises(checkpoint.Unread, match="bytes do not fit into memory"):
+    with pytest.raises(checkpoint.Unreadable, match="bytes do not fit into memory"):
         checkpoint.load(tmp_path / "a.pt")

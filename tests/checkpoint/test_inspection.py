@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from trainkit import Adam, CSVLog, Linear, MSELoss, Sequential, Trainer
+from trainkit import Adam, CSVLogger, Linear, MSELoss, Sequential, Trainer
 from trainkit.app.cli.main import main
 from trainkit.checkpoint import file as checkpoint
-from trainkit.checkpoint.plain import plain
-from trainkit.core.diff import gaps, largest_first
+from trainkit.checkpoint.plain import to_plain
+from trainkit.core.diff import by_size, differences
 from trainkit.data.sources.tensors import tensors
 
 
@@ -21,10 +21,10 @@ from trainkit.data.sources.tensors import tensors
 def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a small run saves after its last step; the file is a.pt."""
     monkeypatch.chdir(tmp_path)
-    trainer = Trainer(max_epochs=1, batch_size=2, run_dir="run", callbacks=[CSVLog()], config="seed: 3\nloss: MSELoss\n")
+    trainer = Trainer(max_epochs=1, batch_size=2, run_dir="run", callbacks=[CSVLogger()], config="seed: 3\nloss: MSELoss\n")
     net = Sequential(Linear(2, 1))
     trainer.fit(net, MSELoss(), Adam(net.param()), tensors(torch.ones(4, 2), torch.ones(4, 1)))
-    content = plain(trainer.session.snapshot())
+    content = to_plain(trainer.session.snapshot())
     checkpoint.save(content, Path("a.pt"))
     content["params_sha256"] = trainer.summary["params_sha256"]
     return content
@@ -192,9 +192,9 @@ ONE = torch.tensor([1.0, math.nan, 0.0])
     ],
 )
 def test_bits_are_compared_and_the_size_is_told(a: Any, b: Any, sizes: list[float]) -> None:
-    assert [gap.size for gap in gaps(a, b, "here")] == sizes
+    assert [gap.size for gap in differences(a, b, "here")] == sizes
 
 
 def test_the_largest_gap_comes_first() -> None:
-    found = largest_first(gaps({"a": 1.0, "b": 1.0, "c": 1.0}, {"a": 1.5, "b": 3.0, "c": 1.0}))
+    found = by_size(differences({"a": 1.0, "b": 1.0, "c": 1.0}, {"a": 1.5, "b": 3.0, "c": 1.0}))
     assert [(gap.place, gap.size) for gap in found] == [("b", 2.0), ("a", 0.5)]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import Dataset
 from trainkit.data.sources import arrow
-from trainkit.data.sources.arrow import BLOCK, MISSING, read
+from trainkit.data.sources.arrow import MAX_LINE_BYTES, MISSING, read
 from trainkit.data.sources.csv import csv, read_rows
 from trainkit.data.sources.csv_schema import FEW, MANY
 
@@ -142,7 +142,7 @@ def test_the_layout_of_the_file_does_not_matter(file: Callable[..., str], conten
 
 
 def test_a_file_of_many_blocks_is_one_table(file: Callable[..., str]) -> None:
-    n = 4 * BLOCK // len("1,left,0\n")
+    n = 4 * MAX_LINE_BYTES // len("1,left,0\n")
     path = file("a,b,y\n" + "1,left,0\n" * n + "2.5,right,1\n2.5,right,1\n")
     data = csv(path, "y", test=0)
     assert len(data.train) == n + 2

@@ -12,7 +12,7 @@ import torch
 
 from trainkit import SGD, Callback, Dataset, Linear, MSELoss, Sequential, Trainer, UserError, ValidationSplit, npy, tensors
 from trainkit.app.cli.main import main
-from trainkit.checkpoint.plain import plain
+from trainkit.checkpoint.plain import to_plain
 from trainkit.data import fingerprint as fingerprint_file
 from trainkit.data.fingerprint import fingerprint
 from trainkit.data.sources.npy import as_inputs, open_npy
@@ -29,7 +29,7 @@ class Keep(Callback):
         self.snapshots: list[dict[str, Any]] = []
 
     def on_checkpoint(self, session: Session) -> None:
-        self.snapshots.append(plain(session.snapshot()))
+        self.snapshots.append(to_plain(session.snapshot()))
 
 
 def data(x: torch.Tensor = X, t: torch.Tensor = T, test: torch.Tensor | None = HELD) -> Dataset:

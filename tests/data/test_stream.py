@@ -38,7 +38,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.app.cli.main import main
-from trainkit.checkpoint.plain import plain
+from trainkit.checkpoint.plain import to_plain
 from trainkit.data import statistics
 from trainkit.data.loader import batches
 from trainkit.data.mapped import AHEAD, MappedRows, Rows, prefetch
@@ -83,7 +83,7 @@ def written_idx(folder: Path, x: np.ndarray[Any, Any]) -> str:
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks of two batches and of five rows; and no test leaves a thread."""
-    monkeypatch.setattr("trainkit.data.loader.BLOCK", 2 * 8 * 12 * 4)  # a batch of 7 takes 8 rows
+    monkeypatch.setattr("trainkit.data.loader.GATHER_BYTES", 2 * 8 * 12 * 4)  # a batch of 7 takes 8 rows
     monkeypatch.setattr(statistics, "BLOCK", 5 * 12 * 8)
     yield
     assert threads() == []
@@ -98,7 +98,7 @@ class Keep(Callback):
         self.snapshots: list[dict[str, Any]] = []
 
     def on_checkpoint(self, session: Session) -> None:
-        self.snapshots.append(plain(session.snapshot()))
+        self.snapshots.append(to_plain(session.snapshot()))
 
 
 def run(data: Dataset, *more: Callback, resume: dict[str, Any] | None = None, **how: Any) -> dict[str, Any]:

@@ -358,7 +358,7 @@ OWN_REFERENCES: dict[str, list[tuple[Callable[[], Module], Callable[[], torch.nn
 class _Stacked(Module):
     """y of `inner`, a tuple, stacked to one tensor; dy taken apart again."""
 
-    takes_tuple = True
+    accepts_tuple = True
 
     def __init__(self, inner: Module) -> None:
         self.inner = inner
@@ -457,7 +457,7 @@ def compare_replicas(build: Callable[[], Module], x: list[tuple[Tensor, ...]]) -
 
 def compare_replicas_loss(build: Callable[[], Loss], samples: list[list[Tensor]]) -> None:
     together, alone = build(), [build() for _ in samples]
-    together.lead = 1
+    together.replica_dims = 1
     values = together.forward(*(torch.stack(v) for v in zip(*samples, strict=True)))
     dy = together.backward()
     same(values, torch.stack([one.forward(*s) for one, s in zip(alone, samples, strict=True)]))
@@ -506,5 +506,5 @@ def test_three_replicas_are_three_losses_with_their_own_norms() -> None:
 
 
 def test_every_shipped_module_and_loss_is_replicated() -> None:
-    replicable = {name for name, cls in MODULES.items() if cls.replicable} | set(LOSSES)
-    assert not replicable - set(DRIVEN) - set(REPLICATED)
+    can_replicate = {name for name, cls in MODULES.items() if cls.can_replicate} | set(LOSSES)
+    assert not can_replicate - set(DRIVEN) - set(REPLICATED)

@@ -278,14 +278,14 @@ def test_grad_adds_what_bwd_adds(build: Callable[[], Module], shape: Any) -> Non
     dy = like(y)
     _, _, expected = alone(module, x, dy)
     module.zero_grad()
-    assert module.grad(saved, dy) is None
+    assert module.bwd_params(saved, dy) is None
     assert_close(gradients(module), expected, rtol=0, atol=0)
 
 
 @over_modules
 def test_a_module_of_one_input_maps_over_a_tuple(build: Callable[[], Module], shape: Any) -> None:
     module = made(build)
-    if isinstance(shape, list) or any(m.takes_tuple and type(m) is not container.Sequential for _, m in module.modules()):
+    if isinstance(shape, list) or any(m.accepts_tuple and type(m) is not container.Sequential for _, m in module.modules()):
         return  # it is mapped already, or wants all its inputs at once
     x = randn([shape, shape])
     module.eval()
@@ -447,7 +447,7 @@ def peak(net: Callable[[Live], Module], n: int = 1000) -> float:
     y, saved = module.fwd(torch.ones(2, n // 2))
     dy = torch.ones_like(y)
     del y
-    module.grad(saved, dy)
+    module.bwd_params(saved, dy)
     return live.most / (4 * n)
 
 
@@ -477,7 +477,7 @@ def test_recomputed_random_numbers_are_those_of_the_first_pass(replicas: int) ->
         found.append([])
         for _ in range(3):
             y, saved = net.fwd(x)
-            net.grad(saved, like(y))
+            net.bwd_params(saved, like(y))
             found[-1] += [y, *(g.clone() for _, g in net.param())]
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainkit.nn.gradcheck import TOLERANCE, Verdict, gradcheck, gradcheck_loss
+from trainkit.nn.gradcheck import TOLERANCE, GradcheckResult, gradcheck, gradcheck_loss
 from trainkit.nn.layers import Add, Parallel, Sequential
 from trainkit.nn.layers.activation import ELU, LeakyReLU, ReLU, Tanh
 from trainkit.nn.layers.dropout import Dropout
@@ -172,4 +172,4 @@ def test_a_loss_is_not_asked_at_its_kink() -> None:
     ("error", "ok"), [(0.0, True), (TOLERANCE, True), (1.01e-6, False), (float("inf"), False), (float("nan"), False)]
 )
 def test_a_verdict_is_yes_up_to_the_tolerance(error: float, ok: bool) -> None:
-    assert Verdict("x", error).ok == ok
+    assert GradcheckResult("x", error).ok == ok

@@ -136,7 +136,7 @@ def test_add_extends_a_net_and_what_was_added_is_trained() -> None:
     for n in (net, same):
         n.zero_grad()
         y, saved = n.fwd(x)
-        n.grad(saved, torch.ones_like(y))
+        n.bwd_params(saved, torch.ones_like(y))
         assert all(g.abs().sum() > 0 for _, g in n[3].param())
         assert n[1].db.shape == (3,)
     with pytest.raises(UserError, match=r"Sequential.add: 3 is no Module"):
@@ -161,7 +161,7 @@ def test_grad_alone_gives_every_parameter_what_backward_gives(build: Callable[[]
     net.backward(dy)
     expected = [g.clone() for _, g in net.param()]
     net.zero_grad()
-    net.grad(net.fwd(x)[1], dy)
+    net.bwd_params(net.fwd(x)[1], dy)
     assert_close([g for _, g in net.param()], expected, rtol=0, atol=0)
 
 
@@ -169,7 +169,7 @@ def test_an_inner_container_that_grows_later_is_trained_too() -> None:
     inner = Sequential()
     net = double(Sequential(Tanh(), inner, Linear(2, 1)))
     inner.add(double(Linear(2, 2)))
-    net.grad(net.fwd(randn(3, 2))[1], randn(3, 1))
+    net.bwd_params(net.fwd(randn(3, 2))[1], randn(3, 1))
     assert inner[0].dw.abs().sum() > 0
 
 
@@ -358,7 +358,7 @@ def test_replicas_are_drawn_from_their_own_seeds_whatever_their_place() -> None:
 
 
 class Stubborn(Tanh):
-    replicable = False
+    can_replicate = False
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def gradients(net: Module, x: Tensor) -> tuple[Any, list[Tensor]]:
     torch.manual_seed(3)
     net.zero_grad()
     y, saved = net.fwd(x)
-    net.grad(saved, tuple(map(torch.ones_like, y)) if isinstance(y, tuple) else torch.ones_like(y))
+    net.bwd_params(saved, tuple(map(torch.ones_like, y)) if isinstance(y, tuple) else torch.ones_like(y))
     return y, [g.clone() for _, g in net.param()]
 
 

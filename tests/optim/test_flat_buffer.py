@@ -160,5 +160,5 @@ def test_a_value_for_each_replica_spreads_over_all_that_is_the_replicas() -> Non
 
 def test_norms_are_a_tensors_or_each_of_its_replicas() -> None:
     a, b = torch.tensor([[3.0, 4.0], [5.0, 12.0]]), torch.tensor([[[8.0], [15.0]], [[0.0], [0.0]]])
-    assert_close(norms([a, b], lead=0), torch.tensor([194.0**0.5, 17.0]))
-    assert_close(norms([a, b], lead=1), torch.tensor([[5.0, 13.0], [17.0, 0.0]]))
+    assert_close(norms([a, b], replica_dims=0), torch.tensor([194.0**0.5, 17.0]))
+    assert_close(norms([a, b], replica_dims=1), torch.tensor([[5.0, 13.0], [17.0, 0.0]]))

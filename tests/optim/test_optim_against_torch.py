@@ -197,7 +197,7 @@ def test_adding_the_gradient_straight_to_the_momentum_is_the_same_update_in_one_
         momentum = [0.9, 0.5, 0.7] if replicas > 1 else 0.9
         optimizer = OURS["SGD"](net.param(), lr=0.05, momentum=momentum, weight_decay=decay, accumulate_into_momentum=into)
         loss = CrossEntropyLoss()
-        loss.lead = net.lead
+        loss.replica_dims = net.replica_dims
         nets.append((net, optimizer))
         steps.append(training_step(net, loss, optimizer, accumulate=2))
     (plain, _), (folded, optimizer) = nets

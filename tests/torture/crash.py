@@ -159,14 +159,14 @@ def _one(n: int, mode: str, step: int | None) -> str | None:
 
 def after(where: str, step: int | None) -> str | None:
     """What is wrong with `run` after a failure and its resume, `step` being the last that was saved; None where nothing is."""
-    files = checkpoint.saved(Path("run/checkpoints"))
+    files = checkpoint.list_checkpoints(Path("run/checkpoints"))
     for file in files:
         try:
             checkpoint.load(file)
         except UserError as error:
             return f"{where}: unreadable: {error}"
     if files:
-        stands = checkpoint.newest(Path("run/checkpoints"))[1]["state"]["step"]
+        stands = checkpoint.load_latest(Path("run/checkpoints"))[1]["state"]["step"]
         if step is not None and stands != step:
             return f"{where}: stands at step {stands}, the last save was of {step}"
         again = shot("fit", "--resume", "run")
@@ -186,7 +186,7 @@ def after(where: str, step: int | None) -> str | None:
 
 def stand(run: str) -> dict[str, tuple[int, str]]:
     """What the checkpoints of a run hold: step and parameters."""
-    contents = {p.name: checkpoint.load(p) for p in checkpoint.saved(Path(run, "checkpoints"))}
+    contents = {p.name: checkpoint.load(p) for p in checkpoint.list_checkpoints(Path(run, "checkpoints"))}
     return {name: (c["state"]["step"], digest_of(c["model"].items())[:8]) for name, c in contents.items()}
 
 

@@ -123,7 +123,7 @@ def stopped(where: str, end: Shot, number: int, saved: bool) -> str | None:
         return f"{where}: exit {end.code}: {end.said[-300:]}"
     if re.search("Traceback|fault in the code", end.said):
         return f"{where}: {end.said[-300:]}"
-    if saved and not checkpoint.saved(Path("run/checkpoints")):
+    if saved and not checkpoint.list_checkpoints(Path("run/checkpoints")):
         return f"{where}: nothing is saved"
     return None
 
@@ -171,7 +171,7 @@ def rewinding(folder: Path, every: int = 1) -> list[Tally]:
                 end = struck(place, n, behind, numbers, ("fit", "conf.yaml", "--run-dir", "run"))
                 wrong = None if end.code in (3, 130, 143, -INT, -TERM) else f"exit {end.code}: {end.said[-300:]}"
                 wrong = wrong or (end.said[-300:] if re.search("Traceback|fault in the code", end.said) else None)
-                begun = bool(checkpoint.saved(Path("run/checkpoints")))
+                begun = bool(checkpoint.list_checkpoints(Path("run/checkpoints")))
                 words = ("--resume", "run") if begun else ("conf.yaml", "--run-dir", "run")
                 again = shot("fit", *words)
                 wrong = wrong or again.wrong(3) or (None if digest("run") == digest("whole") else "ends with other bits")

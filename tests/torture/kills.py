@@ -55,7 +55,7 @@ def kills(folder: Path, wanted: int, per_run: int = 10, seed: int = 0) -> list[T
 
 def once(words: list[str], moment: float | None) -> tuple[str | None, bool]:
     """Start or resume, and kill after so many seconds; what is wrong, and whether the run has come to its end."""
-    begun = bool(checkpoint.saved(Path("run/checkpoints")))
+    begun = bool(checkpoint.list_checkpoints(Path("run/checkpoints")))
     command = ["fit", "--resume", "run"] if begun else ["fit", *words, "--run-dir", "run"]
     child = fork(lambda: main(command), Path("log"))
     if moment is not None:
@@ -64,7 +64,7 @@ def once(words: list[str], moment: float | None) -> tuple[str | None, bool]:
     end = ended(child, Path("log"))
     if end.code not in (0, -signal.SIGKILL):
         return f"exit {end.code}: {end.said[-300:]}", False
-    for file in checkpoint.saved(Path("run/checkpoints")):
+    for file in checkpoint.list_checkpoints(Path("run/checkpoints")):
         try:
             checkpoint.load(file)
         except UserError as error:

@@ -178,7 +178,7 @@ def shared(folder: Path, every: int = 1) -> list[Tally]:
 def visits() -> dict[str, str | None]:
     """What is wrong with how each second trainer is received, now."""
     new, more = ("fit", "conf.yaml", "--run-dir", "run"), ("fit", "--resume", "run")
-    words = {"new": new} | ({"resumed": more} if checkpoint.saved(Path("run/checkpoints")) else {})
+    words = {"new": new} | ({"resumed": more} if checkpoint.list_checkpoints(Path("run/checkpoints")) else {})
     found: dict[str, str | None] = {}
     for name, command in words.items():
         said = shot(*command)

@@ -64,8 +64,8 @@ def fresh() -> None:
 
 def sealed(data: bytes) -> bytes:
     """An archive with trainkit's mark and checksum."""
-    head = data[:-2] + struct.pack("<H", checkpoint.COMMENT)
-    return head + checkpoint.MARK + hashlib.sha256(head).hexdigest().encode()
+    head = data[:-2] + struct.pack("<H", checkpoint.COMMENT_BYTES)
+    return head + checkpoint.CHECKSUM_PREFIX + hashlib.sha256(head).hexdigest().encode()
 
 
 def stored(value: Any, protocol: int = 2) -> bytes:

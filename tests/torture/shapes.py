@@ -42,8 +42,8 @@ from trainkit import (
     npy,
     tensors,
 )
-from trainkit.checkpoint.plain import plain
-from trainkit.core.diff import gaps
+from trainkit.checkpoint.plain import to_plain
+from trainkit.core.diff import differences
 from trainkit.core.rng import seed_globals
 from trainkit.data.loader import ALIGN
 from trainkit.nn.losses import Loss
@@ -160,11 +160,11 @@ class Keep(Callback):
 
     def on_train_start(self, session: Session) -> None:
         if 0 in self.steps:
-            self.kept[0] = plain(session.snapshot())
+            self.kept[0] = to_plain(session.snapshot())
 
     def on_checkpoint(self, session: Session) -> None:
         if session.progress.step in self.steps and session.progress.batch:
-            self.kept[session.progress.step] = plain(session.snapshot())
+            self.kept[session.progress.step] = to_plain(session.snapshot())
 
     def next_step(self, step: int) -> int | None:
         return min((s for s in self.steps if s > step), default=None)
@@ -244,12 +244,12 @@ def run(
     trainer.fit(
         net, LOSSES[case.targets][case.loss](case.outputs), OPTIMIZERS[case.optimizer](net.param()), data, resume=resume
     )
-    return trainer, plain(trainer.session.snapshot())
+    return trainer, to_plain(trainer.session.snapshot())
 
 
 def differs(a: Content, b: Content, ignored: Sequence[str] = ("config", "environment", "callbacks")) -> str | None:
     """The first difference between two states, or None. A configuration names callbacks and data, which may be others."""
-    found = gaps({k: v for k, v in a.items() if k not in ignored}, {k: v for k, v in b.items() if k not in ignored})
+    found = differences({k: v for k, v in a.items() if k not in ignored}, {k: v for k, v in b.items() if k not in ignored})
     return f"{found[0].place}: {found[0].words}" if found else None
 
 

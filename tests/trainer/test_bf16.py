@@ -30,7 +30,7 @@ from trainkit import (
     disk,
     tensors,
 )
-from trainkit.nn.tracing import watching
+from trainkit.nn.tracing import traced
 from trainkit.trainer.engines import bf16, cuda_graph
 from trainkit.trainer.engines.bf16 import InBfloat16
 from trainkit.trainer.engines.step import loss_and_grad
@@ -99,7 +99,7 @@ def test_replicas_have_the_gradients_of_each_alone() -> None:
     x, t = points()
     for net in (*nets, both):
         loss = CrossEntropyLoss()
-        loss.lead = 1
+        loss.replica_dims = 1
         r = net.param()[0][0].shape[0]
         loss_and_grad(InBfloat16(net), loss)(x.expand(r, *x.shape), t.expand(r, *t.shape))
     for i, net in enumerate(nets):
@@ -189,9 +189,9 @@ def test_two_passes_may_be_in_flight() -> None:
             y, saved = narrow.fwd(xi)
             halves.append((saved, loss.bwd(loss.fwd(y, ti)[1])))
             if not nested:
-                narrow.grad(*halves.pop())
+                narrow.bwd_params(*halves.pop())
         for half in halves:
-            narrow.grad(*half)
+            narrow.bwd_params(*half)
         found.append([g.clone() for _, g in net.param()])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
@@ -206,7 +206,7 @@ def test_what_is_set_on_a_module_later_holds_for_the_passes_and_a_look_into_the_
     net.train()
     net[1].p = 0.0  # type: ignore[assignment]
     assert torch.equal(plain, narrow.fwd(x)[0])
-    with watching(net, lambda call: None):
+    with traced(net, lambda call: None):
         assert torch.equal(plain, narrow.fwd(x)[0])
     assert torch.equal(plain, narrow.fwd(x)[0])
     net.param()[0][0].mul_(2)

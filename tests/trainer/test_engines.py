@@ -31,7 +31,7 @@ from trainkit import (
     Callback,
     Checkpoint,
     CrossEntropyLoss,
-    CSVLog,
+    CSVLogger,
     Dataset,
     Dropout,
     FanOut,
@@ -143,16 +143,16 @@ class Case:
         clip, accumulate = case.get("clip", (None, None)), case.get("accumulate", 1)
         model = case.get("net", net)().to(dtype=torch.float64)
         model = model.replicate(range(replicas)) if replicas > 1 else model
-        loss.lead = model.lead
+        loss.replica_dims = model.replica_dims
         part, size = data.train.to(torch.device("cpu"), torch.float64), 6
         self.optimizer = rule(model.param(), **numbers)
         self.eager = training_step(model, loss, self.optimizer, accumulate, *clip)
         n = len(part)
-        self.order = torch.stack([torch.randperm(n) for _ in range(replicas)]) if model.lead else torch.randperm(n)
+        self.order = torch.stack([torch.randperm(n) for _ in range(replicas)]) if model.replica_dims else torch.randperm(n)
         self.steps = list(batches(part, self.order, size))
         self.eager(*self.steps[0])
         gradient_of = partial(loss_and_grad, loss=loss, accumulate=accumulate)
-        self.given = (model, self.optimizer, gradient_of, clipping(model.lead, *clip), part, size)
+        self.given = (model, self.optimizer, gradient_of, clipping(model.replica_dims, *clip), part, size)
 
     def steps_like_eager(self, kind: type[MultiStepEngine]) -> None:
         before = [s.clone() for s in self.optimizer.state()]
@@ -373,21 +373,21 @@ def test_what_callbacks_see_is_the_same_whether_steps_come_one_by_one_or_many_at
 
 
 def test_a_callback_that_does_not_say_when_it_looks_is_asked_after_each_step(stepwise: type[Stepwise]) -> None:
-    class Looks(Callback):
+    class CurveRecorder(Callback):
         def __init__(self) -> None:
             self.steps: list[int] = []
 
         def on_train_batch_end(self, session: Session) -> None:
             self.steps.append(session.progress.step)
 
-    looks = Looks()
+    looks = CurveRecorder()
     trainer, _ = fit(looks, engine="compile")
     assert looks.steps == list(range(1, 21))
     assert set(trainer.session.engine.many.calls) == {1}  # type: ignore[union-attr]
 
 
 def test_calls_are_as_long_as_nobody_looks(stepwise: type[Stepwise], tmp_path: Any) -> None:
-    trainer, _ = fit(CSVLog(), Checkpoint(every_n_steps=7), engine="compile", run_dir=tmp_path, max_epochs=2)
+    trainer, _ = fit(CSVLogger(), Checkpoint(every_n_steps=7), engine="compile", run_dir=tmp_path, max_epochs=2)
     # an eager first step, then 4 whole batches of 5 an epoch with an odd one behind; saved after step 7
     assert trainer.session.engine.many.calls == [3, 2, 2]  # type: ignore[union-attr]
     for callbacks, calls in (((), [3, 4]), ((Notes(None),), [1, 2, 1, 2, 1])):  # a log at each second step, where it is heard
@@ -597,7 +597,7 @@ def test_where_the_gradient_goes_straight_to_the_momentum_nobody_gets_it(how: di
 # -- what cannot be compiled ---------------------------------------------------------------------------------------------------
 
 
-class Looks(Module):
+class CurveRecorder(Module):
     """A module that looks at its numbers."""
 
     def fwd(self, x: Tensor) -> tuple[Tensor, bool]:
@@ -626,7 +626,7 @@ class Hidden(Module):
 @pytest.mark.parametrize(
     ("made", "why"),
     [
-        (lambda: Sequential(Linear(2, 4), Looks(), Linear(4, 2)), "eager, since compiling failed, "),
+        (lambda: Sequential(Linear(2, 4), CurveRecorder(), Linear(4, 2)), "eager, since compiling failed, "),
         (lambda: Sequential(Hidden(), Linear(2, 2)), "eager, since 0.weight is not an attribute of its module; write self.w, "),
     ],
     ids=["a look at the numbers", "a hidden parameter"],

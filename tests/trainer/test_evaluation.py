@@ -46,7 +46,7 @@ def test_replicas_have_a_value_each() -> None:
     net.param()[0][0].copy_(torch.tensor([1.0, 2.0]).view(2, 1, 1))
     part = Split(torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(3, 1))
     loss = MSELoss()
-    loss.lead = 1
+    loss.replica_dims = 1
     # (1 + 4 + 9) / 3, and 4 times that
     assert evaluate(net, loss, Dataset(part), part, 2, 2)["loss"] == pytest.approx([14 / 3, 56 / 3])
 
@@ -66,7 +66,7 @@ def test_the_answer(loss: Loss, y: list[list[float]], threshold: float | None, w
     data = Dataset(Split(torch.zeros(1, 1), torch.zeros(1, 1)), classes=("a", "b"), threshold=threshold)
     assert predicted_classes(torch.tensor(y), loss, data).tolist() == wanted
     twice = torch.tensor([y, y])
-    assert predicted_classes(twice, loss, data, lead=1).tolist() == [wanted, wanted]
+    assert predicted_classes(twice, loss, data, replica_dims=1).tolist() == [wanted, wanted]
 
 
 def test_the_error_is_the_share_of_wrong_answers() -> None:

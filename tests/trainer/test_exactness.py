@@ -14,7 +14,7 @@ from torture.shapes import Case
 
 from trainkit import Split
 from trainkit.data import loader
-from trainkit.data.loader import ALIGN, batches, slices
+from trainkit.data.loader import ALIGN, batches, iter_batches
 
 EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 ODD = Case(
@@ -83,6 +83,6 @@ def test_every_batch_is_contiguous_and_aligned(size: int, shape: tuple[int, ...]
             assert v.data_ptr() % ALIGN == 0
         seen += t.shape[-1]
     assert seen == max(0, 50 - size)
-    for a in slices(x, size):
+    for a in iter_batches(x, size):
         assert a.is_contiguous()
         assert a.data_ptr() % ALIGN == 0

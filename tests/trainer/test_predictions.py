@@ -23,7 +23,7 @@ NAMES = ("plain", "a,b", 'with "quotes"', "", "two\nlines")
 def reference(net: Sequential, loss: Any, data: Dataset, x: Tensor, replicas: int) -> bytes:
     """The same file by csv.writer, from all outputs at once."""
     y = outputs_of(net, x, predictions.BATCH, replicas)
-    answer = predicted_classes(y, loss, data, net.lead).reshape(replicas, -1) if data.classes is not None else None
+    answer = predicted_classes(y, loss, data, net.replica_dims).reshape(replicas, -1) if data.classes is not None else None
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     y = y.reshape(replicas, len(x), -1)

@@ -37,7 +37,7 @@ from trainkit import (
     disk,
     tensors,
 )
-from trainkit.checkpoint.plain import plain
+from trainkit.checkpoint.plain import to_plain
 from trainkit.nn.module import Module
 from trainkit.trainer.session import Session
 
@@ -49,7 +49,7 @@ class Keep(Callback):
         self.snapshots: list[dict[str, Any]] = []
 
     def on_checkpoint(self, session: Session) -> None:
-        self.snapshots.append(plain(session.snapshot()))
+        self.snapshots.append(to_plain(session.snapshot()))
 
 
 class Jitter(Callback):

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainkit import SGD, Callback, CSVLog, Linear, MSELoss, Sequential, Trainer, UserError, tensors
+from trainkit import SGD, Callback, CSVLogger, Linear, MSELoss, Sequential, Trainer, UserError, tensors
 from trainkit.app.cli.main import main
 from trainkit.app.compare.command import Comparison
 from trainkit.callbacks import Checkpoint
@@ -213,7 +213,7 @@ def test_a_run_that_was_killed_before_its_first_save_is_begun_anew(capsys: pytes
 
 def fit(folder: str, resume: dict[str, Any] | None = None, epochs: int = 2, callbacks: Any = ()) -> Trainer:
     net = Sequential(Linear(2, 1))
-    trainer = Trainer(max_epochs=epochs, device="cpu", run_dir=folder, callbacks=[*callbacks, CSVLog(), Checkpoint()])
+    trainer = Trainer(max_epochs=epochs, device="cpu", run_dir=folder, callbacks=[*callbacks, CSVLogger(), Checkpoint()])
     trainer.fit(net, MSELoss(), SGD(net.param(), 0.1), tensors(torch.eye(2), torch.eye(2)[:, :1]), resume=resume)
     return trainer
 
@@ -242,7 +242,7 @@ def test_a_run_at_work_is_refused_to_a_second_trainer_of_the_same_process() -> N
         def on_train_epoch_end(self, session: Session) -> None:
             with pytest.raises(UserError, match=r"another trainer is at work in it|holds a run already"):
                 fit("new")
-            if checkpoint.saved(Path("new/checkpoints")):
+            if checkpoint.list_checkpoints(Path("new/checkpoints")):
                 with pytest.raises(UserError, match="another trainer is at work in it"):
                     fit("new", checkpoint.load(Path("new/checkpoints/last.pt")))
 
@@ -341,7 +341,7 @@ def test_verify_resume_s_runs_are_interrupted_though_signals_are_ignored() -> No
 @pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb", "a/b", "a\\b", "\u202ea", "", 1])
 def test_a_callback_s_name_is_printable_text(name: Any) -> None:
     with pytest.raises(UserError, match="is not a callback's name"):
-        Trainer(callbacks={name: CSVLog()})
+        Trainer(callbacks={name: CSVLogger()})
 
 
 def test_a_terminal_obeys_no_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,14 +52,14 @@ def test_parts_of_a_batch_add_up_to_it_whatever_the_classes_weigh(loss: Loss, pa
     for accumulate in (1, parts):
         net = Sequential(Linear(4, 3)).to(dtype=torch.float64)
         net = net.replicate(range(replicas)) if replicas > 1 else net.draw(torch.Generator().manual_seed(0))
-        loss.lead = net.lead
+        loss.replica_dims = net.replica_dims
         optimizer = SGD(net.param(), lr=0.0)
         x, t = sample()
         if replicas > 1:
             x, t = x.expand(replicas, *x.shape), torch.stack([t.roll(r) for r in range(replicas)])
         values.append(training_step(net, loss, optimizer, accumulate=accumulate)(x, t))
         gradients.append(optimizer.g.clone())
-    loss.lead = 0
+    loss.replica_dims = 0
     torch.testing.assert_close(values[0].double(), values[1].double(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-12)
 

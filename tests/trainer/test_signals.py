@@ -17,7 +17,7 @@ from trainkit import (
     SGD,
     Callback,
     Checkpoint,
-    CSVLog,
+    CSVLogger,
     Dataset,
     EarlyStopping,
     GradientNorms,
@@ -90,7 +90,7 @@ def run(folder: Path | None, *callbacks: Callback, resume: bool = False, wire: W
         *split,
         EarlyStopping(patience=9),
         GradientNorms(),
-        CSVLog(),
+        CSVLogger(),
         Checkpoint("val/loss", save_top_k=99, every_n_epochs=1),
     ]
     settings = {"max_epochs": 3, "batch_size": 4, "device": "cpu", "run_dir": folder}

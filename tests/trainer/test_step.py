@@ -149,12 +149,12 @@ LOSSES: list[tuple[Loss, bool]] = [
 
 def batch(n: int, classes: bool, replicas: int = 0) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(n)
-    lead = (replicas,) if replicas else ()
-    x = torch.randn(*lead, n, 3, generator=draw, dtype=torch.float64)
+    replica_dims = (replicas,) if replicas else ()
+    x = torch.randn(*replica_dims, n, 3, generator=draw, dtype=torch.float64)
     t = (
-        torch.randint(2, (*lead, n), generator=draw)
+        torch.randint(2, (*replica_dims, n), generator=draw)
         if classes
-        else torch.rand(*lead, n, 2, generator=draw, dtype=torch.float64)
+        else torch.rand(*replica_dims, n, 2, generator=draw, dtype=torch.float64)
     )
     return x, t
 
@@ -168,7 +168,7 @@ def fresh(replicas: int = 0) -> Sequential:
 @pytest.mark.parametrize(("loss", "classes"), LOSSES, ids=[repr(loss) for loss, _ in LOSSES])
 def test_the_parts_of_a_batch_add_up_to_the_batch(loss: Loss, classes: bool, replicas: int) -> None:
     x, t = batch(10, classes, replicas)
-    loss.lead = 1 if replicas else 0
+    loss.replica_dims = 1 if replicas else 0
     try:
         results = []
         for accumulate in (1, 2, 3, 4, 10, 16):  # 3 and 4 leave a shorter last part, 16 is more parts than samples
@@ -176,7 +176,7 @@ def test_the_parts_of_a_batch_add_up_to_the_batch(loss: Loss, classes: bool, rep
             value = training_step(net, loss, SGD(net.param(), 0.1, momentum=0.9), accumulate)(x, t)
             results.append([value, *(p for p, _ in net.param()), *(g for _, g in net.param())])
     finally:
-        loss.lead = 0
+        loss.replica_dims = 0
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-12, atol=1e-14)
 
@@ -226,7 +226,7 @@ def test_clipping_is_torchs(norm: float | None, value: float | None, replicas: i
         x[1] *= 10  # each replica has a norm of its own
     free, clipped = fresh(replicas), fresh(replicas)
     loss = MSELoss()
-    loss.lead = 1 if replicas else 0
+    loss.replica_dims = 1 if replicas else 0
     training_step(free, loss, SGD(free.param(), 0.1))(x, t)
     training_step(clipped, loss, SGD(clipped.param(), 0.1), 1, norm, value)(x, t)
     for r in range(replicas or 1):
@@ -261,7 +261,7 @@ def test_a_large_epoch_is_gathered_in_pieces_and_comes_out_the_same(monkeypatch:
     at = torch.randperm(50)
     whole = [x for x, _ in batches(part, at, 4)]
     monkeypatch.setattr(
-        "trainkit.data.loader.BLOCK", 400
+        "trainkit.data.loader.GATHER_BYTES", 400
     )  # a batch takes 16 rows of 12 bytes, four of them its own: two batches a piece
     pieces = [x for x, _ in batches(part, at, 4)]
     assert len(pieces) == 13

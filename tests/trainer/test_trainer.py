@@ -15,7 +15,7 @@ from trainkit import (
     SGD,
     Callback,
     Checkpoint,
-    CSVLog,
+    CSVLogger,
     Dataset,
     Dropout,
     EarlyStopping,
@@ -238,7 +238,7 @@ def test_a_metric_is_the_mean_over_replicas_without_the_nan_ones() -> None:
 
 
 def test_callbacks_of_a_list_are_named_by_their_class() -> None:
-    listed = [EarlyStopping(), TensorBoard(), CSVLog(), LRScheduler(warmup_steps=1), EarlyStopping(), ValidationSplit()]
+    listed = [EarlyStopping(), TensorBoard(), CSVLogger(), LRScheduler(warmup_steps=1), EarlyStopping(), ValidationSplit()]
     names = ["early_stopping", "tensorboard", "csv_log", "lr_scheduler", "early_stopping_2", "validation_split"]
     trainer = Trainer(callbacks=listed)
     assert list(trainer.callbacks) == names
@@ -283,8 +283,8 @@ def test_an_error_in_a_callback_says_which_hook_and_when(hook: str, place: str) 
 
 def test_an_error_releases_the_run_folder(tmp_path: Path) -> None:
     with pytest.raises(CallbackError):
-        run(Fails("on_train_batch_end", ValueError("x")), CSVLog(), TensorBoard(), Checkpoint(), run_dir=tmp_path)
-    run(CSVLog(), TensorBoard(), Checkpoint(), run_dir=tmp_path)  # the lock and the files are free again
+        run(Fails("on_train_batch_end", ValueError("x")), CSVLogger(), TensorBoard(), Checkpoint(), run_dir=tmp_path)
+    run(CSVLogger(), TensorBoard(), Checkpoint(), run_dir=tmp_path)  # the lock and the files are free again
 
 
 def test_one_trainer_to_a_folder(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_one_trainer_to_a_folder(tmp_path: Path) -> None:
         run(Second(), run_dir=tmp_path)
 
 
-@pytest.mark.parametrize("callback", [Checkpoint, CSVLog, TensorBoard])
+@pytest.mark.parametrize("callback", [Checkpoint, CSVLogger, TensorBoard])
 def test_who_writes_needs_a_folder(callback: Any) -> None:
     with pytest.raises(UserError, match=r"callbacks\.\w+: needs a run folder.*give the trainer a run_dir"):
         run(callback())

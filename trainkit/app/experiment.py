@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from trainkit.callbacks import ValidationSplit
+from trainkit.checkpoint import list_checkpoints as list_checkpoints
 from trainkit.checkpoint import load as load_checkpoint
-from trainkit.checkpoint import saved as list_checkpoints
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.core.files import plain_name
@@ -165,7 +165,7 @@ class Experiment:
         parts, content = self.parts, self.content
         trainer = parts.trainer(config=to_yaml(self.composed))
         if run is None:
-            trainer.callbacks = {name: cb for name, cb in parts.callbacks.items() if not cb.writes}
+            trainer.callbacks = {name: cb for name, cb in parts.callbacks.items() if not cb.needs_run_folder}
         else:
             run.open(check_files(parts.callbacks), going_on=content is not None)
         seed_globals(parts.seed)
@@ -220,7 +220,7 @@ class Experiment:
             return  # it was trained from Python
         for line in diff(resolve(parse(content["config"], "the checkpoint's configuration")), self.config):
             kept = "; the checkpoint's is kept" if line.partition(":")[0].partition("[")[0] in KEPT else ""
-            terminal.tell(f"changed since the checkpoint: {line}{kept}")
+            terminal.print_stdout(f"changed since the checkpoint: {line}{kept}")
 
     def __repr__(self) -> str:
         return f"Experiment({self.file or 'untrained'}: {self.net!r})"

@@ -14,7 +14,7 @@ from trainkit.core.errors import UserError, cause
 from trainkit.core.files import check_writable, keep_mode, kind_of, sync_folder
 
 HEADER = re.compile(rb"(replica,)?sample,y0(,y\d+)*(,answer)?\r?\n")  # the first line of every file of predictions
-LONGEST = 1 << 24  # bytes of a header
+MAX_HEADER_BYTES = 1 << 24  # bytes of a header
 
 
 class Output:
@@ -43,7 +43,7 @@ class Output:
             if found not in (None, "a file"):
                 raise self._error(f"is {found}")
             self._target = Path(os.path.realpath(path)) if follow else path
-            if found and not predicted(self._target):
+            if found and not holds_predictions(self._target):
                 raise self._error("holds something else than predictions")
             check_writable(self._target.parent)
         except OSError as error:
@@ -94,10 +94,10 @@ class Output:
         return UserError(f"{self.path}: {why}; choose another with --out")
 
 
-def predicted(path: Path) -> bool:
+def holds_predictions(path: Path) -> bool:
     """Whether a file is empty or begins as predictions do."""
     with open(path, "rb") as file:
-        line = file.readline(LONGEST)
+        line = file.readline(MAX_HEADER_BYTES)
     return not line or HEADER.fullmatch(line) is not None
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserErrors
-from trainkit.core.validation import COUNT, Either, shown, unlike
+from trainkit.core.validation import COUNTER, OneOf, mismatches, short_repr
 
 FORMAT = 2
 
@@ -17,36 +17,36 @@ CONTENT: dict[str, Any] = {
     "format": FORMAT,
     "config": str,
     "state": {
-        "epoch": COUNT,
-        "batch": COUNT,
-        "step": COUNT,
-        "samples": [COUNT],
+        "epoch": COUNTER,
+        "batch": COUNTER,
+        "step": COUNTER,
+        "samples": [COUNTER],
         "loss_sum": [float],
         "lr": [float],
         "pending": bool,
         "active": [bool],
-        "first_nonfinite_epoch": Either(None, COUNT),
+        "first_nonfinite_epoch": OneOf(None, COUNTER),
     },
     "model": {str: Tensor},
     "optimizer": {str: Any},  # the optimizer itself says what it needs
-    "gradient": Either(None, Tensor),
-    "normalizer": {"mean": torch.float64, "std": torch.float64, "fill": Either(None, torch.float64)},
+    "gradient": OneOf(None, Tensor),
+    "normalizer": {"mean": torch.float64, "std": torch.float64, "fill": OneOf(None, torch.float64)},
     "data": {
-        "train": COUNT,
-        "batch": COUNT,
-        "classes": Either(None, [str]),
-        "threshold": Either(None, float),
+        "train": COUNTER,
+        "batch": COUNTER,
+        "classes": OneOf(None, [str]),
+        "threshold": OneOf(None, float),
         "schema": {str: Any},
         "fingerprints": {str: str},
     },
     "callbacks": {str: {str: Any}},
     "rng": {
-        "python": (int, torch.int64, Either(None, float)),
+        "python": (int, torch.int64, OneOf(None, float)),
         "torch": torch.uint8,
         "passes": torch.uint8,  # a row a replica
     },
     "metrics": {str: [float]},
-    "environment": {"versions": {str: str}, "threads": COUNT, "device": str, "dtype": str},
+    "environment": {"versions": {str: str}, "threads": COUNTER, "device": str, "dtype": str},
 }
 
 
@@ -56,18 +56,18 @@ def check_types(content: dict[str, Any]) -> None:
     if isinstance(content.get("rng"), dict) and "cuda" in content["rng"]:
         pattern["rng"] = {**pattern["rng"], "cuda": [torch.uint8]}
     if isinstance(content.get("environment"), dict) and "mode" in content["environment"]:
-        pattern["environment"] = {**pattern["environment"], "mode": Either("eager", "compile", "graph")}
-    wrong = unlike(content, pattern, "content")
+        pattern["environment"] = {**pattern["environment"], "mode": OneOf("eager", "compile", "graph")}
+    wrong = mismatches(content, pattern, "content")
     if not wrong:
         state, data = content["state"], content["data"]
         replicas = len(state["active"])
         passes = content["rng"]["passes"]
         each = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr")}
         each |= {"rng.passes": passes if passes.dim() == 2 else []}
-        each |= {f"metrics.{shown(k, '')}": v for k, v in content["metrics"].items()}
+        each |= {f"metrics.{short_repr(k, '')}": v for k, v in content["metrics"].items()}
         wrong += [f"{k}: {len(v)} values, state.active has {replicas}" for k, v in each.items() if len(v) != replicas]
         wrong += [
-            f"model.{shown(k, '')}: {shown(v)}; needs floating numbers"
+            f"model.{short_repr(k, '')}: {short_repr(v)}; needs floating numbers"
             for k, v in content["model"].items()
             if not v.is_floating_point()
         ]
@@ -75,7 +75,9 @@ def check_types(content: dict[str, Any]) -> None:
             wrong.append(f"{replicas} replicas, data.train={data['train']}, data.batch={data['batch']}; each needs at least 1")
         mean, std = content["normalizer"]["mean"], content["normalizer"]["std"]
         if mean.shape != std.shape or not (mean.isfinite().all() and (std > 0).all() and std.isfinite().all()):
-            wrong.append(f"normalizer: mean {shown(mean)}, std {shown(std)}; needs one shape, finite means, deviations above 0")
+            wrong.append(
+                f"normalizer: mean {short_repr(mean)}, std {short_repr(std)}; needs one shape, finite means, deviations above 0"
+            )
         taken, most = min(state["batch"] * data["batch"], data["train"]), max(state["samples"], default=0)
         if state["batch"] and data["train"] and data["batch"] and not 0 < most <= taken:  # less: a replica that had stopped
             wrong.append(f"state: {state['batch']} batches of {data['batch']} out of {data['train']} samples are not {most}")

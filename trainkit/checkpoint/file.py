@@ -16,17 +16,16 @@ from typing import IO, Any
 
 import torch
 
-from trainkit.core.errors import UserError, UserErrors, shortage
+from trainkit.core.errors import UserError, UserErrors, memory_error_message
 from trainkit.core.files import TEMPORARY, write
-from trainkit.core.validation import shown
+from trainkit.core.validation import short_repr
 
 from .content import FORMAT, check_types
-from .plain import check_plain, plain
-from .safe_pickle import MOST as MOST_OPCODES
-from .safe_pickle import inspect, opcodes
+from .plain import check_plain, to_plain
+from .safe_pickle import MAX_OPCODES, check_pickle, opcodes
 
-MARK = b"trainkit sha256 "
-COMMENT = len(MARK) + 64
+CHECKSUM_PREFIX = b"trainkit sha256 "
+COMMENT_BYTES = len(CHECKSUM_PREFIX) + 64
 
 
 def dump(content: dict[str, Any]) -> bytes:
@@ -82,9 +81,9 @@ class _Sealed:
             raise self.error
         if self.held[-self.END :][:4] != b"PK\x05\x06" or self.held[-2:] != b"\0\0":
             raise AssertionError("torch.save no longer ends its archive with an end-of-directory record of 22 bytes")
-        self.held[-2:] = struct.pack("<H", COMMENT)
+        self.held[-2:] = struct.pack("<H", COMMENT_BYTES)
         self._emit(self.held)
-        self.file.write(MARK + self.hash.hexdigest().encode())
+        self.file.write(CHECKSUM_PREFIX + self.hash.hexdigest().encode())
 
     def _emit(self, data: bytearray | memoryview) -> None:
         self.hash.update(data)
@@ -93,16 +92,16 @@ class _Sealed:
 
 def _stream(content: dict[str, Any], file: IO[bytes]) -> None:
     """Write the bytes of a file as they are made."""
-    content = plain(content, copy=False)
-    if (n := opcodes(content)) > MOST_OPCODES:
+    content = to_plain(content, copy=False)
+    if (n := opcodes(content)) > MAX_OPCODES:
         cure = "use fewer replicas or columns, or keep long lists of numbers as tensors"
-        raise UserError(f"checkpoint: it would hold {n:,} parts, a file can hold {MOST_OPCODES:,}; {cure}")
+        raise UserError(f"checkpoint: it would hold {n:,} parts, a file can hold {MAX_OPCODES:,}; {cure}")
     sealed = _Sealed(file)
     torch.save(content, sealed)  # type: ignore[arg-type]  # it asks for write and flush alone
     sealed.close()
 
 
-def saved(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of `folder`; a temporary is none, be it whole: files that it lists may be missing."""
     return sorted(path for path in folder.glob("*.pt") if not path.name.startswith(TEMPORARY))
 
@@ -129,19 +128,19 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
     try:
         return _load(path, passed)
     except OSError as error:
-        raise Unread(f"checkpoint {path}: cannot be read, {error.strerror}") from error
+        raise Unreadable(f"checkpoint {path}: cannot be read, {error.strerror}") from error
     except Exception as error:
-        if not _short(error):
+        if not _out_of_memory(error):
             raise
-        raise Unread(f"checkpoint {path}: {path.stat().st_size:,} bytes do not fit into memory") from error
+        raise Unreadable(f"checkpoint {path}: {path.stat().st_size:,} bytes do not fit into memory") from error
 
 
-def _short(error: Exception) -> bool:
+def _out_of_memory(error: Exception) -> bool:
     """Whether an error means too little memory. An error that quotes the file does not count."""
-    return isinstance(error, (MemoryError, RuntimeError)) and shortage(error) is not None
+    return isinstance(error, (MemoryError, RuntimeError)) and memory_error_message(error) is not None
 
 
-class Unread(UserError):
+class Unreadable(UserError):
     """A checkpoint that may be whole and cannot be read here and now: a disk that fails, too little memory."""
 
 
@@ -162,8 +161,8 @@ def _load(path: Path, passed: Callable[[], None]) -> dict[str, Any]:
                     f"checkpoint {path}: its entries are compressed or overlap, as trainkit never writes them; refused"
                 )
             passed()
-            mark = archive.comment[: len(MARK)]
-            if len(archive.comment) != COMMENT or mark != MARK:
+            mark = archive.comment[: len(CHECKSUM_PREFIX)]
+            if len(archive.comment) != COMMENT_BYTES or mark != CHECKSUM_PREFIX:
                 raise UserError(
                     f"checkpoint {path}: has no trainkit checksum: damaged, cut short, or none of trainkit's; {cure}"
                 )
@@ -171,7 +170,7 @@ def _load(path: Path, passed: Callable[[], None]) -> dict[str, Any]:
             if (bad := archive.testzip()) is not None:
                 raise UserError(f"checkpoint {path}: damaged, the CRC of {bad} differs; {cure}")
             passed()
-            if hashlib.sha256(memoryview(data)[:-COMMENT]).hexdigest().encode() != data[-64:]:
+            if hashlib.sha256(memoryview(data)[:-COMMENT_BYTES]).hexdigest().encode() != data[-64:]:
                 raise UserError(f"checkpoint {path}: damaged, its SHA-256 differs; {cure}")
             passed()
             folder = f"{entries[0].filename.partition('/')[0]}/"  # as torch finds it
@@ -180,21 +179,21 @@ def _load(path: Path, passed: Callable[[], None]) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # zipfile raises half a dozen kinds on damaged archives
-        if _short(error):
+        if _out_of_memory(error):
             raise
         raise UserError(f"checkpoint {path}: damaged or cut short ({error}); {cure}") from error
     try:
-        inspect(pickle, held)
+        check_pickle(pickle, held)
         content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as error:
-        if _short(error):
+        if _out_of_memory(error):
             raise
         raise UserError(f"checkpoint {path}: holds something else than plain values and tensors; refused unread") from error
     passed()
     found = content.get("format", "missing") if type(content) is dict else content
     if type(found) is not int or found != FORMAT:
         raise UserError(
-            f"checkpoint {path}: format {shown(found)}, this trainkit reads format {FORMAT}; use the trainkit that wrote it"
+            f"checkpoint {path}: format {short_repr(found)}, this trainkit reads format {FORMAT}; use the trainkit that wrote it"
         )
     passed()
     try:
@@ -205,7 +204,7 @@ def _load(path: Path, passed: Callable[[], None]) -> dict[str, Any]:
     except RecursionError:
         raise UserError(f"checkpoint {path}: nested too deep; {cure}") from None
     except UserError as error:
-        lines = [*str(error).split("\n")[:MOST], f"refused; {cure}"]
+        lines = [*str(error).split("\n")[:MAX_COMPLAINTS], f"refused; {cure}"]
         raise UserErrors(f"checkpoint {path}: {line}" for line in lines) from None
     return content
 
@@ -215,26 +214,26 @@ def _bytes(path: Path) -> bytes:
     with open(path, "rb") as file:
         head = file.read(4)
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - COMMENT))
-        tail = file.read(COMMENT)
-        if size > PEEKED and (head != b"PK\x03\x04" or tail[: len(MARK)] != MARK):
+        file.seek(max(0, size - COMMENT_BYTES))
+        tail = file.read(COMMENT_BYTES)
+        if size > PEEK_BYTES and (head != b"PK\x03\x04" or tail[: len(CHECKSUM_PREFIX)] != CHECKSUM_PREFIX):
             return head + tail
         file.seek(0)
         return file.read()
 
 
-PEEKED = 1 << 20  # bytes from which on a file's ends are looked at before it is read
-MOST = 10  # complaints about one file
+PEEK_BYTES = 1 << 20  # bytes from which on a file's ends are looked at before it is read
+MAX_COMPLAINTS = 10  # complaints about one file
 
 
 def load_run(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """A checkpoint file, or the newest valid one of a run's folder: its path, its content, and why others were skipped."""
     if path.is_dir():
-        return newest(path / "checkpoints")
+        return load_latest(path / "checkpoints")
     return path, load(path), []
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+def load_latest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """last.pt, or where it is not valid the valid checkpoint with the most steps: path, content, and why others were skipped.
 
     A file that is ahead of last.pt is of a save that did not come to its end, and may list files that were never written. None
@@ -242,12 +241,12 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """
     best: tuple[int, Path, dict[str, Any]] | None = None
     skipped: list[str] = []
-    for path in sorted(saved(folder), key=lambda path: path.name != "last.pt"):
+    for path in sorted(list_checkpoints(folder), key=lambda path: path.name != "last.pt"):
         try:
             if path.is_symlink():
                 raise UserError(f"checkpoint {path}: is a link and could lead elsewhere; name its target")
             content = load(path)
-        except Unread:
+        except Unreadable:
             raise
         except UserError as error:
             skipped.append(str(error))

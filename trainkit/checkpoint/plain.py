@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.core.validation import shown
+from trainkit.core.validation import short_repr
 
 _PLAIN = (str, int, float, bool, type(None))
 
 
-MOST_DIMENSIONS = 64  # that torch computes with
+MAX_DIMS = 64  # that torch computes with
 
 
 def check_plain(value: Any, place: str, seen: set[int]) -> None:
@@ -25,12 +25,12 @@ def check_plain(value: Any, place: str, seen: set[int]) -> None:
     """
     kind = type(value)
     if kind is Tensor:
-        if value.dim() > MOST_DIMENSIONS:
-            raise UserError(f"{place}: a tensor of {value.dim()} dimensions; needs {MOST_DIMENSIONS} or fewer")
+        if value.dim() > MAX_DIMS:
+            raise UserError(f"{place}: a tensor of {value.dim()} dimensions; needs {MAX_DIMS} or fewer")
         claimed = value.numel() * value.element_size()
         held = value.untyped_storage().nbytes() if value.layout == torch.strided and value.device.type == "cpu" else -1
         if claimed != held or value.requires_grad or not value.is_contiguous():
-            raise UserError(f"{place}: {shown(value)} that the file does not hold as such")
+            raise UserError(f"{place}: {short_repr(value)} that the file does not hold as such")
         if held and (memory := value.untyped_storage().data_ptr()) in seen:
             raise UserError(f"{place}: stands at several places")
         seen |= {memory} if held else set()
@@ -40,15 +40,15 @@ def check_plain(value: Any, place: str, seen: set[int]) -> None:
         seen.add(id(value))
         for k, v in value.items() if kind is dict else enumerate(value):
             if type(k) not in (str, int):
-                raise UserError(f"{place}: key {shown(k)}; needs text or a whole number")
+                raise UserError(f"{place}: key {short_repr(k)}; needs text or a whole number")
             if type(v) in (str, float, bool):
                 continue  # most values of a long list, without the words for their place
-            check_plain(v, f"{place}.{shown(k, '')}" if place else shown(k, ""), seen)
+            check_plain(v, f"{place}.{short_repr(k, '')}" if place else short_repr(k, ""), seen)
     elif kind not in _PLAIN or (kind is int and value.bit_length() > 63):
-        raise UserError(f"{place}: {shown(value)} is no plain value")
+        raise UserError(f"{place}: {short_repr(value)} is no plain value")
 
 
-def plain(value: Any, place: str = "", copy: bool = True, seen: set[int] | None = None) -> Any:
+def to_plain(value: Any, place: str = "", copy: bool = True, seen: set[int] | None = None) -> Any:
     """A copy with contiguous CPU tensors that own their memory, refusing what a weights-only load would refuse.
 
     With `copy=False` a tensor that is such a one already is not copied, unless another in `value` has its memory (`seen`).
@@ -58,9 +58,9 @@ def plain(value: Any, place: str = "", copy: bool = True, seen: set[int] | None 
         tensor = value.detach().to("cpu", copy=copy).contiguous()
         return tensor if copy else _own(tensor, seen)
     if isinstance(value, dict):
-        return {_key(k, place): plain(v, f"{place}.{k}", copy, seen) for k, v in value.items()}
+        return {_key(k, place): to_plain(v, f"{place}.{k}", copy, seen) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        items = [plain(v, f"{place}[{i}]", copy, seen) for i, v in enumerate(value)]
+        items = [to_plain(v, f"{place}[{i}]", copy, seen) for i, v in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
     if type(value) is str:
         return sys.intern(value)  # pickle writes equal texts once if they are one object: equal contents, equal bytes

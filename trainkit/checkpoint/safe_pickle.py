@@ -16,8 +16,8 @@ VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 GIVEN = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}  # their argument is the value
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 ITEMS = {"APPEND": 1, "APPENDS": 0, "SETITEM": 2, "SETITEMS": 0}  # how many they take; 0: all behind the mark
-MOST = 250_000  # opcodes; a value is one to three, a tensor some twenty
-LONGEST = 1 << 63  # a whole number's bound
+MAX_OPCODES = 250_000  # opcodes; a value is one to three, a tensor some twenty
+MAX_INTEGER = 1 << 63  # a whole number's bound
 BYTES = {  # of a number in a storage
     "Byte": 1, "Char": 1, "Bool": 1, "Half": 2, "BFloat16": 2, "Short": 2, "Int": 4, "Float": 4, "Long": 8, "Double": 8,
     "ComplexFloat": 8, "ComplexDouble": 16,
@@ -26,7 +26,7 @@ STORAGES = {f"torch {name}Storage": size for name, size in BYTES.items()} | {"to
 REBUILT = {"torch._utils _rebuild_tensor_v2": 6, "torch._utils _rebuild_tensor_v3": 7}  # and how many arguments
 
 
-class Strange(ValueError):
+class UnsafePickle(ValueError):
     """Something that trainkit never writes."""
 
 
@@ -41,7 +41,7 @@ class Made(str):
 LIST, DICT, STORAGE, TENSOR, HOOKS = map(Made, ("a list", "a dict", "a storage", "a tensor", "an empty OrderedDict"))
 
 
-def inspect(pickle: bytes, held: Mapping[str, int]) -> None:
+def check_pickle(pickle: bytes, held: Mapping[str, int]) -> None:
     """Raise an exception, Strange or what a broken pickle gives, unless it is one that `torch.save` makes of plain values.
 
     held: the bytes of each storage's entry, by its key.
@@ -52,11 +52,11 @@ def inspect(pickle: bytes, held: Mapping[str, int]) -> None:
     argument: Any
     for i, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
         name = opcode.name
-        if i > MOST:
-            raise Strange(f"over {MOST:,} opcodes")
+        if i > MAX_OPCODES:
+            raise UnsafePickle(f"over {MAX_OPCODES:,} opcodes")
         if name in GIVEN:
-            if type(argument) is int and not -LONGEST <= argument < LONGEST:
-                raise Strange("a number of more than 64 bits")
+            if type(argument) is int and not -MAX_INTEGER <= argument < MAX_INTEGER:
+                raise UnsafePickle("a number of more than 64 bits")
             stack.append(argument)
         elif name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
@@ -74,7 +74,7 @@ def inspect(pickle: bytes, held: Mapping[str, int]) -> None:
             del stack[at:]
             pairs = name.startswith("SETITEM")
             if stack[-1] is not (DICT if pairs else LIST) or (pairs and not all(type(k) in (str, int) for k in items[::2])):
-                raise Strange("a mapping with keys that are no text and no whole number")
+                raise UnsafePickle("a mapping with keys that are no text and no whole number")
         elif name == "TUPLE":
             at = marks.pop()
             stack[at:] = [tuple(stack[at:])]
@@ -88,16 +88,16 @@ def inspect(pickle: bytes, held: Mapping[str, int]) -> None:
             given = stack.pop()
             stack[-1] = _called(stack[-1], given)
         elif name not in ("PROTO", "STOP"):
-            raise Strange(f"the opcode {name}")
+            raise UnsafePickle(f"the opcode {name}")
 
 
 def _storage(named: Any, held: Mapping[str, int]) -> Made:
     """('storage', its class, key, 'cpu', how many numbers): as many as the entry of that key holds."""
     word, kind, key, _, count = named
     if word != "storage" or type(kind) is not Name or type(key) is not str or type(count) is not int:
-        raise Strange("a persistent id that is no storage")
+        raise UnsafePickle("a persistent id that is no storage")
     if count * STORAGES[kind] != held[key]:
-        raise Strange(f"a storage of {count} numbers over {held[key]} bytes")
+        raise UnsafePickle(f"a storage of {count} numbers over {held[key]} bytes")
     return STORAGE
 
 
@@ -108,7 +108,7 @@ def _called(function: Any, given: Any) -> Made:
             return HOOKS
         if REBUILT.get(function) == len(given) and given[0] is STORAGE and given[5] is HOOKS:
             return TENSOR
-    raise Strange("a call of something else than a tensor")
+    raise UnsafePickle("a call of something else than a tensor")
 
 
 def opcodes(value: Any, texts: set[str] | None = None) -> int:

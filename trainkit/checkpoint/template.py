@@ -11,7 +11,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.files import plain_name
 
 SUFFIX = ".pt"
-LONGEST = 200  # bytes of a name: 255 in most file systems, without what a temporary's name and a step add
+MAX_NAME_BYTES = 200  # bytes of a name: 255 in most file systems, without what a temporary's name and a step add
 _SPEC = re.compile(r"0?\d{0,2}(\.\d{1,2})?[deEfFgG]?")
 _WHOLE = r" *+-?\d++"
 _NUMBER = r" *+-?(?:\d++(?:\.\d++)?+(?:[eE][-+]\d++)?+|inf|nan|INF|NAN)"  # possessive: the time is linear in the name
@@ -57,7 +57,7 @@ class Template:
 
     def makes(self, name: str) -> bool:
         """Whether `name` can be one of its names."""
-        return len(name) <= LONGEST + 30 and self.pattern.fullmatch(name) is not None
+        return len(name) <= MAX_NAME_BYTES + 30 and self.pattern.fullmatch(name) is not None
 
     def _try(self, sample: float) -> None:
         try:
@@ -67,8 +67,8 @@ class Template:
             raise self._wrong(str(error)) from None
         except ValueError as error:
             raise self._wrong(str(error)) from None
-        if size > LONGEST:
-            raise self._wrong(f"makes a name of {size} bytes; needs {LONGEST} or fewer")
+        if size > MAX_NAME_BYTES:
+            raise self._wrong(f"makes a name of {size} bytes; needs {MAX_NAME_BYTES} or fewer")
         if not self.makes(name):
             raise self._wrong(f"the numbers in {name!r} cannot be separated; put text between the fields, and no digits")
 

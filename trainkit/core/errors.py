@@ -7,7 +7,7 @@ import errno
 import re
 from collections.abc import Iterable
 
-MOST = 40  # names listed in a message
+MAX_NAMES = 40  # names listed in a message
 
 
 class UserError(ValueError):
@@ -24,12 +24,12 @@ class UserErrors(UserError):
         super().__init__("\n".join(self.messages))
 
 
-def escaped(text: str) -> str:
+def escape_control(text: str) -> str:
     """`text` without what a terminal would obey: a stranger's file may have brought it in."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def shortage(error: BaseException) -> str | None:
+def memory_error_message(error: BaseException) -> str | None:
     """What to say of an error that means too little memory, else None."""
     text = str(error)
     if not isinstance(error, MemoryError) and not re.search("allocate|out of memory|Storage size calculation overflow", text):
@@ -41,7 +41,7 @@ def shortage(error: BaseException) -> str | None:
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
-def refusal(error: BaseException | None) -> str | None:
+def os_error_message(error: BaseException | None) -> str | None:
     """What to say of an error of the operating system about a file, or about a disk that is full or fails, else None."""
     if not isinstance(error, OSError) or not (error.filename or error.errno in DISK):
         return None
@@ -55,11 +55,11 @@ def cause(error: OSError) -> str:
     return f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})"
 
 
-def near(name: str, allowed: Iterable[str]) -> str:
+def suggest(name: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'lr'? (lr, momentum)`: the nearest allowed name, then all of them, or the first forty."""
     allowed = list(allowed)
     lower = {a.lower(): a for a in allowed}
     close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
     guess = f"; did you mean {lower[close[0]]!r}?" if close else ";"
-    rest = f", and {len(allowed) - MOST} more" if len(allowed) > MOST else ""
-    return f"{guess} ({', '.join(allowed[:MOST]) or 'none'}{rest})"
+    rest = f", and {len(allowed) - MAX_NAMES} more" if len(allowed) > MAX_NAMES else ""
+    return f"{guess} ({', '.join(allowed[:MAX_NAMES]) or 'none'}{rest})"

@@ -68,7 +68,7 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def sweep(folder: Path) -> None:
+def remove_temporaries(folder: Path) -> None:
     """Delete the temporaries that a killed run left in `folder`; its lock is held."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if re.fullmatch(rf"{re.escape(TEMPORARY)}[0-9a-f]+-.+", path.name, re.DOTALL) and kind_of(path) == "a file":

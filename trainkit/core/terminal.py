@@ -8,7 +8,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import TextIO
 
-from .errors import UserError, escaped, refusal, shortage
+from .errors import UserError, escape_control, memory_error_message, os_error_message
 
 
 def prepare() -> None:
@@ -24,20 +24,20 @@ def prepare() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def tell(*texts: str) -> None:
+def print_stdout(*texts: str) -> None:
     """Print texts on stdout, a line or several each, with control characters escaped: they may contain names from files."""
     for text in texts:
-        print(*map(escaped, text.split("\n")), sep="\n", flush=True)
+        print(*map(escape_control, text.split("\n")), sep="\n", flush=True)
 
 
-def say(*texts: str) -> None:
+def print_stderr(*texts: str) -> None:
     """The same on stderr. A closed pipe or a full disk does not stop the work."""
     with suppress(OSError):
         for text in texts:
-            print(*map(escaped, text.split("\n")), sep="\n", file=sys.stderr)
+            print(*map(escape_control, text.split("\n")), sep="\n", file=sys.stderr)
 
 
-def hush(stream: TextIO) -> None:
+def silence(stream: TextIO) -> None:
     """Send what is left of a stream that cannot be written to /dev/null, so that the interpreter's own flush is quiet."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -47,14 +47,14 @@ def report_error(error: Exception) -> int:
     """Print an error on stderr, in one or a few lines, and return the exit code."""
     if isinstance(error, UserError):
         lines, code = [f"error: {line}" for line in str(error).split("\n")], error.code
-    elif (short := shortage(error)) is not None:
+    elif (short := memory_error_message(error)) is not None:
         lines, code = [f"error: {short}: the net, the data, the batch or the replicas"], UserError.code
-    elif (why := refusal(error)) is not None:
+    elif (why := os_error_message(error)) is not None:
         lines, code = [f"error: {why}"], UserError.code
     else:
         kind = "" if type(error).__name__ == "CallbackError" else f"{type(error).__name__}: "
         lines = [f"error: {kind}{str(error).split(chr(10))[0]}"]
         lines += ["this is a fault in the code, not in what you gave; --debug shows the traceback"]
         code = 1
-    say(*lines)
+    print_stderr(*lines)
     return code

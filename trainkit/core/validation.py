@@ -10,28 +10,28 @@ from typing import Any, Literal, Union, get_args, get_origin
 import torch
 from torch import Tensor
 
-from .errors import UserErrors, near
+from .errors import UserErrors, suggest
 
-COUNT = range(1 << 53)  # whole numbers that a float holds exactly: no counter of a run is larger
-LONGEST = 60  # characters of a value in a message
-MOST = 10  # complaints about one value
+COUNTER = range(1 << 53)  # whole numbers that a float holds exactly: no counter of a run is larger
+MAX_CHARACTERS = 60  # characters of a value in a message
+MAX_COMPLAINTS = 10  # complaints about one value
 
 
-class Either:
+class OneOf:
     """Any of several patterns."""
 
     def __init__(self, *patterns: Any) -> None:
         self.patterns = patterns
 
 
-def accept(value: Any, pattern: Any, place: str) -> None:
+def require(value: Any, pattern: Any, place: str) -> None:
     """Raise UserErrors unless `value` is like `pattern`: the first line of a callback's `load_state_dict`."""
-    if wrong := unlike(value, pattern, place):
-        more = [f"{place}: and {len(wrong) - MOST:,} values more"] if len(wrong) > MOST else []
-        raise UserErrors([*wrong[:MOST], *more])
+    if wrong := mismatches(value, pattern, place):
+        more = [f"{place}: and {len(wrong) - MAX_COMPLAINTS:,} values more"] if len(wrong) > MAX_COMPLAINTS else []
+        raise UserErrors([*wrong[:MAX_COMPLAINTS], *more])
 
 
-def unlike(value: Any, pattern: Any, place: str) -> list[str]:
+def mismatches(value: Any, pattern: Any, place: str) -> list[str]:
     """How `value` differs from `pattern`, a line each; [] if it does not.
 
     A pattern is Any; str, bool, int, float (an int is one too), Tensor, or a dtype: a value of that type; a range: an int in
@@ -40,24 +40,24 @@ def unlike(value: Any, pattern: Any, place: str) -> list[str]:
     """
     if pattern is Any:
         return []
-    if isinstance(pattern, Either):
-        return [] if any(not unlike(value, p, place) for p in pattern.patterns) else [_line(value, pattern, place)]
+    if isinstance(pattern, OneOf):
+        return [] if any(not mismatches(value, p, place) for p in pattern.patterns) else [_line(value, pattern, place)]
     if isinstance(pattern, dict) and isinstance(value, dict):
         if pattern and isinstance(next(iter(pattern)), type):
             ((kind, each),) = pattern.items()
-            lines = [f"{place}: key {shown(k)}; needs {words(kind)}" for k in value if type(k) is not kind]
-            return lines + [line for k, v in value.items() for line in unlike(v, each, f"{place}.{shown(k, '')}")]
+            lines = [f"{place}: key {short_repr(k)}; needs {describe_pattern(kind)}" for k in value if type(k) is not kind]
+            return lines + [line for k, v in value.items() for line in mismatches(v, each, f"{place}.{short_repr(k, '')}")]
         lines = [f"{place}: has no {k}" for k in pattern if k not in value]
-        lines += [f"{place}: {shown(k, '')} is not known" for k in value if k not in pattern]
-        return lines + [line for k, p in pattern.items() if k in value for line in unlike(value[k], p, f"{place}.{k}")]
+        lines += [f"{place}: {short_repr(k, '')} is not known" for k in value if k not in pattern]
+        return lines + [line for k, p in pattern.items() if k in value for line in mismatches(value[k], p, f"{place}.{k}")]
     if isinstance(pattern, list) and isinstance(value, list):
-        return [line for i, v in enumerate(value) for line in unlike(v, pattern[0], f"{place}[{i}]")]
+        return [line for i, v in enumerate(value) for line in mismatches(v, pattern[0], f"{place}[{i}]")]
     if isinstance(pattern, tuple) and isinstance(value, (list, tuple)) and len(value) == len(pattern):
-        return [line for i, (v, p) in enumerate(zip(value, pattern, strict=True)) for line in unlike(v, p, f"{place}[{i}]")]
-    return [] if _one(value, pattern) else [_line(value, pattern, place)]
+        return [line for i, (v, p) in enumerate(zip(value, pattern, strict=True)) for line in mismatches(v, p, f"{place}[{i}]")]
+    return [] if _is_like(value, pattern) else [_line(value, pattern, place)]
 
 
-def _one(value: Any, pattern: Any) -> bool:
+def _is_like(value: Any, pattern: Any) -> bool:
     if isinstance(pattern, range):
         return type(value) is int and value in pattern
     if isinstance(pattern, torch.dtype):
@@ -70,13 +70,13 @@ def _one(value: Any, pattern: Any) -> bool:
 
 
 def _line(value: Any, pattern: Any, place: str) -> str:
-    return f"{place}: {shown(value)}; needs {words(pattern)}"
+    return f"{place}: {short_repr(value)}; needs {describe_pattern(pattern)}"
 
 
-def words(pattern: Any) -> str:
+def describe_pattern(pattern: Any) -> str:
     """A pattern in words."""
-    if isinstance(pattern, Either):
-        return " or ".join(map(words, pattern.patterns))
+    if isinstance(pattern, OneOf):
+        return " or ".join(map(describe_pattern, pattern.patterns))
     if isinstance(pattern, range):
         return f"a whole number from {pattern.start} to {pattern.stop - 1}"
     if isinstance(pattern, dict):
@@ -91,7 +91,7 @@ def words(pattern: Any) -> str:
     return named.get(pattern, repr(pattern)) if isinstance(pattern, type) else repr(pattern)
 
 
-def shown(value: Any, quote: str = "'") -> str:
+def short_repr(value: Any, quote: str = "'") -> str:
     """A value for a message: short, and with nothing in it that a terminal would obey."""
     if isinstance(value, Tensor):
         return f"a tensor of {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
@@ -100,43 +100,47 @@ def shown(value: Any, quote: str = "'") -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
         return f"a number of {value.bit_length()} bits"
     text = repr(value) if not isinstance(value, str) or quote else repr(value)[1:-1]
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
 
 
 def check_value(value: Any, hint: Any, place: str) -> list[str]:
     """[] if `value` is of the type `hint`, else one line."""
-    if odd := [n for n in numbers(value) if n != n or (isinstance(n, int) and abs(n) >= COUNT.stop)]:
-        return [f"{place}: {shown(odd[0])}; needs a number{'' if odd[0] != odd[0] else f' nearer to 0 than {COUNT.stop}'}"]
-    if fits(value, hint):
+    if odd := [n for n in numbers_in(value) if n != n or (isinstance(n, int) and abs(n) >= COUNTER.stop)]:
+        return [
+            f"{place}: {short_repr(odd[0])}; needs a number{'' if odd[0] != odd[0] else f' nearer to 0 than {COUNTER.stop}'}"
+        ]
+    if matches_hint(value, hint):
         return []
     choices = get_args(hint) if get_origin(hint) is Literal else ()
     if choices and isinstance(value, str):
-        return [f"{place}: {shown(value)}{near(value, map(str, choices))}"]
-    found = "" if isinstance(value, float) or value is None else f", not {kind(value)}"
-    return [f"{place}: {written(value)}; needs {describe(hint)}{found}{hint_of_yaml(value, hint)}"]
+        return [f"{place}: {short_repr(value)}{suggest(value, map(str, choices))}"]
+    found = "" if isinstance(value, float) or value is None else f", not {yaml_type(value)}"
+    return [f"{place}: {yaml_repr(value)}; needs {describe_type(hint)}{found}{yaml_advice(value, hint)}"]
 
 
-def numbers(value: Any) -> list[float]:
+def numbers_in(value: Any) -> list[float]:
     """The numbers in a value and its lists."""
     if isinstance(value, list):
-        return [n for v in value for n in numbers(v)]
+        return [n for v in value for n in numbers_in(v)]
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
 
 
-def written(value: Any) -> str:
+def yaml_repr(value: Any) -> str:
     """A value as YAML has it."""
     if isinstance(value, (list, dict)) and len(repr(value)) <= 60:
         return repr(value)
-    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else shown(value)
+    return (
+        {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else short_repr(value)
+    )
 
 
-def fits(value: Any, hint: Any) -> bool:
+def matches_hint(value: Any, hint: Any) -> bool:
     """Whether a plain value is of a type: an int is a float, a bool is neither, a list may be a sequence or tuple."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any or hint is inspect.Parameter.empty:
         return True
     if origin in (Union, types.UnionType):
-        return any(fits(value, a) for a in args)
+        return any(matches_hint(value, a) for a in args)
     if origin is Literal:
         return value in args and type(value) in {type(a) for a in args}
     if hint is None or hint is type(None):
@@ -150,17 +154,17 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is str:
         return isinstance(value, str)
     if origin in (list, tuple, Sequence):
-        return isinstance(value, list) and (not args or all(fits(v, args[0]) for v in value))
+        return isinstance(value, list) and (not args or all(matches_hint(v, args[0]) for v in value))
     if origin in (dict, Mapping) or hint is dict:
         return isinstance(value, dict)
     return False  # tensors, modules, functions: never a configuration's
 
 
-def describe(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """A type in words."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(describe(a) for a in args)
+        return " or ".join(describe_type(a) for a in args)
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
     if origin in (list, tuple, Sequence):
@@ -172,7 +176,7 @@ def describe(hint: Any) -> str:
     return plain.get(hint, "something only Python can give")
 
 
-def kind(value: Any) -> str:
+def yaml_type(value: Any) -> str:
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
@@ -180,13 +184,13 @@ def kind(value: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(type(value), "null")
 
 
-def hint_of_yaml(value: Any, hint: Any) -> str:
+def yaml_advice(value: Any, hint: Any) -> str:
     """A word about YAML's traps, where one was probably stepped into."""
-    if isinstance(value, bool) and not fits(True, hint):
+    if isinstance(value, bool) and not matches_hint(True, hint):
         return " (YAML reads yes, no, on and off as true and false: put words in quotes)"
-    if isinstance(value, float) and value.is_integer() and fits(1, hint):
+    if isinstance(value, float) and value.is_integer() and matches_hint(1, hint):
         return f" (write {int(value)})"
-    if isinstance(value, str) and fits(1.0, hint):
+    if isinstance(value, str) and matches_hint(1.0, hint):
         try:
             float(value)
         except ValueError:

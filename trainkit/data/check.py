@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
-from trainkit.core.validation import shown
+from trainkit.core.validation import short_repr
 from trainkit.data.loader import epoch_permutation
 
 from .mapped import MappedRows
@@ -126,7 +126,7 @@ def _refuse_taken(
 ) -> None:
     """As `refuse`; but if the numbers are in training rows that no step takes, only report it."""
     if name == "train" and not is_taken(rows(getattr(data.train, key), wrong)):
-        terminal.say(f"data: a number of the training part {what}; the run ends before it takes it")
+        terminal.print_stderr(f"data: a number of the training part {what}; the run ends before it takes it")
     else:
         refuse(data, name, key, wrong, what, cure, source)
 
@@ -161,7 +161,7 @@ def _place(data: Dataset, name: str, key: Literal["x", "t"], wrong: Test) -> tup
 def _column(data: Dataset, key: Literal["x", "t"], at: list[int]) -> str:
     """`, feature 3`; `, column 'width'` where columns have names."""
     if names := columns(data.schema):
-        return f", column {shown(names[at[0]] if key == 'x' else data.schema['target'])}"
+        return f", column {short_repr(names[at[0]] if key == 'x' else data.schema['target'])}"
     kind = "feature" if key == "x" else "target"
     return f", {kind} {at[0] if len(at) == 1 else tuple(at)}" if at else f", {kind}"
 

@@ -14,7 +14,7 @@ from trainkit.core.errors import UserError
 from .mapped import MappedRows
 
 Targets = Literal["index", "onehot", "binary", "real"]
-MOST_DIMS = 64  # of an array, the samples' own included: torch's limit
+MAX_DIMS = 64  # of an array, the samples' own included: torch's limit
 
 
 def floating(dtype: torch.dtype) -> torch.dtype:

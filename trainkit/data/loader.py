@@ -19,7 +19,9 @@ from .dataset import Split
 from .mapped import MappedRows, prefetch
 
 ALIGN = 64  # bytes: a cache line, the widest vector register, and what torch aligns each allocation to
-BLOCK = 1 << 22  # bytes of input gathered at once: a small epoch in one call, a large one in pieces that stay in the cache
+GATHER_BYTES = (
+    1 << 22
+)  # bytes of input gathered at once: a small epoch in one call, a large one in pieces that stay in the cache
 
 
 def epoch_permutation(seed: int, epoch: int, n: int) -> Tensor:
@@ -33,7 +35,7 @@ def batches(part: Split, order: Tensor, size: int, first: int = 0) -> Iterator[t
     replicas = order.shape[0] if order.dim() == 2 else 1
     whole, rest = divmod(n, size)
     padded = _padded(part, replicas * size)
-    count = max(1, BLOCK // max(1, padded * _row_bytes(part.x)))  # batches in a block
+    count = max(1, GATHER_BYTES // max(1, padded * _row_bytes(part.x)))  # batches in a block
     blocks = [order[..., i * size : min(i + count, whole) * size] for i in range(first, whole, count)]
     sizes = [size] * len(blocks)
     if rest and first <= whole:
@@ -50,7 +52,7 @@ def batches(part: Split, order: Tensor, size: int, first: int = 0) -> Iterator[t
         yield from zip(x, t, strict=True)
 
 
-def slices(x: Tensor | MappedRows, size: int) -> Generator[Tensor, None, None]:
+def iter_batches(x: Tensor | MappedRows, size: int) -> Generator[Tensor, None, None]:
     """`x` in its own order, `size` samples at a time; from a file, read ahead."""
     cuts = (slice(i, i + size) for i in range(0, len(x), size))
     yield from (aligned(x[cut]) for cut in cuts) if isinstance(x, Tensor) else prefetch(x.__getitem__, cuts)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from .mapped import MappedRows, prefetch
 
-BLOCK = 1 << 22  # bytes of float64: the statistics of that many rows at a time
+BLOCK_BYTES = 1 << 22  # bytes of float64: the statistics of that many rows at a time
 FAR = 1024.0  # a feature whose middle is that many times its half width from 0 is shifted to 0 first
 PLAIN = (2.0**-300, 2.0**300)  # squares of such numbers, and sums of them, neither overflow nor vanish
 
 
 def blocks(x: Tensor | MappedRows) -> Generator[Tensor, None, None]:
     """The rows of x in order, as many at a time as BLOCK says for their shape, whatever their dtype."""
-    size = max(1, BLOCK // (8 * max(1, x.shape[1:].numel())))
+    size = max(1, BLOCK_BYTES // (8 * max(1, x.shape[1:].numel())))
     cuts = (slice(i, i + size) for i in range(0, len(x), size))
     yield from prefetch(x.__getitem__, cuts) if isinstance(x, MappedRows) else map(x.__getitem__, cuts)
 

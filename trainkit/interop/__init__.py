@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from trainkit.core.errors import UserError, near
+from trainkit.core.errors import UserError, suggest
 
 RIVALS = {"torch": "torch_reference"}
 TITLES = {"torch": "torch.nn with autograd"}
@@ -18,5 +18,5 @@ TITLES = {"torch": "torch.nn with autograd"}
 def find(name: str) -> ModuleType:
     """The rival of that name, a module with `fit`. Raises UserError with the nearest name."""
     if name not in RIVALS:
-        raise UserError(f"compare --against: no rival {name!r}{near(name, RIVALS)}")
+        raise UserError(f"compare --against: no rival {name!r}{suggest(name, RIVALS)}")
     return import_module(f".{RIVALS[name]}", __name__)

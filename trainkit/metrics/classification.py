@@ -8,9 +8,9 @@ from trainkit.data.dataset import Dataset
 from trainkit.nn.losses import Loss
 
 
-def predicted_classes(y: Tensor, loss: Loss, data: Dataset, lead: int = 0) -> Tensor:
+def predicted_classes(y: Tensor, loss: Loss, data: Dataset, replica_dims: int = 0) -> Tensor:
     """The class that y predicts: the largest of several outputs; of one, 1 above the threshold (0 for logits)."""
-    if y.dim() > 1 + lead and y.shape[1 + lead] > 1:
-        return y.argmax(1 + lead)
+    if y.dim() > 1 + replica_dims and y.shape[1 + replica_dims] > 1:
+        return y.argmax(1 + replica_dims)
     threshold = 0.0 if loss.from_logits else 0.5 if data.threshold is None else data.threshold
-    return (y.flatten(lead + 1).squeeze(-1) > threshold).long()
+    return (y.flatten(replica_dims + 1).squeeze(-1) > threshold).long()

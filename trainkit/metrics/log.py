@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainkit.core.errors import UserError, near
+from trainkit.core.errors import UserError, suggest
 
 from .statistics import finite_mean
 
@@ -29,7 +29,7 @@ class MetricLog(dict[str, list[float]]):
     def mean(self, name: str) -> float:
         """The mean of a metric over the replicas where it is finite. Raises UserError that lists the known metrics."""
         if name not in self:
-            raise UserError(f"no metric {name!r}{near(name, sorted(self))}")
+            raise UserError(f"no metric {name!r}{suggest(name, sorted(self))}")
         return finite_mean(self[name])
 
     def new(self, name: str) -> list[float] | None:

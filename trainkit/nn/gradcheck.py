@@ -20,7 +20,7 @@ MARGIN = 1e-3  # inputs this near to a kink are moved off it
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GradcheckResult:
     """Of one derivative: `name` (x, x[1], weight, ...), and the largest |a - n| / max(1, |a|, |n|) over its elements."""
 
     name: str
@@ -31,7 +31,7 @@ class Verdict:
         return self.error <= TOLERANCE
 
 
-def gradcheck(module: Module, x: Value, seed: int = 0, elements: int | None = None) -> list[Verdict]:
+def gradcheck(module: Module, x: Value, seed: int = 0, elements: int | None = None) -> list[GradcheckResult]:
     """Each input's and parameter's hand-written gradient of Σ v·y against (f(p + eps) - f(p - eps)) / 2 eps, v random.
 
     Works on a copy in float64; random modules are reseeded before each forward. Cost: two passes an element; `elements` looks
@@ -64,10 +64,10 @@ def gradcheck(module: Module, x: Value, seed: int = 0, elements: int | None = No
     analytic = dx if type(dx) is tuple else (dx,)
     named = [(f"x[{i}]" if len(inputs) > 1 else "x", xi, d) for i, (xi, d) in enumerate(zip(inputs, analytic, strict=True))]
     named += [(name, p, g.clone()) for name, p, g in module.named_param()]
-    return [Verdict(name, _worst(p, g, objective, _drawn(p.numel(), elements, draw))) for name, p, g in named]
+    return [GradcheckResult(name, _worst(p, g, objective, _drawn(p.numel(), elements, draw))) for name, p, g in named]
 
 
-def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor) -> Verdict:
+def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor) -> GradcheckResult:
     """dy of `loss` against differences, as `gradcheck` does it."""
     y = y.double().clone()
     t = t.double() if t.is_floating_point() else t
@@ -76,7 +76,7 @@ def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor) -> Verdict:
         y = torch.where(near, y + 2 * MARGIN, y)
     _, saved = loss.fwd(y, t)
     analytic = loss.bwd(saved)
-    return Verdict("y", _worst(y, analytic, lambda: float(loss.fwd(y, t)[0].sum()), range(y.numel())))
+    return GradcheckResult("y", _worst(y, analytic, lambda: float(loss.fwd(y, t)[0].sum()), range(y.numel())))
 
 
 def _drawn(n: int, most: int | None, draw: torch.Generator) -> Iterable[int]:

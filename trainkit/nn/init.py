@@ -21,7 +21,7 @@ _scale: dict[str, Callable[[int, int, float], float]] = {
 }
 
 
-def fill(p: Tensor, init: Init, fan_in: int, fan_out: int, std: float, generator: torch.Generator | None) -> None:
+def init_(p: Tensor, init: Init, fan_in: int, fan_out: int, std: float, generator: torch.Generator | None) -> None:
     """Draw `p` in place.
 
     uniform: U(±1/sqrt(in)), torch's default for Linear. unit_uniform: U[0, 1]. The others are normal with mean 0 and deviation

@@ -33,9 +33,9 @@ class Module(Recorded):
     """
 
     training = True  # Dropout and its like behave otherwise in evaluation; `train()` and `eval()` set it
-    lead = 0  # leading replica axes of x, y and every parameter: 0, or 1 after `replicate`
-    replicable = True  # False where `fwd` cannot carry a leading axis
-    takes_tuple = False  # True where `fwd` wants all its inputs at once; any other module given a tuple maps over it
+    replica_dims = 0  # leading replica axes of x, y and every parameter: 0, or 1 after `replicate`
+    can_replicate = True  # False where `fwd` cannot carry a leading axis
+    accepts_tuple = False  # True where `fwd` wants all its inputs at once; any other module given a tuple maps over it
     nonsmooth_at: tuple[float, ...] = ()  # inputs at which the derivative jumps, for differences to stay away from
 
     def fwd(self, x: Value) -> tuple[Value, Any]:
@@ -46,14 +46,14 @@ class Module(Recorded):
         """dx. Adds to the parameters' gradients."""
         raise NotImplementedError(f"{type(self).__name__} has no bwd")
 
-    def grad(self, saved: Any, dy: Value) -> None:
+    def bwd_params(self, saved: Any, dy: Value) -> None:
         """Only adds to the parameters' gradients: a net, or its first layer, whose dx nobody wants. May use `saved` up."""
         self.bwd(saved, dy)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw this module's own parameters anew, not its children's."""
 
-    def needs(self) -> str:
+    def expected_input(self) -> str:
         """The input's shape in words, for messages: `(n, 25)`."""
         return "a tensor"
 
@@ -122,12 +122,12 @@ class Module(Recorded):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Copy the parameters in, all or nothing. Raises UserError on a missing, unknown or differently shaped name."""
-        if wrong := self.mismatches(state):
+        if wrong := self.state_errors(state):
             raise UserErrors(wrong)
         for name, p, _ in self.named_param():
             p.copy_(state[name])
 
-    def mismatches(self, state: dict[str, Tensor]) -> list[str]:
+    def state_errors(self, state: dict[str, Tensor]) -> list[str]:
         """How a state's names and shapes differ from this module's, a line each."""
         own = {name: p for name, p, _ in self.named_param()}
         lines = [f"model: {name}: the net needs it, the state has it not" for name in own if name not in state]
@@ -164,16 +164,16 @@ class Module(Recorded):
         Inputs, outputs and targets have that axis too: x is (r, n, ...). Raises UserError where a module cannot.
         """
         for path, module in self.modules():
-            if not module.replicable:
+            if not module.can_replicate:
                 raise UserError(f"model {path} {type(module).__name__}: cannot train replicas; set trainer.replicas=1")
-            if module.lead:
-                raise UserError(f"model {path}: has {module.lead} replica axis already; replicate a net once")
+            if module.replica_dims:
+                raise UserError(f"model {path}: has {module.replica_dims} replica axis already; replicate a net once")
         drawn = [self.draw(generator(seed, "init")).state_dict() for seed in seeds]
         for name, p, g in self.named_param():
             p.data = torch.stack([state[name] for state in drawn]).to(p)
             g.data = torch.zeros_like(p.data)
         for _, module in self.modules():
-            module.lead = 1
+            module.replica_dims = 1
         return self
 
     # -- the stateful pair -----------------------------------------------------------------------------------------------
@@ -201,15 +201,15 @@ class Module(Recorded):
             raise located(self, self, value, error) from error
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.extra()})"
+        return f"{type(self).__name__}({self.extra_repr()})"
 
-    def extra(self) -> str:
+    def extra_repr(self) -> str:
         """The arguments, for `repr`."""
         return ""
 
 
 @contextmanager
-def evaluating(net: Module) -> Iterator[None]:
+def eval_mode(net: Module) -> Iterator[None]:
     """In evaluation mode inside, each module in the mode it had after."""
     modes = [(m, m.training) for _, m in net.modules()]
     net.eval()
@@ -241,7 +241,7 @@ def located(net: Module, module: Module, x: Value, error: Exception) -> LayerErr
         features = getattr(module, "in_features", None)
         fits = features is None or (isinstance(x, Tensor) and x.dim() > 0 and x.shape[-1] == features)
         first_line = str(error).split("\n", 1)[0]
-        text = f"{type(module).__name__}: {first_line if fits else f'x is {shape(x)}, needs {module.needs()}'}"
+        text = f"{type(module).__name__}: {first_line if fits else f'x is {shape(x)}, needs {module.expected_input()}'}"
     path = next((path for path, m in net.modules() if m is module), "")
     found = LayerError(module, text)
     found.args = (f"{path}.{text}" if path else text,)
@@ -253,21 +253,21 @@ def shape(x: Value) -> str:
     return f"({', '.join(shape(v) for v in x)})" if type(x) is tuple else str(tuple(getattr(x, "shape", ())))
 
 
-class Each(list[Any]):
+class MappedSaved(list[Any]):
     """What a module saved when it was mapped over a tuple: an entry for each tensor."""
 
 
 def fwd_value(module: Module, x: Value) -> tuple[Value, Any]:
     """`module.fwd`, mapped over a tuple where the module takes one tensor."""
-    if type(x) is not tuple or module.takes_tuple:
+    if type(x) is not tuple or module.accepts_tuple:
         return module.fwd(x)
     pairs = [module.fwd(xi) for xi in x]
-    return tuple(y for y, _ in pairs), Each(saved for _, saved in pairs)
+    return tuple(y for y, _ in pairs), MappedSaved(saved for _, saved in pairs)
 
 
 def bwd_value(module: Module, saved: Any, dy: Value) -> Value:
     """The other half of `fwd_value`."""
-    if type(saved) is not Each:
+    if type(saved) is not MappedSaved:
         return module.bwd(saved, dy)
     return tuple(module.bwd(s, d) for s, d in zip(saved, dy, strict=True))
 

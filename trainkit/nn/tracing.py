@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .module import Module, Value, evaluating, fwd_value
+from .module import Module, Value, eval_mode, fwd_value
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def place(path: str, module: Module) -> str:
 
 
 @contextmanager
-def watching(net: Module, see: Callable[[Call], None]) -> Iterator[None]:
+def traced(net: Module, see: Callable[[Call], None]) -> Iterator[None]:
     """Call `see` after each module's fwd, bwd and grad."""
     watched = []
     for path, module in net.modules():
@@ -63,6 +63,6 @@ def _reporting(path: str, module: Module, phase: str, see: Callable[[Call], None
 def trace(net: Module, x: Value) -> list[Call]:
     """The forward calls of one evaluation of `net` on `x`, in order, containers after their parts."""
     calls: list[Call] = []
-    with evaluating(net), watching(net, calls.append), torch.no_grad():
+    with eval_mode(net), traced(net, calls.append), torch.no_grad():
         fwd_value(net, x)
     return calls

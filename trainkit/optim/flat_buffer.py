@@ -59,6 +59,6 @@ def spread(values: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat(rows) if rows else values[:0]
 
 
-def norms(tensors: Sequence[Tensor], lead: int) -> Tensor:
+def norms(tensors: Sequence[Tensor], replica_dims: int) -> Tensor:
     """Euclidean norms of each tensor: (k,), or (k, r) where they have a replica axis."""
-    return torch.stack([torch.linalg.vector_norm(t.flatten(lead), dim=-1) for t in tensors])
+    return torch.stack([torch.linalg.vector_norm(t.flatten(replica_dims), dim=-1) for t in tensors])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError, UserErrors
 from trainkit.core.recorded import Recorded
-from trainkit.core.validation import shown
+from trainkit.core.validation import short_repr
 
 from .arithmetic import RATE_LIMIT, Number, Rate, Scalars, add_scaled, add_scaled_, addcdiv_
 from .flat_buffer import flatten, is_flat, spread
@@ -152,20 +152,20 @@ class Optimizer(Recorded):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """All or nothing. Raises UserError where the slots are not this optimizer's."""
-        if wrong := self.mismatches(state):
+        if wrong := self.state_errors(state):
             raise UserErrors(wrong)
         self.t = state["t"]
         for name, slot in self.slots.items():
             slot.copy_(state[name])
 
-    def mismatches(self, state: dict[str, Any]) -> list[str]:
+    def state_errors(self, state: dict[str, Any]) -> list[str]:
         """How a state differs in its slots from this optimizer's, a line each."""
         name, has = type(self).__name__, sorted(set(state) - {"t"})
         if has != sorted(self.slots) or type(state.get("t")) is not int or state["t"] < 0:
             wanted, saved = ", ".join(self.slots) or "none", ", ".join(has) or "no slots"
             return [f"optimizer: the state has {saved}, {name} needs {wanted}; keep the optimizer it was saved by"]
         return [
-            f"optimizer: {slot} has {s.numel() if isinstance(s, Tensor) else shown(s)} numbers, the net {self.p.numel()}"
+            f"optimizer: {slot} has {s.numel() if isinstance(s, Tensor) else short_repr(s)} numbers, the net {self.p.numel()}"
             for slot, s in state.items()
             if slot != "t" and (not isinstance(s, Tensor) or s.shape != self.p.shape or not s.is_floating_point())
         ]

@@ -8,8 +8,8 @@ from dataclasses import MISSING, fields
 from itertools import pairwise
 from typing import Any, get_type_hints
 
-from trainkit.core.errors import UserError, UserErrors, near
-from trainkit.core.validation import check_value, shown
+from trainkit.core.errors import UserError, UserErrors, suggest
+from trainkit.core.validation import check_value, short_repr
 
 from .schedules import SCHEDULERS, SCHEDULES, ChainedScheduler, OneCycleLR, Schedule, SequentialLR
 
@@ -25,15 +25,15 @@ BELOW_1 = ("ReduceLROnPlateau.factor",)
 def check(name: str, arguments: Mapping[str, Any]) -> None:
     """A schedule's name, and the names, types and ranges of its arguments. Raises UserErrors with all that is wrong."""
     if name not in SCHEDULES:
-        raise UserError(f"LRScheduler: no scheduler {shown(name)}{near(str(name), SCHEDULERS)}")
+        raise UserError(f"LRScheduler: no scheduler {short_repr(name)}{suggest(str(name), SCHEDULERS)}")
     if not isinstance(arguments, Mapping):
-        raise UserError(f"LRScheduler: {name}: {shown(arguments)}; needs its arguments as a mapping")
+        raise UserError(f"LRScheduler: {name}: {short_repr(arguments)}; needs its arguments as a mapping")
     parameters = {f.name: f for f in fields(SCHEDULES[name]) if f.init}
     hints = get_type_hints(SCHEDULES[name])
     errors = []
     for key, value in arguments.items():
         if key not in parameters:
-            errors.append(f"{name}: no argument {shown(key)}{near(str(key), parameters)}")
+            errors.append(f"{name}: no argument {short_repr(key)}{suggest(str(key), parameters)}")
         elif value is not None or parameters[key].default is not None:
             plain = list(value) if isinstance(value, (tuple, range)) else value
             errors += _check_argument(f"{name}.{key}", key, plain, hints[key])
@@ -68,18 +68,18 @@ def _check_argument(place: str, key: str, value: Any, hint: Any) -> list[str]:
     if (place in AT_MOST_1 and value > 1) or (place in BELOW_1 and value >= 1):
         return [f"{place}: {value}; needs a number {'of at most' if place in AT_MOST_1 else 'below'} 1"]
     if key == "milestones" and any(a > b for a, b in pairwise(value)):
-        return [f"{place}: {shown(str(value), '')}; needs them in ascending order"]
+        return [f"{place}: {short_repr(str(value), '')}; needs them in ascending order"]
     return []
 
 
 def _check_inner(place: str, value: Any) -> list[str]:
     """What is wrong with the schedules that a schedule is made of, one line for each error."""
     if not isinstance(value, list) or not value:
-        return [f"{place}: {shown(value)}; needs a list of schedulers, [{{LinearLR: {{...}}}}, ...]"]
+        return [f"{place}: {short_repr(value)}; needs a list of schedulers, [{{LinearLR: {{...}}}}, ...]"]
     errors = []
     for inner in value:
         if not isinstance(inner, Mapping) or len(inner) != 1:
-            errors.append(f"{place}: {shown(inner)}; each is one scheduler with its arguments, {{LinearLR: {{...}}}}")
+            errors.append(f"{place}: {short_repr(inner)}; each is one scheduler with its arguments, {{LinearLR: {{...}}}}")
         elif "ReduceLROnPlateau" in inner:
             errors.append(f"{place}: ReduceLROnPlateau reads a metric and cannot be one of several; use it alone")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainkit.core.errors import UserError
-from trainkit.core.validation import shown
+from trainkit.core.validation import short_repr
 from trainkit.data.dataset import Dataset
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -39,5 +39,5 @@ def described(value: Any) -> str:
     if library in ("torch", "numpy", "pandas", "lightning", "pytorch_lightning", "keras"):
         return f"a {type(value).__name__} of {library}"
     if isinstance(value, (str, int, float, type(None))):
-        return shown(value)
+        return short_repr(value)
     return f"a {type(value).__name__}"

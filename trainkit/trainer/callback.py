@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainkit.core import terminal
-from trainkit.core.errors import UserError, UserErrors, near, refusal, shortage
+from trainkit.core.errors import UserError, UserErrors, memory_error_message, os_error_message, suggest
 from trainkit.core.recorded import Recorded, described
-from trainkit.core.validation import shown
+from trainkit.core.validation import short_repr
 
 if TYPE_CHECKING:
     from .session import Session
@@ -48,7 +48,7 @@ class Callback(Recorded):
     """
 
     name = ""
-    writes = False  # True for one that writes into the run's folder: it needs one, and has no part in an evaluation
+    needs_run_folder = False  # True for one that writes into the run's folder: it needs one, and has no part in an evaluation
     handles_nonfinite = (
         False  # True for one that handles infinite numbers in the training data, which are then not refused at the start
     )
@@ -168,7 +168,9 @@ def check_monitors(session: Session) -> None:
         raise UserErrors(line for _, line in found)
     if session.data.val is not None and not session.validation_is_due:
         for name, metric in [(n, m) for n, cb in session.callbacks.items() for m in cb.monitors if m.startswith("val/")]:
-            terminal.say(f"callbacks.{name}: {shown(metric)} will not be measured: no validation is due before the run ends")
+            terminal.print_stderr(
+                f"callbacks.{name}: {short_repr(metric)} will not be measured: no validation is due before the run ends"
+            )
 
 
 def known_metrics(session: Session) -> set[str]:
@@ -190,7 +192,7 @@ def missing(session: Session, known: Collection[str]) -> list[tuple[str, str]]:
             why = "; add the callback validation_split"
         elif metric == "train/error" or metric.startswith("test/"):
             why = "; it is measured after the last step only"
-        found.append((metric, f"callbacks.{name}: no metric {shown(metric)}{near(metric, sorted(known))}{why}"))
+        found.append((metric, f"callbacks.{name}: no metric {short_repr(metric)}{suggest(metric, sorted(known))}{why}"))
     return found
 
 
@@ -216,9 +218,9 @@ def _hook(session: Session, callback: Callback, hook: str) -> Callable[..., None
             place = f"callbacks.{callback.name} {hook}, epoch {session.progress.epoch + 1}, step {session.progress.step}"
             if isinstance(error, UserError):
                 raise UserError(f"{place}: {error}") from error
-            if (why := refusal(error)) is not None:
+            if (why := os_error_message(error)) is not None:
                 raise UserError(f"{place}: {why}") from error
-            if (short := shortage(error)) is not None:
+            if (short := memory_error_message(error)) is not None:
                 raise UserError(f"{place}: {short}: the net, the data, the batch or the replicas") from error
             raise CallbackError(f"{place}: {type(error).__name__}: {error}") from error
 

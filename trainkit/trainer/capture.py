@@ -8,9 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from trainkit.checkpoint.content import FORMAT, check_types
-from trainkit.checkpoint.plain import plain
-from trainkit.checkpoint.safe_pickle import MOST as MOST_OPCODES
-from trainkit.checkpoint.safe_pickle import opcodes
+from trainkit.checkpoint.plain import to_plain
+from trainkit.checkpoint.safe_pickle import MAX_OPCODES, opcodes
 from trainkit.core.errors import UserError, UserErrors
 from trainkit.data.dataset import Dataset
 from trainkit.data.transforms.normalize import Normalizer
@@ -34,9 +33,9 @@ def capture(session: Session) -> dict[str, Any]:
         "format": FORMAT,
         "config": session.config,
         "state": _as_state(session.progress),
-        "model": plain(session.net.state_dict(), copy=False),
-        "optimizer": plain(session.optimizer.state_dict(), copy=False),
-        "gradient": plain(session.optimizer.g) if looked_at else None,
+        "model": to_plain(session.net.state_dict(), copy=False),
+        "optimizer": to_plain(session.optimizer.state_dict(), copy=False),
+        "gradient": to_plain(session.optimizer.g) if looked_at else None,
         "normalizer": session.normalizer.state_dict(),
         "data": {
             "train": len(session.data.train),
@@ -46,7 +45,7 @@ def capture(session: Session) -> dict[str, Any]:
             "schema": session.data.schema,
             "fingerprints": session.fingerprints,
         },
-        "callbacks": {name: plain(cb.state_dict(), f".callbacks.{name}") for name, cb in session.callbacks.items()},
+        "callbacks": {name: to_plain(cb.state_dict(), f".callbacks.{name}") for name, cb in session.callbacks.items()},
         "rng": random_states(session.generators, session.device),
         "metrics": {name: list(values) for name, values in session.metrics.items()},
         "environment": environment(session),
@@ -68,7 +67,7 @@ def progress_of(state: dict[str, Any]) -> Progress:
 FINAL = {"train/error", "test/loss", "test/error"}  # metrics that come after the last step
 
 
-def check_room(session: Session) -> None:
+def check_size(session: Session) -> None:
     """Raise UserError for a run whose checkpoints would have more values than a file may hold; copies no tensor."""
     columns: dict[str, Any] = session.data.schema or {}
     replicas = session.replicas
@@ -79,15 +78,15 @@ def check_room(session: Session) -> None:
     for cb in session.callbacks.values():
         with suppress(Exception):  # of one that has no state before the first step; a save says what is wrong with it
             rest += opcodes(cb.state_dict())
-    if (n := schema + rest) > MOST_OPCODES:
+    if (n := schema + rest) > MAX_OPCODES:
         if replicas > 1 and rest > schema:
-            cure = f"use {replicas * max(0, MOST_OPCODES - schema) // rest:,} replicas or fewer, not {replicas:,}"
+            cure = f"use {replicas * max(0, MAX_OPCODES - schema) // rest:,} replicas or fewer, not {replicas:,}"
         elif columns:
             n_columns = len(columns.get("columns", ()))
-            cure = f"use {n_columns * max(0, MOST_OPCODES - rest) // schema:,} columns or fewer, not {n_columns:,}"
+            cure = f"use {n_columns * max(0, MAX_OPCODES - rest) // schema:,} columns or fewer, not {n_columns:,}"
         else:
             cure = "keep long lists of numbers as tensors"
-        raise UserError(f"checkpoint: it would hold {n:,} parts, a file can hold {MOST_OPCODES:,}; {cure}")
+        raise UserError(f"checkpoint: it would hold {n:,} parts, a file can hold {MAX_OPCODES:,}; {cure}")
 
 
 def restore(session: Session, content: dict[str, Any]) -> None:
@@ -99,8 +98,8 @@ def restore(session: Session, content: dict[str, Any]) -> None:
     if replicas != session.replicas:
         wrong.append(f"resume: the checkpoint has {replicas} replicas, trainer.replicas is {session.replicas}; they must agree")
     else:
-        wrong += [f"resume: {m}" for m in session.net.mismatches(content["model"])]
-        wrong += [f"resume: {m}" for m in session.optimizer.mismatches(content["optimizer"])]
+        wrong += [f"resume: {m}" for m in session.net.state_errors(content["model"])]
+        wrong += [f"resume: {m}" for m in session.optimizer.state_errors(content["optimizer"])]
     gradient = content["gradient"]
     if not wrong and gradient is not None and gradient.shape != session.optimizer.g.shape:
         wrong.append(f"resume: the checkpoint's gradient does not have {session.optimizer.g.numel()} elements")

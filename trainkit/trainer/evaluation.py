@@ -11,12 +11,12 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import Dataset, Split, floating
-from trainkit.data.loader import aligned, slices
+from trainkit.data.loader import aligned, iter_batches
 from trainkit.data.mapped import MappedRows
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.classification import predicted_classes
 from trainkit.nn.losses import Loss
-from trainkit.nn.module import Module, evaluating
+from trainkit.nn.module import Module, eval_mode
 
 PASS = 1024  # samples of a pass without training
 Metrics = dict[str, list[float]]  # a value a replica
@@ -36,24 +36,24 @@ def evaluate(
     Sums and counts of the batches are added up and divided once. Nothing that training sees is changed. `pause` is called
     before each batch and may raise.
     """
-    lead = net.lead
+    replica_dims = net.replica_dims
     device = part.x.device
     total = torch.zeros(replicas, dtype=torch.float64, device=device)
     counted = torch.zeros(replicas, dtype=torch.float64, device=device)
     wrong = torch.zeros(replicas, dtype=torch.float64, device=device)
     summed = loss.summed()
-    with evaluating(net), torch.inference_mode(), closing(slices(part.x, batch_size)) as inputs:
+    with eval_mode(net), torch.inference_mode(), closing(iter_batches(part.x, batch_size)) as inputs:
         for i, x in zip(range(0, len(part), batch_size), inputs, strict=True):
             pause()
             t = aligned(part.t[i : i + batch_size])
             n = len(x)
-            if lead:
+            if replica_dims:
                 x, t = x.expand(replicas, *x.shape), t.expand(replicas, *t.shape)
             y = net.fwd(x)[0]
             total += summed.fwd(y, t)[0]
             counted += loss.batch_weight(t) if loss.reduction == "mean" else n
             if data.classes is not None and part.label is not None:
-                miss = predicted_classes(y, loss, data, lead) != part.label[i : i + batch_size]
+                miss = predicted_classes(y, loss, data, replica_dims) != part.label[i : i + batch_size]
                 wrong += miss.sum(-1)
     metrics = {"loss": (total / counted).tolist()}
     if data.classes is not None and part.label is not None:
@@ -84,6 +84,6 @@ def predict_rows(
 
 def predict(net: Module, x: Tensor | MappedRows, batch_size: int, replicas: int = 1) -> Tensor:
     """y of every sample in evaluation mode: (n, ...), or (r, n, ...) with replicas."""
-    with evaluating(net), torch.inference_mode():
-        inputs = (b.expand(replicas, *b.shape) if net.lead else b for b in slices(x, batch_size))
-        return torch.cat([net.fwd(b)[0] for b in inputs], net.lead)
+    with eval_mode(net), torch.inference_mode():
+        inputs = (b.expand(replicas, *b.shape) if net.replica_dims else b for b in iter_batches(x, batch_size))
+        return torch.cat([net.fwd(b)[0] for b in inputs], net.replica_dims)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from trainkit.data.dataset import Dataset
-from trainkit.data.loader import slices
+from trainkit.data.loader import iter_batches
 from trainkit.data.mapped import MappedRows
 from trainkit.metrics.classification import predicted_classes
 from trainkit.nn.losses import Loss
-from trainkit.nn.module import Module, evaluating
+from trainkit.nn.module import Module, eval_mode
 
 BATCH = 1024  # samples of a pass
 NUMBERS = 1 << 18  # that are turned into text at a time: 8 MB as Python's
@@ -63,12 +63,12 @@ def _field(text: str) -> str:
 
 def _outputs(net: Module, x: Tensor | MappedRows, replicas: int) -> Iterator[tuple[int, int, Tensor]]:
     """Of each block of samples in turn, and in it of each replica: the replica, the first sample, y (b, ...)."""
-    with closing(slices(x, BATCH)) as inputs:
+    with closing(iter_batches(x, BATCH)) as inputs:
         for first, b in zip(range(0, len(x), BATCH), inputs, strict=True):
-            with evaluating(net), torch.inference_mode():
-                y = net.fwd(b.expand(replicas, *b.shape) if net.lead else b)[0].cpu()
+            with eval_mode(net), torch.inference_mode():
+                y = net.fwd(b.expand(replicas, *b.shape) if net.replica_dims else b)[0].cpu()
             for r in range(replicas):
-                yield r, first, y[r] if net.lead else y
+                yield r, first, y[r] if net.replica_dims else y
 
 
 def _by_replica(blocks: Iterator[tuple[int, int, Tensor]], replicas: int, n: int) -> Iterator[tuple[int, int, Tensor]]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trainkit.checkpoint.plain import plain
-from trainkit.nn.layers.container import drawn_from
+from trainkit.checkpoint.plain import to_plain
+from trainkit.nn.layers.container import active_generators
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def undoing(net: Module, optimizer: Optimizer) -> Callable[[], None]:
     """A function that takes back what steps on trial change from here on: the optimizer's buffers, and every random state."""
     count, state = optimizer.t, [s.clone() for s in optimizer.state()]
-    drawn = [(g, g.get_state()) for g in (*drawn_from(net), torch.default_generator)]
+    drawn = [(g, g.get_state()) for g in (*active_generators(net), torch.default_generator)]
     python = random.getstate()  # a user's module may draw from the global generators
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
@@ -40,7 +40,7 @@ def undoing(net: Module, optimizer: Optimizer) -> Callable[[], None]:
     return back
 
 
-class Movers:
+class StepSideEffects:
     """What a fit's steps may move beside the optimizer's buffers: callbacks that are called after each step, random states."""
 
     def __init__(self, session: Session) -> None:
@@ -52,19 +52,19 @@ class Movers:
         self.cuda = self.foreign and session.device.type == "cuda"
 
 
-class Kept:
+class StepCopy:
     """A copy of what the steps change, on their device: parameters, slots, counts, and what the movers have.
 
     Whoever else has a state has it since, if no epoch has ended and no validation was made.
     """
 
-    def __init__(self, session: Session, movers: Movers) -> None:
+    def __init__(self, session: Session, movers: StepSideEffects) -> None:
         o: Any = session.optimizer
-        self.movers, self.step, self.state = movers, session.progress.step, copied(vars(session.progress))
+        self.movers, self.step, self.state = movers, session.progress.step, copy_lists(vars(session.progress))
         self.tensors, self.t = [s.clone() for s in changed(session)], o.t
         self.passes = [g.get_state() for g in movers.generators]
         if movers.foreign:
-            self.callbacks = {name: plain(cb.state_dict()) for name, cb in movers.callbacks.items()}
+            self.callbacks = {name: to_plain(cb.state_dict()) for name, cb in movers.callbacks.items()}
             self.rates, self.given, self.betas = list(session.lr), dict(o.per_replica), getattr(o, "betas", None)
             self.python, self.torch = random.getstate(), torch.get_rng_state()
             self.cuda = torch.cuda.get_rng_state_all() if movers.cuda else []
@@ -75,7 +75,7 @@ class Kept:
         for s, kept in zip(changed(session), self.tensors, strict=True):
             s.copy_(kept)
         o.t = self.t
-        vars(session.progress).update(copied(self.state))
+        vars(session.progress).update(copy_lists(self.state))
         for g, state in zip(self.movers.generators, self.passes, strict=True):
             g.set_state(state)
         if not self.movers.foreign:
@@ -96,7 +96,7 @@ class Kept:
             torch.cuda.set_rng_state_all(self.cuda)
 
 
-def copied(state: dict[str, Any]) -> dict[str, Any]:
+def copy_lists(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, **{k: state[k][:] for k in ("samples", "loss_sum", "lr", "active")}}
 
 
@@ -106,7 +106,7 @@ def changed(session: Session) -> list[Tensor]:
     return [p, *slots]
 
 
-def again(session: Session, kept: Kept, end: int) -> Generator[tuple[Kept, list[float]]]:
+def replay_steps(session: Session, kept: StepCopy, end: int) -> Generator[tuple[StepCopy, list[float]]]:
     """Take the steps from `kept` to step `end` of its epoch once more; after each, the state before it, and its losses."""
     kept.restore(session)
     state, looks = session.progress, session.next_steps
@@ -115,7 +115,7 @@ def again(session: Session, kept: Kept, end: int) -> Generator[tuple[Kept, list[
     steps = session.engine.epoch(session.order(state.epoch), state.batch)
     try:
         while state.step < end:
-            before = Kept(session, kept.movers)
+            before = StepCopy(session, kept.movers)
             if state.batch == 0:
                 session.begin_epoch()
             session.record_steps(*next(steps))

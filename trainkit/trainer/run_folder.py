@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainkit.checkpoint.file import Unread, load, saved
+from trainkit.checkpoint.file import Unreadable, list_checkpoints, load
 from trainkit.core.errors import UserError
-from trainkit.core.files import check_writable, kind_of, plain_name, sweep, write
+from trainkit.core.files import check_writable, kind_of, plain_name, remove_temporaries, write
 from trainkit.core.folder import Folder
-from trainkit.core.terminal import say
+from trainkit.core.terminal import print_stderr
 
-WRITTEN = (  # by a run, beside the files of its callbacks; a folder is named before what is in it
+RUN_FILES = (  # by a run, beside the files of its callbacks; a folder is named before what is in it
     "config.yaml",
     "summary.json",
     "before_nan.pt",
@@ -36,7 +36,7 @@ class RunFolder(Folder):
         super().__init__(path, numbered)
         self.new = new or numbered
         self.continues = False  # the fit goes on with the run that has saved here
-        self._names: tuple[str, ...] = WRITTEN
+        self._names: tuple[str, ...] = RUN_FILES
 
     @property
     def checkpoints(self) -> Path:
@@ -48,8 +48,8 @@ class RunFolder(Folder):
         files: what the callbacks write. Raises UserError where it holds another run, or something that is not a run's under a
         name that the run writes, or where another trainer is at work in it.
         """
-        self._names = tuple(dict.fromkeys([*WRITTEN, *files]))
-        self.continues = going_on and not self.new and self.marked and self.taken()
+        self._names = tuple(dict.fromkeys([*RUN_FILES, *files]))
+        self.continues = going_on and not self.new and self.marked and self.is_used()
         if self.continues:
             self.lock()
         if not self.numbered:
@@ -66,9 +66,9 @@ class RunFolder(Folder):
                 self._check()  # again, as the lock is held only now
                 self._check_untaken()
                 if anew:
-                    say(f"run folder {self.path}: the run in it has saved nothing; started over")
-            sweep(self.path)
-            sweep(self.checkpoints)
+                    print_stderr(f"run folder {self.path}: the run in it has saved nothing; started over")
+            remove_temporaries(self.path)
+            remove_temporaries(self.checkpoints)
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             self.undo()
@@ -77,15 +77,15 @@ class RunFolder(Folder):
             self.undo()
             raise
 
-    def taken(self) -> bool:
+    def is_used(self) -> bool:
         """Whether a run has left a checkpoint or its summary here."""
-        return bool(saved(self.checkpoints)) or os.path.lexists(self.path / "summary.json")
+        return bool(list_checkpoints(self.checkpoints)) or os.path.lexists(self.path / "summary.json")
 
     def is_ahead(self, step: int, epoch: int) -> bool:
         """Whether `last.pt` is later than `step`, or than that step before its epoch's end."""
         try:
             state = load(self.checkpoints / "last.pt")["state"]
-        except Unread:
+        except Unreadable:
             raise
         except UserError:
             return False
@@ -97,7 +97,7 @@ class RunFolder(Folder):
 
     def discard(self) -> None:
         """Remove the folder with its files if `begin` has made it and nothing was saved in it: a fit failed before a step."""
-        if self.path in self._made and not saved(self.checkpoints):
+        if self.path in self._made and not list_checkpoints(self.checkpoints):
             shutil.rmtree(self.path, ignore_errors=True)
             self.undo()
 
@@ -123,6 +123,6 @@ class RunFolder(Folder):
             raise self.refusal(error) from error
 
     def _check_untaken(self) -> None:
-        if self.marked and self.taken():
+        if self.marked and self.is_used():
             cure = f"continue it, --resume {self.path}, or choose another with --run-dir"
             raise UserError(f"run folder {self.path}: holds a run already; {cure}")

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainkit.core import terminal
-from trainkit.core.errors import MOST, UserError
-from trainkit.core.validation import shown
+from trainkit.core.errors import MAX_NAMES, UserError
+from trainkit.core.validation import short_repr
 from trainkit.data.check import PARTS
 from trainkit.data.dataset import Dataset
 
@@ -19,10 +19,10 @@ def check_data(content: dict[str, Any], data: Dataset) -> None:
     """Refuse data with other classes than the checkpoint's: its outputs would be read as something else."""
     had, has = content["data"]["classes"], data.classes
     if had != (None if has is None else list(has)):
-        raise UserError(f"data: the checkpoint's classes are {listed(had)}, the data's {listed(has)}; keep the data")
+        raise UserError(f"data: the checkpoint's classes are {class_list(had)}, the data's {class_list(has)}; keep the data")
 
 
-def changed(session: Session, content: dict[str, Any], keys: Sequence[str] = ("x", "t")) -> list[str]:
+def changed_parts(session: Session, content: dict[str, Any], keys: Sequence[str] = ("x", "t")) -> list[str]:
     """The parts of the data whose numbers are not those that the checkpoint's run had, or that it did not have."""
     then, now = content["data"]["fingerprints"], session.fingerprints
     return [name for name in PARTS if any(now.get(f"{name}.{key}") != then.get(f"{name}.{key}") for key in keys)]
@@ -33,7 +33,7 @@ def check_same(session: Session, content: dict[str, Any]) -> None:
 
     A training part that has changed alone is taken, inside an epoch too: a row may have been mended after a NaN.
     """
-    other = changed(session, content, ["x"])
+    other = changed_parts(session, content, ["x"])
     held = [PARTS[name] for name in other if name != "train" and name in session.data.parts()]
     if "train" in other and held:
         raise UserError(
@@ -41,17 +41,17 @@ def check_same(session: Session, content: dict[str, Any]) -> None:
             f" (or data.scale was changed), so the {' and '.join(held)} part may hold rows that were trained on;"
             " keep the data as it was, or start a new run"
         )
-    say_changed(session, content, PARTS)
+    print_changed(session, content, PARTS)
 
 
-def say_changed(session: Session, content: dict[str, Any], names: Iterable[str]) -> None:
+def print_changed(session: Session, content: dict[str, Any], names: Iterable[str]) -> None:
     """A line on stderr for each of the parts `names` that has changed since the checkpoint."""
-    for name in changed(session, content):
+    for name in changed_parts(session, content):
         if name in names:
             why = "other numbers, rows or order, or data.scale was changed"
-            terminal.say(f"data: the {PARTS[name]} part has changed since the checkpoint ({why})")
+            terminal.print_stderr(f"data: the {PARTS[name]} part has changed since the checkpoint ({why})")
 
 
-def listed(classes: Sequence[str] | None) -> str:
-    names = [shown(c, "") for c in classes or ()]
-    return ", ".join(names[:MOST]) + (f", and {len(names) - MOST} more" if len(names) > MOST else "") or "none"
+def class_list(classes: Sequence[str] | None) -> str:
+    names = [short_repr(c, "") for c in classes or ()]
+    return ", ".join(names[:MAX_NAMES]) + (f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "") or "none"

@@ -206,7 +206,7 @@ class Session:
         """The order of the training samples in an epoch: (n,), or (r, n) with a row per replica."""
         n = len(self.data.train)
         rows = [epoch_permutation(seed, epoch, n) for seed in self.seeds]
-        return (torch.stack(rows) if self.net.lead else rows[0]).to(self.device)
+        return (torch.stack(rows) if self.net.replica_dims else rows[0]).to(self.device)
 
     # -- steps and their losses ------------------------------------------------------------------------------------------
 

@@ -19,14 +19,14 @@ from trainkit.data.fingerprint import fingerprints
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
 from trainkit.nn.losses import Loss
-from trainkit.nn.module import evaluating
+from trainkit.nn.module import eval_mode
 
 from . import capture, threads
 from .callback import check_monitors, overrides
 from .engines.select import StepEngine
 from .environment import differences, engine_of, resumed_engine
 from .progress import Progress
-from .same_data import check_data, say_changed
+from .same_data import check_data, print_changed
 from .session import Session
 
 
@@ -35,7 +35,7 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     if content is not None:
         check_types(content)
         for line in differences(session, content):
-            terminal.say(f"resumed under other conditions: {line}; bits may differ")
+            terminal.print_stderr(f"resumed under other conditions: {line}; bits may differ")
     prepare(session, content)
     check_monitors(session)
     threads.use(threads.chosen(session, content))
@@ -48,8 +48,8 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     if content is not None and not session.steps_left:
         session.running = engine_of(content)  # that of the steps, which were all taken
     session.call("on_fit_start")
-    if any(cb.writes and overrides(cb, "on_checkpoint") for cb in session.callbacks.values()):
-        capture.check_room(session)
+    if any(cb.needs_run_folder and overrides(cb, "on_checkpoint") for cb in session.callbacks.values()):
+        capture.check_size(session)
 
 
 def prepare(session: Session, resume: dict[str, Any] | None, normalizer: Normalizer | None = None) -> None:
@@ -65,9 +65,9 @@ def prepare(session: Session, resume: dict[str, Any] | None, normalizer: Normali
     used = ("val", "test") if evaluates else ("train", "val", "test")
     session.normalizer = _checked(session, source, normalizer, used, resume)
     session.data = _scaled(session)
-    if replicas > 1 and not net.lead:
+    if replicas > 1 and not net.replica_dims:
         net.replicate(session.seeds)
-    session.loss.lead = net.lead
+    session.loss.replica_dims = net.replica_dims
     net.to(session.device, session.dtype).train()
     o.bind()
     if len(o.configured) not in (1, replicas):
@@ -90,7 +90,7 @@ def prepare_to_evaluate(session: Session, content: dict[str, Any] | None) -> Non
     if content is not None:
         check_data(content, session.data)
         capture.load_callbacks(session, content)
-        say_changed(session, content, [name for name in session.data.parts() if name != "train"])
+        print_changed(session, content, [name for name in session.data.parts() if name != "train"])
         session.net.load_state_dict(content["model"])
 
 
@@ -131,9 +131,9 @@ def _scaled(session: Session) -> Dataset:
 def _check_shapes(session: Session) -> None:
     """Shapes and types of a batch, and every target, in evaluation mode, with errors that name the place."""
     net, loss, data = session.net, session.loss, session.data
-    axis, over = net.lead, (session.replicas,) if net.lead else ()
+    axis, over = net.replica_dims, (session.replicas,) if net.replica_dims else ()
     x = data.train.x[:2]
-    with evaluating(net):
+    with eval_mode(net):
         y = net(x.expand(*over, *x.shape))
     if not isinstance(y, Tensor):
         raise UserError(f"model: the net ends in a tuple of {len(y)} tensors; end it in one, with Add or Concat")

@@ -122,7 +122,7 @@ class Trainer(Settings):
             run = RunFolder(Path(self.run_dir))
         callbacks = named(self.callbacks)
         for name, cb in callbacks.items():
-            if cb.writes and run is None:
+            if cb.needs_run_folder and run is None:
                 raise UserError(f"callbacks.{name}: needs a run folder to write in; give the trainer a run_dir")
         files = check_files(callbacks)
         config, left_out = (self.config, []) if self.config else configuration(settings, net, loss, optimizer, data, callbacks)
@@ -137,7 +137,9 @@ class Trainer(Settings):
                     first_step = session.progress.step
                     if run is not None:
                         run.begin()
-                        terminal.say(*(f"config.yaml: left out, {line}; trainkit.load needs it again" for line in left_out))
+                        terminal.print_stderr(
+                            *(f"config.yaml: left out, {line}; trainkit.load needs it again" for line in left_out)
+                        )
                         if not session.going_back:
                             session.write_config()
                     session.call("on_train_start")
@@ -218,5 +220,5 @@ def _loaded(path: str | Path) -> dict[str, Any]:
     if not isinstance(path, (str, Path)):
         raise UserError(f"resume: is {path!r}; give a run's folder, a checkpoint file, or its content")
     _, content, skipped = load_run(Path(path))
-    terminal.say(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
+    terminal.print_stderr(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
     return content

@@ -16,8 +16,8 @@ from trainkit.app.config.build import build, run_folder
 from trainkit.app.config.files import compose, in_one_line, resolve, to_yaml
 from trainkit.app.experiment import Experiment, exit_code, load, own_config, run_of
 from trainkit.app.output import Output
+from trainkit.checkpoint import list_checkpoints as list_checkpoints
 from trainkit.checkpoint import load_run
-from trainkit.checkpoint import saved as list_checkpoints
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import Split
@@ -42,10 +42,10 @@ def fit(args: argparse.Namespace, extra_callbacks: Mapping[str, Callback] | None
         experiment = Experiment(_configured(args, run, content), content, extra_callbacks=extra_callbacks)
         trainer, summary = experiment.train(run)
     try:
-        terminal.tell(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {run.path}")
+        terminal.print_stdout(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {run.path}")
         _print_metrics(summary["metrics"])
     except BrokenPipeError:
-        terminal.hush(sys.stdout)  # the run is complete: the exit code is its own
+        terminal.silence(sys.stdout)  # the run is complete: the exit code is its own
     return exit_code(trainer, summary)
 
 
@@ -82,9 +82,9 @@ def _places(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
 def _resumed(origin: Path) -> dict[str, Any]:
     """The checkpoint to continue from: of a run's folder its newest."""
     file, content, skipped = load_run(origin)
-    terminal.say(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
+    terminal.print_stderr(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
     state = content["state"]
-    terminal.tell(f"resuming {file}: epoch {state['epoch']}, step {state['step']}")
+    terminal.print_stdout(f"resuming {file}: epoch {state['epoch']}, step {state['step']}")
     return content
 
 
@@ -117,7 +117,7 @@ def _evaluate(args: argparse.Namespace, name: str) -> int:
         cure = "callbacks: {validation_split: {}}" if name == "val" else "data with a test part"
         raise UserError(f"{experiment.file}: its data has no {name} part; train with {cure}")
     session.evaluate_and_log(name, split)
-    terminal.tell(f"{experiment.file}, {len(split)} samples")
+    terminal.print_stdout(f"{experiment.file}, {len(split)} samples")
     _print_metrics({n: json_summary(v) for n, v in session.metrics.items()})
     return 0
 
@@ -138,7 +138,9 @@ def predict(args: argparse.Namespace) -> int:
     with out, closing(as_csv(session.net, session.loss, session.data, split.x, session.replicas)) as chunks:
         for chunk in chunks:
             out.write(chunk)
-    (terminal.tell if out.descriptor is None else terminal.say)(f"{len(split)} samples by {file} -> {out.path}")
+    (terminal.print_stdout if out.descriptor is None else terminal.print_stderr)(
+        f"{len(split)} samples by {file} -> {out.path}"
+    )
     return 0
 
 
@@ -252,7 +254,7 @@ def show(args: argparse.Namespace) -> int:
     experiment = Experiment(_composed(args))
     session = experiment.session(callbacks=experiment.parts.callbacks)
     net, slots = session.net, len(session.optimizer.slots)
-    terminal.tell(layers(net, _sample(session, 1)[0], slots, session.replicas), outline(experiment.parts, session))
+    terminal.print_stdout(layers(net, _sample(session, 1)[0], slots, session.replicas), outline(experiment.parts, session))
     return 0
 
 
@@ -266,7 +268,7 @@ def _sample(session: Session, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The first n training samples on the CPU in float64, with the replica axis where there is one."""
     part = session.data.train.to(torch.device("cpu"), torch.float64)
     x, t = part.x[:n], part.t[:n]
-    return (x.expand(session.replicas, *x.shape), t.expand(session.replicas, *t.shape)) if session.net.lead else (x, t)
+    return (x.expand(session.replicas, *x.shape), t.expand(session.replicas, *t.shape)) if session.net.replica_dims else (x, t)
 
 
 def _imports(args: argparse.Namespace) -> None:
@@ -278,6 +280,6 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     for name, value in sorted(metrics.items()):
         if isinstance(value, dict):
             mean, std = (("nan" if v is None else f"{v:.4g}") for v in (value["mean"], value["std"]))
-            terminal.tell(f"  {name:<12} {mean} ± {std} over {len(value['values'])}")
+            terminal.print_stdout(f"  {name:<12} {mean} ± {std} over {len(value['values'])}")
         else:
-            terminal.tell(f"  {name:<12} {'nan' if value is None else f'{value:.4g}'}")
+            terminal.print_stdout(f"  {name:<12} {'nan' if value is None else f'{value:.4g}'}")

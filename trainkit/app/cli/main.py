@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from trainkit.core import terminal
-from trainkit.core.errors import UserError, near
+from trainkit.core.errors import UserError, suggest
 
 from .options import (
     COMMANDS,
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        terminal.hush(sys.stdout)
+        terminal.silence(sys.stdout)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -46,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if interrupted(error):
             return 130
         if "--debug" in argv:
-            terminal.say(traceback.format_exc().rstrip())
+            terminal.print_stderr(traceback.format_exc().rstrip())
         return terminal.report_error(error)
     finally:
         try:
             sys.stderr.flush()
         except OSError:
-            terminal.hush(sys.stderr)
+            terminal.silence(sys.stderr)
 
 
 def interrupted(error: BaseException | None) -> bool:
@@ -164,7 +164,7 @@ def check_option(name: str, command: Command | None) -> None:
     owners = owners_of(name)
     if owners:
         raise UserError(f"{place}no option {name}; {', '.join(owners)} {'has' if len(owners) == 1 else 'have'} it")
-    raise UserError(f"{place}no option {name!r}{near(name, own)}")
+    raise UserError(f"{place}no option {name!r}{suggest(name, own)}")
 
 
 def owners_of(name: str) -> list[str]:
@@ -190,10 +190,10 @@ def check_group(words: Sequence[str], names: Sequence[str], wants_help: bool) ->
                 raise UserError(f"{name}: no command; {', '.join(owners_of(name))} take it")
         return
     if words[0] not in FIRST_WORDS:
-        raise UserError(f"no command {words[0]!r}{near(words[0], FIRST_WORDS)}")
+        raise UserError(f"no command {words[0]!r}{suggest(words[0], FIRST_WORDS)}")
     verbs = [c.words[1] for c in COMMANDS.values() if c.words[0] == words[0]]
     if len(words) > 1:
-        raise UserError(f"{words[0]}: no {words[1]!r}{near(words[1], verbs)}")
+        raise UserError(f"{words[0]}: no {words[1]!r}{suggest(words[1], verbs)}")
     if not wants_help:
         raise UserError(f"{words[0]}: needs one of {', '.join(verbs)}; write {words[0]} {verbs[0]} FILE")
 

@@ -24,15 +24,15 @@ def outline(parts: Parts, session: Session) -> str:
         session.show_hooks(),
     ]
     scheduler = next((cb for cb in parts.callbacks.values() if hasattr(cb, "curve")), None)
-    if scheduler is not None and session.settings.max_epochs * session.steps_per_epoch > MOST_STEPS:
-        lines += ["", f"learning rate over the run: not drawn, it has over {MOST_STEPS:,} steps"]
+    if scheduler is not None and session.settings.max_epochs * session.steps_per_epoch > MAX_DRAWN_STEPS:
+        lines += ["", f"learning rate over the run: not drawn, it has over {MAX_DRAWN_STEPS:,} steps"]
     elif scheduler is not None:
         rates = scheduler.curve(session.optimizer.configured[0], session.settings.max_epochs, session.steps_per_epoch)
         lines += ["", "learning rate over the run:", curve(rates)]
     return "\n".join(lines)
 
 
-MOST_STEPS = 200_000  # whose rates are computed one by one to be drawn
+MAX_DRAWN_STEPS = 200_000  # whose rates are computed one by one to be drawn
 
 
 def curve(values: list[float], width: int = 60, height: int = 8) -> str:

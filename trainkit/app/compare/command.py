@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from trainkit import interop
 from trainkit.app.config.build import run_folder
-from trainkit.core.errors import UserError, escaped
+from trainkit.core.errors import UserError, escape_control
 from trainkit.core.files import write
 from trainkit.core.folder import EVENTS, Folder
-from trainkit.core.terminal import say, tell
+from trainkit.core.terminal import print_stderr, print_stdout
 from trainkit.trainer import signals
 
 from . import tables
@@ -51,7 +51,7 @@ def compare(args: argparse.Namespace) -> int:
             trained(plans, args.against, done)
     except (Stopped, signals.Interrupted) as stop:
         code = signals.exit_code(stop.args[0])
-        say(f"{signals.name(stop.args[0])} came; {len(done)} trial{'s' * (len(done) != 1)} done")
+        print_stderr(f"{signals.name(stop.args[0])} came; {len(done)} trial{'s' * (len(done) != 1)} done")
     finally:
         try:
             if done:
@@ -93,7 +93,7 @@ def plans_of(args: argparse.Namespace) -> list[Plan]:
     for path, name in zip(args.paths, names(args.paths), strict=True):
         with naming(str(path) if several else ""):
             plans += planned(path, args.overrides, axes, several, name)
-    return [replace(p, name=escaped(p.name), points=[escaped(point) for point in p.points]) for p in plans]
+    return [replace(p, name=escape_control(p.name), points=[escape_control(point) for point in p.points]) for p in plans]
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -108,7 +108,7 @@ def names(paths: Sequence[Path]) -> list[str]:
 def trained(plans: Sequence[Plan], against: str | None, done: list[Trial]) -> None:
     """Train each; `done` has every finished trial at any moment, also one whose rival is still at work."""
     for i, plan in enumerate(plans):
-        say(f"{i + 1} of {len(plans)}: {plan.name}")
+        print_stderr(f"{i + 1} of {len(plans)}: {plan.name}")
         before = len(done)
         with naming(plan.name if len(plans) > 1 else ""):
             done[before:] = plan.run(against, done.append)
@@ -142,12 +142,12 @@ def report(trials: Sequence[Trial], folder: Path, log: bool, grid: bool) -> None
         for name, content in (("md", text + "\n"), ("csv", tables.as_csv(trials)), ("json", tables.as_json(trials))):
             write(content.encode(), folder / f"compare.{name}")
     finally:
-        tell(short)
+        print_stdout(short)
     shown = trials if len(trials) <= DRAWN else tables.ranked(trials)[:DRAWN]
     files = "compare.md, compare.csv, compare.json"
     try:
         figures.write(figures.draw(shown, log), folder)
         files += ", figures/"
     except UserError as error:
-        say(f"no figures: {error}")
-    tell("", f"{folder}: {files}")
+        print_stderr(f"no figures: {error}")
+    print_stdout("", f"{folder}: {files}")

@@ -16,7 +16,7 @@ GRID = 201  # points along each side of the plane
 
 
 @dataclass(frozen=True)
-class Plane:
+class DecisionRegions:
     """What nets of two inputs say about the plane, in the data's own units, before scaling.
 
     train, test: the samples, x (n, 2). classes: their names. boundary: (k, 2), the closed line between the classes, where the
@@ -30,12 +30,12 @@ class Plane:
     boundary: Tensor | None
     x: Tensor
     y: Tensor
-    votes: Tensor
+    class_shares: Tensor
     shown: int
     answer: Tensor
 
 
-def plane_of(session: Session, raw: Dataset, metrics: Metrics) -> Plane | None:
+def decision_regions(session: Session, raw: Dataset, metrics: Metrics) -> DecisionRegions | None:
     """What the nets say over the plane of the data, where a sample is two numbers and has a class."""
     if raw.classes is None or raw.train.x.shape[1:] != (2,):
         return None
@@ -44,17 +44,19 @@ def plane_of(session: Session, raw: Dataset, metrics: Metrics) -> Plane | None:
     error = metrics["test/error" if raw.test is not None else "train/error"]
     shown = sorted(range(session.replicas), key=lambda r: error[r])[session.replicas // 2]
 
-    def said(x: Tensor) -> Tensor:
+    def predict_classes(x: Tensor) -> Tensor:
         """Answers (r, n) to points in the data's own units."""
         part = session.normalizer.apply(Split(x, torch.zeros(len(x)))).to(session.device, session.dtype)
         y = predict(session.net, part.x, 1024, session.replicas)
-        return predicted_classes(y, session.loss, session.data, session.net.lead).reshape(session.replicas, -1).cpu()
+        return predicted_classes(y, session.loss, session.data, session.net.replica_dims).reshape(session.replicas, -1).cpu()
 
     points = torch.cat([train.x[:], test.x[:]])
     points = points[points.isfinite().all(1)]  # a missing number is NaN
     low, high = points.amin(0), points.amax(0)
     xs, ys = (torch.linspace(float(low[i]), float(high[i]), GRID, dtype=points.dtype) for i in (0, 1))
     grid = torch.cartesian_prod(ys, xs).flip(1)  # row by row: y in the outer loop
-    said_there = said(grid)
-    votes = torch.stack([(said_there == c).double().mean(0).view(GRID, GRID) for c in range(len(raw.classes))])
-    return Plane(train, test, raw.classes, raw.true_boundary, xs, ys, votes, shown, said(test.x[:])[shown])
+    on_grid = predict_classes(grid)
+    class_shares = torch.stack([(on_grid == c).double().mean(0).view(GRID, GRID) for c in range(len(raw.classes))])
+    return DecisionRegions(
+        train, test, raw.classes, raw.true_boundary, xs, ys, class_shares, shown, predict_classes(test.x[:])[shown]
+    )

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainkit.app.config.build import build, entry
+from trainkit.app.config.build import build, name_and_arguments
 from trainkit.app.config.files import compose, override, resolve, unresolved
 from trainkit.core.errors import UserError
-from trainkit.core.validation import written
+from trainkit.core.validation import yaml_repr
 
 from . import trial
 from .trial import Curves, Trial
@@ -68,7 +68,7 @@ def planned(path: Path, overrides: Sequence[str], axes: Sequence[Axis], several:
     """
     name = name or path.stem
     if not axes:
-        return [alone(name, compose([path], overrides))]
+        return [single_fit(name, compose([path], overrides))]
     head = [name] if several else []
     labels = labelled(axes)
     rates = next((a for a in axes if a.key.startswith("optimizer.") and a.key.endswith(".lr")), None)
@@ -80,15 +80,15 @@ def planned(path: Path, overrides: Sequence[str], axes: Sequence[Axis], several:
             override(composed, f"{a.key}={value}")
         words = [f"{labels[a.key]}={v}" for a, v in zip(rest, values, strict=True)]
         if rates is None:
-            plans.append(alone(" ".join([*head, *words]), composed))
+            plans.append(single_fit(" ".join([*head, *words]), composed))
             continue
         check_rates(rates, composed)
         points = [" ".join([*head, f"{labels[rates.key]}={v}", *words]) for v in rates.values]
         single = []
         for point, value in zip(points, rates.values, strict=True):
             override(composed, f"{rates.key}={value}")
-            single.append(alone(point, composed))
-        if len(points) > 1 and replicable(single[0].config):
+            single.append(single_fit(point, composed))
+        if len(points) > 1 and can_replicate(single[0].config):
             whole = " ".join([*head, f"{labels[rates.key]}={','.join(rates.values)}", *words])
             plans.append(Plan(whole, with_rates(single[0].config, rates), points))
         else:
@@ -96,7 +96,7 @@ def planned(path: Path, overrides: Sequence[str], axes: Sequence[Axis], several:
     return plans
 
 
-def alone(point: str, composed: DictConfig) -> Plan:
+def single_fit(point: str, composed: DictConfig) -> Plan:
     """The training of one point. Raises UserErrors for what its configuration has wrong."""
     config = resolve(composed)
     build(config)
@@ -129,16 +129,16 @@ def check_rates(rates: Axis, composed: DictConfig) -> None:
         for schedule in OWN_RATES & set(arguments if isinstance(arguments, dict) else ()):
             key = f"callbacks.{name}.{schedule}.max_lr"
             raise UserError(f"--grid {rates.key}: {schedule} sets the rate itself, all points would be equal; try {key}")
-    named = entry("optimizer", optimizer, "optimizer", [])
+    named = name_and_arguments("optimizer", optimizer, "optimizer", [])
     if named is None or rates.key.split(".")[1] != named[0]:
-        raise UserError(f"--grid {rates.key}: the optimizer is {written(optimizer)}; name its rate")
+        raise UserError(f"--grid {rates.key}: the optimizer is {yaml_repr(optimizer)}; name its rate")
     if named[1] is not None and not isinstance(named[1], dict):
-        raise UserError(f"--grid {rates.key}: optimizer.{named[0]} is {written(named[1])}; name its arguments, {{lr: 0.1}}")
+        raise UserError(f"--grid {rates.key}: optimizer.{named[0]} is {yaml_repr(named[1])}; name its arguments, {{lr: 0.1}}")
 
 
-def replicable(config: dict[str, Any]) -> bool:
+def can_replicate(config: dict[str, Any]) -> bool:
     """Whether every module of the net can be replicated."""
-    return all(m.replicable for _, m in build(config).net.modules())
+    return all(m.can_replicate for _, m in build(config).net.modules())
 
 
 def with_rates(config: dict[str, Any], rates: Axis) -> dict[str, Any]:

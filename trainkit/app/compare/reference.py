@@ -17,7 +17,7 @@ from trainkit.trainer import threads
 from trainkit.trainer.evaluation import Metrics
 from trainkit.trainer.session import Session
 
-from .timed_fit import Clock, Outcome, measured, outcome, train
+from .timed_fit import Clock, TimedFit, measured, outcome, train
 
 
 class Settings(Clock):
@@ -51,7 +51,9 @@ def rehearse(rival: str, config: dict[str, Any], seed: int, data: Dataset) -> No
     pair(rival, few, data)
 
 
-def duel(rival: str, config: dict[str, Any], data: Dataset, session: Session, together: Outcome) -> list[Outcome]:
+def compare_with_reference(
+    rival: str, config: dict[str, Any], data: Dataset, session: Session, together: TimedFit
+) -> list[TimedFit]:
     """`together`, then each replica trained alone, then by the rival from the same weights over the same batches.
 
     The two take turns, so that a machine whose speed drifts is fair to both.

@@ -14,7 +14,7 @@ import torch
 from trainkit import __version__
 from trainkit.metrics.statistics import for_json, summarize
 
-from .timed_fit import Outcome
+from .timed_fit import TimedFit
 from .trial import Trial
 
 METRICS = ("train/loss", "val/loss", "test/loss", "train/error", "val/error", "test/error")
@@ -90,7 +90,7 @@ def as_csv(trials: Sequence[Trial]) -> str:
 def as_json(trials: Sequence[Trial]) -> str:
     """Everything but the planes: values by model, curves, versions. What is not finite is null."""
 
-    def outcome(o: Outcome) -> dict[str, Any]:
+    def outcome(o: TimedFit) -> dict[str, Any]:
         return {
             "by": o.by,
             "seeds": o.seeds,
@@ -140,7 +140,7 @@ def apart(difference: float) -> str:
     return f"{difference:.1e}" if math.isfinite(difference) else "not finite"
 
 
-def failed(o: Outcome) -> str:
+def failed(o: TimedFit) -> str:
     """`2 of 30 (seeds 4, 17)`."""
     if not o.failed:
         return f"0 of {o.models}"

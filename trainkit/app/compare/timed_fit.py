@@ -16,7 +16,7 @@ from trainkit.trainer.session import Session
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TimedFit:
     """What came out of training some models: `by` whom, metrics (a value a model), steps and seconds of the training alone.
 
     seeds: of the models. threads: torch's. failed: the places in these lists of those that learned nothing (see `failures`).
@@ -46,16 +46,18 @@ class Clock(Callback):
     """Seconds of the steps, validations and callbacks of a run."""
 
     def on_fit_start(self, session: Session) -> None:
-        self.aside = 0.0  # seconds spent on something else
+        self.excluded_seconds = 0.0  # seconds spent on something else
         self.began = time.perf_counter()
 
     def on_train_end(self, session: Session) -> None:
-        self.seconds = time.perf_counter() - self.began - self.aside
+        self.seconds = time.perf_counter() - self.began - self.excluded_seconds
 
 
 def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Session:
     """Fit without the callbacks that write into a run's folder; quiet: without the progress bar too."""
-    others = {k: cb for k, cb in parts.callbacks.items() if not (cb.writes or (quiet and isinstance(cb, ProgressBar)))}
+    others = {
+        k: cb for k, cb in parts.callbacks.items() if not (cb.needs_run_folder or (quiet and isinstance(cb, ProgressBar)))
+    }
     parts.callbacks.clear()
     parts.callbacks.update({"(clock)": clock, **others})  # first: it sees a step before a schedule moves on
     trainer = parts.trainer()
@@ -77,10 +79,10 @@ def measured(session: Session) -> Metrics:
 
 def outcome(
     by: str, metrics: Metrics, steps: float, seconds: float, session: Session, difference: float | None = None
-) -> Outcome:
+) -> TimedFit:
     """The outcome of the models of the session's seeds, with those that failed named."""
     failed = [r for r, bad in enumerate(failures(metrics, session.data.train)) if bad]
-    return Outcome(by, metrics, steps, seconds, session.seeds, failed, difference, threads.chosen(session, None))
+    return TimedFit(by, metrics, steps, seconds, session.seeds, failed, difference, threads.chosen(session, None))
 
 
 def failures(metrics: Metrics, part: Split) -> list[bool]:

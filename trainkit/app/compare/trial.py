@@ -11,11 +11,11 @@ from trainkit.app.config.build import build
 from trainkit.trainer import signals
 from trainkit.trainer.session import Session
 
-from .decision_regions import Plane, plane_of
-from .reference import duel, rehearse
-from .timed_fit import Clock, Outcome, measured, outcome, train
+from .decision_regions import DecisionRegions, decision_regions
+from .reference import compare_with_reference, rehearse
+from .timed_fit import Clock, TimedFit, measured, outcome, train
 
-LOOKS = 60  # how often a run is looked at: enough for a smooth curve
+CURVE_POINTS = 60  # how often a run is looked at: enough for a smooth curve
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Trial:
 
     name: str
     loss: str
-    outcomes: list[Outcome]
+    outcomes: list[TimedFit]
     curves: Curves
-    plane: Plane | None = None
+    plane: DecisionRegions | None = None
 
 
-class Looks(Clock):
+class CurveRecorder(Clock):
     """A clock that evaluates all parts some sixty times over the run, first before its first step. Looking is not counted."""
 
     def on_fit_start(self, session: Session) -> None:
@@ -50,23 +50,25 @@ class Looks(Clock):
         last = session.settings.max_epochs
         if session.settings.max_steps is not None:
             last = min(last, -(-session.settings.max_steps // session.steps_per_epoch))
-        self.due = {round(i * last / LOOKS) for i in range(LOOKS + 1)} if last > LOOKS else set(range(last + 1))
-        self._look(session, 0)
+        self.due = (
+            {round(i * last / CURVE_POINTS) for i in range(CURVE_POINTS + 1)} if last > CURVE_POINTS else set(range(last + 1))
+        )
+        self._record(session, 0)
         super().on_fit_start(session)
 
     def on_train_epoch_end(self, session: Session) -> None:
         if session.epochs_done in self.due:
             began = time.perf_counter()
-            self._look(session, session.epochs_done)
-            self.aside += time.perf_counter() - began
+            self._record(session, session.epochs_done)
+            self.excluded_seconds += time.perf_counter() - began
 
     def on_train_end(self, session: Session) -> None:
         super().on_train_end(session)
         ended = session.progress.step / session.steps_per_epoch
         if ended != self.curves.epochs[-1]:  # inside an epoch, or at one where no look was due
-            self._look(session, ended)
+            self._record(session, ended)
 
-    def _look(self, session: Session, epoch: float) -> None:
+    def _record(self, session: Session, epoch: float) -> None:
         try:
             metrics = measured(session)
         except signals.Interrupted:  # the session has noted it, and ends
@@ -89,13 +91,13 @@ def run(
     raw = parts.data()
     if against is not None:
         rehearse(against, config, parts.trainer().replica_seeds()[0], raw)
-    looks = Looks()
+    looks = CurveRecorder()
     session = train(parts, raw, looks)
     metrics, by = measured(session), "trainkit" if session.replicas == 1 else f"trainkit, {session.replicas} at once"
-    plane = plane_of(session, raw, metrics)
+    plane = decision_regions(session, raw, metrics)
     together = outcome(by, metrics, session.progress.step, looks.seconds, session)
     whole = Trial(name, repr(parts.loss), [together], looks.curves, plane)
     if against is None:
         return whole
     keep(whole)
-    return replace(whole, outcomes=duel(against, config, raw, session, together))
+    return replace(whole, outcomes=compare_with_reference(against, config, raw, session, together))

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from trainkit.core.errors import UserError, UserErrors, near, shortage
+from trainkit.core.errors import UserError, UserErrors, memory_error_message, suggest
 from trainkit.core.rng import generator
-from trainkit.core.validation import check_value, written
+from trainkit.core.validation import check_value, yaml_repr
 from trainkit.data.dataset import Dataset
 from trainkit.nn.layers.container import Container, Sequential
 from trainkit.nn.losses import Loss
@@ -47,7 +47,7 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
 
     net, loss: used as they are, in place of the configuration's.
     """
-    errors = [f"{key}: no such key{near(key, KEYS)}" for key in config if key not in KEYS]
+    errors = [f"{key}: no such key{suggest(key, KEYS)}" for key in config if key not in KEYS]
     there = {"model": net, "loss": loss}
     if missing := [key for key in REQUIRED if config.get(key) is None and there.get(key) is None]:
         errors.append(f"{', '.join(missing)}: missing; a configuration has {', '.join(REQUIRED)}")
@@ -63,12 +63,12 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
     optimizer = _optimizer(given["optimizer"], errors) if "optimizer" in given else None
     settings = {} if config.get("trainer") is None else config["trainer"]
     if isinstance(settings, dict) and "mode" in settings:
-        errors.append(f"trainer.mode: is trainer.engine now; write trainer.engine={written(settings['mode'])}")
+        errors.append(f"trainer.mode: is trainer.engine now; write trainer.engine={yaml_repr(settings['mode'])}")
     elif isinstance(settings, dict):
         wrong = check_arguments(Trainer, settings, "trainer", (*NOT_CONFIGURED, "seed", "callbacks", "run_dir", "config"))
         errors += wrong or _attempt(lambda: Trainer(**settings), "", errors=[])[1]
     else:
-        errors.append(f"trainer: {written(settings)}; needs a mapping, {{max_epochs: 5}}")
+        errors.append(f"trainer: {yaml_repr(settings)}; needs a mapping, {{max_epochs: 5}}")
     callbacks = _callbacks({} if config.get("callbacks") is None else config["callbacks"], errors)
     if errors:
         raise UserErrors(errors)
@@ -100,20 +100,20 @@ def _attempt(make: Callable[[], Any], prefix: str, errors: list[str]) -> tuple[A
     except UserError as error:
         errors += [f"{prefix}{line}" for line in str(error).split("\n")]
     except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:  # too large
-        errors.append(f"{prefix.rstrip('.: ') or 'model'}: {shortage(error) or str(error).splitlines()[0]}")
+        errors.append(f"{prefix.rstrip('.: ') or 'model'}: {memory_error_message(error) or str(error).splitlines()[0]}")
     return None, errors
 
 
 EXAMPLES = {"layer": "{Linear: [2, 25]}", "loss": "{HuberLoss: {delta: 2}}", "optimizer": "{SGD: {lr: 0.1}}"}
 
 
-def entry(kind: str, value: Any, place: str, errors: list[str]) -> tuple[str, Any] | None:
+def name_and_arguments(kind: str, value: Any, place: str, errors: list[str]) -> tuple[str, Any] | None:
     """`ReLU` or `{Linear: [2, 25]}` as a name and its arguments."""
     if isinstance(value, str):
         return value, None
     if isinstance(value, dict) and len(value) == 1:
         return next(iter(value.items()))
-    errors.append(f"{place}: {written(value)}; write a name, or one name with its arguments, {EXAMPLES[kind]}")
+    errors.append(f"{place}: {yaml_repr(value)}; write a name, or one name with its arguments, {EXAMPLES[kind]}")
     return None
 
 
@@ -128,7 +128,7 @@ def call(function: Callable[..., Any], arguments: Any, *first: Any) -> Any:
 
 def _found(kind: str, value: Any, place: str, errors: list[str]) -> tuple[Any, str, Any] | None:
     """The class that `name` or `{name: arguments}` means, the name, and the arguments."""
-    named = entry(kind, value, place, errors)
+    named = name_and_arguments(kind, value, place, errors)
     if named is None:
         return None
     name, arguments = named
@@ -152,7 +152,7 @@ def _one(kind: str, value: Any, place: str, errors: list[str]) -> Any:
 
 def _net(value: Any, errors: list[str]) -> Sequential | None:
     if not isinstance(value, list) or not value:
-        errors.append(f"model: {written(value)}; needs a list of layers: [{{Linear: [2, 25]}}, ReLU]")
+        errors.append(f"model: {yaml_repr(value)}; needs a list of layers: [{{Linear: [2, 25]}}, ReLU]")
         return None
     layers = [_layer(v, f"model[{i}]", errors) for i, v in enumerate(value)]
     return None if any(m is None for m in layers) else Sequential(*layers)
@@ -167,7 +167,7 @@ def _layer(value: Any, place: str, errors: list[str]) -> Any:
     if not (isinstance(cls, type) and issubclass(cls, Container)):
         return _one("layer", value, place, errors)
     if not isinstance(arguments, list) or not arguments:
-        errors.append(f"{place}.{name}: {written(arguments)}; needs a list of layers, [{{Linear: [2, 25]}}, ReLU]")
+        errors.append(f"{place}.{name}: {yaml_repr(arguments)}; needs a list of layers, [{{Linear: [2, 25]}}, ReLU]")
         return None
     inner = [_layer(v, f"{place}.{name}[{i}]", errors) for i, v in enumerate(arguments)]
     return None if any(m is None for m in inner) else cls(*inner)
@@ -190,7 +190,7 @@ def _optimizer(value: Any, errors: list[str]) -> Callable[[Module], Optimizer] |
 
 def _data(value: Any, errors: list[str]) -> Callable[..., Dataset] | None:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        errors.append(f"data: {written(value)}; needs a name and its arguments: {{name: disk, train: 1000}}")
+        errors.append(f"data: {yaml_repr(value)}; needs a name and its arguments: {{name: disk, train: 1000}}")
         return None
     arguments = {k: v for k, v in value.items() if k != "name"}
     try:
@@ -212,7 +212,7 @@ def _data(value: Any, errors: list[str]) -> Callable[..., Dataset] | None:
 def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
     """Callbacks by their name in the configuration. `name: {Class: {...}}` gives one a name of its own; null leaves one out."""
     if not isinstance(value, dict):
-        errors.append(f"callbacks: {written(value)}; needs a mapping: {{early_stopping: {{patience: 5}}}}")
+        errors.append(f"callbacks: {yaml_repr(value)}; needs a mapping: {{early_stopping: {{patience: 5}}}}")
         return {}
     made: dict[str, Callback] = {}
     for name, arguments in value.items():
@@ -231,7 +231,7 @@ def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
             errors.append(f"{place}: {error}")
             continue
         if not isinstance(arguments, dict):
-            errors.append(f"{place}: {written(arguments)}; needs its arguments as a mapping, {{}} for none")
+            errors.append(f"{place}: {yaml_repr(arguments)}; needs its arguments as a mapping, {{}} for none")
             continue
         wrong = check_arguments(cls, arguments, place, NOT_CONFIGURED)
         errors += wrong

@@ -21,7 +21,7 @@ from yaml import (
 )
 
 from trainkit.core.errors import UserError
-from trainkit.core.validation import shown
+from trainkit.core.validation import short_repr
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
@@ -49,22 +49,22 @@ def override(config: DictConfig, text: str) -> None:
     """Set what `key=value` says: `trainer.max_epochs=5`, `model[1].Dropout.p=0.2`. Raises UserError."""
     key, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[\w.\[\]/-]+", key) or not all(re.split(r"[.\[\]]+", key.rstrip("]"))):
-        raise UserError(f"{shown(text)}: no override; write key=value, trainer.max_epochs=5 or model[1].Dropout.p=0.2")
+        raise UserError(f"{short_repr(text)}: no override; write key=value, trainer.max_epochs=5 or model[1].Dropout.p=0.2")
     if len(text) > MAX_BYTES:
-        raise UserError(f"{shown(text)}: over {MAX_BYTES >> 20} MiB; write long values into a file")
+        raise UserError(f"{short_repr(text)}: over {MAX_BYTES >> 20} MiB; write long values into a file")
     try:
-        _bounded(value, shown(text))
-        _refuse_base_60(value, shown(text))
+        _check_size(value, short_repr(text))
+        _refuse_base_60(value, short_repr(text))
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)
         OmegaConf.update(config, key, parsed["value"], merge=False, force_add=True)  # type: ignore[index, call-overload]
     except UserError:
         raise
     except RecursionError:
-        raise UserError(f"{shown(text)}: nested too deep; at most {MAX_DEPTH} levels") from None
+        raise UserError(f"{short_repr(text)}: nested too deep; at most {MAX_DEPTH} levels") from None
     except IndexError:
-        raise UserError(f"{shown(text)}: the list has no such entry; the first is [0]") from None
+        raise UserError(f"{short_repr(text)}: the list has no such entry; the first is [0]") from None
     except Exception as error:
-        raise UserError(f"{shown(text)}: {_words(error)}") from error
+        raise UserError(f"{short_repr(text)}: {_words(error)}") from error
 
 
 def parse(text: str, origin: str) -> DictConfig:
@@ -72,7 +72,7 @@ def parse(text: str, origin: str) -> DictConfig:
     if len(text.encode()) > MAX_BYTES:
         raise UserError(f"{origin}: over {MAX_BYTES >> 20} MiB; a configuration is small")
     try:
-        _bounded(text, origin)
+        _check_size(text, origin)
         _refuse_base_60(text, origin)
         config = OmegaConf.create(text)
     except UserError:
@@ -95,7 +95,7 @@ def parse(text: str, origin: str) -> DictConfig:
 NEEDED = "needs keys: data, model, loss, optimizer, and trainer, callbacks, seed if wanted"
 
 
-def _bounded(text: str, origin: str) -> None:
+def _check_size(text: str, origin: str) -> None:
     """Refuse what is nested too deep, or too much, before OmegaConf sees it: its reader recurses in C, which ends the process,
     and a long text of `${` takes its parser of references hours.
     """
@@ -112,7 +112,7 @@ def _bounded(text: str, origin: str) -> None:
             references += 1
             if references > MAX_REFERENCES or len(event.value) > MAX_REFERENCE or event.value.count("${") > 2:
                 where = f", line {event.start_mark.line + 1}" if event.start_mark is not None else ""
-                raise UserError(f"{origin}{where}: {shown(event.value)}; {REFERENCE}")
+                raise UserError(f"{origin}{where}: {short_repr(event.value)}; {REFERENCE}")
 
 
 BASE_60 = re.compile(
@@ -127,7 +127,7 @@ def _refuse_base_60(text: str, origin: str) -> None:
     for token in yaml.scan(text, Loader=READER):
         if isinstance(token, ScalarToken) and token.plain and BASE_60.fullmatch(token.value):
             where = f"{origin}, line {token.start_mark.line + 1}" if "\n" in text else origin
-            raise UserError(f"{where}: {shown(token.value, '')} is a number to the base 60 in YAML; put it in quotes")
+            raise UserError(f"{where}: {short_repr(token.value, '')} is a number to the base 60 in YAML; put it in quotes")
 
 
 def _read(path: Path) -> DictConfig:
@@ -166,9 +166,13 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         nonlocal nodes
         nodes += 1
         if depth > MAX_DEPTH:
-            raise UserError(f"{shown(place, '')}: nested more than {MAX_DEPTH} levels deep, references followed; flatten it")
+            raise UserError(
+                f"{short_repr(place, '')}: nested more than {MAX_DEPTH} levels deep, references followed; flatten it"
+            )
         if nodes > MAX_NODES:
-            raise UserError(f"{shown(place, '')}: over {MAX_NODES:,} values, references followed; a configuration is small")
+            raise UserError(
+                f"{short_repr(place, '')}: over {MAX_NODES:,} values, references followed; a configuration is small"
+            )
         if isinstance(value, dict):
             return {str(k): plain(v, f"{place}.{k}" if place else str(k), depth + 1, through) for k, v in value.items()}
         if isinstance(value, list):
@@ -176,12 +180,12 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         if isinstance(value, str) and "${" in value:
             match = _REFERENCE.fullmatch(value)
             if match is None:
-                raise UserError(f"{place}: {shown(value)}; {REFERENCE}")
+                raise UserError(f"{place}: {short_repr(value)}; {REFERENCE}")
             if match[1] in through:
                 raise UserError(f"{place}: ${{{' -> '.join((*through, match[1]))}}} refers to itself")
             return plain(look_up(match[1], place), place, depth + 1, (*through, match[1]))
         if type(value) is int and value.bit_length() > MAX_BITS:
-            raise UserError(f"{place}: {shown(value)}; numbers here have at most {MAX_BITS:,} bits")
+            raise UserError(f"{place}: {short_repr(value)}; numbers here have at most {MAX_BITS:,} bits")
         if value == "???":
             raise UserError(f"{place}: has no value yet; give it on the command line, {place}=...")
         return value
@@ -192,7 +196,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
             try:
                 here = here[int(part)] if isinstance(here, list) else here[part]
             except (KeyError, IndexError, ValueError, TypeError):
-                raise UserError(f"{place}: ${{{shown(key, '')}}} names no key of the configuration") from None
+                raise UserError(f"{place}: ${{{short_repr(key, '')}}} names no key of the configuration") from None
         return here
 
     result = plain(root, "", 0)
@@ -220,7 +224,7 @@ def _words(error: Exception) -> str:
         return "over 10,000 values, its aliases (&, *) unfolded; a configuration is small, write out what is meant"
     if "for the tag" in text:
         tag = text.split("'")[1].replace("tag:yaml.org,2002:", "!!")
-        return f"{shown(tag, '')} is not allowed; a configuration has plain values only"
+        return f"{short_repr(tag, '')} is not allowed; a configuration has plain values only"
     if "cannot start any token" in text:
         return "a tab, or a character that must be quoted; indent by spaces"
     if "another document" in text:
@@ -241,7 +245,7 @@ def in_one_line(text: str) -> str:
     named = {k: next(iter(v), "") if isinstance(v, dict) else v for k, v in config.items() if k in ("loss", "optimizer")}
     data = config.get("data")
     named = {"seed": config.get("seed", 0), "data": data.get("name") if isinstance(data, dict) else data, **named}
-    return ", ".join(f"{k} {shown(v, '')}" for k, v in named.items())
+    return ", ".join(f"{k} {short_repr(v, '')}" for k, v in named.items())
 
 
 def unresolved(composed: DictConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import trainkit
 from trainkit.callbacks import TABLE as TABLE
-from trainkit.core.errors import UserError, near
+from trainkit.core.errors import UserError, suggest
 from trainkit.data import sources
 from trainkit.nn import layers
 from trainkit.nn.layers import Container
@@ -58,7 +58,7 @@ def find(kind: str, name: str) -> Callable[..., Any]:
             return own_callback(Path("callbacks") / f"{name}.py")
     elif name in names(kind):
         return getattr(sources if kind == "data" else trainkit, name)
-    raise UserError(f"no {kind} {name!r}{near(name, names(kind))}")
+    raise UserError(f"no {kind} {name!r}{suggest(name, names(kind))}")
 
 
 def _own_callback_files() -> list[str]:

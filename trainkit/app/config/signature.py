@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
-from trainkit.core.errors import near
+from trainkit.core.errors import suggest
 from trainkit.core.validation import check_value
 
 
@@ -31,7 +31,7 @@ def check_arguments(function: Callable[..., Any], given: Any, place: str, hidden
         if key in named:
             errors += check_value(value, hints.get(key, Any), f"{place}.{key}")
         elif not open_ended:
-            errors.append(f"{place}: no argument {key!r}{near(str(key), named)}")
+            errors.append(f"{place}: no argument {key!r}{suggest(str(key), named)}")
     missing = [n for n in named if n not in given and parameters[n].default is inspect.Parameter.empty]
     if missing:
         errors.append(f"{place}: needs {', '.join(missing)} ({', '.join(named)})")

@@ -31,7 +31,7 @@ NEVER = {"phase": "step", "step": 0, "saved": 0}  # a point that no run comes to
 NAME = "trainkit.interrupt"  # of the callback, as a user would not name one; it is in the interrupted run's checkpoints
 
 
-class Strike(Callback):
+class SignalAtPoint(Callback):
     """A signal at `step`, in a run of that mode, as the uninterrupted one was."""
 
     def __init__(self, step: int, saved: int, mode: Engine) -> None:
@@ -44,7 +44,7 @@ class Strike(Callback):
         return min((s for s in (self.saved, self.step) if s > step), default=None)
 
 
-class AtStep(Strike):
+class AtStep(SignalAtPoint):
     """After the step, as if in it: a signal that comes inside one is heard at its end."""
 
     def on_train_batch_end(self, session: Session) -> None:
@@ -52,7 +52,7 @@ class AtStep(Strike):
             signal.raise_signal(signal.SIGTERM)
 
 
-class AtEpochEnd(Strike):
+class AtEpochEnd(SignalAtPoint):
     """Between an epoch's validation and its checkpoint."""
 
     def on_train_epoch_end(self, session: Session) -> None:
@@ -60,7 +60,7 @@ class AtEpochEnd(Strike):
             signal.raise_signal(signal.SIGTERM)
 
 
-class InValidation(Strike):
+class InValidation(SignalAtPoint):
     """Inside a validation, which is left without a result."""
 
     def on_fit_start(self, session: Session) -> None:
@@ -74,7 +74,7 @@ class InValidation(Strike):
         session.check_interrupt = strike  # type: ignore[method-assign]  # it is called before each batch of an evaluation
 
 
-class InSave(Strike):
+class InSave(SignalAtPoint):
     """A save after the step `saved`; in another one after `step` a kill, when the temporary is written and not renamed yet."""
 
     def on_checkpoint(self, session: Session) -> None:
@@ -91,7 +91,7 @@ def kill(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-PHASES: dict[str, type[Strike]] = {"step": AtStep, "epoch": AtEpochEnd, "validation": InValidation, "save": InSave}
+PHASES: dict[str, type[SignalAtPoint]] = {"step": AtStep, "epoch": AtEpochEnd, "validation": InValidation, "save": InSave}
 
 
 def main(argv: list[str]) -> int:

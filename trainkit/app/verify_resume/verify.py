@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 from trainkit import checkpoint
 from trainkit.app.config.files import compose, resolve
 from trainkit.app.experiment import NOT_FINITE
-from trainkit.core.diff import gaps, largest_first, same
+from trainkit.core.diff import by_size, differences, same
 from trainkit.core.errors import UserError
 from trainkit.core.rng import stream
-from trainkit.core.terminal import tell
+from trainkit.core.terminal import print_stdout
 from trainkit.trainer.environment import engine_of
 
 from . import interrupt
@@ -39,11 +39,11 @@ from . import interrupt
 if TYPE_CHECKING:
     import argparse
 
-FEW = 4  # differences told of a run
+MAX_DIFFERENCES = 4  # differences told of a run
 ENDED = (0, NOT_FINITE)  # exit codes of a run that came to its own end
 
 # What is not compared, and why, by its place in a checkpoint or in summary.json. <Timer> is every callback of that class.
-LEFT_OUT = {
+IGNORED = {
     ("environment",): "versions, threads and device; `fit --resume` tells where they differ",
     ("callbacks", interrupt.NAME): "this trial's own instrument, in files that the interrupted run wrote",
     ("callbacks", "<Timer>", "elapsed"): "the clock",
@@ -90,27 +90,31 @@ def verify_resume(args: argparse.Namespace) -> int:
         epochs, steps, seconds = (whole.summary[k] for k in ("epoch", "step", "wall_s"))
         nan = f"ended by terminate_on_nan (exit code {NOT_FINITE}), " if whole.code == NOT_FINITE else ""
         took = f"{seconds:.1f} s and a start"
-        tell(f"uninterrupted: {steps} steps, {epochs} epochs, {nan}{took}; now {len(chosen)} times the same")
+        print_stdout(f"uninterrupted: {steps} steps, {epochs} epochs, {nan}{took}; now {len(chosen)} times the same")
         width = max(len("interrupted"), *(len(str(p)) for p in chosen))
-        tell(f"{'interrupted':<{width}}  {'resumed from':<14}verdict")
+        print_stdout(f"{'interrupted':<{width}}  {'resumed from':<14}verdict")
         wrong = 0
         for i, point in enumerate(chosen):
             own = folder / f"point{i + 1}"
-            begun, verdict = trial(point, fit, own, whole, kinds)
+            resumed_from, verdict = trial(point, fit, own, whole, kinds)
             first, *rest = verdict or ["exact"]
-            more = [f"and {len(rest) - FEW} more"] if len(rest) > FEW else []
-            tell(f"{point!s:<{width}}  {begun:<14}{first}", *(f"  {line}" for line in rest[:FEW] + more))
+            more = [f"and {len(rest) - MAX_DIFFERENCES} more"] if len(rest) > MAX_DIFFERENCES else []
+            print_stdout(
+                f"{point!s:<{width}}  {resumed_from:<14}{first}", *(f"  {line}" for line in rest[:MAX_DIFFERENCES] + more)
+            )
             wrong += bool(verdict)
             if not args.keep:
                 rmtree(own, ignore_errors=True)
         if not wrong:
-            tell(f"{len(chosen)} of {len(chosen)} resumed runs end with the bits of the uninterrupted one.")
+            print_stdout(f"{len(chosen)} of {len(chosen)} resumed runs end with the bits of the uninterrupted one.")
             return 0
         again = compare(whole, uninterrupted(fit, folder / "again", whole.engine), kinds)
     if again:
-        tell(f"Two uninterrupted runs differ too, so this run never repeats, resumed or not: {'; '.join(again[:2])}.")
+        print_stdout(f"Two uninterrupted runs differ too, so this run never repeats, resumed or not: {'; '.join(again[:2])}.")
     else:
-        tell(f"{wrong} of {len(chosen)} resumed runs end otherwise, while two uninterrupted ones are equal: it is the resume.")
+        print_stdout(
+            f"{wrong} of {len(chosen)} resumed runs end otherwise, while two uninterrupted ones are equal: it is the resume."
+        )
     return 1
 
 
@@ -121,7 +125,7 @@ def scratch(keep: bool) -> Iterator[Path]:
         yield folder
     finally:
         if keep:
-            tell(f"kept: {folder}")
+            print_stdout(f"kept: {folder}")
         else:
             rmtree(folder, ignore_errors=True)
 
@@ -138,7 +142,10 @@ class Ended:
         log = folder / "metrics.csv"
         self.rows = list(csv.DictReader(log.read_text(encoding="utf-8").splitlines())) if log.exists() else []
         self.scalars = scalars(folder)
-        files = [*checkpoint.saved(folder / "checkpoints"), *checkpoint.saved(folder)]  # before_nan.pt stands beside them
+        files = [
+            *checkpoint.list_checkpoints(folder / "checkpoints"),
+            *checkpoint.list_checkpoints(folder),
+        ]  # before_nan.pt stands beside them
         self.files = {path.relative_to(folder).as_posix(): checkpoint.load(path) for path in files}
 
     @property
@@ -179,7 +186,7 @@ def uninterrupted(fit: dict[str, list[str]], folder: Path, engine: str | None = 
     else:
         done = interrupted(fit, folder, engine, interrupt.NEVER)
     if done.returncode not in ENDED:
-        raise UserError("the uninterrupted run failed\n" + "\n".join(last_words(done, 10)))
+        raise UserError("the uninterrupted run failed\n" + "\n".join(stderr_tail(done, 10)))
     ended = Ended(folder, done.returncode)
     if ended.summary["stop_reason"] == "max_time":
         raise UserError("verify-resume: the clock ended the run (max_time), so no other ends alike; end it by steps or epochs")
@@ -190,16 +197,16 @@ def uninterrupted(fit: dict[str, list[str]], folder: Path, engine: str | None = 
 
 def trial(point: Point, fit: dict[str, list[str]], folder: Path, whole: Ended, kinds: dict[str, str]) -> tuple[str, list[str]]:
     """Interrupt, resume, compare: what was resumed from, and what differs."""
-    struck = interrupted(fit, folder, whole.engine, vars(point))
-    if struck.returncode != (-signal.SIGKILL if point.phase == "save" else 128 + signal.SIGTERM):
-        ending = "ended before that point" if struck.returncode in ENDED else "failed"
-        return "-", [f"the run that was to be interrupted {ending}", *last_words(struck, FEW)]
-    state = checkpoint.newest(folder / "checkpoints")[1]["state"]
+    ended = interrupted(fit, folder, whole.engine, vars(point))
+    if ended.returncode != (-signal.SIGKILL if point.phase == "save" else 128 + signal.SIGTERM):
+        ending = "ended before that point" if ended.returncode in ENDED else "failed"
+        return "-", [f"the run that was to be interrupted {ending}", *stderr_tail(ended, MAX_DIFFERENCES)]
+    state = checkpoint.load_latest(folder / "checkpoints")[1]["state"]
     resumed = process("trainkit", "fit", f"--resume={folder}", *(f"--import={path}" for path in fit["imports"]))
-    begun = f"step {state['step']}"
+    resumed_from = f"step {state['step']}"
     if resumed.returncode not in ENDED:
-        return begun, ["the resumed run failed", *last_words(resumed, FEW)]
-    return begun, compare(whole, Ended(folder, resumed.returncode), kinds)
+        return resumed_from, ["the resumed run failed", *stderr_tail(resumed, MAX_DIFFERENCES)]
+    return resumed_from, compare(whole, Ended(folder, resumed.returncode), kinds)
 
 
 def interrupted(
@@ -217,7 +224,7 @@ def process(module: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, errors="replace", env=env)
 
 
-def last_words(done: subprocess.CompletedProcess[str], n: int) -> list[str]:
+def stderr_tail(done: subprocess.CompletedProcess[str], n: int) -> list[str]:
     return [line.removeprefix("error: ") for line in done.stderr.splitlines()[-n:]] or [f"exit code {done.returncode}"]
 
 
@@ -257,9 +264,11 @@ def compare(a: Ended, b: Ended, kinds: dict[str, str]) -> list[str]:
     found = [("exit code", f"{a.code} and {b.code}")] if a.code != b.code else []
     found += [(path, "only in one of the two runs") for path in sorted(a.files.keys() ^ b.files.keys())]
     for path in sorted(a.files.keys() & b.files.keys(), key=lambda path: Path(path).name not in ("final.pt", "last.pt")):
-        of_file = largest_first(gaps(compared(a.files[path], kinds), compared(b.files[path], kinds)))
+        of_file = by_size(differences(compared(a.files[path], kinds), compared(b.files[path], kinds)))
         found += [(f"{Path(path).name} {gap.place}", gap.words) for gap in of_file]
-    found += [(f"summary.json {gap.place}", gap.words) for gap in gaps(compared(a.summary, kinds), compared(b.summary, kinds))]
+    found += [
+        (f"summary.json {gap.place}", gap.words) for gap in differences(compared(a.summary, kinds), compared(b.summary, kinds))
+    ]
     model_first = sorted(found, key=lambda pair: " model." not in pair[0])
     if model_first and not lines:
         lines.append("differs at the end")
@@ -274,7 +283,7 @@ def compared(value: Any, kinds: dict[str, str], *place: str) -> Any:
     for key, inner in value.items():
         here = (*place, key)
         by_kind = (*here[:1], f"<{kinds.get(here[1])}>", *here[2:]) if len(here) > 1 else here
-        if here not in LEFT_OUT and by_kind not in LEFT_OUT:
+        if here not in IGNORED and by_kind not in IGNORED:
             kept[key] = compared(inner, kinds, *here)
     return kept
 

@@ -14,7 +14,7 @@ from trainkit.core.errors import UserError
 Kind = Literal["number", "text"]
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null")  # quoted or not, with spaces around or none
-BLOCK = 8 << 20  # bytes; the longest line that can be read
+MAX_LINE_BYTES = 8 << 20  # bytes; the longest line that can be read
 
 
 def header(path: str) -> list[str]:
@@ -25,7 +25,7 @@ def header(path: str) -> list[str]:
         raise UserError("data: reading CSV files needs pyarrow; pip install 'trainkit[csv]'") from error
     if not Path(path).is_file():
         raise UserError(f"data: no file {path!r}; give the path of a CSV file, seen from {Path.cwd()}")
-    options = csv.ReadOptions(use_threads=False, block_size=BLOCK)
+    options = csv.ReadOptions(use_threads=False, block_size=MAX_LINE_BYTES)
     try:
         with csv.open_csv(path, read_options=options, parse_options=csv.ParseOptions(newlines_in_values=True)) as file:
             names: list[str] = file.schema.names
@@ -57,7 +57,7 @@ def read(path: str, names: list[str], kinds: Mapping[str, Kind | None]) -> Any:
     def attempt(threads: bool) -> Any:
         return csv.read_csv(
             path,
-            read_options=csv.ReadOptions(use_threads=threads, block_size=BLOCK),
+            read_options=csv.ReadOptions(use_threads=threads, block_size=MAX_LINE_BYTES),
             # An empty line is a missing value where there is one column, and nothing where there are more.
             parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1),
             convert_options=convert,

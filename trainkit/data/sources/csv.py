@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from trainkit.core.errors import UserError, near
+from trainkit.core.errors import UserError, suggest
 from trainkit.core.rng import generator
 from trainkit.data.check import columns
 from trainkit.data.dataset import Dataset, Split, Targets, encode
@@ -115,7 +115,7 @@ def refuse_infinite(path: str, schema: Mapping[str, object], x: Tensor | MappedR
 def _part(path: str, table: Any, schema: Schema) -> Split:
     rows = _rows(path, table, schema)
     if rows.t is None:
-        raise UserError(f"{path}: no column {schema.target!r}, the target; add it{near(schema.target, arrow.header(path))}")
+        raise UserError(f"{path}: no column {schema.target!r}, the target; add it{suggest(schema.target, arrow.header(path))}")
     return Split(rows.x, rows.t, rows.label)
 
 
@@ -193,7 +193,7 @@ def _codes(path: str, name: str, column: Any, known: list[str]) -> Tensor:
         row = int(where[0])
         text = texts[int(entry[row])]
         raise UserError(
-            f"{path}: column {name!r}, row {row + 2}: {text!r} ({len(where)} such) is in no training row{near(text, known)}"
+            f"{path}: column {name!r}, row {row + 2}: {text!r} ({len(where)} such) is in no training row{suggest(text, known)}"
         )
     return code
 

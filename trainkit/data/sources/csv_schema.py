@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trainkit.core.errors import UserError, near
+from trainkit.core.errors import UserError, suggest
 from trainkit.data.dataset import Targets
 
 from . import arrow
@@ -117,7 +117,7 @@ def read(path: str, schema: Schema) -> Any:
     absent = [name for name in schema.columns if name not in present]
     if absent:
         more = f" (and {len(absent) - 1} others)" if len(absent) > 1 else ""
-        raise UserError(f"{path}: no column {absent[0]!r}{more}, which the model was trained on{near(absent[0], names)}")
+        raise UserError(f"{path}: no column {absent[0]!r}{more}, which the model was trained on{suggest(absent[0], names)}")
     kinds: dict[str, Kind | None] = {name: "text" if name in schema.categories else "number" for name in schema.columns}
     if schema.target in present:
         kinds[schema.target] = "text" if schema.task == "classification" else "number"
@@ -127,11 +127,11 @@ def read(path: str, schema: Schema) -> Any:
 def _inputs(path: str, names: list[str], target: str, categorical: list[str], drop: list[str]) -> list[str]:
     """Return the columns that are inputs, in the file's order, once the arguments fit the header `names`."""
     if target not in names:
-        raise UserError(f"data.target: no column {target!r} in {path}{near(target, names)}")
+        raise UserError(f"data.target: no column {target!r} in {path}{suggest(target, names)}")
     for key, listed in (("categorical", categorical), ("drop", drop)):
         for name in listed:
             if name not in names:
-                raise UserError(f"data.{key}: no column {name!r} in {path}{near(name, names)}")
+                raise UserError(f"data.{key}: no column {name!r} in {path}{suggest(name, names)}")
             if name == target:
                 raise UserError(f"data.{key}: {name!r} is the target; leave it out here")
     columns = [name for name in names if name != target and name not in drop]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import MOST_DIMS, Dataset, Split, Targets, encode, floating
+from trainkit.data.dataset import MAX_DIMS, Dataset, Split, Targets, encode, floating
 from trainkit.data.mapped import MappedRows, Rows
 from trainkit.data.source import source
 
@@ -144,8 +144,8 @@ def _header(path: Path, file: BinaryIO, most: int, exact: bool) -> tuple[torch.d
             f"the number of dimensions; {CURE}"
         )
     dtype, dims = DTYPES[magic[2]], magic[3]
-    if dims > MOST_DIMS:
-        raise UserError(f"{path}: an array of {dims} dimensions; at most {MOST_DIMS} can be read: {CURE}")
+    if dims > MAX_DIMS:
+        raise UserError(f"{path}: an array of {dims} dimensions; at most {MAX_DIMS} can be read: {CURE}")
     sizes = file.read(4 * dims)
     if len(sizes) < 4 * dims:
         raise UserError(f"{path}: ends inside its header of {4 + 4 * dims} bytes; fetch the file again: {CURE}")

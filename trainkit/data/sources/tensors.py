@@ -7,9 +7,9 @@ from typing import Literal
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import MOST_DIMS, Dataset, Split, floating
+from trainkit.data.dataset import MAX_DIMS, Dataset, Split, floating
 
-MOST_CLASSES = 65_536  # more than any label set in use: above it, the labels are numbers to regress on or a broken file
+MAX_CLASSES = 65_536  # more than any label set in use: above it, the labels are numbers to regress on or a broken file
 
 
 def class_names(label: Tensor, classes: list[str] | int | None, place: str) -> tuple[str, ...]:
@@ -19,7 +19,7 @@ def class_names(label: Tensor, classes: list[str] | int | None, place: str) -> t
     """
     given = classes is not None
     if classes is None:
-        classes = min(int(label.max()) + 1, MOST_CLASSES)
+        classes = min(int(label.max()) + 1, MAX_CLASSES)
     names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
     wrong = ((label < 0) | (label >= len(names))).nonzero()
     if len(wrong):
@@ -90,9 +90,9 @@ def _pair(place: str, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             raise UserError(f"data.{place}: {name} is {_words(value)}; pass real numbers, such as torch.view_as_real({name})")
         if value.dim() == 0 or value.numel() == 0:
             raise UserError(f"data.{place}: {name} is {_words(value)}; needs shape (n, ...) with at least one sample")
-        if value.dim() > MOST_DIMS:
+        if value.dim() > MAX_DIMS:
             raise UserError(
-                f"data.{place}: {name} has {value.dim()} dimensions, at most {MOST_DIMS} can be used; {name}.flatten(1)"
+                f"data.{place}: {name} has {value.dim()} dimensions, at most {MAX_DIMS} can be used; {name}.flatten(1)"
             )
     if len(x) != len(t):
         raise UserError(f"data.{place}: {len(x)} inputs, {len(t)} targets; each input needs one target")

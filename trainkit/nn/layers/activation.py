@@ -54,7 +54,7 @@ class LeakyReLU(Module):
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.leaky_relu_backward(dy, x, self.a, False)
 
-    def extra(self) -> str:
+    def extra_repr(self) -> str:
         return f"negative_slope={self.a}"
 
 
@@ -97,7 +97,7 @@ class ELU(Module):
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.elu_backward(dy, self.a, 1, 1, False, x)
 
-    def extra(self) -> str:
+    def extra_repr(self) -> str:
         return f"alpha={self.a}"
 
 
@@ -119,7 +119,7 @@ class GELU(Module):
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.gelu_backward(dy, x, approximate=self.approximate)
 
-    def extra(self) -> str:
+    def extra_repr(self) -> str:
         return "" if self.approximate == "none" else "approximate='tanh'"
 
 
@@ -150,7 +150,7 @@ class Softplus(Module):
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.softplus_backward(dy, x, self.beta, self.threshold)
 
-    def extra(self) -> str:
+    def extra_repr(self) -> str:
         return f"beta={self.beta}, threshold={self.threshold}"
 
 
@@ -171,9 +171,9 @@ class Softmax(Module):
         return kernels.softmax_backward(dy, y, self._axis(), y.dtype)
 
     def _axis(self) -> int:
-        return self.dim if self.dim < 0 else self.dim + self.lead
+        return self.dim if self.dim < 0 else self.dim + self.replica_dims
 
-    def extra(self) -> str:
+    def extra_repr(self) -> str:
         return f"dim={self.dim}"
 
 

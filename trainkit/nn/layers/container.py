@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.nn.module import FORWARD_ERRORS, Each, Module, Value, bwd_value, fwd_value, located
+from trainkit.nn.module import FORWARD_ERRORS, MappedSaved, Module, Value, bwd_value, fwd_value, located
 
 
 class Container(Module):
     """Modules in a list, named 0, 1, ... as torch names them. One module may stand in it twice: its gradients add."""
 
-    takes_tuple = True
+    accepts_tuple = True
 
     def __init__(self, *modules: Module) -> None:
         self.layers: list[Module] = []
@@ -41,7 +41,7 @@ class Container(Module):
     def __len__(self) -> int:
         return len(self.layers)
 
-    def extra(self) -> str:
+    def extra_repr(self) -> str:
         return ", ".join(map(repr, self.layers))
 
 
@@ -63,20 +63,20 @@ class Sequential(Container):
 
     def bwd(self, saved: list[Any], dy: Value) -> Value:
         for m, s in zip(reversed(self.layers), reversed(saved), strict=True):
-            dy = m.bwd(s, dy) if type(s) is not Each else bwd_value(m, s, dy)
+            dy = m.bwd(s, dy) if type(s) is not MappedSaved else bwd_value(m, s, dy)
         return dy
 
-    def grad(self, saved: list[Any], dy: Value) -> None:
+    def bwd_params(self, saved: list[Any], dy: Value) -> None:
         """Empties `saved` from its end: an activation's memory is free when the module that saved it has used it."""
         for i in range(len(saved) - 1, self._first, -1):
             m, s = self.layers[i], saved.pop()
-            dy = m.bwd(s, dy) if type(s) is not Each else bwd_value(m, s, dy)
+            dy = m.bwd(s, dy) if type(s) is not MappedSaved else bwd_value(m, s, dy)
         if self._first < len(saved):
             m, s = self.layers[self._first], saved.pop()
-            if type(s) is Each:
+            if type(s) is MappedSaved:
                 bwd_value(m, s, dy)
             else:
-                m.grad(s, dy)
+                m.bwd_params(s, dy)
 
 
 class Recompute(Sequential):
@@ -93,14 +93,14 @@ class Recompute(Sequential):
     def fwd(self, x: Value) -> tuple[Value, Any]:
         if not self.recomputes:
             return super().fwd(x)
-        drawn = [(g, g.get_state()) for g in drawn_from(self)]
+        drawn = [(g, g.get_state()) for g in active_generators(self)]
         return super().fwd(x)[0], (x, drawn)
 
     def bwd(self, saved: Any, dy: Value) -> Value:
         return super().bwd(self._again(saved), dy)
 
-    def grad(self, saved: Any, dy: Value) -> None:
-        super().grad(self._again(saved), dy)
+    def bwd_params(self, saved: Any, dy: Value) -> None:
+        super().bwd_params(self._again(saved), dy)
 
     def _again(self, saved: Any) -> list[Any]:
         """What `Sequential` would have saved."""
@@ -117,7 +117,7 @@ class Recompute(Sequential):
         return again
 
 
-def drawn_from(net: Module) -> list[torch.Generator]:
+def active_generators(net: Module) -> list[torch.Generator]:
     """The generators that a pass in training draws from, each once; torch's global one stands for None."""
     found = {id(g): g for _, m in net.modules() for g in getattr(m, "generators", ()) if m.training}
     return [torch.default_generator if g is None else g for g in found.values()]
@@ -126,7 +126,7 @@ def drawn_from(net: Module) -> list[torch.Generator]:
 class Residual(Sequential):
     """y = x + f(x), f the chain of the modules; dx = dy + f'(dy). Source: He et al. 2016."""
 
-    takes_tuple = False
+    accepts_tuple = False
 
     def fwd(self, x: Tensor) -> tuple[Tensor, list[Any]]:
         y, saved = super().fwd(x)

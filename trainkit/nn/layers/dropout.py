@@ -45,5 +45,5 @@ class Dropout(Module):
     def bwd(self, mask: Tensor | None, dy: Tensor) -> Tensor:
         return dy if mask is None else dy * mask
 
-    def extra(self) -> str:
+    def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainkit.core.errors import UserError, near
+from trainkit.core.errors import UserError, suggest
 from trainkit.nn import kernels
-from trainkit.nn.init import NAMES, Init, fill
+from trainkit.nn.init import NAMES, Init, init_
 from trainkit.nn.module import Module
 
 
@@ -26,7 +26,7 @@ class Linear(Module):
         if in_features < 1 or out_features < 1:
             raise UserError(f"Linear: in_features={in_features}, out_features={out_features}; both need at least 1")
         if init not in NAMES:
-            raise UserError(f"Linear: no init {init!r}{near(str(init), NAMES)}")
+            raise UserError(f"Linear: no init {init!r}{suggest(str(init), NAMES)}")
         if not std >= 0:
             raise UserError(f"Linear: std={std}; needs 0 or more")
         self.in_features, self.out_features, self.bias, self.init, self.std = in_features, out_features, bias, init, std
@@ -36,15 +36,15 @@ class Linear(Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        fill(self.w, self.init, self.in_features, self.out_features, self.std, generator)
+        init_(self.w, self.init, self.in_features, self.out_features, self.std, generator)
         if self.bias and self.init in ("uniform", "standard", "unit_uniform", "normal"):
-            fill(self.b, self.init, self.in_features, self.out_features, self.std, generator)
+            init_(self.b, self.init, self.in_features, self.out_features, self.std, generator)
         elif self.bias:
             self.b.zero_()
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows = x if x.dim() == 2 + self.lead else self._rows(x)
-        if self.lead:
+        rows = x if x.dim() == 2 + self.replica_dims else self._rows(x)
+        if self.replica_dims:
             y = torch.baddbmm(self.b.unsqueeze(1), rows, self.w.mT) if self.bias else torch.bmm(rows, self.w.mT)
         else:
             y = kernels.linear(rows, self.w, self.b if self.bias else None)
@@ -53,15 +53,15 @@ class Linear(Module):
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         rows = dy if dy.dim() == x.dim() else self._rows(dy)
         self._accumulate(x, rows)
-        dx = torch.bmm(rows, self.w) if self.lead else torch.mm(rows, self.w)  # dx = dy w
+        dx = torch.bmm(rows, self.w) if self.replica_dims else torch.mm(rows, self.w)  # dx = dy w
         return dx if rows is dy else dx.view(*dy.shape[:-1], self.in_features)
 
-    def grad(self, x: Tensor, dy: Tensor) -> None:
+    def bwd_params(self, x: Tensor, dy: Tensor) -> None:
         self._accumulate(x, dy if dy.dim() == x.dim() else self._rows(dy))
 
     def _accumulate(self, x: Tensor, dy: Tensor) -> None:
         """The parameters' gradients, of x and dy as rows."""
-        if self.lead:
+        if self.replica_dims:
             self.dw.baddbmm_(dy.mT, x)  # dw += dyᵀ x
             if self.bias:
                 self.db.add_(dy.sum(1))  # db += Σₙ dy
@@ -73,14 +73,14 @@ class Linear(Module):
 
     def _rows(self, x: Tensor) -> Tensor:
         """(..., features) as (n, features), behind the replica axis."""
-        return x.reshape(*x.shape[: self.lead], -1, x.shape[-1])
+        return x.reshape(*x.shape[: self.replica_dims], -1, x.shape[-1])
 
     def flops(self, x: Tensor) -> int:
         """A multiplication and an addition per weight and row."""
         return 2 * self.out_features * x.numel()
 
-    def needs(self) -> str:
-        return f"({'r, ' * self.lead}n, {self.in_features})"
+    def expected_input(self) -> str:
+        return f"({'r, ' * self.replica_dims}n, {self.in_features})"
 
-    def extra(self) -> str:
+    def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias else ", bias=False")

@@ -29,14 +29,14 @@ class FanOut(Module):
     def flops(self, x: Value) -> int:
         return 0  # no arithmetic
 
-    def extra(self) -> str:
+    def extra_repr(self) -> str:
         return str(self.copies)
 
 
 class Add(Module):
     """y = x₁ + ... + xₖ of one shape; each dx = dy. Saves k."""
 
-    takes_tuple = True
+    accepts_tuple = True
 
     def fwd(self, x: tuple[Tensor, ...]) -> tuple[Tensor, int]:
         x = _several(self, x)
@@ -50,14 +50,14 @@ class Add(Module):
     def bwd(self, k: int, dy: Tensor) -> tuple[Tensor, ...]:
         return (dy,) * k
 
-    def needs(self) -> str:
+    def expected_input(self) -> str:
         return "a tuple of tensors of one shape"
 
 
 class Concat(Module):
     """y = the x joined along `dim`; each dx is its stretch of dy. Saves the lengths."""
 
-    takes_tuple = True
+    accepts_tuple = True
 
     def __init__(self, dim: int = -1) -> None:
         self.dim = dim
@@ -71,15 +71,15 @@ class Concat(Module):
         return torch.split(dy, lengths, self._axis())
 
     def _axis(self) -> int:
-        return self.dim if self.dim < 0 else self.dim + self.lead
+        return self.dim if self.dim < 0 else self.dim + self.replica_dims
 
-    def needs(self) -> str:
+    def expected_input(self) -> str:
         return f"a tuple of tensors that differ along axis {self.dim} only"
 
     def flops(self, x: Value) -> int:
         return 0  # no arithmetic
 
-    def extra(self) -> str:
+    def extra_repr(self) -> str:
         return f"dim={self.dim}"
 
 

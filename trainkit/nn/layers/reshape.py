@@ -15,7 +15,7 @@ class Flatten(Module):
         self.start_dim, self.end_dim = start_dim, end_dim
 
     def fwd(self, x: Tensor) -> tuple[Tensor, torch.Size]:
-        start, end = (d if d < 0 else d + self.lead for d in (self.start_dim, self.end_dim))
+        start, end = (d if d < 0 else d + self.replica_dims for d in (self.start_dim, self.end_dim))
         return x.flatten(start, end), x.shape
 
     def bwd(self, shape: torch.Size, dy: Tensor) -> Tensor:
@@ -24,5 +24,5 @@ class Flatten(Module):
     def flops(self, x: Value) -> int:
         return 0  # no arithmetic
 
-    def extra(self) -> str:
+    def extra_repr(self) -> str:
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from torch import Tensor
 
-from trainkit.core.errors import UserError, near
+from trainkit.core.errors import UserError, suggest
 from trainkit.core.recorded import Recorded
 
 Reduction = Literal["mean", "sum"]
@@ -20,13 +20,13 @@ class Loss(Recorded):
     of the mean times `batch_weight(t)`. Evaluation, and batches in parts, add up sums and batch weights.
     """
 
-    lead = 0  # replica axes of y, t and value, as in Module
+    replica_dims = 0  # replica axes of y, t and value, as in Module
     from_logits = False  # True where class 1 is predicted for y > 0, not y > 1/2
     nonsmooth_at: tuple[float, ...] = ()  # values of y - t at which the derivative jumps
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         if reduction not in ("mean", "sum"):
-            raise UserError(f"{type(self).__name__}: no reduction {reduction!r}{near(str(reduction), ('mean', 'sum'))}")
+            raise UserError(f"{type(self).__name__}: no reduction {reduction!r}{suggest(str(reduction), ('mean', 'sum'))}")
         self.reduction = reduction
         self._casts: dict[Any, Tensor] = {}
 
@@ -52,7 +52,7 @@ class Loss(Recorded):
 
         The mean over several batches is the sum of their sums over the sum of their batch weights.
         """
-        return t.numel() // (t.shape[0] if self.lead else 1)
+        return t.numel() // (t.shape[0] if self.replica_dims else 1)
 
     def summed(self) -> Self:
         """Return this loss with reduction sum."""
@@ -81,7 +81,7 @@ class Loss(Recorded):
 
     def reduce(self, e: Tensor) -> Tensor:
         """Return the mean or the sum of the elements e, one per replica."""
-        if self.lead:
+        if self.replica_dims:
             e = e.reshape(e.shape[0], -1)
             return e.mean(1) if self.reduction == "mean" else e.sum(1)
         return e.mean() if self.reduction == "mean" else e.sum()
@@ -90,7 +90,7 @@ class Loss(Recorded):
         """Return d value / d element: 1/elements for the mean, 1 for the sum."""
         if self.reduction == "sum":
             return 1.0
-        return (y.shape[0] if self.lead else 1) / max(y.numel(), 1)
+        return (y.shape[0] if self.replica_dims else 1) / max(y.numel(), 1)
 
     def cast(self, name: str, y: Tensor) -> Tensor:
         """Return the constant `name` in y's dtype, on its device. Kept: copying it in each pass would wait for the device."""

@@ -66,7 +66,7 @@ class NLLLoss(Loss):
         return kernels.nll_backward(kernels.ones(saved[-1], None), *saved)
 
     def _suits_kernel(self, y: Tensor, t: Tensor) -> bool:
-        return not (self.lead or self.label_smoothing or t.is_floating_point()) and y.dim() == 2
+        return not (self.replica_dims or self.label_smoothing or t.is_floating_point()) and y.dim() == 2
 
     # -- the formula -----------------------------------------------------------------------------------------------------
 
@@ -126,13 +126,13 @@ class NLLLoss(Loss):
         """q / norm."""
         if self.ignore_index is not None and isinstance(norm, Tensor):
             norm = torch.where(norm == 0, 1, norm)  # all is ignored: the value is NaN, the gradient 0, as in torch
-        if self.lead and isinstance(norm, Tensor):
+        if self.replica_dims and isinstance(norm, Tensor):
             norm = norm.view(-1, *[1] * (q.dim() - 1))
         return q / norm
 
     def _sum(self, e: Tensor) -> Tensor:
         """The sum of all elements, one per replica."""
-        return e.flatten(1).sum(1) if self.lead else e.sum()
+        return e.flatten(1).sum(1) if self.replica_dims else e.sum()
 
     def _unweighted(self) -> bool:
         """Whether each target counts 1."""
@@ -142,7 +142,7 @@ class NLLLoss(Loss):
 
     def axis(self, y: Tensor) -> int:
         """Return the class axis: after the batch's, or 0 where there is no batch; the replica axis is not counted."""
-        return self.lead + (1 if y.dim() > 1 + self.lead else 0)
+        return self.replica_dims + (1 if y.dim() > 1 + self.replica_dims else 0)
 
     def batch_weight(self, t: Tensor) -> int | Tensor:
         """Return Σ weight[t] over what is not ignored; for probabilities, the number of their rows."""
@@ -154,7 +154,7 @@ class NLLLoss(Loss):
         weight = counted.double()
         if self.class_weight is not None:
             weight *= self.cast("class_weight", weight)[t * counted]
-        return weight.flatten(self.lead).sum(-1)
+        return weight.flatten(self.replica_dims).sum(-1)
 
     def check(self, y: Tensor, t: Tensor) -> None:
         if t.is_floating_point():
@@ -163,7 +163,7 @@ class NLLLoss(Loss):
 
     def _check_indices(self, y: Tensor, t: Tensor) -> None:
         name, axis = type(self).__name__, self.axis(y)
-        classes = y.shape[axis] if y.dim() > self.lead else 0
+        classes = y.shape[axis] if y.dim() > self.replica_dims else 0
         needed = y.shape[:axis] + y.shape[axis + 1 :]
         if t.shape != needed:
             raise UserError(f"{name}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; needs indices of shape {tuple(needed)}")

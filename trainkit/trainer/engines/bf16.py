@@ -29,7 +29,7 @@ class InBfloat16:
     """
 
     def __init__(self, net: Module) -> None:
-        self.lead = net.lead
+        self.replica_dims = net.replica_dims
         self.p, self.g = [p for p, _ in net.param()], [g for _, g in net.param()]
         self.narrow_p = [torch.empty_like(p, dtype=torch.bfloat16) for p in self.p]
         self.narrow_g = [torch.empty_like(g, dtype=torch.bfloat16) for g in self.g]
@@ -49,10 +49,10 @@ class InBfloat16:
         y, saved = self.narrow.fwd(x.bfloat16())
         return y.to(x.dtype), saved
 
-    def grad(self, saved: Any, dy: Tensor) -> None:
+    def bwd_params(self, saved: Any, dy: Tensor) -> None:
         for added in self.narrow_g:
             added.zero_()
-        self.narrow.grad(saved, dy.bfloat16())
+        self.narrow.bwd_params(saved, dy.bfloat16())
         for g, added in zip(self.g, self.narrow_g, strict=True):
             g.add_(added)
 

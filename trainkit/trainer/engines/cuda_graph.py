@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.nn.layers.container import Recompute, drawn_from
+from trainkit.nn.layers.container import Recompute, active_generators
 
 from .multi_step import MultiStepEngine
 
@@ -30,10 +30,10 @@ class CudaGraphEngine(MultiStepEngine):
         self.first, self.at = torch.zeros(2, dtype=torch.int64, device=order.device).unbind(0)
         net = self.net.with_parameters(self.net.param())
         for _, m in net.modules():
-            if isinstance(m, Recompute) and drawn_from(m):
+            if isinstance(m, Recompute) and active_generators(m):
                 m.recomputes = False  # its second pass would draw anew
         self.gradient, self.gradients = self.gradient_of(net), [g for _, g in self.optimizer.pairs]
-        self.replay = captured(order.device, self._step, lambda: self.at.copy_(self.first), drawn_from(self.net))
+        self.replay = captured(order.device, self._step, lambda: self.at.copy_(self.first), active_generators(self.net))
 
     def run(self, order: Tensor, first: int, count: int) -> Tensor:
         self.order.copy_(order)

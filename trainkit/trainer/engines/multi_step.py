@@ -52,7 +52,7 @@ class MultiStepEngine:
         self.net, self.optimizer, self.gradient_of, self.clip, self.size = net, optimizer, gradient_of, clip, size
         assert isinstance(part.x, Tensor)  # no MappedRows
         self.x, self.t = part.x, part.t
-        self.replicas = optimizer.pairs[0][0].shape[:1] if net.lead else ()
+        self.replicas = optimizer.pairs[0][0].shape[:1] if net.replica_dims else ()
         # In float64: 1 - β of a float32 β has lost half of its digits.
         self.table = optimizer.p.new_zeros(MAX_STEPS, len(optimizer.scalar_names), *self.replicas, dtype=torch.float64)
         self.rows: list[Any] = []  # what the table holds
@@ -90,7 +90,7 @@ class MultiStepEngine:
 
     def batch(self, i: Tensor, x: Tensor, t: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """(x, t) of step `i`."""
-        rows = order.index_select(self.net.lead, torch.arange(self.size, device=order.device) + i * self.size)
+        rows = order.index_select(self.net.replica_dims, torch.arange(self.size, device=order.device) + i * self.size)
         return x[rows], t[rows]
 
     def scalars(self, row: Tensor) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class MultiStepEngine:
             o.t = max(o.t, 1)  # not the first update, which is eager's
 
         again()
-        rows = order.narrow(self.net.lead, 0, self.size)
+        rows = order.narrow(self.net.replica_dims, 0, self.size)
         o.prepare_grad()
         loss = self.gradient_of(self.net)(self.x[rows], self.t[rows])
         if self.clip is not None:

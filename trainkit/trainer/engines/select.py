@@ -97,7 +97,7 @@ class StepEngine:
 
         kind = compiled.CompiledEngine if engine == "compile" else cuda_graph.CudaGraphEngine
         t = self.session
-        clip = clipping(t.net.lead, t.settings.clip_norm, t.settings.clip_value)
+        clip = clipping(t.net.replica_dims, t.settings.clip_norm, t.settings.clip_value)
 
         def gradient_of(net: Module) -> Gradient:
             return loss_and_grad(self._in_precision(net), t.loss, t.settings.accumulate)
@@ -120,12 +120,12 @@ class StepEngine:
         A step of n samples takes a + b n. Compiling saves the share SAVED of `a`, which is Python and the dispatch of kernels;
         b n is their arithmetic: the same products and convolutions, compiled or not. a = 2 time(n / 2) - time(n)."""
         x, t = next(batches(self.part, self.session.order(0), self.size))
-        lead, half = self.session.net.lead, self.size // 2
+        replica_dims, half = self.session.net.replica_dims, self.size // 2
         back = undoing(self.session.net, self.optimizer)
         try:
             whole = a = seconds(lambda: self.step(x, t).tolist())  # which waits for a CUDA device
             if half >= SMALLEST and SAVED * left * whole > COMPILE:  # else there is no need to look closer
-                xs, ts = aligned(x.narrow(lead, 0, half)), aligned(t.narrow(lead, 0, half))
+                xs, ts = aligned(x.narrow(replica_dims, 0, half)), aligned(t.narrow(replica_dims, 0, half))
                 a = min(whole, 2 * seconds(lambda: self.step(xs, ts).tolist()) - whole)
         finally:
             back()
@@ -137,7 +137,9 @@ def say_if_slow() -> None:
     from .bf16 import slowdown
 
     if (times := slowdown()) > 1:
-        terminal.say(f"trainer.precision bf16: a product takes {times:.1f} times as long as in float32 on this processor")
+        terminal.print_stderr(
+            f"trainer.precision bf16: a product takes {times:.1f} times as long as in float32 on this processor"
+        )
 
 
 def refuse(session: Session, engine: str) -> None:
@@ -165,4 +167,4 @@ def reason(error: Exception, what: str) -> str:
 
 def say(line: str) -> None:
     """Tell the user on stderr, as the bar does."""
-    terminal.say(f"trainer.engine {line}")
+    terminal.print_stderr(f"trainer.engine {line}")

@@ -17,11 +17,11 @@ from trainkit.optim.optimizer import Optimizer
 class Differentiable(Protocol):
     """What a step asks of a net."""
 
-    lead: int
+    replica_dims: int
 
     def fwd(self, x: Value) -> tuple[Value, Any]: ...
 
-    def grad(self, saved: Any, dy: Value) -> None: ...
+    def bwd_params(self, saved: Any, dy: Value) -> None: ...
 
 
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -48,7 +48,7 @@ def training_step(
         raise UserError(
             "trainer: SGD with accumulate_into_momentum holds no gradient to clip; leave out clip_norm and clip_value, or that"
         )
-    gradient, clip = loss_and_grad(net, loss, accumulate), clipping(net.lead, clip_norm, clip_value)
+    gradient, clip = loss_and_grad(net, loss, accumulate), clipping(net.replica_dims, clip_norm, clip_value)
 
     gradients = [g for _, g in optimizer.pairs]
 
@@ -69,17 +69,17 @@ def loss_and_grad(net: Differentiable, loss: Loss, accumulate: int = 1) -> Gradi
     def differentiate(x: Tensor, t: Tensor) -> Tensor:
         y, saved = net.fwd(x)
         value, s = loss.fwd(y, t)
-        net.grad(saved, loss.bwd(s))
+        net.bwd_params(saved, loss.bwd(s))
         return value
 
     summed = loss.summed()  # sums add up over parts, means do not: a part may count for nothing, which alone is 0 / 0
 
     def differentiate_in_parts(x: Tensor, t: Tensor) -> Tensor:
-        size = -(-x.shape[net.lead] // accumulate)
+        size = -(-x.shape[net.replica_dims] // accumulate)
         count: float | Tensor = loss.batch_weight(t) if loss.reduction == "mean" else 1
         scale = torch.where(count == 0, 0, 1 / count) if isinstance(count, Tensor) else 1 / count  # 0: all is ignored
         total = torch.zeros((), dtype=x.dtype, device=x.device)
-        for xi, ti in zip(x.split(size, net.lead), t.split(size, net.lead), strict=True):
+        for xi, ti in zip(x.split(size, net.replica_dims), t.split(size, net.replica_dims), strict=True):
             y, saved = net.fwd(xi)
             value, s = summed.fwd(y, ti)
             dy = summed.bwd(s)
@@ -87,14 +87,14 @@ def loss_and_grad(net: Differentiable, loss: Loss, accumulate: int = 1) -> Gradi
                 dy.mul_(scale.to(dy.dtype).view(*scale.shape, *[1] * (dy.dim() - scale.dim())))
             else:
                 dy.mul_(scale)
-            net.grad(saved, dy)
+            net.bwd_params(saved, dy)
             total = total + value
         return (total * scale).to(x.dtype)
 
     return differentiate if accumulate == 1 else differentiate_in_parts
 
 
-def clipping(lead: int, norm: float | None, value: float | None) -> Clip | None:
+def clipping(replica_dims: int, norm: float | None, value: float | None) -> Clip | None:
     """clip(g, gradients), in place on the flat gradient g and its views, one per parameter: first the value, then the norm, as
     torch.nn.utils.clip_grad_* do each. None where nothing is to be clipped."""
     if norm is None and value is None:
@@ -103,7 +103,7 @@ def clipping(lead: int, norm: float | None, value: float | None) -> Clip | None:
     def clip(g: Tensor, gradients: Sequence[Tensor]) -> None:
         if value is not None:
             g.clamp_(-value, value)
-        if norm is not None and lead:
+        if norm is not None and replica_dims:
             squares = sum(g.flatten(1).square().sum(1) for g in gradients)  # (r,)
             assert isinstance(squares, Tensor)
             scale = (norm / (squares.sqrt() + 1e-6)).clamp_(max=1)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainkit.core.errors import UserError, escaped
+from trainkit.core.errors import UserError, escape_control
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,7 +126,7 @@ def inches(figure: Figure, text: str, **font: Any) -> float:
 
 def letters(figure: Figure, text: str, room: float, **font: Any) -> int:
     """How many letters like those of `text` have room in so many inches."""
-    text = escaped(text)
+    text = escape_control(text)
     return max(8, int(0.97 * room * len(text) / inches(figure, text, **font))) if text else 8
 
 
@@ -139,7 +139,7 @@ def patch(colour: str, alpha: float = 1.0) -> Any:
 
 def shortened(text: str, most: int) -> str:
     """`text`, its middle left out where it is longer than `most` letters."""
-    text = escaped(text)
+    text = escape_control(text)
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-((most - 1) // 2) :]}"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trainkit.app.compare.decision_regions import Plane
+from trainkit.app.compare.decision_regions import DecisionRegions
 from trainkit.app.compare.trial import Trial
 from trainkit.data.dataset import Split
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHAPES = "o^sDvP"  # of one class and the next
-MOST = 2000  # samples drawn of a part: more only cover each other
+MAX_POINTS = 2000  # samples drawn of a part: more only cover each other
 SIZES = (4.2, 3.9, 3.4)
-Planes = Sequence[tuple[Trial, Plane]]
+Planes = Sequence[tuple[Trial, DecisionRegions]]
 
 
 def samples(planes: Planes) -> dict[str, Figure]:
     """The training samples by class, once for each data set: `data`, or `data-NAME` by its first trial if there are several."""
-    sets: list[list[tuple[Trial, Plane]]] = []
+    sets: list[list[tuple[Trial, DecisionRegions]]] = []
     for trial, plane in planes:
         for members in sets:
             if same(members[0][1].train, plane.train):
@@ -40,7 +40,7 @@ def samples(planes: Planes) -> dict[str, Figure]:
         first, plane = members[0]
         figure, (axes,) = panels(1, SIZES, 4.2)
         entries: dict[str, Any] = {}
-        x, classes = plane.train.x[:MOST], labels(plane.train)[:MOST]
+        x, classes = plane.train.x[:MAX_POINTS], labels(plane.train)[:MAX_POINTS]
         for i, name in enumerate(plane.classes):
             entries[name] = dots(axes, x[classes == i], colour(i), SHAPES[i % len(SHAPES)], 14)
         frame(axes, plane, entries, 0.02)
@@ -67,8 +67,8 @@ def regions(planes: Planes) -> Figure | None:
     for (trial, plane), axes in zip(planes, places, strict=True):
         count = len(plane.classes)
         graded = count == 2 and replicas(trial) > 1
-        votes = plane.votes.cpu()
-        seen = votes[1] if graded else votes.argmax(0)
+        class_shares = plane.class_shares.cpu()
+        seen = class_shares[1] if graded else class_shares.argmax(0)
         colours = ramp if graded else ListedColormap([pale(colour(i)) for i in range(count)])
         (left, right), (bottom, top) = sides(plane)
         half_x = (right - left) / (len(plane.x) - 1) / 2  # a point of the grid is the middle of a cell
@@ -107,7 +107,7 @@ def predictions(planes: Planes) -> Figure | None:
     entries: dict[str, Any] = {}
     for (trial, plane), axes in zip(planes, places, strict=True):
         wrong = plane.answer.cpu() != labels(plane.test)
-        x, missed = plane.test.x[:MOST], wrong[:MOST]
+        x, missed = plane.test.x[:MAX_POINTS], wrong[:MAX_POINTS]
         entries["right"] = dots(axes, x[~missed], GREEN, "o", 6)
         entries["wrong"] = dots(axes, x[missed], VERMILLION, "X", 32 if missed.double().mean() < 0.2 else 16)
         frame(axes, plane, entries, 0.02)
@@ -145,10 +145,10 @@ def pale(colour: str) -> str:
 
 
 def left_out(part: Split) -> str:
-    return f"the first {MOST} are drawn" if len(part) > MOST else ""
+    return f"the first {MAX_POINTS} are drawn" if len(part) > MAX_POINTS else ""
 
 
-def sides(plane: Plane) -> tuple[tuple[float, float], tuple[float, float]]:
+def sides(plane: DecisionRegions) -> tuple[tuple[float, float], tuple[float, float]]:
     """Where the grid begins and ends: left and right, bottom and top. Where it is a line, half a unit to each side of it."""
     (left, right), (bottom, top) = ((float(axis[0]), float(axis[-1])) for axis in (plane.x, plane.y))
     x = (left, right) if right > left else (left - 0.5, left + 0.5)
@@ -161,7 +161,7 @@ def dots(axes: Axes, x: Tensor, colour: str, shape: str, size: float) -> Any:
     return axes.scatter(x[:, 0].numpy(), x[:, 1].numpy(), s=size, c=colour, marker=shape, linewidths=0)
 
 
-def frame(axes: Axes, plane: Plane, entries: dict[str, Any], margin: float = 0.0) -> None:
+def frame(axes: Axes, plane: DecisionRegions, entries: dict[str, Any], margin: float = 0.0) -> None:
     """The true boundary, if it is known, and the limits of the grid; a unit is as long up as across unless that is absurd."""
     if plane.boundary is not None:
         x, y = plane.boundary.cpu().double().unbind(1)
