@@ -15,7 +15,7 @@ EACH = {  # each alone; what early_stopping watches, validation_split makes
     "checkpoint": "checkpoint: {monitor: train/loss}",
     "lr_scheduler": "lr_scheduler: {CosineAnnealingLR: {T_max: 100}}",
     "tensorboard": "tensorboard: {}",
-    "csv_log": "csv_log: {}",
+    "csv_logger": "csv_logger: {}",
     "progress_bar": "progress_bar: {}",
     "terminate_on_nan": "terminate_on_nan: {}",
     "timer": "timer: {max_time: 3600}",

@@ -305,7 +305,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with conf.yaml and its finished run of two epochs in `run`, with all callbacks that keep a state."""
     folder = tmp_path_factory.mktemp("made")
     callbacks = (
-        "{validation_split: {}, early_stopping: {patience: 5, restore_best: true}, csv_log: {}, timer: {max_time: 1000},"
+        "{validation_split: {}, early_stopping: {patience: 5, restore_best: true}, csv_logger: {}, timer: {max_time: 1000},"
         " lr_scheduler: {ReduceLROnPlateau: {}}, checkpoint: {monitor: val/loss, save_top_k: 2, every_n_epochs: 1}}"
     )
     (folder / "conf.yaml").write_text(with_callbacks(callbacks).replace("max_epochs: 1", "max_epochs: 2"))
@@ -614,7 +614,7 @@ RESUMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: c["callbacks"]["checkpoint"].update(kept=[[9.0, "../../conf.yaml", 4], [9.5, "../../conf.yaml", 8]]),
         "resume: callbacks.checkpoint: file name '../../conf.yaml'",
     ),
-    "rows of text": (lambda c: c["callbacks"]["csv_log"].update(rows="x"), "callbacks.csv_log: state.rows: 'x'"),
+    "rows of text": (lambda c: c["callbacks"]["csv_logger"].update(rows="x"), "callbacks.csv_logger: state.rows: 'x'"),
     "a plateau of text": (
         lambda c: c["callbacks"]["lr_scheduler"].update(plateaus="x"),
         "callbacks.lr_scheduler: state.plateaus",

@@ -89,7 +89,7 @@ def test_null_leaves_a_callback_out(tmp_path: Path) -> None:
 def test_callbacks_unsaid_are_the_default_ones_and_said_they_are_just_these(tmp_path: Path) -> None:
     bare = GOOD[: GOOD.index("callbacks")]
     assert composed(bare, folder=tmp_path)["callbacks"] == DEFAULT_CALLBACKS
-    assert list(build(composed(bare, folder=tmp_path)).callbacks) == ["checkpoint", "csv_log", "tensorboard", "progress_bar"]
+    assert list(build(composed(bare, folder=tmp_path)).callbacks) == ["checkpoint", "csv_logger", "tensorboard", "progress_bar"]
     timed = composed(bare, overrides=("callbacks.timer.max_time=5",), folder=tmp_path)["callbacks"]
     assert timed.keys() == {*DEFAULT_CALLBACKS, "timer"}
     assert list(build(composed(GOOD, folder=tmp_path)).callbacks) == ["validation_split", "lr_scheduler", "early_stopping"]
@@ -192,3 +192,13 @@ def refusal(act: Callable[[], object]) -> str | None:
 def test_whatever_is_written_it_is_read_or_refused(text: str) -> None:
     said = refusal(lambda: resolve(parse(text, "x.yaml")))
     assert said is None or said.strip()
+
+
+def test_the_earlier_name_of_a_callback_is_taken_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dict(parse("callbacks: {csv_log: {}, timer: null}", "old.yaml").callbacks) == {"csv_logger": {}, "timer": None}
+    config = parse("callbacks: {csv_logger: {}}", "new.yaml")
+    override(config, "callbacks.csv_log=null")
+    assert dict(config.callbacks) == {"csv_logger": None}
+    assert capsys.readouterr().err == (
+        "old.yaml: callbacks.csv_log is callbacks.csv_logger now\ncallbacks.csv_log: callbacks.csv_log is callbacks.csv_logger now\n"
+    )

@@ -20,7 +20,7 @@ model: [{Linear: [2, 8]}, Tanh, {Dropout: 0.2}, {Linear: [8, 2]}]
 loss: CrossEntropyLoss
 optimizer: {SGD: {lr: 0.5, momentum: 0.9}}
 trainer: {max_epochs: 3, batch_size: 10}
-callbacks: {validation_split: {fraction: 0.25}, checkpoint: {}, csv_log: {}, progress_bar: {}}
+callbacks: {validation_split: {fraction: 0.25}, checkpoint: {}, csv_logger: {}, progress_bar: {}}
 """
 OWN = '''
 from pathlib import Path

@@ -36,7 +36,7 @@ callbacks:
   lr_scheduler: {ReduceLROnPlateau: {patience: 0, factor: 0.5}}
   early_stopping: {restore_best: true, patience: 50}
   clock: {Timer: {max_time: 1000}}
-  csv_log: {}
+  csv_logger: {}
   tensorboard: {}
 """
 
@@ -135,7 +135,7 @@ callbacks:
   validation_split: {fraction: 0.2, every_n_steps: 5}
   terminate_on_nan: {}
   checkpoint: {}
-  csv_log: {}
+  csv_logger: {}
 """
 
 

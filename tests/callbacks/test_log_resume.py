@@ -165,7 +165,7 @@ def test_a_state_that_ranked_before_the_first_save_has_its_rows(kill: bool, whol
     older = next(p for p in sorted((tmp_path / "saves").iterdir()) if checkpoint.load(last(p))["state"]["step"] == 2)
     fit(tmp_path / "run", every=7, resume=last(older))  # ranks at steps 3 and 6, and saves at its end
     best = checkpoint.load(tmp_path / "run" / "checkpoints" / "best.pt")
-    assert best["callbacks"]["csv_log"]["tail"].count("\n") > 2
+    assert best["callbacks"]["csv_logger"]["tail"].count("\n") > 2
     fit(tmp_path / "run", Copies(tmp_path / "left"), first=kill, resume=tmp_path / "run" / "checkpoints" / "best.pt")
     for folder in [tmp_path / "run", *sorted((tmp_path / "left").iterdir())]:
         check(folder, whole)
@@ -257,7 +257,7 @@ def test_a_log_that_is_not_ours_is_refused_with_its_line_and_every_byte_stays(
 ) -> None:
     (half / "metrics.csv").write_bytes(change(log(half).splitlines(keepends=True)))
     before = digests(half)
-    with pytest.raises(UserError, match=rf"^callbacks.csv_log on_fit_start, epoch 2, step 3: metrics.csv, {message}"):
+    with pytest.raises(UserError, match=rf"^callbacks.csv_logger on_fit_start, epoch 2, step 3: metrics.csv, {message}"):
         fit(half, resume=last(half))
     assert digests(half) == before
 
@@ -316,7 +316,7 @@ def test_the_header_decides_where_a_number_belongs(half: Path, whole: Path) -> N
 
 def test_a_callback_that_is_renamed_keeps_the_rows(half: Path, whole: Path) -> None:
     content = checkpoint.load(last(half))
-    del content["callbacks"]["csv_log"], content["callbacks"]["tensorboard"]
+    del content["callbacks"]["csv_logger"], content["callbacks"]["tensorboard"]
     checkpoint.save(content, last(half))
     check(half, whole)
 
@@ -353,24 +353,24 @@ def test_a_row_costs_time_by_its_columns_and_not_by_their_square(tmp_path: Path)
 # -- states that are not ours ----------------------------------------------------------------------------------------------
 
 FORGED: list[tuple[str, str, dict[str, Any], str]] = [
-    ("rows below 0", "csv_log", {"rows": -1}, "state.rows: -1; needs a whole number from 0"),
-    ("a step of text", "csv_log", {"step": "3"}, "state.step: '3'"),
-    ("a tail of other columns", "csv_log", {"tail": "a,b\n"}, "state.tail, line 1: the header does not begin"),
+    ("rows below 0", "csv_logger", {"rows": -1}, "state.rows: -1; needs a whole number from 0"),
+    ("a step of text", "csv_logger", {"step": "3"}, "state.step: '3'"),
+    ("a tail of other columns", "csv_logger", {"tail": "a,b\n"}, "state.tail, line 1: the header does not begin"),
     (
         "a tail before the rows",
-        "csv_log",
+        "csv_logger",
         {"tail": "epoch,step\n0,1\n"},
         "state.tail, line 2: step is smaller .* .got 1 after 3",
     ),
-    ("a tail without an end", "csv_log", {"tail": "epoch,step\n1,7"}, "state.tail: no newline ends its last line"),
+    ("a tail without an end", "csv_logger", {"tail": "epoch,step\n1,7"}, "state.tail: no newline ends its last line"),
     (
         "a tail of text",
-        "csv_log",
+        "csv_logger",
         {"tail": "epoch,step,a\n1,7,\x1b\n"},
         r"state.tail, line 2: 'a' is not a number .got '\\x1b'",
     ),
-    ("a tail that is not text", "csv_log", {"tail": "\udce9"}, "cannot take its state"),
-    ("a file name", "csv_log", {"file": "/etc/passwd"}, "state: file is not known"),
+    ("a tail that is not text", "csv_logger", {"tail": "\udce9"}, "cannot take its state"),
+    ("a file name", "csv_logger", {"file": "/etc/passwd"}, "state: file is not known"),
     ("since below 0", "tensorboard", {"since": -1}, "state.since: -1"),
     ("points as a list", "tensorboard", {"points": [[1, 0, 0.5]]}, "state.points: a list"),
     ("rows of 2", "tensorboard", {"points": torch.zeros(5, 2, dtype=torch.float64)}, "state.points: .* needs rows of 3"),

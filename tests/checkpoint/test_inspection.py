@@ -51,7 +51,7 @@ def test_show_tells_what_is_in_a_file(whole: dict[str, Any], capsys: pytest.Capt
         f"  0.weight  float32 (1, 2), norm {norm:.6g}",
         "optimizer: after 2 steps",
         "  m  float32 (3,)",
-        "  csv_log  rows 1, step 2, at_step 1, tail ",
+        "  csv_logger  rows 1, step 2, at_step 1, tail ",
         "  train/loss  [",
         "made with trainkit",
         "threads 1, device cpu, dtype float32",

@@ -47,7 +47,7 @@ def good(draw: random.Random) -> Config:
         callbacks["gradient_norms"] = {}
         callbacks["early_stopping"] = {"monitor": draw.choice(["grad_norm/0.weight", "weight_norm/2.bias"]), "patience": 9}
     if draw.random() < 0.3:
-        callbacks["csv_log"] = {}
+        callbacks["csv_logger"] = {}
     interval = draw.choice(["epoch", "step"])
     name = draw.choice(list(SCHEDULES))
     scheduler: Config = {"interval": interval, name: schedule(name, draw, STEPS if interval == "step" else EPOCHS)}

@@ -31,7 +31,7 @@ callbacks:
   validation_split: {every_n_steps: 1}
   early_stopping: {patience: 99, restore_best: true}
   checkpoint: {monitor: val/loss, save_top_k: 2, every_n_steps: 2}
-  csv_log: {}
+  csv_logger: {}
 """
 
 MODES = ("ENOSPC once", "EIO from then on", "SIGKILL")

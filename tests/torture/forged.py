@@ -192,7 +192,7 @@ FORGE: dict[str, Callable[[dict[str, Any], random.Random], dict[str, Any]]] = {
     "checkpoint": numbers("callbacks", "checkpoint"),
     "counters": numbers("state"),
     "early stopping": numbers("callbacks", "early_stopping"),
-    "csv_log": numbers("callbacks", "csv_log"),
+    "csv_logger": numbers("callbacks", "csv_logger"),
     "a schedule": numbers("callbacks", "lr_scheduler"),
     "callbacks": numbers("callbacks"),
     "metrics": numbers("metrics"),

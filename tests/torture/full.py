@@ -20,8 +20,8 @@ HOLDS = (
     "exit 2; one line or two that name ENOSPC or EFBIG; the checkpoints that were there are whole; with room again the run"
     " resumes to the bits of an undisturbed one"
 )
-LOGS = CONF.replace("csv_log: {}", "csv_log: {}\n  tensorboard: {}").replace("max_epochs: 3", "max_epochs: 20")
-LIMITED = CONF.replace("csv_log: {}", "csv_log: {}\n  tensorboard: {}")
+LOGS = CONF.replace("csv_logger: {}", "csv_logger: {}\n  tensorboard: {}").replace("max_epochs: 3", "max_epochs: 20")
+LIMITED = CONF.replace("csv_logger: {}", "csv_logger: {}\n  tensorboard: {}")
 
 
 def limits(folder: Path, n: int, seed: int = 0) -> list[Tally]:

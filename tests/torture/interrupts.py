@@ -35,7 +35,7 @@ RESUMED = (
     "no traceback, every checkpoint whole, and `fit --resume` ends with the bits and files of an undisturbed run, no temporary"
     " left"
 )
-CONF = SAVING.replace("  csv_log: {}", "  csv_log: {}\n  tensorboard: {}\n  terminate_on_nan: {}\n  progress_bar: {}")
+CONF = SAVING.replace("  csv_logger: {}", "  csv_logger: {}\n  tensorboard: {}\n  terminate_on_nan: {}\n  progress_bar: {}")
 EARLY = ("reading the configuration", "building", "taking the folder", "loading data")
 LATE = ("the summary", "closing", "the last words")
 

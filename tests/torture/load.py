@@ -40,7 +40,7 @@ callbacks:
   checkpoint: {monitor: val/loss, save_top_k: 3, every_n_epochs: 2}
   lr_scheduler: {CosineAnnealingLR: {T_max: 1200}}
   tensorboard: {}
-  csv_log: {}
+  csv_logger: {}
   progress_bar: {}
 """
 PARTS = 20
@@ -114,7 +114,7 @@ trainer: {max_epochs: 4, batch_size: 10, log_every_n_steps: 1}
 callbacks:
   validation_split: {every_n_steps: 2}
   checkpoint: {monitor: val/loss, save_top_k: 2, every_n_steps: 2}
-  csv_log: {}
+  csv_logger: {}
   tensorboard: {}
   timer: {max_time: "01:00:00"}
   progress_bar: {}

@@ -37,7 +37,7 @@ callbacks:
   checkpoint: {monitor: val/loss, save_top_k: 2, every_n_epochs: 1}
   timer: {max_time: 1000}
   tensorboard: {}
-  csv_log: {}
+  csv_logger: {}
 """
 LAST = Path("run/checkpoints/last.pt")
 CANARY = Path("RAN")

@@ -33,7 +33,7 @@ callbacks:
   lr_scheduler: {StepLR: {step_size: 2}}
   checkpoint: {monitor: val/loss, save_top_k: 2, every_n_steps: 1}
   tensorboard: {}
-  csv_log: {}
+  csv_logger: {}
 """
 REFUSE = """\
 from trainkit import Callback, UserError

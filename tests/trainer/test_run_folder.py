@@ -40,7 +40,7 @@ callbacks:
   validation_split: {fraction: 0.2}
   early_stopping: {patience: 50, restore_best: true}
   checkpoint: {monitor: val/loss, every_n_epochs: 1, save_top_k: 2}
-  csv_log: {}
+  csv_logger: {}
 """
 REFUSED = "callbacks.lr_scheduler={CyclicLR: {base_lr: 0.1, max_lr: [0.1, 0.2]}}"  # in the scheduler's on_fit_start
 

@@ -239,7 +239,7 @@ def test_a_metric_is_the_mean_over_replicas_without_the_nan_ones() -> None:
 
 def test_callbacks_of_a_list_are_named_by_their_class() -> None:
     listed = [EarlyStopping(), TensorBoard(), CSVLogger(), LRScheduler(warmup_steps=1), EarlyStopping(), ValidationSplit()]
-    names = ["early_stopping", "tensorboard", "csv_log", "lr_scheduler", "early_stopping_2", "validation_split"]
+    names = ["early_stopping", "tensorboard", "csv_logger", "lr_scheduler", "early_stopping_2", "validation_split"]
     trainer = Trainer(callbacks=listed)
     assert list(trainer.callbacks) == names
     assert [cb.name for cb in listed] == names

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trainkit.trainer.callback import Callback
 
 TABLE = {
-    "csv_log": "CSVLog",
+    "csv_logger": "CSVLog",
     "checkpoint": "Checkpoint",
     "early_stopping": "EarlyStopping",
     "gradient_norms": "GradientNorms",

@@ -264,7 +264,7 @@ WORDS = {
 
 
 def snake(name: str) -> str:
-    """CSVLog -> csv_log, LRScheduler -> lr_scheduler, and WORDS."""
+    """CSVLog -> csv_logger, LRScheduler -> lr_scheduler, and WORDS."""
     if name in WORDS:
         return WORDS[name]
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

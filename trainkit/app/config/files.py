@@ -21,6 +21,7 @@ from yaml import (
 )
 
 from trainkit.core.errors import UserError
+from trainkit.core.terminal import print_stderr
 from trainkit.core.validation import short_repr
 
 MAX_BYTES = 1 << 20
@@ -30,7 +31,7 @@ MAX_REFERENCES, MAX_REFERENCE = 1_000, 500  # in a file; characters of one
 MAX_BITS = 14_000  # some 4,200 digits: Python turns no more into text
 READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-DEFAULT_CALLBACKS: dict[str, dict[str, Any]] = {"checkpoint": {}, "csv_log": {}, "tensorboard": {}, "progress_bar": {}}
+DEFAULT_CALLBACKS: dict[str, dict[str, Any]] = {"checkpoint": {}, "csv_logger": {}, "tensorboard": {}, "progress_bar": {}}
 
 
 def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> DictConfig:
@@ -48,6 +49,9 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> DictConfig:
 def override(config: DictConfig, text: str) -> None:
     """Set what `key=value` says: `trainer.max_epochs=5`, `model[1].Dropout.p=0.2`. Raises UserError."""
     key, equals, value = text.partition("=")
+    if key.split(".")[:2] == ["callbacks", EARLIER_NAME]:
+        print_stderr(f"{short_repr(key, '')}: callbacks.{EARLIER_NAME} is callbacks.csv_logger now")
+        key = key.replace(EARLIER_NAME, "csv_logger", 1)
     if not equals or not re.fullmatch(r"[\w.\[\]/-]+", key) or not all(re.split(r"[.\[\]]+", key.rstrip("]"))):
         raise UserError(f"{short_repr(text)}: no override; write key=value, trainer.max_epochs=5 or model[1].Dropout.p=0.2")
     if len(text) > MAX_BYTES:
@@ -89,9 +93,14 @@ def parse(text: str, origin: str) -> DictConfig:
         raise UserError(f"{origin}: a list; {NEEDED}")
     if set(config) == {text.strip()}:
         raise UserError(f"{origin}: one value; {NEEDED}")
+    callbacks = OmegaConf.to_container(config, resolve=False).get("callbacks")  # type: ignore[union-attr]
+    if isinstance(callbacks, dict) and EARLIER_NAME in callbacks and "csv_logger" not in callbacks:
+        print_stderr(f"{origin}: callbacks.{EARLIER_NAME} is callbacks.csv_logger now")
+        config.callbacks = {"csv_logger" if name == EARLIER_NAME else name: value for name, value in callbacks.items()}
     return config
 
 
+EARLIER_NAME = "csv_log"  # of csv_logger, in configurations and checkpoints of earlier versions
 NEEDED = "needs keys: data, model, loss, optimizer, and trainer, callbacks, seed if wanted"
 
 
