@@ -53,7 +53,7 @@ _PUBLIC = {
     "trainer": ["Callback", "Session", "Trainer"],
     "app.experiment": ["Experiment", "load"],
     "callbacks": [
-        "CSVLog",
+        "CSVLogger",
         "Checkpoint",
         "EarlyStopping",
         "GradientNorms",

@@ -3,7 +3,7 @@
 from trainkit.app.experiment import Experiment as Experiment
 from trainkit.app.experiment import load as load
 from trainkit.callbacks import Checkpoint as Checkpoint
-from trainkit.callbacks import CSVLog as CSVLog
+from trainkit.callbacks import CSVLogger as CSVLogger
 from trainkit.callbacks import EarlyStopping as EarlyStopping
 from trainkit.callbacks import GradientNorms as GradientNorms
 from trainkit.callbacks import LRScheduler as LRScheduler

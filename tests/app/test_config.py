@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainkit.app.config.build import build
-from trainkit.app.config.files import DEFAULT_CALLBACKS, compose, diff, parse, resolve, to_yaml
+from trainkit.app.config.files import DEFAULT_CALLBACKS, compose, diff, override, parse, resolve, to_yaml
 from trainkit.core.errors import UserError
 
 GOOD = """\

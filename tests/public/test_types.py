@@ -19,7 +19,7 @@ USES = {
     "AdamW": "AdamW(net.param(), weight_decay=0.1)",
     "BCELoss": "BCELoss()",
     "BCEWithLogitsLoss": "BCEWithLogitsLoss(pos_weight=2.0)",
-    "CSVLog": "CSVLog()",
+    "CSVLogger": "CSVLogger()",
     "Callback": "Callback()",
     "Checkpoint": 'Checkpoint("val/loss", mode="min", save_top_k=2)',
     "Concat": "Concat(dim=1)",

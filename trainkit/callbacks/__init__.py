@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trainkit.trainer.callback import Callback
 
 TABLE = {
-    "csv_logger": "CSVLog",
+    "csv_logger": "CSVLogger",
     "checkpoint": "Checkpoint",
     "early_stopping": "EarlyStopping",
     "gradient_norms": "GradientNorms",
