@@ -602,7 +602,7 @@ RESUMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "another kind of device",
     ),
     "a waited of text": (
-        lambda c: c["callbacks"]["early_stopping"].update(wait_counts=["x"]),
+        lambda c: c["callbacks"]["early_stopping"].update(waited=["x"]),
         "early_stopping: state.waited[0]: 'x'",
     ),
     "a best too many": (lambda c: c["callbacks"]["early_stopping"].update(best=[0.0, 1.0]), "early_stopping: state.best"),

@@ -205,7 +205,7 @@ def test_a_grid_of_rates_is_one_training_that_equals_the_separate_ones() -> None
 
 @pytest.mark.parametrize("rates", ["0.5", "0.5,0.1"])
 def test_rates_train_apart_where_the_net_takes_no_replicas_or_there_is_one(rates: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainkit.Tanh.replicable", False)
+    monkeypatch.setattr("trainkit.Tanh.can_replicate", False)
     plans = grid.planned(Path("a.yaml"), [], [grid.axis(f"optimizer.SGD.lr={rates}")], several=False)
     assert [p.name for p in plans] == [f"lr={r}" for r in rates.split(",")]
     assert [t.name for p in plans for t in p.run(None)] == [p.name for p in plans]
@@ -290,7 +290,9 @@ def at_call(function: Callable[..., Any], n: int, do: Callable[[], Any]) -> Call
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("where", "call"), [("measured", 8), ("measured", 9), ("measured", 10), ("build", 2), ("plane_of", 2)])
+@pytest.mark.parametrize(
+    ("where", "call"), [("measured", 8), ("measured", 9), ("measured", 10), ("build", 2), ("decision_regions", 2)]
+)
 def test_a_signal_keeps_the_finished_trials(number: int, where: str, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of the second training's looks, of its last ones, and between two trainings."""
     monkeypatch.setattr(trial, where, at_call(getattr(trial, where), call, lambda: signal.raise_signal(number)))
@@ -357,7 +359,7 @@ def test_a_mistake_is_one_line_before_anything_is_trained(
     Path("bad.yaml").write_text(CONF.replace("CrossEntropyLoss", "Cross"))
     Path("taken").mkdir()
     Path("taken/compare.json").write_text("{}")
-    monkeypatch.setattr(trial, "Looks", lambda: pytest.fail("it trains"))
+    monkeypatch.setattr(trial, "CurveRecorder", lambda: pytest.fail("it trains"))
     words, told = MISTAKES[case]
     assert main(["compare", *words]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]

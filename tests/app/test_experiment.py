@@ -197,7 +197,7 @@ def test_a_saved_trainer_is_loaded_from_its_file(tmp_path: Path) -> None:
     assert torch.equal(load(tmp_path / "model.pt").predict(x), trainer.predict(x))
 
 
-class Cube(Module):
+class Cubed(Module):
     """y = x³, dx = 3 x² dy. Saves x."""
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,12 +208,12 @@ class Cube(Module):
 
 
 def test_an_own_layer_is_named_or_given(tmp_path: Path) -> None:
-    trainer, (x, _) = fitted(tmp_path / "run", net=Sequential(Linear(4, 4), Cube(), Linear(4, 2))), points()
-    with pytest.raises(UserError, match=r"model\[1\]: no layer 'Cube'"):
+    trainer, (x, _) = fitted(tmp_path / "run", net=Sequential(Linear(4, 4), Cubed(), Linear(4, 2))), points()
+    with pytest.raises(UserError, match=r"model\[1\]: no layer 'Cubed'"):
         load(tmp_path / "run")
     expected = trainer.predict(x)
-    assert torch.equal(load(tmp_path / "run", classes=[Cube]).predict(x), expected)
-    net = Sequential(Linear(4, 4), Cube(), Linear(4, 2))
+    assert torch.equal(load(tmp_path / "run", classes=[Cubed]).predict(x), expected)
+    net = Sequential(Linear(4, 4), Cubed(), Linear(4, 2))
     assert torch.equal(load(tmp_path / "run", net=net).predict(x), expected)
 
 

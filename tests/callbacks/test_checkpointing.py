@@ -421,10 +421,10 @@ def test_files_displaced_before_a_kill_are_deleted_by_the_resumed_run(tmp_path: 
     saver = Checkpoint("score", save_top_k=2, every_n_epochs=1)
 
     def killed(session: Session) -> None:
-        if saver.gone:
+        if saver.to_delete:
             raise Killed
 
-    monkeypatch.setattr(saver, "_delete_gone", killed)
+    monkeypatch.setattr(saver, "_delete_displaced", killed)
     with pytest.raises(Killed):
         run(tmp_path, [3, 2, 1, 0], saver)
     assert files(tmp_path) == ["best.pt", "epoch1-step3.pt", "epoch2-step6.pt", "epoch3-step9.pt", "last.pt"]

@@ -92,7 +92,7 @@ class Watch(Callback):
 
     def on_train_batch_end(self, session: Session) -> None:
         self.rates.append(list(session.optimizer.lrs))
-        self.momentum.append(getattr(session.optimizer, "betas", getattr(session.optimizer, "momentum", None)))
+        self.momentum.append(getattr(session.optimizer, "betas", session.optimizer.scalars.get("momentum")))
 
     def on_checkpoint(self, session: Session) -> None:
         if session.progress.batch:

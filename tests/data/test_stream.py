@@ -84,7 +84,7 @@ def written_idx(folder: Path, x: np.ndarray[Any, Any]) -> str:
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks of two batches and of five rows; and no test leaves a thread."""
     monkeypatch.setattr("trainkit.data.loader.GATHER_BYTES", 2 * 8 * 12 * 4)  # a batch of 7 takes 8 rows
-    monkeypatch.setattr(statistics, "BLOCK", 5 * 12 * 8)
+    monkeypatch.setattr(statistics, "BLOCK_BYTES", 5 * 12 * 8)
     yield
     assert threads() == []
 
@@ -191,9 +191,9 @@ def test_statistics_in_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyP
         std, mean = torch.std_mean(x.double(), dim=dims, correction=0)
         in_blocks = mean_std(x, dims)
         torch.testing.assert_close(in_blocks, (mean, std), rtol=1e-12, atol=0)
-        monkeypatch.setattr(statistics, "BLOCK", 1 << 22)
+        monkeypatch.setattr(statistics, "BLOCK_BYTES", 1 << 22)
         assert all(torch.equal(a, b) for a, b in zip(mean_std(x, dims), (mean, std), strict=True))  # one block: the same bits
-        monkeypatch.setattr(statistics, "BLOCK", 5 * 12 * 8)
+        monkeypatch.setattr(statistics, "BLOCK_BYTES", 5 * 12 * 8)
 
 
 # -- the thread ----------------------------------------------------------------------------------------------------------

@@ -223,7 +223,7 @@ def test_the_draws_hold_all_that_is_mirrored() -> None:
     seen: set[type] = set()
     for experiment in map(drawn, range(100)):
         seen |= {type(m) for _, m in experiment.net.modules()} | {type(experiment.loss), experiment.optimizer}
-    mirrored = {*rival.LAYERS, *rival.CONTAINERS, *rival.LOSSES, *rival.OPTIMIZERS}
+    mirrored = {*torch_nn.LAYERS, *torch_nn.CONTAINERS, *torch_nn.LOSSES, *torch_nn.OPTIMIZERS}
     assert not mirrored - seen
 
 
@@ -404,9 +404,9 @@ def refusal(mirror: Callable[[Any], Any], name: str, *arguments: Any) -> str:
 def test_every_class_is_mirrored_or_refused_by_name() -> None:
     """All that a configuration can name; of these torch lacks one."""
     pairs, params = Linear(3, 2).param(), [torch.zeros(1)]
-    said = {name: refusal(rival.module, name, *ARGUMENTS.get(name, ())) for name in registry.LAYERS}
-    said |= {name: refusal(rival.criterion, name) for name in registry.LOSSES}
-    said |= {name: refusal(lambda ours: rival.optimizer(ours, params), name, pairs) for name in registry.OPTIMIZERS}
+    said = {name: refusal(torch_nn.module, name, *ARGUMENTS.get(name, ())) for name in registry.LAYERS}
+    said |= {name: refusal(torch_nn.criterion, name) for name in registry.LOSSES}
+    said |= {name: refusal(lambda ours: torch_nn.optimizer(ours, params), name, pairs) for name in registry.OPTIMIZERS}
     assert [name for name, words in said.items() if words] == ["SignSGD"]
     assert all(f" {name}: torch has no such " in words for name, words in said.items() if words)
 
@@ -414,10 +414,10 @@ def test_every_class_is_mirrored_or_refused_by_name() -> None:
 def test_what_torch_has_not_is_refused_by_place_and_class() -> None:
     net = Sequential(Linear(2, 2), Residual(Tanh(), Square()))
     cases: list[tuple[Callable[[], Any], str]] = [
-        (lambda: rival.module(net), "model 1.1 Square: torch has no such layer"),
-        (lambda: rival.module(Square()), "model Square: torch has no such layer"),
-        (lambda: rival.criterion(Own()), "loss Own: torch has no such loss"),
-        (lambda: rival.optimizer(SignSGD(net.param()), []), "optimizer SignSGD: torch has no such optimizer"),
+        (lambda: torch_nn.module(net), "model 1.1 Square: torch has no such layer"),
+        (lambda: torch_nn.module(Square()), "model Square: torch has no such layer"),
+        (lambda: torch_nn.criterion(Own()), "loss Own: torch has no such loss"),
+        (lambda: torch_nn.optimizer(SignSGD(net.param()), []), "optimizer SignSGD: torch has no such optimizer"),
     ]
     for call, words in cases:
         with pytest.raises(UserError) as error:
@@ -427,7 +427,7 @@ def test_what_torch_has_not_is_refused_by_place_and_class() -> None:
 
 def test_a_net_without_branches_is_plain_torch() -> None:
     twice = Linear(3, 3)
-    theirs = rival.module(Sequential(twice, Sequential(twice, ReLU())))
+    theirs = torch_nn.module(Sequential(twice, Sequential(twice, ReLU())))
     assert repr(theirs) == repr(
         torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU()))
     )

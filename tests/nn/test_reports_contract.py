@@ -397,7 +397,7 @@ def test_a_clash_of_shapes_names_the_place_the_shape_and_the_need(
         with pytest.raises(UserError) as error:
             call(torch.zeros(x))
         assert str(error.value).startswith(message)
-    assert all(set(vars(m)).isdisjoint({"fwd", "bwd", "grad"}) for _, m in made.modules())  # looking left no trace
+    assert all(set(vars(m)).isdisjoint({"fwd", "bwd", "bwd_params"}) for _, m in made.modules())  # looking left no trace
 
 
 def test_a_clash_of_dtypes_names_the_place() -> None:

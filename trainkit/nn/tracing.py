@@ -14,8 +14,8 @@ from .module import Module, Value, eval_mode, fwd_value
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module in a pass. `phase` is fwd, bwd or grad; `given` and `gave` are x and y, dy and dx, or dy and None.
-    A module without a `grad` of its own calls `bwd` in it, which is seen too."""
+    """One call of a module in a pass. `phase` is fwd, bwd or bwd_params; `given` and `gave` are x and y, dy and dx, or dy and None.
+    A module without a `bwd_params` of its own calls `bwd` in it, which is seen too."""
 
     path: str
     module: Module
@@ -35,17 +35,17 @@ def place(path: str, module: Module) -> str:
 
 @contextmanager
 def traced(net: Module, see: Callable[[Call], None]) -> Iterator[None]:
-    """Call `see` after each module's fwd, bwd and grad."""
+    """Call `see` after each module's fwd, bwd and bwd_params."""
     watched = []
     for path, module in net.modules():
         watched.append(module)
-        for phase in ("fwd", "bwd", "grad"):
+        for phase in ("fwd", "bwd", "bwd_params"):
             setattr(module, phase, _reporting(path, module, phase, see))
     try:
         yield
     finally:
         for module in watched:
-            for name in ("fwd", "bwd", "grad"):
+            for name in ("fwd", "bwd", "bwd_params"):
                 module.__dict__.pop(name, None)
 
 

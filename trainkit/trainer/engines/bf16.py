@@ -14,7 +14,7 @@ from torch import Tensor
 from trainkit.core.timing import seconds
 from trainkit.nn.module import Module, Value
 
-PASSES = ("fwd", "bwd", "grad")
+PASSES = ("fwd", "bwd", "bwd_params")
 SIDE = 256  # of the product by which a device is tried
 
 
