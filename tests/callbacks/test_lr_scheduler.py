@@ -128,7 +128,7 @@ def run(
     replicas: int = 1,
 ) -> tuple[Watch, Trainer]:
     watch = Watch(snapshots)
-    net = Sequential(Linear(1, 1)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(1, 1)).initialize(torch.Generator().manual_seed(0))
     callbacks = [watch, *([scheduler] if scheduler else []), *more]
     trainer = Trainer(
         max_epochs=epochs,
@@ -204,7 +204,7 @@ def test_cycled_momentum_reaches_the_optimizer(name: str, optimizer: str) -> Non
 def test_the_weights_under_a_cycled_momentum_are_torchs(optimizer: str) -> None:
     arguments = {"max_lr": 0.05, "total_steps": STEPS + 1}
     data = points()
-    net = Sequential(Linear(1, 1)).draw(torch.Generator().manual_seed(0)).to(dtype=torch.float64)
+    net = Sequential(Linear(1, 1)).initialize(torch.Generator().manual_seed(0)).to(dtype=torch.float64)
     rival = nn.Sequential(nn.Linear(1, 1, dtype=torch.float64))
     rival.load_state_dict(net.state_dict())
     trainer = Trainer(

@@ -60,6 +60,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.app.config import registry
+from trainkit.interop import torch_nn
 from trainkit.optim.optimizer import momentum_of
 from trainkit.trainer.session import Session
 
@@ -180,7 +181,11 @@ def drawn(seed: int) -> Experiment:
     for _ in range(draw.choice([0, 1, 1, 1, 2])):
         more, width = block(draw, width)
         layers += more
-    net = Sequential(*layers, Linear(width, outputs), *end).draw(torch.Generator().manual_seed(seed)).to(dtype=torch.float64)
+    net = (
+        Sequential(*layers, Linear(width, outputs), *end)
+        .initialize(torch.Generator().manual_seed(seed))
+        .to(dtype=torch.float64)
+    )
     x = torch.randn(samples, features, dtype=torch.float64)
     x = x.view(samples, 2, 2) if features == 4 else x
     optimizer, settings = updates(draw)
@@ -257,7 +262,7 @@ class Watch(Callback):
 def small(optimizer: type[trainkit.Optimizer] = SGD, *layers: Module, **settings: Any) -> Experiment:
     """30 samples in batches of 4, a tanh net."""
     draw = torch.Generator().manual_seed(0)
-    net = Sequential(Linear(3, 4), Tanh(), *layers, Linear(4, 2)).draw(draw).to(dtype=torch.float64)
+    net = Sequential(Linear(3, 4), Tanh(), *layers, Linear(4, 2)).initialize(draw).to(dtype=torch.float64)
     x, t = torch.randn(30, 3, generator=draw).double(), torch.arange(30) % 2
     return Experiment(0, net, CrossEntropyLoss(), optimizer, {"lr": 0.05, **settings}, {"batch_size": 4}, tensors(x, t))
 
@@ -322,7 +327,7 @@ def test_where_a_part_is_ignored_the_shares_are_the_same() -> None:
     order = trainkit.data.loader.epoch_permutation(0, 0, 30)
     t = torch.arange(30) % 2
     t[order[:2]] = 2
-    experiment.net.add(Linear(2, 3).draw(torch.Generator().manual_seed(1)).to(dtype=torch.float64))
+    experiment.net.add(Linear(2, 3).initialize(torch.Generator().manual_seed(1)).to(dtype=torch.float64))
     experiment.data = tensors(experiment.data.train.x, t)
     for loss in (CrossEntropyLoss(ignore_index=2), CrossEntropyLoss(weight=[0.3, 2, 1], label_smoothing=0.1, ignore_index=2)):
         experiment.loss = loss

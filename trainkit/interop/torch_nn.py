@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import trainkit
 from trainkit.core.errors import UserError
 from trainkit.nn.losses import Loss
-from trainkit.nn.module import Value
+from trainkit.nn.module import Tensors
 from trainkit.optim.optimizer import Optimizer
 
 Criterion = Any  # a loss of torch.nn: a module whose `reduction`, `weight` and `ignore_index` are looked at
@@ -23,7 +23,7 @@ Made = TypeVar("Made")
 class Chain(nn.Sequential):
     """nn.Sequential for nets with branches: a module that takes one tensor and is given a tuple maps over it."""
 
-    def forward(self, x: Value) -> Value:
+    def forward(self, x: Tensors) -> Tensors:
         for m in self:
             x = mapped(m, x)
         return x
@@ -39,7 +39,7 @@ class Residual(Chain):
 class Parallel(nn.Sequential):
     """A module for each tensor of a tuple."""
 
-    def forward(self, x: tuple[Value, ...]) -> tuple[Value, ...]:
+    def forward(self, x: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
         return tuple(mapped(m, xi) for m, xi in zip(self, x, strict=True))
 
 
@@ -78,7 +78,7 @@ class Concat(nn.Module):
 TAKES_TUPLE = {Chain, Parallel, Add, Concat}
 
 
-def mapped(m: nn.Module, x: Value) -> Value:
+def mapped(m: nn.Module, x: Tensors) -> Tensors:
     """m(x), over each tensor of a tuple where m takes one."""
     return m(x) if type(x) is not tuple or type(m) in TAKES_TUPLE else tuple(m(xi) for xi in x)
 
