@@ -484,7 +484,7 @@ def test_a_state_is_a_copy_both_ways() -> None:
             lambda s: s.update({"2.bias": torch.zeros(())}),
             "model: 2.bias: the net has (25,), the state ()",
         ),  # it would broadcast
-        (lambda s: s.update({"0.w": s.pop("0.weight")}), "model: 0.weight: the net needs it"),
+        (lambda s: s.update({"0.w": s.pop("0.weight")}), "model: 0.weight: in the net, not in the state"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
