@@ -87,9 +87,9 @@ class Keep(trainkit.Callback):
 
 
 def of_trainkit(keep: Keep, resume: dict[str, Any] | None = None) -> tuple[Tensor, Tensor]:
-    net = trainkit.Sequential(trainkit.Linear(2, WIDTH), trainkit.ReLU(), trainkit.Dropout(P), trainkit.Linear(WIDTH, 2)).draw(
-        torch.Generator().manual_seed(0)
-    )
+    net = trainkit.Sequential(
+        trainkit.Linear(2, WIDTH), trainkit.ReLU(), trainkit.Dropout(P), trainkit.Linear(WIDTH, 2)
+    ).initialize(torch.Generator().manual_seed(0))
     before = torch.cat([p.flatten() for p, _ in net.param()])
     trainer = trainkit.Trainer(max_epochs=EPOCHS, batch_size=BATCH, device="cpu", callbacks=[] if resume else [keep])
     optimizer = trainkit.SGD(net.param(), LR, momentum=0.9)

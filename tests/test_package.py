@@ -48,8 +48,8 @@ from trainkit.callbacks import EarlyStopping
 assert trainkit.EarlyStopping is EarlyStopping is trainkit.callbacks.EarlyStopping
 assert EarlyStopping.__module__ == "trainkit.callbacks.early_stopping", EarlyStopping.__module__
 assert all(getattr(trainkit, n) is getattr(trainkit.callbacks, n) for n in trainkit.callbacks.__all__)
-rival = trainkit.interop.find("torch")
-assert sys.modules["trainkit.interop.torch_reference"] is rival
+reference = trainkit.interop.find("torch")
+assert sys.modules["trainkit.interop.torch_reference"] is reference
 assert not {"callbacks", "rivals", "benchmarks"} & set(sys.modules)
 print(sys.modules[EarlyStopping.__module__].__file__)
 """

@@ -1,10 +1,10 @@
-"""trainkit: train small and medium nets, fast, exactly, and in plain view.
+"""Train small and medium nets fast and exactly, with every derivative written by hand.
 
-A module is a pure pair, `y, saved = fwd(x)` and `dx = bwd(saved, dy)`, written by hand; parameters are views of one flat
-buffer; one step function trains them; a short loop drives the step; everything else is a callback.
+A module is a pure pair, `y, saved = fwd(x)` and `dx = bwd(saved, dy)`. Parameters are views of one flat buffer. One step
+function trains them, a short loop calls the step, and everything else is a callback.
 
-The names below are the public face; nothing else is promised. They are imported when first used, so that
-`python -m trainkit --help` answers without loading torch.
+The names below are the public interface; nothing else is promised. They are imported on first use, so that
+`python -m trainkit --help` does not load torch.
 """
 
 from __future__ import annotations

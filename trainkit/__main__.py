@@ -1,10 +1,10 @@
-"""`python -m trainkit`."""
+"""Run the command line: `python -m trainkit`."""
 
 import sys
 
 try:
     from .app.cli.main import main
-except KeyboardInterrupt:  # before there is a `main` to answer it
+except KeyboardInterrupt:  # during the import, before `main` can handle it
     sys.exit(130)
 
 sys.exit(main())

@@ -552,7 +552,7 @@ def test_a_fault_in_the_code_is_told_apart_from_a_mistake(
     monkeypatch.setattr(commands, "show", broken)
     assert main(["show", "conf/a.yaml"]) == 1
     assert capsys.readouterr().err == (
-        "error: KeyError: 'x'\nthis is a fault in the code, not in what you gave; --debug shows the traceback\n"
+        "error: KeyError: 'x'\nthis is a fault in the code, not in your input; --debug shows the traceback\n"
     )
 
 

@@ -338,7 +338,10 @@ MISTAKES = {
     "seeds that are no list": (["a.yaml", "--grid", "optimizer.SGD.lr=1,2", "trainer.seeds=5"], "trainer.seeds: 5; needs a li"),
     "seeds that are texts": (["a.yaml", "trainer.seeds=[x]"], "trainer.seeds: ['x']; needs a list of whole numbers"),
     "too many seeds": (["a.yaml", "trainer.seeds=[1, 2]"], "trainer.seeds: 2 seeds for 1 replicas; needs one for each"),
-    "no such rival": (["a.yaml", "--against", "tourch"], "no rival 'tourch'; did you mean 'torch'? (torch)"),
+    "no such reference": (
+        ["a.yaml", "--against", "tourch"],
+        "no reference implementation 'tourch'; did you mean 'torch'? (torch)",
+    ),
     "what the rival has not": (["a.yaml", "--against", "torch", "optimizer=SignSGD"], "SignSGD: torch has no such optimizer"),
     "a rival and a grid": (["a.yaml", "--against", "torch", "--grid", "seed=1"], "--grid and --against do not go together"),
     "a file twice": (["a.yaml", "a.yaml"], "a.yaml stands there twice; name each CONF once"),

@@ -178,7 +178,7 @@ def test_a_loaded_run_trains_on_to_the_same_bits(tmp_path: Path) -> None:
 
 
 def whole_net() -> Module:
-    return Sequential(Linear(4, 8), Tanh(), Linear(8, 2)).draw(torch.Generator().manual_seed(5))
+    return Sequential(Linear(4, 8), Tanh(), Linear(8, 2)).initialize(torch.Generator().manual_seed(5))
 
 
 def test_fit_resumes_from_a_path(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ LATER = {
     ),
     "a schedule too short": (
         "callbacks.lr_scheduler={interval: step, OneCycleLR: {max_lr: 0.1, total_steps: 17}}",
-        "OneCycleLR: total_steps=17 is less than the 18 steps that it has to last; give total_steps=18",
+        "OneCycleLR: total_steps=17 is less than the 18 steps that it must cover; set total_steps=18",
     ),
     "an argument out of range": (
         "callbacks.lr_scheduler={LinearLR: {end_factor: 2}}",

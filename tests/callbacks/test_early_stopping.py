@@ -57,7 +57,7 @@ def run(
     **settings: Any,
 ) -> Trainer:
     """A run of at most len(script) epochs."""
-    net = Sequential(Linear(1, 1, bias=False)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(1, 1, bias=False)).initialize(torch.Generator().manual_seed(0))
     if replicas > 1:
         net.replicate(range(replicas))
     callbacks = [stopping, Script(script)] if first else [Script(script), stopping]

@@ -63,7 +63,7 @@ def fit(
     **how: Any,
 ) -> Trainer:
     """2 epochs of 3 steps, validated at the end of the second, and inside every third step: two rows at step 3."""
-    net = Sequential(Linear(2, 2)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(2, 2)).initialize(torch.Generator().manual_seed(0))
     split = ValidationSplit(1 / 4, every_n_steps=3, every_n_epochs=2)
     written = [CSVLogger(), TensorBoard(), Checkpoint("train/loss", every_n_steps=every, every_n_epochs=every_n_epochs)]
     callbacks = [split, *more, *written] if first else [split, *written, *more]

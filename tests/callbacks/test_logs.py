@@ -67,7 +67,7 @@ class Killed(BaseException):
 def run(
     folder: Path | None, *callbacks: Callback, resume: bool = False, stop: int = 0, kill: bool = False, **how: Any
 ) -> Trainer:
-    net = Sequential(Linear(2, 4), Tanh(), Linear(4, 2)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(2, 4), Tanh(), Linear(4, 2)).initialize(torch.Generator().manual_seed(0))
     saver = [Checkpoint(every_n_steps=3)] if folder else []  # an epoch's end at step 5 or 10 comes after the save
     split = [] if any(isinstance(cb, ValidationSplit) for cb in callbacks) else [ValidationSplit(1 / 6)]
     settings = {"max_epochs": EPOCHS, "batch_size": 5, "device": "cpu", "run_dir": folder, "log_every_n_steps": 4}

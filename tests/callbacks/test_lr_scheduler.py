@@ -128,7 +128,7 @@ def run(
     replicas: int = 1,
 ) -> tuple[Watch, Trainer]:
     watch = Watch(snapshots)
-    net = Sequential(Linear(1, 1)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(1, 1)).initialize(torch.Generator().manual_seed(0))
     callbacks = [watch, *([scheduler] if scheduler else []), *more]
     trainer = Trainer(
         max_epochs=epochs,
@@ -204,7 +204,7 @@ def test_cycled_momentum_reaches_the_optimizer(name: str, optimizer: str) -> Non
 def test_the_weights_under_a_cycled_momentum_are_torchs(optimizer: str) -> None:
     arguments = {"max_lr": 0.05, "total_steps": STEPS + 1}
     data = points()
-    net = Sequential(Linear(1, 1)).draw(torch.Generator().manual_seed(0)).to(dtype=torch.float64)
+    net = Sequential(Linear(1, 1)).initialize(torch.Generator().manual_seed(0)).to(dtype=torch.float64)
     rival = nn.Sequential(nn.Linear(1, 1, dtype=torch.float64))
     rival.load_state_dict(net.state_dict())
     trainer = Trainer(
@@ -493,7 +493,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"StepLR": {"stepsize": 3}}, "no argument 'stepsize'; did you mean 'step_size'"),
     ({"StepLR": {"step_size": 3, "last_epoch": 2}}, "no argument 'last_epoch'"),
     ({"LambdaLR": {"lr_lambda": "os.system"}}, "lr_lambda is a function, which only Python can give"),
-    ({"SequentialLR": {"schedulers": ["StepLR"], "milestones": []}}, "each is one scheduler with its arguments"),
+    ({"SequentialLR": {"schedulers": ["StepLR"], "milestones": []}}, "needs one scheduler with its arguments"),
     ({"SequentialLR": {"schedulers": [{"StepLr": {}}], "milestones": []}}, "did you mean 'StepLR'"),
     ({"interval": "batch", "StepLR": {"step_size": 3}}, "interval='batch'; needs epoch or step"),
     ({"warmup_steps": -1}, "warmup_steps=-1"),
@@ -524,13 +524,13 @@ TRIALS: list[tuple[str, dict[str, Any], str]] = [
     (
         "step",
         {"OneCycleLR": {"max_lr": 0.1, "total_steps": 6}},
-        "total_steps=6 is less than the 36 steps .*; give total_steps=36",
+        "total_steps=6 is less than the 36 steps .*; set total_steps=36",
     ),
     ("epoch", {"ReduceLROnPlateau": {"mode": "most"}}, r"ReduceLROnPlateau\.mode: 'most'"),
     (
         "epoch",
         {"ReduceLROnPlateau": {"min_lr": [0.1, 0.2]}},
-        r"ReduceLROnPlateau\.min_lr: 2 values; needs one, or one for each of trainer\.replicas \(1\)",
+        r"ReduceLROnPlateau\.min_lr: 2 values; needs one value, or one per replica \(trainer\.replicas=1\)",
     ),
     ("epoch", {"LambdaLR": {"lr_lambda": lambda k: {}[k]}}, "LambdaLR: KeyError: 0"),
     ("epoch", {"LambdaLR": {"lr_lambda": lambda k: 1 if k < 5 else math.nan}}, "a rate of nan; .*, at epoch 5 of 12"),

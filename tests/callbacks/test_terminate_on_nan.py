@@ -99,7 +99,7 @@ def fit(
     **how: Any,
 ) -> Trainer:
     trainer = Trainer(**{"max_epochs": 6, "batch_size": BATCH, "device": "cpu", "callbacks": callbacks} | how)
-    own = made().draw(torch.Generator().manual_seed(0))
+    own = made().initialize(torch.Generator().manual_seed(0))
     if trainer.replicas > 1:
         own.replicate(trainer.replica_seeds())
     trainer.fit(own, loss(), rule(own.param()), on or data(), resume)

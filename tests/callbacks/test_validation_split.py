@@ -31,7 +31,7 @@ from trainkit.trainer.session import Session
 
 
 def run(*callbacks: Callback, data: Dataset | None = None, resume: dict[str, Any] | None = None, **how: Any) -> Trainer:
-    net = Sequential(Linear(2, 5), Dropout(0.5), Linear(5, 2)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(2, 5), Dropout(0.5), Linear(5, 2)).initialize(torch.Generator().manual_seed(0))
     trainer = Trainer(**{"max_epochs": 3, "batch_size": 4, "device": "cpu"} | how, callbacks=callbacks)
     trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), 0.1, momentum=0.9), data or disk(30, 5), resume=resume)
     return trainer

@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_synced_is_a_failed_save(tmp_path: Path, monkeyp
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr("trainkit.core.files.sync_folder", fail)
-    with pytest.raises(UserError, match=r"a\.pt: not surely saved, .*EIO"):
+    with pytest.raises(UserError, match=r"a\.pt: written, but its folder cannot be synced, .*EIO"):
         write(b"new", tmp_path / "a.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 

@@ -38,7 +38,7 @@ def data(x: torch.Tensor = X, t: torch.Tensor = T, test: torch.Tensor | None = H
 
 def fit(on: Dataset, split: bool = True, resume: dict[str, Any] | None = None, epochs: int = 2) -> list[dict[str, Any]]:
     keep = Keep()
-    net = Sequential(Linear(3, 1)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(3, 1)).initialize(torch.Generator().manual_seed(0))
     callbacks = [*([ValidationSplit(0.25)] if split else []), keep]
     trainer = Trainer(max_epochs=epochs, batch_size=8, device="cpu", callbacks=callbacks)
     trainer.fit(net, MSELoss(), SGD(net.param(), 0.1), on, resume=resume)

@@ -44,7 +44,7 @@ N = 20
 def fit(data: Dataset, *callbacks: Callback, **how: Any) -> Trainer:
     width = data.train.x.shape[1]
     trainer = Trainer(**{"max_epochs": 2, "batch_size": 4, "device": "cpu", "callbacks": callbacks} | how)
-    net = Sequential(Linear(width, 1)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(width, 1)).initialize(torch.Generator().manual_seed(0))
     trainer.fit(net, MSELoss(), SGD(net.param(), 1e-3), data)
     return trainer
 

@@ -104,7 +104,9 @@ class Keep(Callback):
 def run(data: Dataset, *more: Callback, resume: dict[str, Any] | None = None, **how: Any) -> dict[str, Any]:
     """What a run with a split, Dropout and replicas says at its end, but the time."""
     outputs = 3 if data.classes else 1
-    net = Sequential(Flatten(), Linear(12, 5), Tanh(), Dropout(0.3), Linear(5, outputs)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Flatten(), Linear(12, 5), Tanh(), Dropout(0.3), Linear(5, outputs)).initialize(
+        torch.Generator().manual_seed(0)
+    )
     settings = {"max_epochs": 3, "batch_size": 7, "device": "cpu"} | how
     callbacks = [ValidationSplit(0.2, stratify=data.classes is not None, every_n_steps=3), *more]
     loss = CrossEntropyLoss() if data.classes else MSELoss()

@@ -1,4 +1,4 @@
-"""The rival of `compare --against torch` is the same run: a hundred nets drawn at random, schedules, modes, what it refuses."""
+"""The reference implementation of `compare --against torch` repeats the same run, for nets drawn at random and every option."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ from trainkit.interop import torch_nn
 from trainkit.optim.optimizer import momentum_of
 from trainkit.trainer.session import Session
 
-rival = interop.find("torch")
+reference = interop.find("torch")
 STEPS = 200
 
 # -- experiments drawn at random -----------------------------------------------------------------------------------------------
@@ -181,7 +181,11 @@ def drawn(seed: int) -> Experiment:
     for _ in range(draw.choice([0, 1, 1, 1, 2])):
         more, width = block(draw, width)
         layers += more
-    net = Sequential(*layers, Linear(width, outputs), *end).draw(torch.Generator().manual_seed(seed)).to(dtype=torch.float64)
+    net = (
+        Sequential(*layers, Linear(width, outputs), *end)
+        .initialize(torch.Generator().manual_seed(seed))
+        .to(dtype=torch.float64)
+    )
     x = torch.randn(samples, features, dtype=torch.float64)
     x = x.view(samples, 2, 2) if features == 4 else x
     optimizer, settings = updates(draw)
@@ -209,7 +213,7 @@ def test_a_net_drawn_at_random_ends_at_autograds_parameters(seed: int) -> None:
     """In every parameter to 1e-9 after 200 steps in float64, and so in every metric."""
     experiment = drawn(seed)
     trainer, start = experiment.run()
-    other = rival.fit(trainer.session, start)
+    other = reference.fit(trainer.session, start)
     ours = trainer.session.net.state_dict()
     assert apart(ours, other.state) < 1e-9, experiment
     assert other.steps == STEPS
@@ -233,7 +237,7 @@ def test_a_rate_one_percent_off_is_seen(seed: int) -> None:
     experiment = drawn(seed)
     trainer, start = experiment.run(max_steps=20)
     off = [1.01 * experiment.settings["lr"]] * 20
-    assert apart(trainer.session.net.state_dict(), rival.fit(trainer.session, start, off).state) > 1e-7
+    assert apart(trainer.session.net.state_dict(), reference.fit(trainer.session, start, off).state) > 1e-7
 
 
 # -- the course of a run -------------------------------------------------------------------------------------------------------
@@ -258,7 +262,7 @@ class Watch(Callback):
 def small(optimizer: type[trainkit.Optimizer] = SGD, *layers: Module, **settings: Any) -> Experiment:
     """30 samples in batches of 4, a tanh net."""
     draw = torch.Generator().manual_seed(0)
-    net = Sequential(Linear(3, 4), Tanh(), *layers, Linear(4, 2)).draw(draw).to(dtype=torch.float64)
+    net = Sequential(Linear(3, 4), Tanh(), *layers, Linear(4, 2)).initialize(draw).to(dtype=torch.float64)
     x, t = torch.randn(30, 3, generator=draw).double(), torch.arange(30) % 2
     return Experiment(0, net, CrossEntropyLoss(), optimizer, {"lr": 0.05, **settings}, {"batch_size": 4}, tensors(x, t))
 
@@ -282,14 +286,14 @@ def test_with_a_schedules_rates_it_is_the_same_run(
     watch = Watch()
     trainer, start = small(optimizer, **settings).run(ValidationSplit(0.2), watch, schedule, max_steps=60)
     ours = trainer.session.net.state_dict()
-    assert apart(ours, rival.fit(trainer.session, start, watch.rates, watch.momenta).state) < 1e-9
-    assert apart(ours, rival.fit(trainer.session, start).state) > 1e-3
+    assert apart(ours, reference.fit(trainer.session, start, watch.rates, watch.momenta).state) < 1e-9
+    assert apart(ours, reference.fit(trainer.session, start).state) > 1e-3
 
 
 def test_a_run_that_early_stopping_ended_is_as_long_and_has_its_rate() -> None:
     stop = trainkit.EarlyStopping("val/loss", divergence_threshold=0.0)  # at the first check; the rate is 0 from then on
     trainer, start = small().run(ValidationSplit(0.2), stop)
-    other = rival.fit(trainer.session, start)
+    other = reference.fit(trainer.session, start)
     assert (trainer.session.progress.step, other.steps) == (6, 6)
     assert apart(trainer.session.net.state_dict(), other.state) < 1e-9
 
@@ -298,7 +302,7 @@ def test_it_validates_where_the_run_did(monkeypatch: pytest.MonkeyPatch) -> None
     watch, seen, done = Watch(), [], 0
     split = ValidationSplit(0.2, every_n_epochs=2, every_n_steps=5)  # an epoch has 6 steps, so both are due at step 60
     trainer, start = small().run(watch, split, max_steps=64)
-    train, evaluate = rival.train, rival.evaluate
+    train, evaluate = reference.train, reference.evaluate
 
     def counting_train(net: Any, loss: Any, update: Any, batches: Any, **how: Any) -> None:
         nonlocal done
@@ -310,9 +314,9 @@ def test_it_validates_where_the_run_did(monkeypatch: pytest.MonkeyPatch) -> None
         seen.append((done, part is session.data.val))
         return evaluate(net, loss, session, part)
 
-    monkeypatch.setattr(rival, "train", counting_train)
-    monkeypatch.setattr(rival, "evaluate", noting_evaluate)
-    rival.fit(trainer.session, start)
+    monkeypatch.setattr(reference, "train", counting_train)
+    monkeypatch.setattr(reference, "evaluate", noting_evaluate)
+    reference.fit(trainer.session, start)
     assert watch.validated == [5, 10, 12, 15, 20, 24, 25, 30, 35, 36, 40, 45, 48, 50, 55, 60]
     assert seen == [*((step, True) for step in watch.validated), (64, False), (64, True)]
 
@@ -323,17 +327,17 @@ def test_where_a_part_is_ignored_the_shares_are_the_same() -> None:
     order = trainkit.data.loader.epoch_permutation(0, 0, 30)
     t = torch.arange(30) % 2
     t[order[:2]] = 2
-    experiment.net.add(Linear(2, 3).draw(torch.Generator().manual_seed(1)).to(dtype=torch.float64))
+    experiment.net.add(Linear(2, 3).initialize(torch.Generator().manual_seed(1)).to(dtype=torch.float64))
     experiment.data = tensors(experiment.data.train.x, t)
     for loss in (CrossEntropyLoss(ignore_index=2), CrossEntropyLoss(weight=[0.3, 2, 1], label_smoothing=0.1, ignore_index=2)):
         experiment.loss = loss
         trainer, start = experiment.run(max_steps=20, batch_size=2, accumulate=3)
-        assert apart(trainer.session.net.state_dict(), rival.fit(trainer.session, start).state) < 1e-9
+        assert apart(trainer.session.net.state_dict(), reference.fit(trainer.session, start).state) < 1e-9
 
 
 def test_in_float32_it_differs_by_rounding() -> None:
     trainer, start = small().run(dtype="float32", max_steps=20)
-    other = rival.fit(trainer.session, start)
+    other = reference.fit(trainer.session, start)
     assert {p.dtype for p in other.state.values()} == {torch.float32}
     assert apart(trainer.session.net.state_dict(), other.state) < 1e-5
 
@@ -352,19 +356,19 @@ def test_the_callers_autograd_mode_and_random_stream_are_restored(mode: Callable
         experiment.loss = CrossEntropyLoss(weight=[0.3, 0.7])
         trainer, start = experiment.run(ValidationSplit(0.2), max_steps=20)
         before = modes()
-        other = rival.fit(trainer.session, start)
+        other = reference.fit(trainer.session, start)
         assert modes() == before
         assert apart(trainer.session.net.state_dict(), other.state) < 1e-9
         assert not any(p.requires_grad for p in other.state.values())
         trainer.session.loss = Own()
         with pytest.raises(UserError):
-            rival.fit(trainer.session, start)
+            reference.fit(trainer.session, start)
         assert modes() == before
 
 
 def test_with_dropout_it_is_a_function_of_the_seed() -> None:
     trainer, start = small(SGD, Dropout(0.5)).run(max_steps=20)
-    first, second = rival.fit(trainer.session, start), rival.fit(trainer.session, start)
+    first, second = reference.fit(trainer.session, start), reference.fit(trainer.session, start)
     assert apart(first.state, second.state) == 0
     assert first.metrics == second.metrics
 
@@ -423,7 +427,7 @@ def test_what_torch_has_not_is_refused_by_place_and_class() -> None:
     for call, words in cases:
         with pytest.raises(UserError) as error:
             call()
-        assert str(error.value) == f"compare --against torch: {words}; leave --against out"
+        assert str(error.value) == f"compare --against torch: {words}; run without --against"
 
 
 def test_a_net_without_branches_is_plain_torch() -> None:
@@ -435,9 +439,9 @@ def test_a_net_without_branches_is_plain_torch() -> None:
     assert theirs[0] is theirs[1][0]
 
 
-def test_an_unknown_rival_is_told_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"no rival 'tourch'; did you mean 'torch'\? \(torch\)"):
+def test_an_unknown_reference_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"no reference implementation 'tourch'; did you mean 'torch'\? \(torch\)"):
         interop.find("tourch")
-    assert set(interop.TITLES) == set(interop.RIVALS)
-    assert interop.find("torch") is rival
-    assert rival.__name__ == "trainkit.interop.torch_reference"
+    assert set(interop.TITLES) == set(interop.REFERENCES)
+    assert interop.find("torch") is reference
+    assert reference.__name__ == "trainkit.interop.torch_reference"

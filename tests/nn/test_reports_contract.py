@@ -139,7 +139,7 @@ def test_add_extends_a_net_and_what_was_added_is_trained() -> None:
         n.bwd_params(saved, torch.ones_like(y))
         assert all(g.abs().sum() > 0 for _, g in n[3].param())
         assert n[1].db.shape == (3,)
-    with pytest.raises(UserError, match=r"Sequential.add: 3 is no Module"):
+    with pytest.raises(UserError, match=r"Sequential.add: not a Module \(got 3\)"):
         net.add(3)  # type: ignore[arg-type]
 
 
@@ -340,7 +340,7 @@ def test_a_generator_makes_a_draw_again(init: Any) -> None:
     draws = []
     for seed in (1, 1, 2):
         torch.manual_seed(len(draws))  # the global generator has no say
-        draws.append(net.draw(torch.Generator().manual_seed(seed)).state_dict())
+        draws.append(net.initialize(torch.Generator().manual_seed(seed)).state_dict())
     for name in draws[0]:
         assert torch.equal(draws[0][name], draws[1][name])
         assert name.endswith("bias") or not torch.equal(draws[0][name], draws[2][name])
@@ -414,12 +414,12 @@ def test_a_clash_of_dtypes_names_the_place() -> None:
         (lambda: Linear(3, 3, std=-1), "Linear: std=-1; needs 0 or more"),
         (lambda: Dropout(1.5), "Dropout: p=1.5; needs a probability from 0 to 1"),
         (lambda: FanOut(0), "FanOut: copies=0; needs at least 2"),
-        (lambda: CrossEntropyLoss(label_smoothing=2), "CrossEntropyLoss: label_smoothing=2; needs 0 to 1"),
+        (lambda: CrossEntropyLoss(label_smoothing=2), "CrossEntropyLoss: label_smoothing=2; needs a number from 0 to 1"),
         (lambda: trainkit.HuberLoss(delta=0), "HuberLoss: delta=0; needs a number above 0"),
-        (lambda: trainkit.GELU("tan"), "GELU: approximate='tan'; choose none or tanh"),
-        (lambda: trainkit.Softplus(beta=0), "Softplus: beta=0; needs another number"),
+        (lambda: trainkit.GELU("tan"), "GELU: approximate='tan'; choose from none, tanh"),
+        (lambda: trainkit.Softplus(beta=0), "Softplus: beta=0; needs a number other than 0"),
         (lambda: Sequential(Stubborn()).replicate([0]), "model 0 Stubborn: cannot train replicas; set trainer.replicas=1"),
-        (lambda: Linear(2, 2).replicate([0]).replicate([1]), "has 1 replica axis already; replicate a net once"),
+        (lambda: Linear(2, 2).replicate([0]).replicate([1]), "has a replica axis already; replicate a net once"),
         (
             lambda: CrossEntropyLoss(weight=[1.0])(torch.zeros(2, 3), torch.tensor([0, 1])),
             "weight: (1,); needs a number for each of the 3",
@@ -428,9 +428,9 @@ def test_a_clash_of_dtypes_names_the_place() -> None:
         (lambda: CrossEntropyLoss()(torch.zeros(2, 3), torch.tensor([0, -1])), "class index -1; y has classes 0 to 2"),
         (
             lambda: trainkit.BCELoss()(torch.tensor([1.5]), torch.tensor([1.0])),
-            "BCELoss: y leaves [0, 1]; end the net in a Sigmoid",
+            "BCELoss: y is outside [0, 1]; end the net with a Sigmoid",
         ),
-        (lambda: trainkit.BCELoss()(torch.tensor([-0.5]), torch.tensor([1.0])), "BCELoss: y leaves [0, 1]"),
+        (lambda: trainkit.BCELoss()(torch.tensor([-0.5]), torch.tensor([1.0])), "BCELoss: y is outside [0, 1]"),
         (lambda: MSELoss()(torch.zeros(5, 1), torch.zeros(5)), "MSELoss: y is (5, 1), t is (5,); both need one shape"),
     ],
 )
@@ -477,14 +477,14 @@ def test_a_state_is_a_copy_both_ways() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("4.bias"), "model: 4.bias: the net needs it, the state has it not"),
+        (lambda s: s.pop("4.bias"), "model: 4.bias: in the net, not in the state"),
         (lambda s: s.update({"5.weight": torch.zeros(1)}), "model: 5.weight: in the state, not in the net"),
         (lambda s: s.update({"2.weight": torch.zeros(25, 24)}), "model: 2.weight: the net has (25, 25), the state (25, 24)"),
         (
             lambda s: s.update({"2.bias": torch.zeros(())}),
             "model: 2.bias: the net has (25,), the state ()",
         ),  # it would broadcast
-        (lambda s: s.update({"0.w": s.pop("0.weight")}), "model: 0.weight: the net needs it"),
+        (lambda s: s.update({"0.w": s.pop("0.weight")}), "model: 0.weight: in the net, not in the state"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(

@@ -62,11 +62,11 @@ def gradients(net: Module, x: Tensor) -> tuple[Any, list[Tensor]]:
 def test_the_copy_is_the_same_function_of_the_parameters_it_is_given(name: str, replicas: int) -> None:
     if replicas > 1 and "own" in name:
         pytest.skip("it has no replicas")
-    net = NETS[name]().draw(torch.Generator().manual_seed(0)).to(dtype=torch.float64)
+    net = NETS[name]().initialize(torch.Generator().manual_seed(0)).to(dtype=torch.float64)
     net = net.replicate(range(replicas)) if replicas > 1 else net
     x = torch.randn(*([2] if replicas > 1 else []), 5, 3, dtype=torch.float64)
     other = NETS[name]().to(dtype=torch.float64)
-    other = other.replicate([8, 9]) if replicas > 1 else other.draw(torch.Generator().manual_seed(8))
+    other = other.replicate([8, 9]) if replicas > 1 else other.initialize(torch.Generator().manual_seed(8))
     pairs = [(p.clone(), torch.zeros_like(p)) for p, _ in other.param()]
     before = [dict(vars(m)) for _, m in net.modules()]
     copied = net.with_parameters(pairs)

@@ -176,7 +176,7 @@ def test_the_kernel_of_the_whole_update_and_its_lines_agree(name: str, flags: di
     net = Sequential(Linear(3, 4), Linear(4, 2)).to(dtype=torch.float64)
     at_once = OURS[name](net.param(), lr=0.05, weight_decay=decay, **flags)
     by_lines = OURS[name]([(p.clone(), g.clone()) for p, g in net.param()], lr=0.05, weight_decay=decay, **flags)
-    by_lines.apply = by_lines._apply_by_lines  # type: ignore[attr-defined, method-assign]
+    by_lines.apply_update = by_lines._apply_formula  # type: ignore[attr-defined, method-assign]
     for i in range(20):
         of_net(net, i)
         by_lines.g.copy_(at_once.g)
@@ -476,21 +476,21 @@ def test_adagrads_accumulator_starts_at_its_value_and_not_again() -> None:
         ("SGD", {"lr": float("nan")}, "SGD: lr=nan"),
         ("SGD", {"lr": float("inf")}, "SGD: lr=inf"),
         ("SGD", {"lr": [0.1, -0.1, 0.1]}, "SGD: lr=-0.1"),
-        ("SGD", {"lr": [0.1, 0.1]}, "2 values of lr; needs one number, or one for each of trainer.replicas"),
-        ("SGD", {"momentum": [0.5, 0.5]}, "2 values of momentum; needs one number, or one for each of trainer.replicas"),
-        ("SGD", {"momentum": [0.5, -0.5, 0.5]}, "SGD: momentum=-0.5; needs at least 0"),
-        ("SGD", {"momentum": [0.5, 0.0, 0.5], "dampening": 0.5}, "without momentum there is no dampening"),
-        ("Adam", {"weight_decay": [0.0, -0.1, 0.0]}, "Adam: weight_decay=-0.1; needs at least 0"),
+        ("SGD", {"lr": [0.1, 0.1]}, "2 values of lr; needs one number, or one per replica"),
+        ("SGD", {"momentum": [0.5, 0.5]}, "2 values of momentum; needs one number, or one per replica"),
+        ("SGD", {"momentum": [0.5, -0.5, 0.5]}, "SGD: momentum=-0.5; needs a number of at least 0"),
+        ("SGD", {"momentum": [0.5, 0.0, 0.5], "dampening": 0.5}, "a replica without momentum needs dampening 0"),
+        ("Adam", {"weight_decay": [0.0, -0.1, 0.0]}, "Adam: weight_decay=-0.1; needs a number of at least 0"),
         ("SGD", {"accumulate_into_momentum": True}, "accumulate_into_momentum needs a momentum above 0"),
         (
             "SGD",
             {"accumulate_into_momentum": True, "momentum": 0.9, "nesterov": True},
             "neither dampening, nesterov nor maximize",
         ),
-        ("SGD", {"momentum": -0.5}, "SGD: momentum=-0.5; needs at least 0"),
+        ("SGD", {"momentum": -0.5}, "SGD: momentum=-0.5; needs a number of at least 0"),
         ("SGD", {"nesterov": True}, "nesterov"),
         ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov"),
-        ("SignSGD", {"momentum": 1.0}, "momentum=1.0; needs 0 up to, not with, 1"),
+        ("SignSGD", {"momentum": 1.0}, "momentum=1.0; needs a number of at least 0 and below 1"),
         ("Adam", {"betas": (1.0, 0.0)}, r"Adam: betas\[0\]=1.0"),
         ("AdamW", {"betas": (0.9, -0.1)}, r"AdamW: betas\[1\]=-0.1"),
         ("Adam", {"betas": (0.9,)}, "needs two numbers"),

@@ -463,7 +463,9 @@ def test_replicas_may_have_a_value_each() -> None:
         "milestones": [5],
     }
     assert [s.rate(5, 1.0) for s in build_each("SequentialLR", nested, 2)] == [2, 3]
-    with pytest.raises(UserError, match=r"CyclicLR\.max_lr: 2 values; needs one, or one for each of trainer\.replicas \(3\)"):
+    with pytest.raises(
+        UserError, match=r"CyclicLR\.max_lr: 2 values; needs one value, or one per replica \(trainer\.replicas=3\)"
+    ):
         build_each("SequentialLR", nested, 3)
     one, other = build_each("StepLR", {"step_size": 1}, 2)
     assert one is other
@@ -473,7 +475,7 @@ def test_a_cycle_that_ends_too_soon_is_found_in_its_place() -> None:
     cycle = {"OneCycleLR": {"max_lr": 1, "total_steps": 5}}
     schedule = build("SequentialLR", {"schedulers": [cycle, STEPS, cycle], "milestones": [5, 9]})
     check_length(schedule, 14, "epoch")
-    with pytest.raises(UserError, match="total_steps=5 is less than the 6 epochs that it has to last; give total_steps=6"):
+    with pytest.raises(UserError, match="total_steps=5 is less than the 6 epochs that it must cover; set total_steps=6"):
         check_length(schedule, 15, "epoch")
     with pytest.raises(UserError, match="total_steps=5 is less than the 7 steps"):
         check_length(build("ChainedScheduler", {"schedulers": [STEPS, cycle]}), 7, "step")

@@ -17,7 +17,7 @@ from trainkit.checkpoint import file as checkpoint
 class Slow(Callback):
     def on_train_batch_end(self, session): time.sleep(SECONDS)
 x = torch.rand(100, 2); t = (x.sum(1) > 1).long()
-net = Sequential(Linear(2, 4), ReLU(), Linear(4, 2)).draw(torch.Generator().manual_seed(0))
+net = Sequential(Linear(2, 4), ReLU(), Linear(4, 2)).initialize(torch.Generator().manual_seed(0))
 def fit(resume=None, epochs=10**6):
     callbacks = [ValidationSplit(0.2), Checkpoint("val/loss"), CSVLog(), ProgressBar(), Slow()]
     trainer = Trainer(max_epochs=epochs, batch_size=10, run_dir="run", callbacks=callbacks)

@@ -226,7 +226,7 @@ def run(
     layers = [Linear(features, case.hidden), (ReLU, Tanh, GELU)[case.activation](), Linear(case.hidden, case.outputs)]
     if case.dropout:
         layers.insert(2, Dropout(case.dropout))
-    net = Sequential(Flatten(), *layers).draw(torch.Generator().manual_seed(case.seed))
+    net = Sequential(Flatten(), *layers).initialize(torch.Generator().manual_seed(case.seed))
     settings = {
         "max_epochs": case.epochs,
         "batch_size": case.batch,

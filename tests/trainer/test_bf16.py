@@ -63,14 +63,14 @@ def gradients(net: Any, whole: Module, accumulate: int = 1) -> Tensor:
 
 
 def fit(*callbacks: Callback, resume: Any = None, dropout: float = 0.2, **trainer: Any) -> Trainer:
-    net = Sequential(Linear(2, 16), ReLU(), Dropout(dropout), Linear(16, 2)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(2, 16), ReLU(), Dropout(dropout), Linear(16, 2)).initialize(torch.Generator().manual_seed(0))
     t = Trainer(**{"max_epochs": 3, "batch_size": 7, "device": "cpu", "precision": "bf16", "callbacks": callbacks, **trainer})
     t.fit(net, CrossEntropyLoss(), Adam(net.param(), lr=0.01), disk(60, 20), resume)
     return t
 
 
 def test_the_gradients_are_those_of_torch_in_bfloat16() -> None:
-    net = NETS["a chain"]().draw(torch.Generator().manual_seed(1))
+    net = NETS["a chain"]().initialize(torch.Generator().manual_seed(1))
     layers = [nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2)]
     theirs = nn.Sequential(*layers)
     theirs.load_state_dict(net.state_dict())
@@ -87,7 +87,7 @@ def test_the_gradients_are_those_of_torch_in_bfloat16() -> None:
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("name", NETS)
 def test_the_gradients_are_the_wide_ones_but_for_rounding(name: str, accumulate: int) -> None:
-    net = NETS[name]().draw(torch.Generator().manual_seed(2))
+    net = NETS[name]().initialize(torch.Generator().manual_seed(2))
     wide, narrow = gradients(net, net), gradients(InBfloat16(net), net, accumulate)
     apart = float((wide - narrow).norm() / wide.norm())
     assert 0 < apart < 8 * EPS, "rounded, by some digits of bfloat16"
@@ -176,7 +176,7 @@ def test_another_precision_is_refused() -> None:
 
 
 def test_two_passes_may_be_in_flight() -> None:
-    net = Sequential(Linear(2, 8), Recompute(Linear(8, 8), Tanh(), Dropout(0.3)), Linear(8, 2)).draw(
+    net = Sequential(Linear(2, 8), Recompute(Linear(8, 8), Tanh(), Dropout(0.3)), Linear(8, 2)).initialize(
         torch.Generator().manual_seed(0)
     )
     narrow = InBfloat16(net)
@@ -197,7 +197,7 @@ def test_two_passes_may_be_in_flight() -> None:
 
 
 def test_what_is_set_on_a_module_later_holds_for_the_passes_and_a_look_into_the_net_does_not_disturb_them() -> None:
-    net = Sequential(Linear(2, 8), Dropout(0.5), Linear(8, 2)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(2, 8), Dropout(0.5), Linear(8, 2)).initialize(torch.Generator().manual_seed(0))
     narrow, (x, _) = InBfloat16(net), points()
     assert not torch.equal(narrow.fwd(x)[0], narrow.fwd(x)[0])
     net.eval()

@@ -78,7 +78,7 @@ def fit(
 ) -> tuple[Trainer, dict[str, Any]]:
     numbers = {"lr": 0.1} if rule is not SGD else {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
     t = Trainer(**{"batch_size": 5, "max_epochs": 4, "device": "cpu", "callbacks": callbacks, **trainer})
-    n = made().replicate(t.replica_seeds()) if t.replicas > 1 else made().draw(torch.Generator().manual_seed(0))
+    n = made().replicate(t.replica_seeds()) if t.replicas > 1 else made().initialize(torch.Generator().manual_seed(0))
     summary = t.fit(n, CrossEntropyLoss(), rule(n.param(), **numbers), points(), resume)
     return t, summary
 
@@ -497,7 +497,7 @@ from trainkit import SGD, CrossEntropyLoss, Dropout, Linear, Sequential, Tanh, T
 
 found = []
 for middle in (Tanh(), Dropout(0.3)):
-    net = Sequential(Linear(2, 6), middle, Linear(6, 2)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(2, 6), middle, Linear(6, 2)).initialize(torch.Generator().manual_seed(0))
     t = Trainer(batch_size=5, max_epochs=2, device="cpu", engine="compile", callbacks=(), threads=1)
     counters.clear()
     summary = t.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1, momentum=0.9), disk(train=23, test=5))

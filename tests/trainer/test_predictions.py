@@ -54,7 +54,7 @@ def test_the_file_has_the_bytes_of_the_csv_module(
     if replicas > 1:
         net.replicate(list(range(replicas)))
     else:
-        net.draw(torch.Generator().manual_seed(0))
+        net.initialize(torch.Generator().manual_seed(0))
     net.to(torch.device("cpu"), dtype)
     data = Dataset(train=Split(x, torch.zeros(len(x))), classes=classes, threshold=0.5)
     loss = CrossEntropyLoss() if outputs > 1 else MSELoss()

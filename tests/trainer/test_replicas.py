@@ -129,7 +129,7 @@ def run(
     if replicas > 1:
         net.replicate([seed + r for r in range(replicas)])
     else:
-        net.draw(generator(seed, "init"))
+        net.initialize(generator(seed, "init"))
     trainer = Trainer(
         **{"max_epochs": 3, "batch_size": 4, "dtype": "float64", "device": "cpu"} | how,
         seed=seed,

@@ -114,7 +114,7 @@ def run(make: Make, resume: dict[str, Any] | None = None, *more: Callback, seed:
     random.seed(seed)
     torch.manual_seed(seed)
     how, optimizer, callbacks = make()
-    net = drop_net().draw(torch.Generator().manual_seed(3 if resume is None else 4))
+    net = drop_net().initialize(torch.Generator().manual_seed(3 if resume is None else 4))
     if how.get("replicas", 1) > 1:
         net.replicate(range(how["replicas"]))
     trainer = Trainer(**{"device": "cpu", "log_every_n_steps": 1} | how, callbacks=[*callbacks, *more])

@@ -297,8 +297,8 @@ def test_a_comparison_replaces_no_file(name: str, capsys: pytest.CaptureFixture[
 
 def test_a_marker_that_another_process_locks_first_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Folder(Path("x")), Folder(Path("x"))
-    real = first._hold
-    monkeypatch.setattr(first, "_hold", lambda handle: (second.lock(), real(handle))[1])
+    real = first._lock_marker
+    monkeypatch.setattr(first, "_lock_marker", lambda handle: (second.lock(), real(handle))[1])
     with pytest.raises(UserError, match="at work in it"):
         first.begin()
     assert second.marked

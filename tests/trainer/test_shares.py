@@ -51,7 +51,7 @@ def test_parts_of_a_batch_add_up_to_it_whatever_the_classes_weigh(loss: Loss, pa
     values, gradients = [], []
     for accumulate in (1, parts):
         net = Sequential(Linear(4, 3)).to(dtype=torch.float64)
-        net = net.replicate(range(replicas)) if replicas > 1 else net.draw(torch.Generator().manual_seed(0))
+        net = net.replicate(range(replicas)) if replicas > 1 else net.initialize(torch.Generator().manual_seed(0))
         loss.replica_dims = net.replica_dims
         optimizer = SGD(net.param(), lr=0.0)
         x, t = sample()
@@ -90,7 +90,7 @@ def test_the_kernel_and_the_formulas_agree(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def fit(*callbacks: object, data: Dataset | None = None, **how: int) -> Trainer:
-    net = Sequential(Linear(2, 8), Tanh(), Linear(8, 2)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(2, 8), Tanh(), Linear(8, 2)).initialize(torch.Generator().manual_seed(0))
     trainer = Trainer(batch_size=10, device="cpu", callbacks=callbacks, **how)  # type: ignore[arg-type]
     trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=5.0), data or disk(60, 20))
     return trainer
@@ -138,7 +138,7 @@ def test_one_class_cannot_be_told_from_others() -> None:
 
 def test_a_batch_in_parts_of_which_one_or_all_are_ignored_has_no_nan() -> None:
     for t in (torch.tensor([0, 0, 1, 1]), torch.tensor([1, 1, 1, 1])):
-        net = Sequential(Linear(4, 3)).to(dtype=torch.float64).draw(torch.Generator().manual_seed(0))
+        net = Sequential(Linear(4, 3)).to(dtype=torch.float64).initialize(torch.Generator().manual_seed(0))
         optimizer = SGD(net.param(), lr=0.0)
         value = training_step(net, CrossEntropyLoss(ignore_index=1), optimizer, accumulate=2)(sample(4)[0], t)
         assert value.isfinite()

@@ -84,7 +84,7 @@ def handlers() -> Iterator[None]:
 
 
 def run(folder: Path | None, *callbacks: Callback, resume: bool = False, wire: Wire | None = None, **how: Any) -> Trainer:
-    net = Sequential(wire or Wire(signal.SIGINT, 0), Linear(1, 1)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(wire or Wire(signal.SIGINT, 0), Linear(1, 1)).initialize(torch.Generator().manual_seed(0))
     split = [] if any(isinstance(cb, ValidationSplit) for cb in callbacks) else [ValidationSplit(0.2)]
     standard = [
         *split,

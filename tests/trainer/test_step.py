@@ -160,7 +160,7 @@ def batch(n: int, classes: bool, replicas: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def fresh(replicas: int = 0) -> Sequential:
-    net = Sequential(Linear(3, 4), Tanh(), Linear(4, 2)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(3, 4), Tanh(), Linear(4, 2)).initialize(torch.Generator().manual_seed(0))
     return (net.replicate(range(replicas)) if replicas else net).to(dtype=torch.float64)
 
 

@@ -42,7 +42,7 @@ def line(n: int = 10) -> Dataset:
 
 
 def run(*callbacks: Callback, data: Dataset | None = None, lr: float = 0.01, **how: Any) -> Trainer:
-    net = Sequential(Linear(1, 1)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(1, 1)).initialize(torch.Generator().manual_seed(0))
     trainer = Trainer(**{"max_epochs": 2, "batch_size": 4, "device": "cpu"} | how, callbacks=callbacks)
     trainer.fit(net, MSELoss(), SGD(net.param(), lr), data or line())
     return trainer
@@ -216,7 +216,7 @@ def test_the_summary_is_written_and_is_json(tmp_path: Path) -> None:
 def test_seeds_and_nothing_else_make_the_run() -> None:
     def sha(**how: Any) -> str:
         torch.rand(1)  # the global stream is elsewhere each time
-        net = Sequential(Linear(1, 4), Dropout(0.5), Linear(4, 1)).draw(torch.Generator().manual_seed(0))
+        net = Sequential(Linear(1, 4), Dropout(0.5), Linear(4, 1)).initialize(torch.Generator().manual_seed(0))
         trainer = Trainer(max_epochs=2, batch_size=4, device="cpu", **how)
         trainer.fit(net, MSELoss(), SGD(net.param(), 0.1), line())
         return str(trainer.summary["params_sha256"])

@@ -1,1 +1,1 @@
-"""What everything else is built on: errors, random streams, validation, files, the terminal. Imports nothing of trainkit."""
+"""Errors, random streams, validation, files and the terminal. This package imports no other package of trainkit."""

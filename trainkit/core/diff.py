@@ -1,4 +1,4 @@
-"""How far two states are apart: plain values against plain values, bit by bit, each difference with its place and size."""
+"""Differences between two plain values, bit by bit, each with its place and size."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 from .validation import short_repr
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-NUMBERS = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)  # with a size to tell
+NUMBERS = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)  # dtypes with a |a - b|
 
 
 @dataclass(frozen=True)
 class Difference:
-    """place: `model.0.weight`. size: the largest |a - b|, infinite where no number tells it. words: both, in a line."""
+    """One difference. place: `model.0.weight`. words: both values, in one line. size: the largest |a - b|, else infinity."""
 
     place: str
     words: str
@@ -27,7 +27,7 @@ class Difference:
 
 
 def differences(a: Any, b: Any, place: str = "") -> list[Difference]:
-    """What differs between two plain values (see `checkpoint.plain`), in their order; [] if every bit is the same."""
+    """Return the differences of two plain values (see `checkpoint/plain.py`), in their order; [] if all bits are equal."""
     if isinstance(a, dict) and isinstance(b, dict):
         found = []
         for key in dict.fromkeys([*a, *b]):
@@ -44,25 +44,27 @@ def differences(a: Any, b: Any, place: str = "") -> list[Difference]:
             found += differences(x, y, f"{place}[{i}]")
         return found
     if isinstance(a, Tensor) and isinstance(b, Tensor) and (a.dtype, a.shape) == (b.dtype, b.shape):
-        return _tensors(a, b, place)
+        return _tensor_difference(a, b, place)
     if type(a) is type(b) and (same(a, b) if isinstance(a, float) else not isinstance(a, (list, Tensor)) and a == b):
         return []
     if isinstance(a, str) and isinstance(b, str) and "\n" in a + b:
-        return [Difference(place, _texts(a, b))]
+        return [Difference(place, _first_line_difference(a, b))]
     numbers = all(isinstance(v, (int, float)) for v in (a, b))
-    return [Difference(place, f"{short_repr(a)} and {short_repr(b)}", _size(float(a), float(b)) if numbers else math.inf)]
+    size = _distance(float(a), float(b)) if numbers else math.inf
+    return [Difference(place, f"{short_repr(a)} and {short_repr(b)}", size)]
 
 
 def same(a: float, b: float) -> bool:
-    """Whether two numbers are the same bits: a NaN is itself, and 0 is not -0."""
+    """Return whether two numbers have the same bits: a NaN equals itself, and 0 differs from -0."""
     return struct.pack("<d", a) == struct.pack("<d", b)
 
 
 def by_size(found: Iterable[Difference]) -> list[Difference]:
-    return sorted(found, key=lambda gap: -gap.size)
+    """Return the differences, the largest first."""
+    return sorted(found, key=lambda difference: -difference.size)
 
 
-def _tensors(a: Tensor, b: Tensor, place: str) -> list[Difference]:
+def _tensor_difference(a: Tensor, b: Tensor, place: str) -> list[Difference]:
     n = a.numel()
     bits = [t.detach().contiguous().view(-1).view(torch.uint8) for t in (a, b)] if n else []
     if not n or torch.equal(*bits):
@@ -74,16 +76,16 @@ def _tensors(a: Tensor, b: Tensor, place: str) -> list[Difference]:
     x, y = (t.detach().contiguous().view(-1)[at] for t in (a, b))
     size = float((x.double() - y.double()).abs().nan_to_num(math.inf).max())
     values = " and ".join(f"{t[0].item():.9g}" for t in (x, y))
-    by = "in bits alone (signs of zero, kinds of NaN)" if size == 0 else f"by up to {size:.3g}"
+    by = "only in bits (the sign of a zero, the payload of a NaN)" if size == 0 else f"by up to {size:.3g}"
     return [Difference(place, f"{len(at)} of {n} differ, {by}, first at {index}: {values}", size)]
 
 
-def _texts(a: str, b: str) -> str:
+def _first_line_difference(a: str, b: str) -> str:
     x, y = a.splitlines(), b.splitlines()
     i = next((i for i, (p, q) in enumerate(zip(x, y, strict=False)) if p != q), min(len(x), len(y)))
     p, q = (short_repr(t[i]) if i < len(t) else "nothing" for t in (x, y))
     return f"line {i + 1}: {p} and {q}"
 
 
-def _size(a: float, b: float) -> float:
+def _distance(a: float, b: float) -> float:
     return math.inf if math.isnan(a - b) else abs(a - b)

@@ -1,4 +1,4 @@
-"""The errors a user can mend. Each message says place, value and cure; the command line prints it and exits with `code`."""
+"""Errors that a user can fix. A message gives place, problem and fix; the command line prints it and exits with `code`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ MAX_NAMES = 40  # names listed in a message
 
 
 class UserError(ValueError):
-    """Something a user wrote, named or stored cannot be used."""
+    """An error in what the user wrote, named or stored."""
 
     code = 2
 
 
 class UserErrors(UserError):
-    """Several at once, one a line."""
+    """Several errors in one, one per line."""
 
     def __init__(self, messages: Iterable[str]) -> None:
         self.messages = list(messages)
@@ -25,12 +25,12 @@ class UserErrors(UserError):
 
 
 def escape_control(text: str) -> str:
-    """`text` without what a terminal would obey: a stranger's file may have brought it in."""
+    """Return `text` with control characters escaped: text from an untrusted file could otherwise control the terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def memory_error_message(error: BaseException) -> str | None:
-    """What to say of an error that means too little memory, else None."""
+    """Return the message for an error that means too little memory; None for another error."""
     text = str(error)
     if not isinstance(error, MemoryError) and not re.search("allocate|out of memory|Storage size calculation overflow", text):
         return None
@@ -42,7 +42,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def os_error_message(error: BaseException | None) -> str | None:
-    """What to say of an error of the operating system about a file, or about a disk that is full or fails, else None."""
+    """Return the message for an OSError that names a file, or that means a full or failing disk; None for another error."""
     if not isinstance(error, OSError) or not (error.filename or error.errno in DISK):
         return None
     name = str(error.filename or "")
@@ -51,12 +51,12 @@ def os_error_message(error: BaseException | None) -> str | None:
 
 
 def cause(error: OSError) -> str:
-    """`No space left on device (ENOSPC)`."""
+    """Return the reason of an OSError: `No space left on device (ENOSPC)`."""
     return f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})"
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:
-    """`; did you mean 'lr'? (lr, momentum)`: the nearest allowed name, then all of them, or the first forty."""
+    """Return `; did you mean 'lr'? (lr, momentum)`: the nearest allowed name, then the first `MAX_NAMES` allowed names."""
     allowed = list(allowed)
     lower = {a.lower(): a for a in allowed}
     close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""Files: replaced atomically and durably, deleted with a clear error; what a path is; which names are safe."""
+"""Replace files atomically and durably, delete them with a clear error, and check paths and names."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TEMPORARY = ".tmp-"
 
 
 def write(data: bytes | Callable[[IO[bytes]], object], path: Path) -> None:
-    """Replace `path` by `data`, or by what it writes into the file it is given, atomically and durably.
+    """Replace `path` atomically and durably by `data`, or by what the function `data` writes into an open file.
 
-    On any error the old file is untouched and no temporary is left. Raises UserError naming path and cause.
+    On an error the old file is unchanged and the temporary file is removed. Raises UserError with path and cause.
     """
     check_target(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.urandom(8).hex()}-{path.name}")  # never one that a killed process has left
+    temporary = path.with_name(f"{TEMPORARY}{os.urandom(8).hex()}-{path.name}")  # a new name, even if a killed process left one
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
@@ -30,31 +30,33 @@ def write(data: bytes | Callable[[IO[bytes]], object], path: Path) -> None:
                 keep_mode(handle, path)
                 file.write(data) if isinstance(data, bytes) else data(file)
                 file.flush()
-                os.fsync(file.fileno())  # never tried again: after a failure the pages may be gone
+                os.fsync(file.fileno())  # not repeated: after a failure the kernel may have dropped the pages
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
     except OSError as error:
-        raise UserError(f"{path}: not saved, {cause(error)}; what was there before is kept") from error
+        raise UserError(f"{path}: not saved, {cause(error)}; the previous file is unchanged") from error
     try:
         sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: not surely saved, its folder cannot be synced, {cause(error)}") from error
+        raise UserError(
+            f"{path}: written, but its folder cannot be synced, {cause(error)}; it may be lost in a crash"
+        ) from error
 
 
 def check_target(path: Path) -> None:
-    """Raise UserError where a link, pipe, device or folder is at `path`: a rename would replace it."""
+    """Raise UserError if a link, pipe, device or folder is at `path`: the rename would replace it."""
     found = None
-    with suppress(OSError):  # whatever is wrong, opening the temporary says so
+    with suppress(OSError):  # opening the temporary file raises the same error
         found = kind_of(path)
     if found not in (None, "a file"):
-        raise UserError(f"{path}: not saved, there is {found}, not a regular file; remove it, or name another")
+        raise UserError(f"{path}: not saved, there is {found}, not a regular file; remove it, or choose another path")
 
 
 def keep_mode(handle: int, path: Path) -> None:
-    """Give an open file the permissions of `path`, which it will replace, if that is there."""
+    """Give an open file the permissions of `path`, the file that it will replace, if that exists."""
     with suppress(FileNotFoundError):
         os.fchmod(handle, stat.S_IMODE(path.stat().st_mode))
 
@@ -69,14 +71,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete the temporaries that a killed run left in `folder`; its lock is held."""
+    """Delete the temporary files that a killed run left in `folder`. The caller holds the folder's lock."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if re.fullmatch(rf"{re.escape(TEMPORARY)}[0-9a-f]+-.+", path.name, re.DOTALL) and kind_of(path) == "a file":
             delete(path)
 
 
 def delete(path: Path) -> None:
-    """Delete a file, if it is there. Raises UserError naming path and cause."""
+    """Delete a file, if it exists. Raises UserError with path and cause."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -84,8 +86,8 @@ def delete(path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise the OSError of a folder in which no file can be made."""
-    os.stat(f"{folder}/.")  # raises for what is not a folder
+    """Raise OSError if no file can be created in `folder`."""
+    os.stat(f"{folder}/.")  # raises if it is not a folder
     if os.access(folder, os.W_OK | os.X_OK):
         return
     number = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
@@ -104,7 +106,7 @@ KINDS = {
 
 
 def kind_of(path: Path, follow: bool = False) -> str | None:
-    """What a path is, in words; None where nothing is there. follow: of a link, its target."""
+    """Return what a path is, in words, or None if it does not exist. follow: describe the target of a link."""
     try:
         status = os.stat(path) if follow else os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -113,7 +115,7 @@ def kind_of(path: Path, follow: bool = False) -> str | None:
 
 
 def plain_name(name: str) -> str:
-    """`name`, if it is one: no separator, no `..`, no NUL, no leading `-` or `.`."""
+    """Return `name`. Raises UserError if it has a separator, `..`, NUL, or a leading `-` or `.`, or is empty."""
     if not name or any(c in name for c in "/\\\0") or ".." in name or name[0] in "-.":
         raise UserError(f"file name {name!r}; needs a plain name without / \\ .. and without a leading - or .")
     return name

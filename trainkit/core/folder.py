@@ -1,4 +1,4 @@
-"""A folder that one process at a time writes into: a marker file in it says that it is ours, and that process has it locked."""
+"""A folder that one process at a time writes: it holds a marker file, which that process locks."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 from .errors import UserError
 from .files import kind_of
 
-EVENTS = "events.out.tfevents"  # what the names of TensorBoard's files begin with
+EVENTS = "events.out.tfevents"  # the start of the names of TensorBoard's files
 
 
 class Folder:
     """The folder `path`. `lock` and `begin` lock it, until `close`; only `begin` writes.
 
-    numbered: where the path exists when the folder is made, a number is put behind it. So runs that begin in one second, each
-    in a folder that is named by the time, get a folder each.
+    numbered: if `path` exists when the folder is made, append a number to it. Runs whose folders are named by the time then
+    have different folders, even if they begin in the same second.
     """
 
-    kind = "folder"  # as messages call it
+    kind = "folder"  # its name in messages
     worker = "another process"
     option = "--out"
     marker = ".trainkit"
@@ -30,15 +30,15 @@ class Folder:
     def __init__(self, path: Path, numbered: bool = False) -> None:
         self.path, self.numbered = path, numbered
         self._lock: int | None = None
-        self._made: list[Path] = []  # what `begin` has made: the marker, then folders from the innermost out
+        self._made: list[Path] = []  # what `begin` made: the marker, then folders from the innermost out
 
     @property
     def marked(self) -> bool:
-        """Whether the marker is there, as a file."""
+        """Whether the marker exists, as a regular file."""
         return kind_of(self.path / self.marker) == "a file"
 
     def there(self, names: Iterable[str]) -> list[str]:
-        """Which of these names the folder has, whatever they are. Raises UserError where the path is not a folder."""
+        """Return those of `names` that exist in the folder, of any type. Raises UserError if the path is not a folder."""
         try:
             if not self.path.is_dir():
                 if os.path.lexists(self.path):
@@ -55,21 +55,21 @@ class Folder:
             raise self.refusal(error) from error
 
     def lock(self) -> None:
-        """Lock a folder that has the marker. Writes nothing. Raises UserError where it is not writable or already locked."""
+        """Lock a folder that has the marker. Writes nothing. Raises UserError if it is not writable or already locked."""
         if self._lock is not None:
             return
         try:
-            if not self.marked:  # a device, say: opening one may do something
+            if not self.marked:  # checked first, since opening a device can have side effects
                 raise FileNotFoundError(errno.ENOENT, f"there is no file {self.marker}")
             flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            self._hold(os.open(self.path / self.marker, flags))
+            self._lock_marker(os.open(self.path / self.marker, flags))
         except OSError as error:
             raise self.refusal(error) from error
 
     def begin(self) -> None:
-        """Make the folder and its marker, if they are not there, and lock it.
+        """Make the folder and its marker, if they do not exist, and lock it.
 
-        Raises UserError where that fails; what was made is removed again.
+        Raises UserError if that fails, after removing what was made.
         """
         if self._lock is not None:
             return
@@ -81,8 +81,8 @@ class Folder:
             except FileExistsError:
                 self.lock()
                 return
-            self._hold(handle)
-            self._made.insert(0, marker)  # not before: where another process was first to lock it, it is that one's
+            self._lock_marker(handle)
+            self._made.insert(0, marker)  # not earlier: another process that locks it first owns it
             os.write(handle, f"{self.kind} of trainkit; {self.worker} cannot write here while this file is locked\n".encode())
         except BaseException as error:
             self.undo()
@@ -91,7 +91,7 @@ class Folder:
             raise
 
     def undo(self) -> None:
-        """Remove what `begin` has made, folders only where they are empty, and unlock."""
+        """Remove what `begin` made, folders only if they are empty, and unlock."""
         for path in self._made:
             with suppress(OSError):
                 path.unlink() if path.name == self.marker else path.rmdir()
@@ -99,13 +99,13 @@ class Folder:
 
     def close(self) -> None:
         """Unlock."""
-        self._made = []  # another fit may use the object, and has made nothing of it
+        self._made = []  # a later fit with this object must not remove these
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def refusal(self, error: OSError) -> UserError:
-        """The error for a folder that cannot be used."""
+        """Return the error for a folder that cannot be used."""
         return UserError(
             f"{self.kind} {self.path}: cannot be made or written ({error.strerror}); choose another with {self.option}"
         )
@@ -126,16 +126,16 @@ class Folder:
                     raise
                 self.path, k = base.with_name(f"{base.name}_{k}"), k + 1
 
-    def _hold(self, handle: int) -> None:
-        """Lock the marker that was opened, or close it."""
+    def _lock_marker(self, handle: int) -> None:
+        """Lock the open marker, or close it and raise."""
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(handle).st_nlink:  # the process that held the lock has removed it since
+            if not os.fstat(handle).st_nlink:  # the process that held the lock removed the file meanwhile
                 raise BlockingIOError
         except BlockingIOError:
             os.close(handle)
-            cure = f"wait for it, or choose another with {self.option}"
-            raise UserError(f"{self.kind} {self.path}: {self.worker} is at work in it; {cure}") from None
+            fix = f"wait for it, or choose another with {self.option}"
+            raise UserError(f"{self.kind} {self.path}: {self.worker} is at work in it; {fix}") from None
         except OSError:
             os.close(handle)
             raise

@@ -1,4 +1,4 @@
-"""Objects that know the arguments they were made with, so that a run from Python can be written down as a configuration."""
+"""Objects that record their constructor arguments, so that a run from Python can be saved as a configuration."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Recorded:
 
 
 def arguments(made: Recorded, without: Sequence[str] = ()) -> dict[str, Any]:
-    """The arguments of an object that differ from the defaults, by name, as plain values.
+    """Return the arguments of an object that differ from the defaults, by name, as plain values.
 
-    Raises UserError for an argument that a file cannot hold: a function, a tensor, another object.
+    without: names to leave out. Raises UserError for an argument that a file cannot hold: a function, a tensor, an object.
     """
     args, kwargs = made._given
     bound = inspect.signature(type(made)).bind(*args, **kwargs)
@@ -40,20 +40,20 @@ def arguments(made: Recorded, without: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def described(made: Recorded) -> str:
-    """`EarlyStopping(patience=5)`: the class, and the arguments that it was given."""
+    """Return the class and its arguments as given: `EarlyStopping(patience=5)`."""
     args, kwargs = made._given
     return f"{type(made).__name__}({', '.join([*map(repr, args), *(f'{k}={v!r}' for k, v in kwargs.items())])})"
 
 
 def plain(value: Any, place: str) -> Any:
-    """The value as lists, dicts and plain numbers or texts. Raises UserError where it is something else."""
+    """Return the value as lists, dicts, numbers and strings. Raises UserError for any other type."""
     if type(value) in PLAIN:
         return value
     if isinstance(value, Mapping):
         return {str(k): plain(v, f"{place}.{k}") for k, v in value.items()}
     if isinstance(value, (list, tuple, range)):
         return [plain(v, f"{place}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, PLAIN):  # an enumeration, a numpy number that is a Python one
+    if isinstance(value, PLAIN):  # a subclass: an enumeration, or numpy's float64
         return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
     raise UserError(f"{place} is a {type(value).__name__}, which a file cannot hold")
 

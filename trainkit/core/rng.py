@@ -1,4 +1,4 @@
-"""Every random number comes from a named stream: a pure function of the seed and the stream's name."""
+"""Named random streams: each is a pure function of the seed and its name."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 
 
 def stream(seed: int, *name: object) -> int:
-    """A 63-bit seed for the stream `name` of `seed`: the head of SHA-256, so that neighbours are unrelated."""
+    """Return a 63-bit seed for the stream `name` of `seed`: from SHA-256, so that neighboring seeds give unrelated streams."""
     text = "/".join(map(str, (seed, *name)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
 def generator(seed: int, *name: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator at the start of the stream `name` of `seed`."""
+    """Return a generator at the start of the stream `name` of `seed`."""
     return torch.Generator(device=device).manual_seed(stream(seed, *name))
 
 
 def seed_globals(seed: int) -> None:
-    """Python's and torch's own generators, which no code here draws from, for a user's that does: as the run, so the next."""
+    """Seed Python's and torch's global generators. Only the user's code draws from them; so its runs repeat too."""
     random.seed(stream(seed, "python"))
     torch.manual_seed(stream(seed, "torch"))

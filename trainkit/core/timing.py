@@ -1,4 +1,4 @@
-"""How long a call takes."""
+"""Measure the duration of a call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """The shortest of some calls: at least 3, at most 20, and a fifth of a second."""
+    """Return the shortest duration among 3 to 20 calls, which take at least 0.2 s together if 20 suffice."""
     times: list[float] = []
     while len(times) < 3 or (len(times) < 20 and sum(times) < 0.2):
         began = time.perf_counter()

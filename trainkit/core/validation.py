@@ -1,4 +1,4 @@
-"""Plain values against a pattern: what a checkpoint must hold, each difference a line with its place."""
+"""Check plain values against patterns (the content of checkpoints) and type hints (the values of configurations)."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from torch import Tensor
 
 from .errors import UserErrors, suggest
 
-COUNTER = range(1 << 53)  # whole numbers that a float holds exactly: no counter of a run is larger
+COUNTER = range(1 << 53)  # the whole numbers that a float holds exactly; a run's counters are below this limit
 MAX_CHARACTERS = 60  # characters of a value in a message
-MAX_COMPLAINTS = 10  # complaints about one value
+MAX_LINES = 10  # error lines about one value
 
 
 class OneOf:
-    """Any of several patterns."""
+    """A pattern that matches what any of `patterns` matches."""
 
     def __init__(self, *patterns: Any) -> None:
         self.patterns = patterns
 
 
 def require(value: Any, pattern: Any, place: str) -> None:
-    """Raise UserErrors unless `value` is like `pattern`: the first line of a callback's `load_state_dict`."""
+    """Raise UserErrors unless `value` matches `pattern`. A callback's `load_state_dict` begins with it."""
     if wrong := mismatches(value, pattern, place):
-        more = [f"{place}: and {len(wrong) - MAX_COMPLAINTS:,} values more"] if len(wrong) > MAX_COMPLAINTS else []
-        raise UserErrors([*wrong[:MAX_COMPLAINTS], *more])
+        more = [f"{place}: and {len(wrong) - MAX_LINES:,} more values"] if len(wrong) > MAX_LINES else []
+        raise UserErrors([*wrong[:MAX_LINES], *more])
 
 
 def mismatches(value: Any, pattern: Any, place: str) -> list[str]:
-    """How `value` differs from `pattern`, a line each; [] if it does not.
+    """Return how `value` differs from `pattern`, one line per difference; [] if it matches.
 
-    A pattern is Any; str, bool, int, float (an int is one too), Tensor, or a dtype: a value of that type; a range: an int in
-    it; another constant: that value; [P]: a list of P; (P, Q): a list or tuple of just these; {str: P}: a mapping with any
-    such keys; {"a": P, "b": Q}: one with just these; Either(P, Q).
+    Patterns: Any; str, bool, int, float (an int matches too), Tensor or a dtype: a value of that type; a range: an int in it;
+    another constant: that value; [P]: a list of P; (P, Q): a list or tuple of exactly these; {str: P}: a mapping with any
+    keys of that type; {"a": P, "b": Q}: a mapping with exactly these keys; OneOf(P, Q).
     """
     if pattern is Any:
         return []
@@ -44,9 +44,11 @@ def mismatches(value: Any, pattern: Any, place: str) -> list[str]:
         return [] if any(not mismatches(value, p, place) for p in pattern.patterns) else [_line(value, pattern, place)]
     if isinstance(pattern, dict) and isinstance(value, dict):
         if pattern and isinstance(next(iter(pattern)), type):
-            ((kind, each),) = pattern.items()
-            lines = [f"{place}: key {short_repr(k)}; needs {describe_pattern(kind)}" for k in value if type(k) is not kind]
-            return lines + [line for k, v in value.items() for line in mismatches(v, each, f"{place}.{short_repr(k, '')}")]
+            ((key_type, item),) = pattern.items()
+            lines = [
+                f"{place}: key {short_repr(k)}; needs {describe_pattern(key_type)}" for k in value if type(k) is not key_type
+            ]
+            return lines + [line for k, v in value.items() for line in mismatches(v, item, f"{place}.{short_repr(k, '')}")]
         lines = [f"{place}: has no {k}" for k in pattern if k not in value]
         lines += [f"{place}: {short_repr(k, '')} is not known" for k in value if k not in pattern]
         return lines + [line for k, p in pattern.items() if k in value for line in mismatches(value[k], p, f"{place}.{k}")]
@@ -74,7 +76,7 @@ def _line(value: Any, pattern: Any, place: str) -> str:
 
 
 def describe_pattern(pattern: Any) -> str:
-    """A pattern in words."""
+    """Return a pattern in words."""
     if isinstance(pattern, OneOf):
         return " or ".join(map(describe_pattern, pattern.patterns))
     if isinstance(pattern, range):
@@ -92,7 +94,7 @@ def describe_pattern(pattern: Any) -> str:
 
 
 def short_repr(value: Any, quote: str = "'") -> str:
-    """A value for a message: short, and with nothing in it that a terminal would obey."""
+    """Return a value for a message: short, and without control characters."""
     if isinstance(value, Tensor):
         return f"a tensor of {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     if isinstance(value, (dict, list, tuple)):
@@ -104,11 +106,12 @@ def short_repr(value: Any, quote: str = "'") -> str:
 
 
 def check_value(value: Any, hint: Any, place: str) -> list[str]:
-    """[] if `value` is of the type `hint`, else one line."""
-    if odd := [n for n in numbers_in(value) if n != n or (isinstance(n, int) and abs(n) >= COUNTER.stop)]:
-        return [
-            f"{place}: {short_repr(odd[0])}; needs a number{'' if odd[0] != odd[0] else f' nearer to 0 than {COUNTER.stop}'}"
-        ]
+    """Return [] if `value` is of the type `hint`, else one line."""
+    for n in numbers_in(value):
+        if n != n:
+            return [f"{place}: {short_repr(n)}; needs a number"]
+        if isinstance(n, int) and abs(n) >= COUNTER.stop:
+            return [f"{place}: {short_repr(n)}; needs a number nearer to 0 than {COUNTER.stop}"]
     if matches_hint(value, hint):
         return []
     choices = get_args(hint) if get_origin(hint) is Literal else ()
@@ -119,23 +122,23 @@ def check_value(value: Any, hint: Any, place: str) -> list[str]:
 
 
 def numbers_in(value: Any) -> list[float]:
-    """The numbers in a value and its lists."""
+    """Return the numbers in a value and in its lists."""
     if isinstance(value, list):
         return [n for v in value for n in numbers_in(v)]
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
 
 
 def yaml_repr(value: Any) -> str:
-    """A value as YAML has it."""
-    if isinstance(value, (list, dict)) and len(repr(value)) <= 60:
+    """Return a value as YAML writes it, shortened as `short_repr` does."""
+    if isinstance(value, (list, dict)) and len(repr(value)) <= MAX_CHARACTERS:
         return repr(value)
-    return (
-        {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else short_repr(value)
-    )
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else short_repr(value)
 
 
 def matches_hint(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of a type: an int is a float, a bool is neither, a list may be a sequence or tuple."""
+    """Return whether a plain value is of a type. An int is also a float, a bool is neither, a list is also a tuple."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any or hint is inspect.Parameter.empty:
         return True
@@ -157,11 +160,11 @@ def matches_hint(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and (not args or all(matches_hint(v, args[0]) for v in value))
     if origin in (dict, Mapping) or hint is dict:
         return isinstance(value, dict)
-    return False  # tensors, modules, functions: never a configuration's
+    return False  # tensors, modules and functions are not values of a configuration
 
 
 def describe_type(hint: Any) -> str:
-    """A type in words."""
+    """Return a type in words."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(describe_type(a) for a in args)
@@ -177,6 +180,7 @@ def describe_type(hint: Any) -> str:
 
 
 def yaml_type(value: Any) -> str:
+    """Return the type of a value of YAML in words."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
@@ -185,7 +189,7 @@ def yaml_type(value: Any) -> str:
 
 
 def yaml_advice(value: Any, hint: Any) -> str:
-    """A word about YAML's traps, where one was probably stepped into."""
+    """Return a hint about quotes and exponents in YAML that probably explains the value, or the empty string."""
     if isinstance(value, bool) and not matches_hint(True, hint):
         return " (YAML reads yes, no, on and off as true and false: put words in quotes)"
     if isinstance(value, float) and value.is_integer() and matches_hint(1, hint):

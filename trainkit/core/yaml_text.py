@@ -1,4 +1,4 @@
-"""Plain values as YAML text, for a configuration that is written from Python objects."""
+"""Write plain values as YAML text, for a configuration made from Python objects."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-TRAPS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # YAML reads them as something else
+NEED_QUOTES = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # YAML does not read these words as text
 
 
 def to_yaml(value: Mapping[str, Any]) -> str:
-    """A mapping with a line per key; the mappings and lists in it likewise, what is deeper in one line."""
+    """Return a mapping as YAML with one line per key, also in its mappings and lists; deeper values are in one line."""
     lines = []
     for key, v in value.items():
         if isinstance(v, Mapping) and v:
@@ -36,9 +36,9 @@ def _inline(value: Any) -> str:
         if not math.isfinite(value):
             return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
         text = repr(value)
-        return text if "e" not in text or "." in text else text.replace("e", ".0e")  # 1e-05 would be text in YAML
+        return text if "e" not in text or "." in text else text.replace("e", ".0e")  # YAML reads 1e-05 as text
     return _text(value) if isinstance(value, str) else str(value)
 
 
 def _text(text: str) -> str:
-    return text if WORD.fullmatch(text) and text.lower() not in TRAPS else json.dumps(text)
+    return text if WORD.fullmatch(text) and text.lower() not in NEED_QUOTES else json.dumps(text)

@@ -1,7 +1,7 @@
-"""Other libraries: the only package of trainkit that may import torch.nn, torch.optim or autograd.
+"""Reference implementations in other libraries: the only package that may import torch.nn, torch.optim or autograd.
 
-`find("torch")` is the reference implementation of `trainkit compare --against torch`: it trains the same net from the same
-weights over the same batches. Nothing else imports the modules of this package.
+`find("torch")` returns the one for `trainkit compare --against torch`: it trains the same net from the same weights over the
+same batches. Its modules are imported only through `find`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from types import ModuleType
 
 from trainkit.core.errors import UserError, suggest
 
-RIVALS = {"torch": "torch_reference"}
+REFERENCES = {"torch": "torch_reference"}  # the module of each
 TITLES = {"torch": "torch.nn with autograd"}
 
 
 def find(name: str) -> ModuleType:
-    """The rival of that name, a module with `fit`. Raises UserError with the nearest name."""
-    if name not in RIVALS:
-        raise UserError(f"compare --against: no rival {name!r}{suggest(name, RIVALS)}")
-    return import_module(f".{RIVALS[name]}", __name__)
+    """Return the reference implementation of that name, a module with `fit`. Raises UserError for an unknown name."""
+    if name not in REFERENCES:
+        raise UserError(f"compare --against: no reference implementation {name!r}{suggest(name, REFERENCES)}")
+    return import_module(f".{REFERENCES[name]}", __name__)

@@ -1,4 +1,4 @@
-"""A net, a loss and an optimizer of trainkit as those of torch.nn and torch.optim."""
+"""Convert a net, a loss and an optimizer of trainkit to those of torch.nn and torch.optim."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor, nn
 import trainkit
 from trainkit.core.errors import UserError
 from trainkit.nn.losses import Loss
-from trainkit.nn.module import Value
+from trainkit.nn.module import Tensors
 from trainkit.optim.optimizer import Optimizer
 
-Criterion = Any  # a loss of torch.nn: a module whose `reduction`, `weight` and `ignore_index` are looked at
-Made = TypeVar("Made")
+Criterion = Any  # a loss of torch.nn, a module with `reduction`; some have `weight` and `ignore_index`
+Entry = TypeVar("Entry")
 
-# -- what torch.nn has not -----------------------------------------------------------------------------------------------------
+# -- layers that torch.nn does not have ----------------------------------------------------------------------------------------
 
 
 class Chain(nn.Sequential):
-    """nn.Sequential for nets with branches: a module that takes one tensor and is given a tuple maps over it."""
+    """nn.Sequential for nets with branches: a module that takes one tensor is mapped over a tuple."""
 
-    def forward(self, x: Value) -> Value:
+    def forward(self, x: Tensors) -> Tensors:
         for m in self:
-            x = mapped(m, x)
+            x = call_mapped(m, x)
         return x
 
 
@@ -37,14 +37,14 @@ class Residual(Chain):
 
 
 class Parallel(nn.Sequential):
-    """A module for each tensor of a tuple."""
+    """(y₁, ..., yₖ) = (f₁(x₁), ..., fₖ(xₖ)): one module per tensor of a tuple."""
 
-    def forward(self, x: tuple[Value, ...]) -> tuple[Value, ...]:
-        return tuple(mapped(m, xi) for m, xi in zip(self, x, strict=True))
+    def forward(self, x: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
+        return tuple(call_mapped(m, xi) for m, xi in zip(self, x, strict=True))
 
 
 class FanOut(nn.Module):
-    """The same tensor several times."""
+    """(y₁, ..., yₖ) = (x, ..., x)."""
 
     def __init__(self, copies: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Add(nn.Module):
 
 
 class Concat(nn.Module):
-    """The x joined along `dim`."""
+    """y = (x₁, ..., xₖ) concatenated along `dim`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -75,19 +75,19 @@ class Concat(nn.Module):
         return torch.cat(x, self.dim)
 
 
-TAKES_TUPLE = {Chain, Parallel, Add, Concat}
+ACCEPT_TUPLE = {Chain, Parallel, Add, Concat}
 
 
-def mapped(m: nn.Module, x: Value) -> Value:
-    """m(x), over each tensor of a tuple where m takes one."""
-    return m(x) if type(x) is not tuple or type(m) in TAKES_TUPLE else tuple(m(xi) for xi in x)
+def call_mapped(m: nn.Module, x: Tensors) -> Tensors:
+    """Return m(x), mapped over a tuple if m takes one tensor."""
+    return m(x) if type(x) is not tuple or type(m) in ACCEPT_TUPLE else tuple(m(xi) for xi in x)
 
 
 # -- the same net, loss and optimizer ------------------------------------------------------------------------------------------
 
 
 def linear(ours: trainkit.Linear) -> nn.Module:
-    """The layer with its weights copied; none are drawn, so that no random stream moves."""
+    """Return the layer with its weights copied. None are drawn, so that no random stream advances."""
     size = {"in_features": ours.in_features, "out_features": ours.out_features, "bias": ours.bias}
     theirs = nn.utils.skip_init(nn.Linear, **size, device=ours.w.device, dtype=ours.w.dtype)
     load(theirs, ours.state_dict())
@@ -124,94 +124,103 @@ LOSSES: dict[type[Loss], Callable[[Any], Criterion]] = {
     trainkit.MSELoss: lambda m: nn.MSELoss(reduction=m.reduction),
     trainkit.L1Loss: lambda m: nn.L1Loss(reduction=m.reduction),
     trainkit.HuberLoss: lambda m: nn.HuberLoss(m.reduction, m.delta),
-    trainkit.NLLLoss: lambda m: nn.NLLLoss(**of_classes(m)),
-    trainkit.CrossEntropyLoss: lambda m: nn.CrossEntropyLoss(**of_classes(m), label_smoothing=m.label_smoothing),
-    trainkit.BCELoss: lambda m: nn.BCELoss(own(m.element_weight), reduction=m.reduction),
+    trainkit.NLLLoss: lambda m: nn.NLLLoss(**class_loss_arguments(m)),
+    trainkit.CrossEntropyLoss: lambda m: nn.CrossEntropyLoss(**class_loss_arguments(m), label_smoothing=m.label_smoothing),
+    trainkit.BCELoss: lambda m: nn.BCELoss(cloned(m.element_weight), reduction=m.reduction),
     trainkit.BCEWithLogitsLoss: lambda m: nn.BCEWithLogitsLoss(
-        own(m.element_weight), reduction=m.reduction, pos_weight=own(m.pos_weight)
+        cloned(m.element_weight), reduction=m.reduction, pos_weight=cloned(m.pos_weight)
     ),
 }
 
-# One kernel updates all parameters where torch has it (fused), else one does each line of the formula (foreach).
+# The fastest form in torch: one kernel for the whole update (fused), or else one per line of the formula (foreach).
 OPTIMIZERS: dict[type[Optimizer], Callable[[Any, Iterable[Tensor]], torch.optim.Optimizer]] = {
     trainkit.SGD: lambda o, params: torch.optim.SGD(
-        params, **every(o), momentum=o.per_replica["momentum"][0], dampening=o.dampening, nesterov=o.nesterov, fused=True
+        params,
+        **common_arguments(o),
+        momentum=o.per_replica["momentum"][0],
+        dampening=o.dampening,
+        nesterov=o.nesterov,
+        fused=True,
     ),
     trainkit.Adam: lambda o, params: torch.optim.Adam(
-        params, **every(o), betas=o.betas, eps=o.eps, amsgrad=o.amsgrad, fused=True
+        params, **common_arguments(o), betas=o.betas, eps=o.eps, amsgrad=o.amsgrad, fused=True
     ),
     trainkit.AdamW: lambda o, params: torch.optim.AdamW(
-        params, **every(o), betas=o.betas, eps=o.eps, amsgrad=o.amsgrad, fused=True
+        params, **common_arguments(o), betas=o.betas, eps=o.eps, amsgrad=o.amsgrad, fused=True
     ),
     trainkit.RMSprop: lambda o, params: torch.optim.RMSprop(
-        params, **every(o), alpha=o.alpha, eps=o.eps, momentum=o.per_replica["momentum"][0], centered=o.centered, foreach=True
+        params,
+        **common_arguments(o),
+        alpha=o.alpha,
+        eps=o.eps,
+        momentum=o.per_replica["momentum"][0],
+        centered=o.centered,
+        foreach=True,
     ),
     trainkit.Adagrad: lambda o, params: torch.optim.Adagrad(
-        params, **every(o), lr_decay=o.lr_decay, eps=o.eps, initial_accumulator_value=o.start, fused=True
+        params, **common_arguments(o), lr_decay=o.lr_decay, eps=o.eps, initial_accumulator_value=o.start, fused=True
     ),
 }
 
 
-def of_classes(ours: trainkit.NLLLoss) -> dict[str, Any]:
+def class_loss_arguments(ours: trainkit.NLLLoss) -> dict[str, Any]:
+    """Return the arguments that NLLLoss and CrossEntropyLoss share."""
     ignored = -100 if ours.ignore_index is None else ours.ignore_index
-    return {"weight": own(ours.class_weight), "ignore_index": ignored, "reduction": ours.reduction}
+    return {"weight": cloned(ours.class_weight), "ignore_index": ignored, "reduction": ours.reduction}
 
 
-def own(constant: Tensor | None) -> Tensor | None:
-    """A copy: autograd refuses to save a tensor that was made in inference mode."""
+def cloned(constant: Tensor | None) -> Tensor | None:
+    """Return a copy, since autograd cannot save a tensor that was made in inference mode."""
     return None if constant is None else constant.clone()
 
 
-def every(ours: Any) -> dict[str, Any]:
-    """The settings of every optimizer. The rate is the configured one: a schedule or a stop may have moved the present one."""
+def common_arguments(ours: Any) -> dict[str, Any]:
+    """Return the arguments that all optimizers share. The rate is the configured one, which no schedule has changed."""
     return {"lr": ours.configured[0], "weight_decay": ours.per_replica["weight_decay"][0], "maximize": ours.maximize}
 
 
-def entry(table: Mapping[type, Made], kind: str, place: str, ours: object) -> Made:
-    """The entry for exactly this class: a class derived from one of trainkit's may compute something else."""
+def entry_for(table: Mapping[type, Entry], kind: str, place: str, ours: object) -> Entry:
+    """Return the entry for exactly this class, since a subclass may compute something else. Raises UserError without one."""
     if type(ours) not in table:
         raise UserError(
-            f"compare --against torch: {place} {type(ours).__name__}: torch has no such {kind}; leave --against out"
+            f"compare --against torch: {place} {type(ours).__name__}: torch has no such {kind}; run without --against"
         )
     return table[type(ours)]
 
 
 def module(ours: trainkit.Module) -> nn.Module:
-    """The same net with the same weights under the same names. A module that stands in it twice does so here too.
+    """Return the same net with the same weights under the same names. A module that occurs twice is shared there too.
 
-    Raises UserError for a layer that torch has not: a user's own.
+    Raises UserError for a layer that torch does not have, such as a user's own.
     """
-    made: dict[int, nn.Module] = {}
+    converted: dict[int, nn.Module] = {}
     branches = any(type(m) is trainkit.FanOut for _, m in ours.modules())
 
-    def mirror(m: trainkit.Module, path: str) -> nn.Module:
-        if id(m) not in made:
-            make = entry(LAYERS | CONTAINERS, "layer", f"model {path}".rstrip(), m)
+    def convert(m: trainkit.Module, path: str) -> nn.Module:
+        if id(m) not in converted:
+            build = entry_for(LAYERS | CONTAINERS, "layer", f"model {path}".rstrip(), m)
             if type(m) in CONTAINERS:
-                parts = [mirror(part, f"{path}.{name}" if path else name) for name, part in m.children()]
-                made[id(m)] = make(*parts) if branches or make is not Chain else nn.Sequential(*parts)
+                children = [convert(child, f"{path}.{name}" if path else name) for name, child in m.children()]
+                converted[id(m)] = build(*children) if branches or build is not Chain else nn.Sequential(*children)
             else:
-                made[id(m)] = make(m)
-        return made[id(m)]
+                converted[id(m)] = build(m)
+        return converted[id(m)]
 
-    return mirror(ours, "")
+    return convert(ours, "")
 
 
 def load(net: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy trainkit's state in. (`load_state_dict` would ask for a shared weight under each of its names.)"""
+    """Copy trainkit's state in. (`load_state_dict` needs a shared weight under each of its names.)"""
     with torch.no_grad():
         for name, p in net.named_parameters():
             p.copy_(state[name])
 
 
 def criterion(ours: Loss) -> Criterion:
-    """The same loss with the same settings. Raises UserError for a user's own."""
-    return entry(LOSSES, "loss", "loss", ours)(ours)
+    """Return the same loss with the same settings. Raises UserError for a user's own."""
+    return entry_for(LOSSES, "loss", "loss", ours)(ours)
 
 
 def optimizer(ours: Optimizer, params: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """The same optimizer with the same settings, at the configured rate. Raises UserError for SignSGD and a user's own."""
-    return entry(OPTIMIZERS, "optimizer", "optimizer", ours)(ours, params)
-
-
-# -- the run -------------------------------------------------------------------------------------------------------------------
+    """Return the same optimizer at the configured rate. Raises UserError for SignSGD and for a user's own."""
+    return entry_for(OPTIMIZERS, "optimizer", "optimizer", ours)(ours, params)

@@ -1,7 +1,7 @@
 """The reference implementation: torch.nn with autograd and torch.optim, from the same weights over the same batches.
 
-It is the loop that a good user of PyTorch writes by hand, in the fastest form that torch.optim has: no logs, no files, nothing
-between two steps but the validations that the other run had too.
+This is the loop that an experienced user of PyTorch writes by hand, with torch.optim's fastest form of each optimizer. It
+writes no logs and no files; between two steps there are only the validations that trainkit's run had too.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Rival:
-    """What came out: seconds of the steps and validations, steps, `val/loss` and the like in evaluation mode, and the
-    parameters under trainkit's names."""
+class ReferenceResult:
+    """The result of the reference implementation: the seconds of all steps and validations, the number of steps, the metrics
+    in evaluation mode (`val/loss`, ...), and the parameters under trainkit's names."""
 
     seconds: float
     steps: int
@@ -41,13 +41,13 @@ def fit(
     start: Mapping[str, Tensor],
     rates: Sequence[float] | None = None,
     momenta: Sequence[Mapping[str, Any]] | None = None,
-) -> Rival:
-    """Train again what `trainer`, one replica, has trained from the parameters `start`: as many steps, over the same batches,
-    with a validation wherever it had one.
+) -> ReferenceResult:
+    """Repeat the training of `session`, which has one replica, from the parameters `start`: the same number of steps over the
+    same batches, with the same validations.
 
     rates: the learning rate of each step; None is the configured one. momenta: {"momentum": 0.9} or {"betas": (0.9, 0.999)}
-    of each step, where the schedule is one that moves them. Dropout draws masks of its own, from the run's seed.
-    Raises UserError for what torch has not.
+    of each step, if the schedule changes them. Dropout draws other masks, from the run's seed.
+    Raises UserError for a layer, loss or optimizer that torch does not have.
     """
     devices = [session.device] if session.device.type == "cuda" else []
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
@@ -56,20 +56,20 @@ def fit(
         load(net, start)
         loss = criterion(session.loss).to(session.device, session.dtype)
         update = optimizer(session.optimizer, net.parameters())
-        settings = each_step(session, rates, momenta)
+        settings = settings_per_step(session, rates, momenta)
         if settings:
             update.param_groups[0].update(settings[0])
-        moving = iter(settings) if any(s != settings[0] for s in settings) else None
-        stream, plan = endless(session), list(stretches(session))
+        changing = iter(settings) if any(s != settings[0] for s in settings) else None
+        stream, plan = endless_batches(session), list(validation_plan(session))
 
-        began = now(session.device)
-        for stretch, validate in plan:
+        began = synchronized_time(session.device)
+        for steps, validate in plan:
             train(
                 net,
                 loss,
                 update,
-                islice(stream, stretch),
-                settings=moving,
+                islice(stream, steps),
+                settings=changing,
                 accumulate=session.settings.accumulate,
                 clip_norm=session.settings.clip_norm,
                 clip_value=session.settings.clip_value,
@@ -77,14 +77,15 @@ def fit(
             if validate:
                 assert session.data.val is not None
                 evaluate(net, loss, session, session.data.val)
-        seconds = now(session.device) - began
+        seconds = synchronized_time(session.device) - began
 
         metrics = {
             f"{name}/{metric}": value
-            for name, part in session.data.parts().items()
-            for metric, value in evaluate(net, loss, session, part).items()
+            for name, split in session.data.parts().items()
+            for metric, value in evaluate(net, loss, session, split).items()
         }
-        return Rival(seconds, session.progress.step, metrics, {name: p.detach().clone() for name, p in net.named_parameters()})
+        state = {name: p.detach().clone() for name, p in net.named_parameters()}
+        return ReferenceResult(seconds, session.progress.step, metrics, state)
 
 
 def train(
@@ -98,7 +99,7 @@ def train(
     clip_norm: float | None = None,
     clip_value: float | None = None,
 ) -> None:
-    """The bare loop, a step a batch. settings: the optimizer's at each step, where a schedule moves them."""
+    """Train one step per batch. settings: the optimizer's settings at each step, if a schedule changes them."""
     parameters = list(net.parameters())
     for x, t in batches:
         if settings is not None:
@@ -107,10 +108,10 @@ def train(
         if accumulate == 1:
             criterion(net(x), t).backward()
         else:
-            size, whole = -(-len(x) // accumulate), counted(criterion, t)
+            size, whole = -(-len(x) // accumulate), batch_weight(criterion, t)
             for xi, ti in zip(x.split(size), t.split(size), strict=True):
                 value = criterion(net(xi), ti)
-                (value * (counted(criterion, ti) / whole) if criterion.reduction == "mean" else value).backward()
+                (value * (batch_weight(criterion, ti) / whole) if criterion.reduction == "mean" else value).backward()
         if clip_value is not None:
             nn.utils.clip_grad_value_(parameters, clip_value)
         if clip_norm is not None:
@@ -118,56 +119,56 @@ def train(
         optimizer.step()
 
 
-def evaluate(net: nn.Module, criterion: Criterion, session: Session, part: Split) -> dict[str, float]:
-    """Loss and error of a part in evaluation mode, as trainkit's `evaluate` defines them, in batches of the same size."""
-    data, size = session.data, max(session.settings.batch_size or len(part), 1024)
-    total, seen, wrong = torch.zeros(3, dtype=torch.float64, device=part.x.device)
+def evaluate(net: nn.Module, criterion: Criterion, session: Session, split: Split) -> dict[str, float]:
+    """Return loss and error of a split in evaluation mode, as trainkit's `evaluate` defines them, in batches of its size."""
+    data, size = session.data, max(session.settings.batch_size or len(split), 1024)
+    total, weight, wrong = torch.zeros(3, dtype=torch.float64, device=split.x.device)
     net.eval()
     with torch.inference_mode():
-        for i in range(0, len(part), size):
-            x, t = part.x[i : i + size], part.t[i : i + size]
+        for i in range(0, len(split), size):
+            x, t = split.x[i : i + size], split.t[i : i + size]
             y = net(x)
-            value, n = criterion(y, t), counted(criterion, t)
+            value, n = criterion(y, t), batch_weight(criterion, t)
             if isinstance(n, Tensor):
-                value = torch.where(n == 0, 0, value)  # all is ignored: 0 / 0
+                value = torch.where(n == 0, 0, value)  # the value is 0 / 0 if all targets are ignored
             total += value * n if criterion.reduction == "mean" else value
-            seen += n if criterion.reduction == "mean" else len(x)
-            if data.classes is not None and part.label is not None:
-                wrong += (predicted_classes(y, session.loss, data) != part.label[i : i + size]).sum()
+            weight += n if criterion.reduction == "mean" else len(x)
+            if data.classes is not None and split.label is not None:
+                wrong += (predicted_classes(y, session.loss, data) != split.label[i : i + size]).sum()
     net.train()
-    metrics = {"loss": float(total / seen)}
-    if data.classes is not None and part.label is not None:
-        metrics["error"] = float(wrong / len(part))
+    metrics = {"loss": float(total / weight)}
+    if data.classes is not None and split.label is not None:
+        metrics["error"] = float(wrong / len(split))
     return metrics
 
 
-def counted(criterion: Criterion, t: Tensor) -> int | Tensor:
-    """What a mean divides by: the samples, or the weights of those classes that are not ignored."""
+def batch_weight(criterion: Criterion, t: Tensor) -> int | Tensor:
+    """Return the divisor of a mean: the number of samples, or the sum of the weights of the classes that count."""
     if t.is_floating_point() or (criterion.weight is None and criterion.ignore_index == -100):
         return len(t)
-    kept = t != criterion.ignore_index
-    return (kept if criterion.weight is None else criterion.weight[t[kept]]).sum(dtype=torch.float64)
+    counts = t != criterion.ignore_index
+    return (counts if criterion.weight is None else criterion.weight[t[counts]]).sum(dtype=torch.float64)
 
 
-def each_step(
+def settings_per_step(
     session: Session, rates: Sequence[float] | None, momenta: Sequence[Mapping[str, Any]] | None
 ) -> list[dict[str, Any]]:
-    """The optimizer's settings for each step: {"lr": 0.1, "momentum": 0.9}."""
+    """Return the optimizer's settings for each step: {"lr": 0.1, "momentum": 0.9}."""
     steps = session.progress.step
     rates = [session.optimizer.configured[0]] * steps if rates is None else rates
     momenta = [{}] * steps if momenta is None else momenta
     return [{"lr": lr, **momentum} for lr, momentum in zip(rates, momenta, strict=True)]
 
 
-def endless(session: Session) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of every epoch in the run's order."""
-    part, seed = session.data.train, session.seeds[0]
-    orders = (epoch_permutation(seed, epoch, len(part)).to(session.device) for epoch in count())
-    return chain.from_iterable(batches(part, at, session.step_size) for at in orders)
+def endless_batches(session: Session) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return an iterator over the batches of epoch after epoch, in the run's order."""
+    split, seed = session.data.train, session.seeds[0]
+    orders = (epoch_permutation(seed, epoch, len(split)).to(session.device) for epoch in count())
+    return chain.from_iterable(batches(split, order, session.step_size) for order in orders)
 
 
-def stretches(session: Session) -> Iterator[tuple[int, bool]]:
-    """The run as (steps, whether a validation follows them)."""
+def validation_plan(session: Session) -> Iterator[tuple[int, bool]]:
+    """Yield the run as pairs: a number of steps, and whether a validation follows them."""
     done, validates = 0, session.data.val is not None
     epochs, inside = session.steps_per_epoch * session.validate_every_n_epochs, session.validate_every_n_steps
     for step in range(1, session.progress.step + 1):
@@ -177,8 +178,8 @@ def stretches(session: Session) -> Iterator[tuple[int, bool]]:
     yield session.progress.step - done, False
 
 
-def now(device: torch.device) -> float:
-    """The time, when the device has done what it was told."""
+def synchronized_time(device: torch.device) -> float:
+    """Return the time after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

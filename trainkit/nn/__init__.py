@@ -4,7 +4,7 @@
 
     net = Sequential(Linear(2, 25), ReLU(), Linear(25, 2))
 
-`module` is the contract, `layers` and `losses` keep it, `gradcheck` tests it against central differences.
+`module` defines the contract, `layers` and `losses` implement it, and `gradcheck` tests it against finite differences.
 """
 
 from .layers import ELU as ELU

@@ -1,4 +1,4 @@
-"""The first judge of a derivative: central differences in float64. (The second, torch's own modules, stands in the tests.)"""
+"""Compare hand-written derivatives with central finite differences in float64. (The tests compare them with autograd too.)"""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from .losses import Loss
-from .module import Module, Value, bwd_value, fwd_value
+from .module import Module, Tensors, bwd_value, fwd_value
 
-EPS = 1e-6  # truncation ~ eps², rounding ~ 1e-16/eps: both near 1e-10 at this step
+EPS = 1e-6  # the step: truncation ~ eps², rounding ~ 1e-16/eps, so the error is near 1e-10
 TOLERANCE = 1e-6
-ROUNDING = 2.0**-48  # of the objective, relative: 16 units in the last place, by which a sum may be off
-MARGIN = 1e-3  # inputs this near to a kink are moved off it
+ROUNDING = 2.0**-48  # relative rounding error allowed for the objective, a sum: 16 units in the last place
+MARGIN = 1e-3  # inputs this near to a kink are moved away from it
 
 
 @dataclass(frozen=True)
 class GradcheckResult:
-    """Of one derivative: `name` (x, x[1], weight, ...), and the largest |a - n| / max(1, |a|, |n|) over its elements."""
+    """The result for one derivative: `name` is x, x[1], 0.weight, ...; `error` is the largest |a - n| / max(1, |a|, |n|)
+    over its elements, a the hand-written and n the numerical derivative."""
 
     name: str
     error: float
@@ -31,22 +32,22 @@ class GradcheckResult:
         return self.error <= TOLERANCE
 
 
-def gradcheck(module: Module, x: Value, seed: int = 0, elements: int | None = None) -> list[GradcheckResult]:
-    """Each input's and parameter's hand-written gradient of Σ v·y against (f(p + eps) - f(p - eps)) / 2 eps, v random.
+def gradcheck(module: Module, x: Tensors, seed: int = 0, elements: int | None = None) -> list[GradcheckResult]:
+    """Compare the hand-written gradient of f = Σ v·y, v random, with (f(p + eps) - f(p - eps)) / (2 eps).
 
-    Works on a copy in float64; random modules are reseeded before each forward. Cost: two passes an element; `elements` looks
-    at so many of each tensor, drawn at random.
+    Return a result for each input and parameter p. Works on a copy in float64, and reseeds random modules before each forward
+    pass. Each element costs two passes. elements: check only this many of each tensor, drawn at random; None checks all.
     """
     module = copy.deepcopy(module).to(dtype=torch.float64)
-    inputs = _off_kinks(tuple(v.double() for v in (x if type(x) is tuple else (x,))), module)
-    value: Value = inputs if type(x) is tuple else inputs[0]
+    inputs = _moved_off_kinks(tuple(v.double() for v in (x if type(x) is tuple else (x,))), module)
+    value: Tensors = inputs if type(x) is tuple else inputs[0]
 
     def reseed() -> None:
         for _, m in module.modules():
             if (generators := getattr(m, "generators", None)) is not None:
                 m.__dict__["generators"] = tuple(torch.Generator().manual_seed(seed + i) for i in range(len(generators)))
 
-    def forward() -> tuple[Value, object]:
+    def forward() -> tuple[Tensors, object]:
         reseed()
         return fwd_value(module, value)
 
@@ -64,11 +65,11 @@ def gradcheck(module: Module, x: Value, seed: int = 0, elements: int | None = No
     analytic = dx if type(dx) is tuple else (dx,)
     named = [(f"x[{i}]" if len(inputs) > 1 else "x", xi, d) for i, (xi, d) in enumerate(zip(inputs, analytic, strict=True))]
     named += [(name, p, g.clone()) for name, p, g in module.named_param()]
-    return [GradcheckResult(name, _worst(p, g, objective, _drawn(p.numel(), elements, draw))) for name, p, g in named]
+    return [GradcheckResult(name, _max_error(p, g, objective, _sampled(p.numel(), elements, draw))) for name, p, g in named]
 
 
 def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor) -> GradcheckResult:
-    """dy of `loss` against differences, as `gradcheck` does it."""
+    """Compare dy of `loss` with finite differences, as `gradcheck` does."""
     y = y.double().clone()
     t = t.double() if t.is_floating_point() else t
     for kink in loss.nonsmooth_at:
@@ -76,16 +77,19 @@ def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor) -> GradcheckResult:
         y = torch.where(near, y + 2 * MARGIN, y)
     _, saved = loss.fwd(y, t)
     analytic = loss.bwd(saved)
-    return GradcheckResult("y", _worst(y, analytic, lambda: float(loss.fwd(y, t)[0].sum()), range(y.numel())))
+    return GradcheckResult("y", _max_error(y, analytic, lambda: float(loss.fwd(y, t)[0].sum()), range(y.numel())))
 
 
-def _drawn(n: int, most: int | None, draw: torch.Generator) -> Iterable[int]:
-    """All of n, or `most` of them."""
-    return range(n) if most is None or n <= most else torch.randperm(n, generator=draw)[:most].tolist()
+def _sampled(n: int, limit: int | None, draw: torch.Generator) -> Iterable[int]:
+    """Return all of the n indices, or `limit` of them, drawn at random."""
+    return range(n) if limit is None or n <= limit else torch.randperm(n, generator=draw)[:limit].tolist()
 
 
-def _worst(p: Tensor, analytic: Tensor, objective: Callable[[], float], elements: Iterable[int]) -> float:
-    """The largest scaled difference over the `elements` of `p`, which is nudged in place and put back; ∞ for another shape."""
+def _max_error(p: Tensor, analytic: Tensor, objective: Callable[[], float], elements: Iterable[int]) -> float:
+    """Return the largest scaled difference over the `elements` of `p`, or ∞ if the shapes differ.
+
+    `p` is changed in place, one element at a time, and restored.
+    """
     if analytic.shape != p.shape:
         return float("inf")
     worst = 0.0
@@ -99,14 +103,14 @@ def _worst(p: Tensor, analytic: Tensor, objective: Callable[[], float], elements
         down = objective()
         flat[i] = here
         n = (up - down) / (2 * EPS)
-        apart, rounding = abs(a - n), ROUNDING * max(abs(up), abs(down)) / EPS
-        error = max(0.0, apart - rounding) / max(1.0, abs(a), abs(n)) if math.isfinite(apart) else math.inf
+        difference, rounding = abs(a - n), ROUNDING * max(abs(up), abs(down)) / EPS
+        error = max(0.0, difference - rounding) / max(1.0, abs(a), abs(n)) if math.isfinite(difference) else math.inf
         worst = max(worst, error)
     return worst
 
 
-def _off_kinks(inputs: Sequence[Tensor], module: Module) -> tuple[Tensor, ...]:
-    """Copies of the inputs, with elements near a kink of the module moved to the kink plus twice the margin."""
+def _moved_off_kinks(inputs: Sequence[Tensor], module: Module) -> tuple[Tensor, ...]:
+    """Return copies of the inputs, with elements near a kink of the module moved to the kink plus twice the margin."""
     moved = []
     for x in inputs:
         x = x.clone().contiguous()

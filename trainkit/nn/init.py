@@ -1,4 +1,4 @@
-"""Initial weights by name. `in` is the number of inputs of one unit, `out` of one input's units."""
+"""Initial weights by name. `in` is the number of inputs of a unit, `out` the number of units that an input goes to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _scale: dict[str, Callable[[int, int, float], float]] = {
     "standard": lambda n, m, std: 1.0,
     "xavier": lambda n, m, std: math.sqrt(2 / (n + m)),  # Glorot & Bengio 2010, eq. 12
     "he": lambda n, m, std: math.sqrt(2 / n),  # He et al. 2015, eq. 10
-    "fan_out": lambda n, m, std: math.sqrt(2 / m),  # the same kept for the backward pass, eq. 14
+    "fan_out": lambda n, m, std: math.sqrt(2 / m),  # as he, for the variance in the backward pass: eq. 14
     "normal": lambda n, m, std: std,
 }
 
@@ -24,8 +24,8 @@ _scale: dict[str, Callable[[int, int, float], float]] = {
 def init_(p: Tensor, init: Init, fan_in: int, fan_out: int, std: float, generator: torch.Generator | None) -> None:
     """Draw `p` in place.
 
-    uniform: U(±1/sqrt(in)), torch's default for Linear. unit_uniform: U[0, 1]. The others are normal with mean 0 and deviation
-    standard: 1; xavier: sqrt(2/(in + out)); he: sqrt(2/in); fan_out: sqrt(2/out); normal: `std`.
+    uniform: U(±1/sqrt(in)), torch's default for Linear. unit_uniform: U[0, 1]. The others are normal with mean 0 and standard
+    deviation 1 (standard), sqrt(2/(in + out)) (xavier), sqrt(2/in) (he), sqrt(2/out) (fan_out) or `std` (normal).
     """
     if init == "uniform":
         bound = 1 / math.sqrt(fan_in)

@@ -1,7 +1,7 @@
-"""Torch's own kernels that have no public Python name: arithmetic only. Each module and optimizer says which applies, and why.
+"""torch's kernels that have no public Python name, for arithmetic only.
 
-Called through the overload (`.default`), a kernel costs 1 to 3 microseconds on 50 x 25 numbers; the same formula in plain
-tensor operations costs 7 to 10 (docs/decisions.md).
+Called through the overload (`.default`), a kernel takes 1 to 3 microseconds on 50 x 25 numbers; the same formula in plain
+tensor operations takes 7 to 10 (docs/decisions.md).
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 _aten = torch.ops.aten
 
-linear = torch._C._nn.linear  # (x, w, b or None): x wᵀ + b, with the transpose on torch's side
+linear = torch._C._nn.linear  # (x, w, b or None): x wᵀ + b
 threshold_backward = _aten.threshold_backward.default  # (dy, y, 0): 0 where y <= 0, else dy
 tanh_backward = _aten.tanh_backward.default  # (dy, y): dy (1 - y²)
 sigmoid_backward = _aten.sigmoid_backward.default  # (dy, y): dy y (1 - y)
@@ -30,7 +30,7 @@ nll_backward = _aten.nll_loss_backward.default  # (1, y, t, weight, 1 | 2, ignor
 
 
 def log1pexp(x: Tensor) -> Tensor:
-    """log(1 + eˣ) without overflow, in all digits: log(1 + e^-|x|) + max(0, x). `softplus` drops e⁻ˣ above its threshold."""
+    """Return log(1 + eˣ) = log(1 + e^-|x|) + max(0, x) without overflow. It is exact where `softplus` drops e⁻ˣ."""
     return torch.log1p(torch.exp(-x.abs())).add_(torch.relu(x))
 
 
@@ -38,9 +38,9 @@ _ones: dict[tuple[int | None, torch.dtype, torch.device], Tensor] = {}
 
 
 def ones(like: Tensor, n: int | None) -> Tensor:
-    """A vector of n ones, or for None the scalar 1, kept for the next step. dyᵀ 1 costs half of a sum and an addition."""
+    """Return a vector of n ones, or the scalar 1 for None, cached. dyᵀ 1 takes half the time of a sum and an addition."""
     key = (n, like.dtype, like.device)
-    made = _ones.get(key)  # one look-up: hashing the key is most of what a call costs
+    made = _ones.get(key)  # one lookup, since hashing the key takes most of the time of a call
     if made is None:
         made = _ones[key] = torch.ones(() if n is None else n, dtype=like.dtype, device=like.device)
     return made

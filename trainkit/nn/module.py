@@ -2,9 +2,9 @@
 
 Notation, here and in every module: `x` in, `y` out, `dx` the gradient of the loss with respect to `x`; `w`, `b` parameters,
 `dw`, `db` their gradients; `n` batch, `c` channels, `t` time, `r` replicas. `x` and `y` are tensors, or tuples where a module
-takes or gives several.
+takes or returns several.
 
-The stateful pair of the textbooks, `forward(x)` and `backward(dy)`, is made from the pure one at the end of this file.
+The textbooks' stateful pair, `forward(x)` and `backward(dy)`, is made from the pure pair in this file.
 """
 
 from __future__ import annotations
@@ -21,56 +21,56 @@ from trainkit.core.errors import UserError, UserErrors
 from trainkit.core.recorded import Recorded
 from trainkit.core.rng import generator
 
-Value = Any  # a tensor, or a tuple of tensors: what flows between modules
+Tensors = Any  # a tensor, or a tuple of tensors (which may be nested): the type of x, y, dx and dy
 
 
 class Module(Recorded):
-    """One function with a hand-written derivative.
+    """A function with a hand-written derivative.
 
-    An author writes `fwd` and `bwd`; `grad` too, where the input's gradient costs something that a first layer can leave out.
-    Parameters are made by `self.w, self.dw = self.parameter("weight", (out, in))`: the attribute bears the notation's
-    name, files and messages bear torch's. Modules kept as attributes, or in lists, are children.
+    An author writes `fwd` and `bwd`, and `bwd_params` if computing dx costs time that a first layer can save. Parameters are
+    made by `self.w, self.dw = self.parameter("weight", (out, in))`: the attributes have the names of the notation, and files
+    and messages use torch's name. Modules in attributes, or in lists and tuples that are attributes, are children.
     """
 
-    training = True  # Dropout and its like behave otherwise in evaluation; `train()` and `eval()` set it
-    replica_dims = 0  # leading replica axes of x, y and every parameter: 0, or 1 after `replicate`
-    can_replicate = True  # False where `fwd` cannot carry a leading axis
-    accepts_tuple = False  # True where `fwd` wants all its inputs at once; any other module given a tuple maps over it
-    nonsmooth_at: tuple[float, ...] = ()  # inputs at which the derivative jumps, for differences to stay away from
+    training = True  # False in evaluation, where Dropout is the identity; `train()` and `eval()` set it
+    replica_dims = 0  # the number of leading replica axes of x, y and every parameter: 0, or 1 after `replicate`
+    can_replicate = True  # False if `fwd` does not support a leading replica axis
+    accepts_tuple = False  # True if `fwd` takes a tuple as one input; any other module is mapped over a tuple
+    nonsmooth_at: tuple[float, ...] = ()  # inputs at which the derivative jumps, which finite differences avoid
 
-    def fwd(self, x: Value) -> tuple[Value, Any]:
-        """y, and whatever `bwd` needs. Changes nothing on `self`, so that two passes may be in flight."""
+    def fwd(self, x: Tensors) -> tuple[Tensors, Any]:
+        """Return y, and what `bwd` needs. Changes nothing on `self`, so that several passes may be in flight."""
         raise NotImplementedError(f"{type(self).__name__} has no fwd")
 
-    def bwd(self, saved: Any, dy: Value) -> Value:
-        """dx. Adds to the parameters' gradients."""
+    def bwd(self, saved: Any, dy: Tensors) -> Tensors:
+        """Return dx, and add to the parameters' gradients."""
         raise NotImplementedError(f"{type(self).__name__} has no bwd")
 
-    def bwd_params(self, saved: Any, dy: Value) -> None:
-        """Only adds to the parameters' gradients: a net, or its first layer, whose dx nobody wants. May use `saved` up."""
+    def bwd_params(self, saved: Any, dy: Tensors) -> None:
+        """Add to the parameters' gradients only, for a net or its first layer, whose dx is not used. May consume `saved`."""
         self.bwd(saved, dy)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw this module's own parameters anew, not its children's."""
+        """Draw new values for this module's own parameters, not for its children's."""
 
     def expected_input(self) -> str:
-        """The input's shape in words, for messages: `(n, 25)`."""
+        """Return the input's shape for messages: `(n, 25)`."""
         return "a tensor"
 
-    def flops(self, x: Value) -> int:
-        """Floating-point operations of one forward pass on x: here one per element, as of a function of each element."""
+    def flops(self, x: Tensors) -> int:
+        """Return the floating-point operations of a forward pass on x; by default one per element of x."""
         return x.numel() if isinstance(x, Tensor) else sum(xi.numel() for xi in x)
 
     # -- parameters ------------------------------------------------------------------------------------------------------
 
     def parameter(self, name: str, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Register a parameter (values undefined) and its gradient (zero)."""
+        """Register a parameter and return it (its values are undefined) and its gradient (zero)."""
         p, g = torch.empty(tuple(shape)), torch.zeros(tuple(shape))
         self.__dict__.setdefault("_parameters", {})[name] = (p, g)
         return p, g
 
     def children(self) -> Iterator[tuple[str, Module]]:
-        """The modules right below, by name."""
+        """Yield the child modules by name."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
@@ -78,34 +78,34 @@ class Module(Recorded):
                 yield from ((f"{name}.{i}", m) for i, m in enumerate(value) if isinstance(m, Module))
 
     def modules(self, path: str = "") -> Iterator[tuple[str, Module]]:
-        """This module and all below it, each once, by path: `0`, `2.body.1`. A shared module keeps its first path."""
+        """Yield this module and all below it, each once, by path: `0`, `2.body.1`. A shared module has its first path."""
         yield from _walk(self, path, set())
 
     def named_param(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """(name, parameter, gradient), each once: `0.weight`."""
+        """Yield (name, parameter, gradient) of each parameter once. A name is `0.weight`."""
         for path, module in self.modules():
             for name, (p, g) in module.__dict__.get("_parameters", {}).items():
                 yield (f"{path}.{name}" if path else name), p, g
 
     def param(self) -> list[tuple[Tensor, Tensor]]:
-        """(parameter, gradient) pairs, each once."""
+        """Return the (parameter, gradient) pairs, each once."""
         return [(p, g) for _, p, g in self.named_param()]
 
     def with_parameters(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Self:
-        """A copy of this module and of all below it whose parameters and gradients are `pairs`, in the order of `param`.
+        """Return a copy of this module and of all below it with the parameters and gradients `pairs`, in the order of `param`.
 
-        A module that is in the tree twice is in the copy twice. All else, such as generators, is not copied but shared. Raises
-        UserError for a parameter that is to be another one and is not an attribute of its module.
+        A module that occurs twice in the tree occurs twice in the copy. All other attributes, such as generators, are shared.
+        Raises UserError if a parameter to be replaced is not an attribute of its module, or if a module cannot be replaced.
         """
         tree, new = dict(self.modules()), dict[int, Any]()
-        held = {id(v) for m in tree.values() for v in vars(m).values() if isinstance(v, Tensor)}
+        attributes = {id(v) for m in tree.values() for v in vars(m).values() if isinstance(v, Tensor)}
         for (name, *old), pair in zip(self.named_param(), pairs, strict=True):
-            if any(a is not b and id(a) not in held for a, b in zip(old, pair, strict=True)):
+            if any(a is not b and id(a) not in attributes for a, b in zip(old, pair, strict=True)):
                 raise UserError(f"{name} is not an attribute of its module; write self.w, self.dw = self.parameter(...)")
             new |= {id(a): b for a, b in zip(old, pair, strict=True)}
         new |= {id(m): object.__new__(type(m)) for m in tree.values()}
         for m in tree.values():
-            vars(new[id(m)]).update((name, _exchanged(value, new)) for name, value in vars(m).items())
+            vars(new[id(m)]).update((name, _replaced(value, new)) for name, value in vars(m).items())
         copied: Self = new[id(self)]
         for path, m in copied.modules():
             if m is not new.get(id(tree.get(path))):
@@ -113,24 +113,25 @@ class Module(Recorded):
         return copied
 
     def zero_grad(self) -> None:
+        """Set all gradients to zero."""
         for _, g in self.param():
             g.zero_()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the parameters by name; the names are torch's, so that `torch.nn.Sequential` loads them."""
+        """Return copies of the parameters by name. The names are torch's, so that `torch.nn.Sequential` loads them."""
         return {name: p.clone() for name, p, _ in self.named_param()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Copy the parameters in, all or nothing. Raises UserError on a missing, unknown or differently shaped name."""
+        """Copy the parameters in. Raises UserError, and copies nothing, if a name is missing or unknown or a shape differs."""
         if wrong := self.state_errors(state):
             raise UserErrors(wrong)
         for name, p, _ in self.named_param():
             p.copy_(state[name])
 
     def state_errors(self, state: dict[str, Tensor]) -> list[str]:
-        """How a state's names and shapes differ from this module's, a line each."""
+        """Return how a state's names and shapes differ from this module's, one line per difference."""
         own = {name: p for name, p, _ in self.named_param()}
-        lines = [f"model: {name}: the net needs it, the state has it not" for name in own if name not in state]
+        lines = [f"model: {name}: in the net, not in the state" for name in own if name not in state]
         lines += [f"model: {name}: in the state, not in the net" for name in state if name not in own]
         return lines + [
             f"model: {name}: the net has {tuple(own[name].shape)}, the state {tuple(value.shape)}"
@@ -139,38 +140,40 @@ class Module(Recorded):
         ]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move parameters and gradients; every holder of a parameter sees it moved."""
+        """Move parameters and gradients in place, so that every reference to them is moved too."""
         for p, g in self.param():
             p.data, g.data = p.data.to(device, dtype), g.data.to(device, dtype)
         return self
 
     def train(self, mode: bool = True) -> Self:
+        """Set training mode, or evaluation mode if `mode` is False, here and below."""
         for _, module in self.modules():
             module.training = mode
         return self
 
     def eval(self) -> Self:
+        """Set evaluation mode, here and below."""
         return self.train(False)
 
-    def draw(self, generator: torch.Generator | None = None) -> Self:
-        """Draw all parameters anew, this module's and its children's, in the order of `modules`."""
+    def initialize(self, generator: torch.Generator | None = None) -> Self:
+        """Draw new values for all parameters, this module's and those below, in the order of `modules`."""
         for _, module in self.modules():
             module.reset_parameters(generator)
         return self
 
     def replicate(self, seeds: Sequence[int]) -> Self:
-        """Become len(seeds) models at once: every parameter gets a leading axis r, drawn from the stream of each seed.
+        """Turn this model into len(seeds) models: every parameter gets a leading axis r, drawn from each seed's stream.
 
-        Inputs, outputs and targets have that axis too: x is (r, n, ...). Raises UserError where a module cannot.
+        Inputs, outputs and targets then have that axis too: x is (r, n, ...). Raises UserError if a module does not support it.
         """
         for path, module in self.modules():
             if not module.can_replicate:
                 raise UserError(f"model {path} {type(module).__name__}: cannot train replicas; set trainer.replicas=1")
             if module.replica_dims:
-                raise UserError(f"model {path}: has {module.replica_dims} replica axis already; replicate a net once")
-        drawn = [self.draw(generator(seed, "init")).state_dict() for seed in seeds]
+                raise UserError(f"model {path}: has a replica axis already; replicate a net once")
+        states = [self.initialize(generator(seed, "init")).state_dict() for seed in seeds]
         for name, p, g in self.named_param():
-            p.data = torch.stack([state[name] for state in drawn]).to(p)
+            p.data = torch.stack([state[name] for state in states]).to(p)
             g.data = torch.zeros_like(p.data)
         for _, module in self.modules():
             module.replica_dims = 1
@@ -178,22 +181,22 @@ class Module(Recorded):
 
     # -- the stateful pair -----------------------------------------------------------------------------------------------
 
-    def __call__(self, *x: Tensor) -> Value:
-        """y alone; nothing is kept."""
+    def __call__(self, *x: Tensor) -> Tensors:
+        """Return y, and keep nothing for `backward`."""
         return self._fwd(x)[0]
 
-    def forward(self, *x: Tensor) -> Value:
-        """y, keeping what `backward` needs of this pass (the last one; for several in flight use fwd and bwd)."""
+    def forward(self, *x: Tensor) -> Tensors:
+        """Return y, and keep what `backward` needs of this last pass. For several passes in flight use fwd and bwd."""
         y, self._saved = self._fwd(x)
         return y
 
-    def backward(self, *dy: Tensor) -> Value:
-        """dx of the last `forward`, once; parameter gradients add up."""
+    def backward(self, *dy: Tensor) -> Tensors:
+        """Return dx of the last `forward`, once, and add to the gradients. Raises UserError without a `forward`."""
         if "_saved" not in self.__dict__:
             raise UserError(f"{type(self).__name__}.backward: nothing is saved; call forward first")
         return bwd_value(self, self.__dict__.pop("_saved"), dy[0] if len(dy) == 1 else dy)
 
-    def _fwd(self, x: tuple[Value, ...]) -> tuple[Value, Any]:
+    def _fwd(self, x: tuple[Tensors, ...]) -> tuple[Tensors, Any]:
         value = x[0] if len(x) == 1 else x
         try:
             return fwd_value(self, value)
@@ -204,13 +207,13 @@ class Module(Recorded):
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        """The arguments, for `repr`."""
+        """Return the arguments for `repr`."""
         return ""
 
 
 @contextmanager
 def eval_mode(net: Module) -> Iterator[None]:
-    """In evaluation mode inside, each module in the mode it had after."""
+    """Set evaluation mode inside the context, and restore each module's mode after it."""
     modes = [(m, m.training) for _, m in net.modules()]
     net.eval()
     try:
@@ -231,8 +234,8 @@ class LayerError(UserError):
         super().__init__(text)
 
 
-def located(net: Module, module: Module, x: Value, error: Exception) -> LayerError:
-    """`error`, raised by the forward pass of `module` on x, with the path at which `net` has the innermost module."""
+def located(net: Module, module: Module, x: Tensors, error: Exception) -> LayerError:
+    """Return `error`, which the forward pass of `module` on x raised, with the path of the innermost module in `net`."""
     if isinstance(error, LayerError):
         module, text = error.module, error.text
     elif isinstance(error, UserError):
@@ -248,40 +251,42 @@ def located(net: Module, module: Module, x: Value, error: Exception) -> LayerErr
     return found
 
 
-def shape(x: Value) -> str:
-    """`(50, 25)`, or `((50, 25), (50, 3))` for a tuple."""
+def shape(x: Tensors) -> str:
+    """Return the shape as text: `(50, 25)`, or `((50, 25), (50, 3))` for a tuple."""
     return f"({', '.join(shape(v) for v in x)})" if type(x) is tuple else str(tuple(getattr(x, "shape", ())))
 
 
 class MappedSaved(list[Any]):
-    """What a module saved when it was mapped over a tuple: an entry for each tensor."""
+    """What a module saved when it was mapped over a tuple: one entry per tensor."""
 
 
-def fwd_value(module: Module, x: Value) -> tuple[Value, Any]:
-    """`module.fwd`, mapped over a tuple where the module takes one tensor."""
+def fwd_value(module: Module, x: Tensors) -> tuple[Tensors, Any]:
+    """Call `module.fwd`, mapped over a tuple if the module takes one tensor."""
     if type(x) is not tuple or module.accepts_tuple:
         return module.fwd(x)
     pairs = [module.fwd(xi) for xi in x]
     return tuple(y for y, _ in pairs), MappedSaved(saved for _, saved in pairs)
 
 
-def bwd_value(module: Module, saved: Any, dy: Value) -> Value:
-    """The other half of `fwd_value`."""
+def bwd_value(module: Module, saved: Any, dy: Tensors) -> Tensors:
+    """Call `module.bwd` for what `fwd_value` saved."""
     if type(saved) is not MappedSaved:
         return module.bwd(saved, dy)
     return tuple(module.bwd(s, d) for s, d in zip(saved, dy, strict=True))
 
 
-def _exchanged(value: Any, new: dict[int, Any]) -> Any:
-    """An attribute with each parameter and module replaced by its new one, also in lists, tuples, dicts and bound methods.
-    Returns the attribute itself where there is none. new: by id."""
+def _replaced(value: Any, new: dict[int, Any]) -> Any:
+    """Return an attribute with each parameter and module replaced, also in lists, tuples, dicts and bound methods.
+
+    Returns the attribute itself if it contains none. new: the replacements by id.
+    """
     if isinstance(value, (Tensor, Module)):
         return new.get(id(value), value)
     if type(value) in (list, tuple):
-        items = [_exchanged(v, new) for v in value]
+        items = [_replaced(v, new) for v in value]
         return value if all(a is b for a, b in zip(value, items, strict=True)) else type(value)(items)
     if type(value) is dict:
-        values = {k: _exchanged(v, new) for k, v in value.items()}
+        values = {k: _replaced(v, new) for k, v in value.items()}
         return value if all(v is values[k] for k, v in value.items()) else values
     if isinstance(value, MethodType):
         return MethodType(value.__func__, new.get(id(value.__self__), value.__self__))

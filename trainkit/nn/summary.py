@@ -1,4 +1,4 @@
-"""What a net amounts to: its layers, shapes, parameters, FLOPs and memory, as a table of text."""
+"""Summarize a net as a table of text: layers, shapes, parameters, FLOPs and memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from .tracing import trace
 
 
 def layers(net: Module, x: Tensor, slots: int, replicas: int = 1) -> str:
-    """Layers in the order they are passed: a sample's output, parameters, floating-point operations of a forward pass."""
-    rows = [("layer", "output", "parameters", "FLOPs a sample")]
+    """Return a table of the layers in the order of the forward pass, and a line of totals.
+
+    x: one sample. slots: the optimizer's slots per parameter, for the memory. FLOPs are those of a forward pass.
+    """
+    rows = [("layer", "output", "parameters", "FLOPs per sample")]
     total = flops = 0
     seen: set[int] = set()
     for call in trace(net, x.to(next(iter(net.param()), (x,))[0])):
@@ -27,6 +30,6 @@ def layers(net: Module, x: Tensor, slots: int, replicas: int = 1) -> str:
     size = next((p.element_size() for p, _ in net.param()), 4)
     memory = total * size * (2 + slots)
     of = f" in {replicas} replicas" if replicas > 1 else ""
-    held = f"{memory / 1e6:.3g} MB of parameters, gradients and {slots} optimizer slots"
-    lines.append(f"{total:,} parameters{of}, {flops:,} FLOPs a forward pass; {held}")
+    memory_text = f"{memory / 1e6:.3g} MB of parameters, gradients and {slots} optimizer slots"
+    lines.append(f"{total:,} parameters{of}, {flops:,} FLOPs per forward pass; {memory_text}")
     return "\n".join(lines)

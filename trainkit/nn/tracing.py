@@ -1,4 +1,4 @@
-"""Looking into a pass: every module's `fwd` and `bwd` reports what it was given and gave, while all is as usual otherwise."""
+"""Trace a pass: every call of a module's `fwd`, `bwd` and `bwd_params` is reported with its input and its result."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from .module import Module, Value, eval_mode, fwd_value
+from .module import Module, Tensors, eval_mode, fwd_value
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module in a pass. `phase` is fwd, bwd or bwd_params; `given` and `gave` are x and y, dy and dx, or dy and None.
-    A module without a `bwd_params` of its own calls `bwd` in it, which is seen too."""
+    """One call of a module in a pass. `phase` is fwd, bwd or bwd_params; `given` and `gave` are x and y, dy and dx, or dy and
+    None. A module without a `bwd_params` of its own calls `bwd` in it; that call is reported too."""
 
     path: str
     module: Module
     phase: str
-    given: Value
-    gave: Value
+    given: Tensors
+    gave: Tensors
 
     @property
     def place(self) -> str:
@@ -29,39 +29,40 @@ class Call:
 
 
 def place(path: str, module: Module) -> str:
-    """`2.Linear`, or `Linear` for a net of one module."""
+    """Return the place of a module for messages: `2.Linear`, or `Linear` for a net of one module."""
     return f"{path}.{type(module).__name__}" if path else type(module).__name__
 
 
 @contextmanager
-def traced(net: Module, see: Callable[[Call], None]) -> Iterator[None]:
-    """Call `see` after each module's fwd, bwd and bwd_params."""
-    watched = []
+def traced(net: Module, on_call: Callable[[Call], None]) -> Iterator[None]:
+    """Call `on_call` after each module's fwd, bwd and bwd_params inside the context."""
+    wrapped = []
     for path, module in net.modules():
-        watched.append(module)
+        wrapped.append(module)
         for phase in ("fwd", "bwd", "bwd_params"):
-            setattr(module, phase, _reporting(path, module, phase, see))
+            setattr(module, phase, _reporting(path, module, phase, on_call))
     try:
         yield
     finally:
-        for module in watched:
+        for module in wrapped:
             for name in ("fwd", "bwd", "bwd_params"):
                 module.__dict__.pop(name, None)
 
 
-def _reporting(path: str, module: Module, phase: str, see: Callable[[Call], None]) -> Callable[..., Any]:
+def _reporting(path: str, module: Module, phase: str, on_call: Callable[[Call], None]) -> Callable[..., Any]:
+    """Return the module's method `phase`, which reports its calls."""
     call = getattr(module, phase)
 
     def reporting(*args: Any) -> Any:
         result = call(*args)
-        see(Call(path, module, phase, args[-1], result[0] if phase == "fwd" else result))
+        on_call(Call(path, module, phase, args[-1], result[0] if phase == "fwd" else result))
         return result
 
     return reporting
 
 
-def trace(net: Module, x: Value) -> list[Call]:
-    """The forward calls of one evaluation of `net` on `x`, in order, containers after their parts."""
+def trace(net: Module, x: Tensors) -> list[Call]:
+    """Return the forward calls of one evaluation of `net` on `x`, in order, a container's call after those of its modules."""
     calls: list[Call] = []
     with eval_mode(net), traced(net, calls.append), torch.no_grad():
         fwd_value(net, x)

@@ -1,4 +1,4 @@
-"""Optimizers over one flat buffer of parameters and one of gradients.
+"""Optimizers over one flat buffer of parameters and one of gradients, and learning-rate schedules.
 
 from trainkit.optim import SGD
 

@@ -1,4 +1,4 @@
-"""Optimizers that scale each element by the history of its gradient."""
+"""Optimizers that scale the update of each element by the history of its gradient."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .optimizer import Optimizer
 class Adam(Optimizer):
     """m ← β₁ m + (1 - β₁) g;  v ← β₂ v + (1 - β₂) g²;  p ← p - lr m̂ / (√v̂ + eps),  m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ).
 
-    g ← ∇ + weight_decay p. `betas` are (β₁, β₂). With amsgrad v̂ is made of the largest v so far (Reddi et al. 2018).
-    Source: Kingma, Ba 2015, algorithm 1; eps stands outside the root, as there and in torch.
+    g ← ∇ + weight_decay p. `betas` are (β₁, β₂). With amsgrad, v̂ is computed from the largest v so far (Reddi et al. 2018).
+    Source: Kingma, Ba 2015, algorithm 1; eps is outside the root, as there and in torch.
     """
 
     scalar_names = ("lr", "weight_decay", "beta1", "beta2", "correction1", "correction2")
@@ -48,7 +48,7 @@ class Adam(Optimizer):
 
     @property
     def betas(self) -> tuple[float, float]:
-        """(β₁, β₂); a schedule may move them."""
+        """(β₁, β₂). A schedule may change them."""
         return self._betas
 
     @betas.setter
@@ -62,13 +62,15 @@ class Adam(Optimizer):
 
     def apply_update(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
         if isinstance(scalars["lr"], float) and isinstance(scalars["weight_decay"], float):
-            self._apply_at_once(p, g, slots, scalars)
+            self._apply_kernel(p, g, slots, scalars)
         else:
-            self._apply_by_lines(p, g, slots, scalars)
+            self._apply_formula(p, g, slots, scalars)
 
-    def _apply_at_once(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
-        """Torch's kernel of the same formula, which passes once over the buffers: twice as fast for a small net, six times for
-        a large one. It knows no numbers for each replica, and compiled code fuses the lines by itself; they are its witness."""
+    def _apply_kernel(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
+        """Update with torch's kernel, which reads the buffers once: twice as fast for a small net, six times for a large one.
+
+        It does not take one number per replica. The formula does, is fused in compiled code, and tests the kernel.
+        """
         kernel = kernels.adamw if self.decoupled else kernels.adam
         kernel(
             [p],
@@ -86,7 +88,8 @@ class Adam(Optimizer):
             maximize=self.maximize,
         )
 
-    def _apply_by_lines(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
+    def _apply_formula(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
+        """Update with plain tensor operations."""
         m, v, beta1, beta2 = slots["m"], slots["v"], scalars["beta1"], scalars["beta2"]
         if self.decoupled and self.decays:
             self.descend(p, p, scalars, scalars["weight_decay"])  # p -= lr weight_decay p
@@ -100,7 +103,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with the decay outside the gradient: first p ← p - lr weight_decay p, then Adam's update of ∇ alone.
+    """p ← p - lr weight_decay p, then Adam's update with g ← ∇: the decay is not part of the gradient.
 
     Source: Loshchilov, Hutter 2019.
     """
@@ -123,8 +126,8 @@ class AdamW(Adam):
 class RMSprop(Optimizer):
     """v ← α v + (1 - α) g²;  p ← p - lr g / (√v + eps).  g ← ∇ + weight_decay p.
 
-    centered: √(v - a²) instead, a ← α a + (1 - α) g. momentum: m ← momentum m + g / (√v + eps);  p ← p - lr m.
-    Source: Tieleman, Hinton 2012, lecture 6.5; torch's variant, eps outside the root.
+    centered: √(v - a²) in place of √v, a ← α a + (1 - α) g. momentum: m ← momentum m + g / (√v + eps);  p ← p - lr m.
+    Source: Tieleman, Hinton 2012, lecture 6.5, in torch's variant: eps is outside the root.
     """
 
     scalar_names = ("lr", "weight_decay", "momentum")
@@ -164,7 +167,7 @@ class RMSprop(Optimizer):
 class Adagrad(Optimizer):
     """v ← v + g²;  p ← p - lr / (1 + t lr_decay) g / (√v + eps), t counting from 0.  g ← ∇ + weight_decay p.
 
-    v begins at initial_accumulator_value. Source: Duchi, Hazan, Singer 2011; torch's variant.
+    v starts at initial_accumulator_value. Source: Duchi, Hazan, Singer 2011, in torch's variant.
     """
 
     slot_names = ("v",)

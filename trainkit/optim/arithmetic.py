@@ -1,4 +1,4 @@
-"""Tensor arithmetic in which a factor is one number, or a tensor with one per element where replicas differ."""
+"""Tensor arithmetic in which a factor is one number, or a tensor with one number per element where replicas differ."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from trainkit.core.errors import UserError
 
 Rate = float | Sequence[float]  # a hyperparameter: one number, or one per replica
-Number = float | Tensor  # the same as it is computed with; a tensor where replicas differ, and while a step is compiled
-Scalars = Mapping[str, Any]  # what an update computes with, by name: `Number`s, `t` and `frozen` (see `Optimizer`)
-RATE_LIMIT = 1e38  # what a float32 holds: rates and other hyperparameters are below it
+Number = float | Tensor  # a `Rate` in a computation: a tensor where replicas differ, and in compiled code
+Scalars = Mapping[str, Any]  # the scalars of an update by name: `Number`s, `t` and `frozen` (see `Optimizer`)
+RATE_LIMIT = 1e38  # rates and other hyperparameters are below it, so that float32 holds them
 
 
 def add_scaled(t: Tensor, d: Tensor, a: Number, out: Tensor | None = None) -> Tensor:
-    """t + a d, in `out`, which may be one of the two."""
+    """Return t + a d, in `out` if given, which may be t or d."""
     return torch.addcmul(t, d, a, out=out) if isinstance(a, Tensor) else torch.add(t, d, alpha=a, out=out)
 
 
 def add_scaled_(t: Tensor, d: Tensor, a: Number) -> None:
-    """t += a d."""
+    """Compute t += a d."""
     if isinstance(a, Tensor):
         t.addcmul_(d, a)
     else:
@@ -30,12 +30,12 @@ def add_scaled_(t: Tensor, d: Tensor, a: Number) -> None:
 
 
 def lerp_(t: Tensor, d: Tensor, a: Number) -> None:
-    """t += a (d - t)."""
+    """Compute t += a (d - t)."""
     t.lerp_(d, a.to(t.dtype) if isinstance(a, Tensor) else a)
 
 
 def addcmul_(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
-    """t += a d e."""
+    """Compute t += a d e."""
     if isinstance(a, Tensor):
         t.addcmul_(d * e, a)
     else:
@@ -43,7 +43,7 @@ def addcmul_(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
 
 
 def addcdiv_(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
-    """t += a d / e."""
+    """Compute t += a d / e."""
     if isinstance(a, Tensor):
         t.addcmul_(d / e, a)
     else:
@@ -51,18 +51,17 @@ def addcdiv_(t: Tensor, d: Tensor, e: Tensor, a: Number) -> None:
 
 
 def max_of(value: Rate) -> float:
-    """The largest of one number, or of one for each replica."""
+    """Return the number, or the largest of one per replica."""
     return max(value) if isinstance(value, Sequence) else value
 
 
 def min_of(value: Rate) -> float:
-    """The smallest of one number, or of one for each replica."""
+    """Return the number, or the smallest of one per replica."""
     return min(value) if isinstance(value, Sequence) else value
 
 
 def check_range(name: str, low: float, high: float = RATE_LIMIT, **values: Rate) -> None:
-    """Refuse a hyper-parameter outside [low, high), or one of several."""
+    """Raise UserError if a hyperparameter, or its value for one replica, is outside [low, high)."""
     for key, value in ((k, v) for k, vs in values.items() for v in (vs if isinstance(vs, Sequence) else (vs,))):
         if not low <= value < high:
-            bounds = f"at least {low:g}, and below {high:g}" if high == RATE_LIMIT else f"{low:g} up to, not with, {high:g}"
-            raise UserError(f"{name}: {key}={value}; needs {bounds}")
+            raise UserError(f"{name}: {key}={value}; needs a number of at least {low:g} and below {high:g}")

@@ -1,4 +1,4 @@
-"""An optimizer sees one flat parameter buffer `p`, one flat gradient buffer `g`, and a flat buffer for each of its slots."""
+"""The base of all optimizers: one flat buffer of parameters `p`, one of gradients `g`, and one for each slot."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from .flat_buffer import flatten, is_flat, spread
 class Optimizer(Recorded):
     """Base: an author lists `slot_names` and `scalar_names`, and writes `apply_update`; the rest is shared.
 
-    params: (parameter, gradient) pairs, as `net.param()` gives them; they become views of two flat buffers.
-    lr: the learning rate, one number, or one for each replica (then every parameter has the replica axis in front).
-    maximize: ascend instead.
-    `per_replica` are the numbers that replicas may differ in, a value for all or one each. `scalars` are the numbers of the
-    next update: those, the ones that `advance` computes, `t`, and `frozen`, the elements of replicas whose rate is 0, or None.
+    params: (parameter, gradient) pairs, as from `net.param()`; they become views of two flat buffers.
+    lr: the learning rate, one number, or one per replica (then every parameter has the leading replica axis).
+    maximize: ascend the gradient.
+    `per_replica` holds the hyperparameters in which replicas may differ, one value for all or one per replica. `scalars` holds
+    the numbers of the next update: those, the ones that `advance` computes, `t`, and `frozen`, which marks the elements of
+    replicas with the rate 0, or is None. Raises UserError without parameters, or for a parameter that is listed twice.
     """
 
     slot_names: tuple[str, ...] = ()
-    scalar_names: tuple[str, ...] = ("lr",)  # the scalars that may change between two updates, but for `t` and `frozen`
-    has_grad_buffer = True  # False where g becomes something else in the backward pass (see `SGD`)
+    scalar_names: tuple[str, ...] = ("lr",)  # the scalars that may change between updates, without `t` and `frozen`
+    has_grad_buffer = True  # False if the backward pass adds to a slot, not to a gradient (see `SGD`)
 
     def __init__(self, params: Iterable[tuple[Tensor, Tensor]], lr: Rate, maximize: bool = False, **per_replica: Rate) -> None:
         self.pairs = list(params)
@@ -45,10 +46,13 @@ class Optimizer(Recorded):
         self.set_lr(lr)
         for name, value in per_replica.items():
             self.set_number(name, value)
-        self.configured = self.lrs  # what a schedule starts from
+        self.configured = self.lrs  # the rates from which a schedule starts
 
     def bind(self) -> None:
-        """Take the pairs into flat buffers, again after a net was moved or replicated; slots keep values where sizes agree."""
+        """Move the pairs into flat buffers. Called again after a net was moved or replicated.
+
+        A slot keeps its values if its size is unchanged.
+        """
         self.p, self.g = flatten([p for p, _ in self.pairs]), flatten([g for _, g in self.pairs])
         old, self.slots = self.slots, {}
         for name in self.slot_names:
@@ -59,28 +63,29 @@ class Optimizer(Recorded):
 
     @property
     def lrs(self) -> list[float]:
-        """The rate in use: one for all, or one a replica."""
+        """The rates in use: one for all replicas, or one per replica."""
         return self.per_replica["lr"]
 
     def set_lr(self, lr: Rate) -> None:
-        """The rate for the next updates: a number, or one for each replica. A rate of 0 leaves a replica as it is."""
+        """Set the rate of the next updates: one number, or one per replica. A rate of 0 leaves a replica unchanged."""
         for r in lr if isinstance(lr, Sequence) else (lr,):
             if not 0 <= r < RATE_LIMIT:
                 raise UserError(f"{type(self).__name__}: lr={r}; needs a finite number of at least 0")
         self.set_number("lr", lr)
 
     def set_number(self, name: str, value: Rate) -> None:
-        """Set one of `per_replica`: a number, or one for each replica."""
+        """Set one of `per_replica`: one number, or one per replica."""
         values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)]
         if isinstance(value, Sequence) and any(p.dim() == 0 or p.shape[0] != len(values) for p, _ in self.pairs):
             raise UserError(
-                f"{type(self).__name__}: {len(values)} values of {name}; needs one number, or one for each of trainer.replicas"
+                f"{type(self).__name__}: {len(values)} values of {name}; needs one number, or one per replica"
+                " (trainer.replicas)"
             )
         self.per_replica[name] = values
         self._spread(name)
 
     def _spread(self, name: str) -> None:
-        """One number where all replicas agree, else a tensor with each element's."""
+        """Set the scalar `name`: one number if all replicas have the same, else a tensor with one number per element."""
         values = self.per_replica[name]
         value: Number = values[0]
         if len(set(values)) > 1:
@@ -90,12 +95,12 @@ class Optimizer(Recorded):
             self.scalars["frozen"] = value == 0 if isinstance(value, Tensor) and 0 in values else None
 
     def state(self) -> tuple[Tensor, ...]:
-        """What a step changes in place: p, g and the slots."""
+        """Return the tensors that a step changes in place: p, g and the slots."""
         return (self.p, self.g, *self.slots.values())
 
     def zero_grad(self) -> None:
-        """Clear the gradients of a net built by hand. (The trainer owns its buffers and calls `prepare_grad`.)"""
-        self._hold()
+        """Set the gradients to zero, in a training loop of your own. (The trainer calls `prepare_grad`.)"""
+        self._rebind_if_moved()
         self.prepare_grad()
 
     def prepare_grad(self) -> None:
@@ -103,55 +108,55 @@ class Optimizer(Recorded):
         self.g.zero_()
 
     def step(self) -> None:
-        """One update of a net built by hand. (The trainer owns its buffers and calls `update`.)"""
-        self._hold()
+        """Do one update, in a training loop of your own. (The trainer calls `update`.)"""
+        self._rebind_if_moved()
         self.update()
 
-    def _hold(self) -> None:
-        """Bind again where the net was moved, or another optimizer took it into other buffers."""
+    def _rebind_if_moved(self) -> None:
+        """Bind again if the net was moved, or if another optimizer moved it into other buffers."""
         if not (is_flat(self.p, [p for p, _ in self.pairs]) and is_flat(self.g, [g for _, g in self.pairs])):
             self.bind()
 
     def update(self) -> None:
-        """One update: p and the slots one step on, from g."""
+        """Do one update of p and the slots from g."""
         self.advance()
         self.apply_update(self.p, self.g, self.slots, self.scalars)
 
     def advance(self) -> None:
-        """What the host does of an update: t one on, and the scalars that follow from it."""
+        """Do the host's part of an update: increase t by one, and compute the scalars that depend on it."""
         self.t += 1
         self.scalars["t"] = self.t
 
     def apply_update(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
-        """What the device does of an update: p and the slots one step on, in place, from g and the scalars.
+        """Do the device's part of an update: change p and the slots in place, from g and the scalars.
 
-        A pure function of its arguments: of self it reads settings that stay as constructed, and no buffer. Leaves g as it is.
+        A function of its arguments: of self it reads only settings that never change, and no buffer. Does not change g.
         """
         raise NotImplementedError(f"{type(self).__name__} has no apply_update")
 
     def descend(self, p: Tensor, d: Tensor, scalars: Scalars, scale: Number = 1.0) -> None:
-        """p -= lr scale d; nothing where the rate is 0, as infinity times 0 would be NaN."""
+        """Compute p -= lr scale d, but leave p unchanged where the rate is 0, since infinity times 0 would be NaN."""
         frozen = scalars["frozen"]
         add_scaled_(p, d if frozen is None else d.masked_fill(frozen, 0), -scalars["lr"] * scale)
 
     def descend_ratio(self, p: Tensor, a: Tensor, b: Tensor, scalars: Scalars, scale: Number = 1.0) -> None:
-        """p -= lr scale a / b."""
+        """Compute p -= lr scale a / b, as `descend` does."""
         if scalars["frozen"] is None:
             addcdiv_(p, a, b, -scalars["lr"] * scale)
         else:
             self.descend(p, a / b, scalars, scale)
 
     def gradient(self, p: Tensor, g: Tensor, weight_decay: Number | None) -> Tensor:
-        """g, turned round to maximize, plus weight_decay p: decay as a penalty in the loss. Leaves g as it is."""
+        """Return g, or -g to maximize, plus weight_decay p: the gradient of the loss with an L2 penalty. Does not change g."""
         g = -g if self.maximize else g
         return g if weight_decay is None else add_scaled(g, p, weight_decay)
 
     def state_dict(self) -> dict[str, Any]:
-        """The count and copies of the slots. The rates are not state: they are the configuration's or the schedule's."""
+        """Return t and copies of the slots. The rates are not part: the configuration or the schedule sets them."""
         return {"t": self.t, **{name: slot.clone() for name, slot in self.slots.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """All or nothing. Raises UserError where the slots are not this optimizer's."""
+        """Copy t and the slots in. Raises UserError, and copies nothing, if the slots are not this optimizer's."""
         if wrong := self.state_errors(state):
             raise UserErrors(wrong)
         self.t = state["t"]
@@ -159,11 +164,11 @@ class Optimizer(Recorded):
             slot.copy_(state[name])
 
     def state_errors(self, state: dict[str, Any]) -> list[str]:
-        """How a state differs in its slots from this optimizer's, a line each."""
+        """Return how a state's slots differ from this optimizer's, one line per difference."""
         name, has = type(self).__name__, sorted(set(state) - {"t"})
         if has != sorted(self.slots) or type(state.get("t")) is not int or state["t"] < 0:
-            wanted, saved = ", ".join(self.slots) or "none", ", ".join(has) or "no slots"
-            return [f"optimizer: the state has {saved}, {name} needs {wanted}; keep the optimizer it was saved by"]
+            needed, saved = ", ".join(self.slots) or "none", ", ".join(has) or "no slots"
+            return [f"optimizer: the state has {saved}, {name} needs {needed}; use the optimizer that saved it"]
         return [
             f"optimizer: {slot} has {s.numel() if isinstance(s, Tensor) else short_repr(s)} numbers, the net {self.p.numel()}"
             for slot, s in state.items()
@@ -176,7 +181,7 @@ class Optimizer(Recorded):
 
 
 def momentum_of(optimizer: Any) -> dict[str, Any]:
-    """What a schedule may move beside the rate (CyclicLR, OneCycleLR): betas, or a momentum that is not 0."""
+    """Return what CyclicLR and OneCycleLR may change besides the rate: betas, or a momentum that is not 0."""
     if hasattr(optimizer, "betas"):
         return {"betas": optimizer.betas}
     momentum = optimizer.per_replica.get("momentum", [0.0])

@@ -1,4 +1,4 @@
-"""The arguments of schedules, as a configuration gives them: names, types and ranges checked, schedules built."""
+"""Check the arguments of schedules in a configuration (names, types and ranges), and build the schedules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainkit.core.validation import check_value, short_repr
 from .schedules import SCHEDULERS, SCHEDULES, ChainedScheduler, OneCycleLR, Schedule, SequentialLR
 
 FUNCTIONS = ("lr_lambda", "scale_fn")
-PER_REPLICA = ("base_lr", "max_lr", "min_lr", "lr_lambda")  # one value, or a list with one for each replica
+PER_REPLICA = ("base_lr", "max_lr", "min_lr", "lr_lambda")  # one value, or a list with one per replica
 LENGTHS = ("step_size", "T_max", "T_0", "total_iters", "step_size_up", "step_size_down", "total_steps", "epochs")
 COUNTS = (*LENGTHS, "T_mult", "steps_per_epoch")  # whole numbers of at least 1; all other numbers are at least 0
 ABOVE_0 = ("LinearLR.start_factor", "OneCycleLR.div_factor", "OneCycleLR.final_div_factor")
@@ -23,7 +23,7 @@ BELOW_1 = ("ReduceLROnPlateau.factor",)
 
 
 def check(name: str, arguments: Mapping[str, Any]) -> None:
-    """A schedule's name, and the names, types and ranges of its arguments. Raises UserErrors with all that is wrong."""
+    """Check a schedule's name, and the names, types and ranges of its arguments. Raises UserErrors with all errors."""
     if name not in SCHEDULES:
         raise UserError(f"LRScheduler: no scheduler {short_repr(name)}{suggest(str(name), SCHEDULERS)}")
     if not isinstance(arguments, Mapping):
@@ -49,7 +49,7 @@ def check(name: str, arguments: Mapping[str, Any]) -> None:
 
 
 def _check_argument(place: str, key: str, value: Any, hint: Any) -> list[str]:
-    """What is wrong with one argument, one line for each error."""
+    """Return the errors in one argument, one line per error."""
     if key in FUNCTIONS:
         functions = value if isinstance(value, list) and key in PER_REPLICA else [value]
         return (
@@ -73,13 +73,13 @@ def _check_argument(place: str, key: str, value: Any, hint: Any) -> list[str]:
 
 
 def _check_inner(place: str, value: Any) -> list[str]:
-    """What is wrong with the schedules that a schedule is made of, one line for each error."""
+    """Return the errors in the schedules inside a schedule, one line per error."""
     if not isinstance(value, list) or not value:
         return [f"{place}: {short_repr(value)}; needs a list of schedulers, [{{LinearLR: {{...}}}}, ...]"]
     errors = []
     for inner in value:
         if not isinstance(inner, Mapping) or len(inner) != 1:
-            errors.append(f"{place}: {short_repr(inner)}; each is one scheduler with its arguments, {{LinearLR: {{...}}}}")
+            errors.append(f"{place}: {short_repr(inner)}; needs one scheduler with its arguments, {{LinearLR: {{...}}}}")
         elif "ReduceLROnPlateau" in inner:
             errors.append(f"{place}: ReduceLROnPlateau reads a metric and cannot be one of several; use it alone")
         else:
@@ -91,35 +91,38 @@ def _check_inner(place: str, value: Any) -> list[str]:
 
 
 def build(name: str, arguments: Mapping[str, Any], replica: int = 0) -> Any:
-    """The schedule of one replica, a Schedule or a ReduceLROnPlateau, from arguments that `check` has accepted."""
+    """Return the schedule of one replica, a Schedule or a ReduceLROnPlateau. `check` has accepted the arguments."""
     hints = get_type_hints(SCHEDULES[name])
     kwargs: dict[str, Any] = {}
     for key, value in arguments.items():
         if key in PER_REPLICA and isinstance(value, (list, tuple)):
             value = value[replica]
         if key == "schedulers":
-            value = [build(of, given, replica) for inner in value for of, given in inner.items()]
+            value = [build(of, inner_arguments, replica) for inner in value for of, inner_arguments in inner.items()]
         kwargs[key] = float(value) if hints[key] is float else list(value) if key == "milestones" else value
     return SCHEDULES[name](**kwargs)
 
 
 def build_each(name: str, arguments: Mapping[str, Any], replicas: int) -> list[Any]:
-    """The schedule of each replica: one object for all, unless an argument is a list. Raises UserError for one too short."""
+    """Return the schedule of each replica: the same object for all, unless an argument is a list with one value per replica.
+
+    Raises UserError if such a list has another length.
+    """
     lists = list(_lists(name, arguments))
     for place, n in lists:
         if n != replicas:
-            raise UserError(f"{place}: {n} values; needs one, or one for each of trainer.replicas ({replicas})")
+            raise UserError(f"{place}: {n} values; needs one value, or one per replica (trainer.replicas={replicas})")
     return [build(name, arguments, r) for r in range(replicas)] if lists else [build(name, arguments)] * replicas
 
 
 def _lists(name: str, arguments: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """The arguments that have one value for each replica, with their number of values."""
+    """Return the places of the arguments that have one value per replica, each with its number of values."""
     own = [(f"{name}.{k}", len(v)) for k, v in arguments.items() if k in PER_REPLICA and isinstance(v, (list, tuple))]
     return own + [pair for inner in arguments.get("schedulers", ()) for pair in _lists(*next(iter(inner.items())))]
 
 
 def asks_for_momentum(name: str, arguments: Mapping[str, Any]) -> str | None:
-    """The name of a schedule, this one or one inside, whose cycle_momentum is set to true; None if there is none."""
+    """Return the name of the schedule, this one or one inside, with cycle_momentum true; None if there is none."""
     if name in ("CyclicLR", "OneCycleLR") and arguments.get("cycle_momentum"):
         return name
     inner = (asks_for_momentum(*next(iter(inner.items()))) for inner in arguments.get("schedulers", ()))
@@ -127,10 +130,10 @@ def asks_for_momentum(name: str, arguments: Mapping[str, Any]) -> str | None:
 
 
 def check_length(schedule: Schedule, updates: int, unit: str) -> None:
-    """Refuse a OneCycleLR, alone or among others, that ends before the `updates` epochs or steps that it has to last."""
+    """Raise UserError if a OneCycleLR, also inside another schedule, is shorter than its `updates`. unit: epoch or step."""
     if isinstance(schedule, OneCycleLR) and schedule.length < updates:
-        short = f"OneCycleLR: total_steps={schedule.length} is less than the {updates} {unit}s that it has to last"
-        raise UserError(f"{short}; give total_steps={updates}, or train for fewer")
+        problem = f"OneCycleLR: total_steps={schedule.length} is less than the {updates} {unit}s that it must cover"
+        raise UserError(f"{problem}; set total_steps={updates}, or train for fewer {unit}s")
     if isinstance(schedule, ChainedScheduler):
         for inner in schedule.schedulers:
             check_length(inner, updates, unit)

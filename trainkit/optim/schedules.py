@@ -1,11 +1,11 @@
-"""Learning-rate schedules as pure functions of k, the number of updates that the schedule has seen.
+"""Learning-rate schedules as pure functions of k, the number of updates of the schedule so far.
 
-`schedule.rate(k, base)` is the rate after k updates, which are epochs or steps as the caller counts them, of a run whose
-configured rate is `base`. A resumed run therefore asks for its own k, and nothing has to be stored or repeated.
-ReduceLROnPlateau alone follows a metric: it maps its small, plain state and a new value of the metric to the next state.
+`schedule.rate(k, base)` is the rate after k updates in a run whose configured rate is `base`. Updates are epochs or steps, as
+the caller counts them. A resumed run needs only its k, so that nothing is stored or repeated.
+Only ReduceLROnPlateau depends on a metric: it maps its state and a new value of the metric to the next state.
 
 Names, arguments, defaults and values are those of torch.optim.lr_scheduler (2.13). In the formulas, lr_k is the rate after k
-updates. Where the rate would be too large for a float it is infinite: the caller refuses it.
+updates. A rate that is too large for a float is infinite, which the caller reports as an error.
 """
 
 from __future__ import annotations
@@ -18,61 +18,63 @@ from typing import Any, Literal
 
 
 class Schedule:
-    """Base: an author writes `rate`, and overrides the rest where it differs."""
+    """Base: an author writes `rate`, and overrides the other methods if needed."""
 
     def rate(self, k: int, base: float) -> float:
-        """The rate after k updates."""
+        """Return the rate after k updates."""
         raise NotImplementedError(f"{type(self).__name__} has no rate")
 
     def momentum(self, k: int) -> float | None:
-        """The momentum (Adam's beta1) after k updates; None where the schedule does not move it."""
+        """Return the momentum (Adam's beta1) after k updates, or None if the schedule does not change it."""
         return None
 
     def follow(self, k: int, base: float, lr: float) -> float:
-        """The rate after k updates in a ChainedScheduler, in which the rate is `lr` before this schedule's turn.
+        """Return the rate after k updates in a ChainedScheduler, whose rate before this schedule is applied is `lr`.
 
-        A schedule that sets the rate, as it does here, forgets `lr`; one that scales the rate multiplies `lr`.
+        A schedule that sets the rate, which is the default, ignores `lr`; one that scales the rate multiplies `lr`.
         """
         return self.rate(k, base)
 
     def turns(self) -> list[int]:
-        """Updates after which the rate may change its course: where a search for extreme rates looks."""
+        """Return the updates after which the rate may change direction, for a search for extreme rates."""
         return []
 
     @property
     def is_recursive(self) -> bool:
-        """Whether `rate(k)` takes time in proportion to k, unless it was asked for a little less before."""
+        """Whether `rate(k)` takes time in proportion to k, unless it was last called for a slightly smaller k."""
         return False
 
 
 class Scaled(Schedule):
-    """lr_k = base F(k): an author writes `share`, which is F."""
+    """lr_k = base F(k). Base: an author writes `share`, which is F."""
 
     def share(self, k: int) -> float:
+        """Return F(k)."""
         raise NotImplementedError(f"{type(self).__name__} has no share")
 
     def rate(self, k: int, base: float) -> float:
         return base * self.share(k)
 
     def follow(self, k: int, base: float, lr: float) -> float:
-        """lr F(k) / F(k - 1); lr where F(k - 1) is 0, since the factor 0 was applied then."""
+        """Return lr F(k) / F(k - 1), or lr if F(k - 1) is 0, since the factor 0 was applied then."""
         before = self.share(k - 1) if k else 1.0
         return lr * (self.share(k) / before) if before else lr
 
 
 class Decay(Scaled):
-    """F(k) = gamma^n(k): an author writes `count`, which is n and never falls."""
+    """F(k) = gamma^n(k). Base: an author writes `count`, which is n and never decreases."""
 
     gamma: float
 
     def count(self, k: int) -> int:
+        """Return n(k)."""
         raise NotImplementedError(f"{type(self).__name__} has no count")
 
     def share(self, k: int) -> float:
         return power(self.gamma, self.count(k))
 
     def follow(self, k: int, base: float, lr: float) -> float:
-        """lr gamma^(n(k) - n(k - 1)), which is defined for gamma = 0 too."""
+        """Return lr gamma^(n(k) - n(k - 1)), which is defined for gamma = 0 too."""
         return lr * power(self.gamma, self.count(k) - (self.count(k - 1) if k else 0))
 
 
@@ -92,7 +94,7 @@ class StepLR(Decay):
 
 @dataclass(eq=False)
 class MultiStepLR(Decay):
-    """lr_k = base gamma^(number of milestones ≤ k); `milestones` ascend, and one that occurs twice counts twice."""
+    """lr_k = base gamma^(number of milestones ≤ k). `milestones` ascend; one that occurs twice counts twice."""
 
     milestones: list[int]
     gamma: float = 0.1
@@ -116,7 +118,7 @@ class ExponentialLR(Decay):
 
 @dataclass(eq=False)
 class ConstantLR(Scaled):
-    """lr_k = base factor for k < total_iters, then base. A factor of 0, which torch divides by, holds the net still so long."""
+    """lr_k = base factor for k < total_iters, then base. The factor may be 0, by which torch divides."""
 
     factor: float = 1.0 / 3
     total_iters: int = 5
@@ -159,7 +161,7 @@ class PolynomialLR(Scaled):
 
 @dataclass(eq=False)
 class LambdaLR(Schedule):
-    """lr_k = base lr_lambda(k). Not Scaled: in a chain, torch's sets the rate anew."""
+    """lr_k = base lr_lambda(k). Not Scaled: in a ChainedScheduler it sets the rate, as in torch."""
 
     lr_lambda: Callable[[int], float]
 
@@ -171,7 +173,7 @@ class LambdaLR(Schedule):
 class MultiplicativeLR(Scaled):
     """lr_k = base lr_lambda(1) lr_lambda(2) ... lr_lambda(k).
 
-    The last product is kept, so that the next k costs one call. It is a cache: it never changes a value.
+    The last product is cached, so that the next k costs one call.
     """
 
     lr_lambda: Callable[[int], float]
@@ -194,7 +196,7 @@ class MultiplicativeLR(Scaled):
 
 @dataclass(eq=False)
 class CosineAnnealingLR(Schedule):
-    """lr_k = eta_min + (base - eta_min) (1 + cos(π k / T_max)) / 2, which rises again after T_max and has the period 2 T_max.
+    """lr_k = eta_min + (base - eta_min) (1 + cos(π k / T_max)) / 2, with the period 2 T_max: it rises again after T_max.
 
     SGDR without restarts (Loshchilov and Hutter, https://arxiv.org/abs/1608.03983).
     """
@@ -206,11 +208,11 @@ class CosineAnnealingLR(Schedule):
         return between(self.eta_min, base, self._twice(k) / 2)
 
     def _twice(self, k: int) -> float:
-        """1 + cos(π k / T_max): exactly 0 at the minima, however large k is."""
+        """Return 1 + cos(π k / T_max), which is exactly 0 at the minima for every k."""
         return 1 + math.cos(math.pi * (k % (2 * self.T_max)) / self.T_max)
 
     def follow(self, k: int, base: float, lr: float) -> float:
-        """The distance from eta_min, scaled as that of the rate alone; from a minimum, where it is 0, the rate's own rise."""
+        """Return the rate with its distance from eta_min scaled as in `rate`; after a minimum, where it is 0, add its rise."""
         if k == 0:
             return lr
         before = self._twice(k - 1)
@@ -226,7 +228,7 @@ class CosineAnnealingLR(Schedule):
 class CosineAnnealingWarmRestarts(Schedule):
     """lr_k = eta_min + (base - eta_min) (1 + cos(π c / T)) / 2, c updates after the last restart.
 
-    The first period T has T_0 updates, each further one T_mult times as many as the one before. SGDR (Loshchilov and Hutter,
+    The first period T has T_0 updates, each later one T_mult times as many as the one before. SGDR (Loshchilov and Hutter,
     https://arxiv.org/abs/1608.03983).
     """
 
@@ -248,11 +250,12 @@ class CosineAnnealingWarmRestarts(Schedule):
 
 @dataclass(eq=False)
 class CyclicLR(Schedule):
-    """lr_k = base_lr + (max_lr - base_lr) h(k) scale, whatever rate is configured.
+    """lr_k = base_lr + (max_lr - base_lr) h(k) scale, for every configured rate.
 
-    h rises from 0 to 1 in step_size_up updates and falls back in step_size_down (the same number, if it is None). `scale` in
-    the c-th cycle is 1 (triangular), 2^(1-c) (triangular2) or gamma^k (exp_range); scale_fn replaces it, as a function of c or,
-    with scale_mode iterations, of k. With cycle_momentum the momentum is max_momentum - (max_momentum - base_momentum) h scale.
+    h rises from 0 to 1 in step_size_up updates and falls back to 0 in step_size_down (if None, the same number). `scale` in
+    cycle c = 1, 2, ... is 1 (triangular), 2^(1-c) (triangular2) or gamma^k (exp_range). scale_fn replaces it, as a function
+    of c or, with scale_mode iterations, of k.
+    With cycle_momentum the momentum is max_momentum - (max_momentum - base_momentum) h scale.
 
     Smith, https://arxiv.org/abs/1506.01186.
     """
@@ -270,7 +273,7 @@ class CyclicLR(Schedule):
     max_momentum: float = 0.9
 
     def height(self, k: int) -> float:
-        """h scale: how far the rate is on its way from base_lr to max_lr."""
+        """Return h(k) scale: where the rate is between base_lr, at 0, and max_lr, at 1."""
         up, down = self.step_size_up, self.step_size_down or self.step_size_up
         cycle, position = divmod(k, up + down)
         h = position / up if position <= up else (up + down - position) / down
@@ -291,12 +294,13 @@ class CyclicLR(Schedule):
 
 @dataclass(eq=False)
 class OneCycleLR(Schedule):
-    """From max_lr / div_factor up to max_lr, then down to max_lr / (div_factor final_div_factor), whatever rate is configured.
+    """lr_k = a + (b - a) (1 - cos(π s)) / 2 (cos) or a + (b - a) s (linear) in a phase from a to b, after a share s of it.
 
-    The cycle has n = total_steps, or epochs steps_per_epoch, updates. It peaks after pct_start n - 1 updates and ends after
-    n - 1; with three_phase it is back at its first rate after 2 pct_start n - 2. In a phase from a to b, after a share s of it,
-    lr = a + (b - a) s (linear) or a + (b - a) (1 - cos(π s)) / 2 (cos). A phase of no length is at its end at once;
-    after the last one the rate stays. With cycle_momentum the momentum goes from max_momentum to base_momentum and back.
+    The rate rises from max_lr / div_factor to max_lr, and falls to max_lr / (div_factor final_div_factor), for every configured
+    rate. The cycle has n = total_steps updates, or n = epochs · steps_per_epoch. The peak is after pct_start n - 1 updates, and
+    the end after n - 1; with three_phase the first rate is reached again after 2 pct_start n - 2. A phase of length 0 is at its
+    end; after the last phase the rate is constant. With cycle_momentum the momentum goes from max_momentum to base_momentum
+    and back.
 
     Smith and Topin, https://arxiv.org/abs/1708.07120, in the variant of fastai.
     """
@@ -316,18 +320,18 @@ class OneCycleLR(Schedule):
 
     @property
     def length(self) -> int:
-        """The updates of the cycle; 0 if neither total_steps nor both of its factors are given."""
+        """The number of updates of the cycle; 0 if neither total_steps nor both epochs and steps_per_epoch are given."""
         return self.total_steps or (self.epochs or 0) * (self.steps_per_epoch or 0)
 
     def phases(self) -> list[tuple[float, float, float]]:
-        """Of each phase: the number of updates at its end, the rate and the momentum there. The first one starts after 0."""
+        """Return for each phase the number of updates at its end, and the rate and the momentum there."""
         n, first = self.length, self.max_lr / self.div_factor
         peak = (self.pct_start * n - 1, self.max_lr, self.base_momentum)
         back = [(2 * self.pct_start * n - 2, first, self.max_momentum)] if self.three_phase else []
         return [peak, *back, (n - 1.0, first / self.final_div_factor, self.max_momentum)]
 
     def at(self, k: int) -> tuple[float, float]:
-        """The rate and the momentum after k updates."""
+        """Return the rate and the momentum after k updates."""
         phases = self.phases()
         i = next((i for i, (end, _, _) in enumerate(phases) if k <= end), len(phases) - 1)
         start, lr, momentum = phases[i - 1] if i else (0.0, self.max_lr / self.div_factor, self.max_momentum)
@@ -349,21 +353,21 @@ class OneCycleLR(Schedule):
 
 @dataclass(eq=False)
 class SequentialLR(Schedule):
-    """One schedule after the other: number i counts its updates from milestones[i - 1] and starts from the configured rate.
+    """One schedule after another: schedule i counts its updates from milestones[i - 1] and starts from the configured rate.
 
-    MultiplicativeLR has no rate of its own: after another schedule it goes on from that one's last rate, times lr_lambda(0).
-    In a phase whose schedule does not move the momentum, it stays where the last schedule that moved it has left it; before
-    the first of them it is where that one begins.
+    MultiplicativeLR has no start rate: after another schedule it continues from that one's last rate, times lr_lambda(0).
+    While a schedule that does not change the momentum is in use, the momentum keeps the last value that an earlier schedule
+    set. Before the first schedule that changes it, it has that schedule's first value.
 
-    Two of torch's side effects are left out: CyclicLR and OneCycleLR in the list change the rate that others start from, and
-    schedules inside a ChainedScheduler or SequentialLR in the list count one update too many.
+    Two of torch's side effects are left out. There, CyclicLR and OneCycleLR in the list change the rate that others start
+    from, and schedules inside a ChainedScheduler or SequentialLR in the list count one update too many.
     """
 
     schedulers: list[Schedule]
     milestones: list[int]
 
     def phase(self, k: int) -> tuple[int, int]:
-        """Which schedule is used after k updates, and after how many it has begun."""
+        """Return the index of the schedule in use after k updates, and the number of updates at its start."""
         i = bisect_right(self.milestones, k)
         return i, self.milestones[i - 1] if i else 0
 
@@ -381,13 +385,13 @@ class SequentialLR(Schedule):
             return schedule.follow(k - start, base, lr)
         if start and isinstance(schedule, MultiplicativeLR):
             return float(lr * schedule.lr_lambda(0))
-        return schedule.rate(0, base)  # a schedule that begins sets the rate, even if it scales it later
+        return schedule.rate(0, base)  # the first update of a schedule sets the rate, even if later ones scale it
 
     def momentum(self, k: int) -> float | None:
         return next((m for m in self._momenta(k) if m is not None), None)
 
     def _momenta(self, k: int) -> Iterator[float | None]:
-        """That of the schedule in use, then of those before it at their ends, then of those after it at their starts."""
+        """Yield the momentum of the schedule in use, of those before it at their ends, of those after it at their starts."""
         i, start = self.phase(k)
         yield self.schedulers[i].momentum(k - start)
         begins = [0, *self.milestones]
@@ -408,10 +412,10 @@ class SequentialLR(Schedule):
 
 @dataclass(eq=False)
 class ChainedScheduler(Schedule):
-    """All schedules at once: each in its turn changes what the ones before it have made of the last rate.
+    """All schedules at once, applied in order at each update: lr_k = f_n(... f_1(lr_(k-1))).
 
-    Of schedules that scale the rate it is lr_k = base F_1(k) F_2(k) ..., else the recursion lr_k = f_n(... f_1(lr_(k-1))),
-    whose last value is kept for each base as a cache.
+    If all of them scale the rate, this is lr_k = base F_1(k) F_2(k) ... Else the recursion is computed, and its last value is
+    cached for each base.
     """
 
     schedulers: list[Schedule]
@@ -435,7 +439,7 @@ class ChainedScheduler(Schedule):
         return lr
 
     def momentum(self, k: int) -> float | None:
-        """That of the last schedule that moves it."""
+        """Return the momentum of the last schedule that changes it."""
         return next((m for s in reversed(self.schedulers) if (m := s.momentum(k)) is not None), None)
 
     def turns(self) -> list[int]:
@@ -448,27 +452,27 @@ class ChainedScheduler(Schedule):
 
 @dataclass(frozen=True)
 class Plateau:
-    """Where a ReduceLROnPlateau is: the rate, the configured rate it has started from, and what it has seen."""
+    """The state of a ReduceLROnPlateau: the rate, the configured rate from which it started, and the metric's best value."""
 
     rate: float
     base: float
     best: float
     bad_epochs: int = 0  # values since the best one
-    cooldown: int = 0  # values that are still not counted
+    cooldown: int = 0  # the number of next values that are not counted
 
     def rebased(self, base: float) -> Plateau:
-        """The same with another configured rate: the share of it that is left stays."""
+        """Return the state for another configured rate: the rate is scaled with it."""
         rate = base if self.base == 0 else self.rate if self.base == base else self.rate * (base / self.base)
         return replace(self, rate=rate, base=base)
 
 
 @dataclass(eq=False)
 class ReduceLROnPlateau:
-    """The rate falls to max(lr factor, min_lr) after more than `patience` values of a metric in a row without an improvement.
+    """lr ← max(lr factor, min_lr) after more than `patience` values of a metric in a row without an improvement.
 
-    A value v is better than the best b, for mode min (max): v < b (1 - threshold) (v > b (1 + threshold)) with threshold_mode
-    rel, v < b - threshold (v > b + threshold) with abs. After a reduction the next `cooldown` values are not counted. The rate
-    stays where the reduction would be at most eps.
+    A value v is better than the best b, for mode min (max), if v < b (1 - threshold) (v > b (1 + threshold)) with
+    threshold_mode rel, or v < b - threshold (v > b + threshold) with abs. After a reduction the next `cooldown` values are not
+    counted. A reduction by eps or less is not made.
     """
 
     mode: Literal["min", "max"] = "min"
@@ -481,11 +485,11 @@ class ReduceLROnPlateau:
     eps: float = 1e-8
 
     def start(self, base: float) -> Plateau:
-        """The state before the first value: every finite value is better than its best."""
+        """Return the state before the first value. Every finite value is better than its best."""
         return Plateau(base, base, math.inf if self.mode == "min" else -math.inf)
 
     def after(self, state: Plateau, value: float) -> Plateau:
-        """The state after one more value of the metric. NaN is not better than anything."""
+        """Return the state after one more value of the metric. NaN is never better."""
         better = self._is_better(value, state.best)
         best, bad = (value, 0) if better else (state.best, state.bad_epochs + 1)
         cooldown, rate = state.cooldown, state.rate
@@ -505,17 +509,17 @@ class ReduceLROnPlateau:
 
 
 def warm_up(step: int, steps: int) -> float:
-    """The factor of the rate for step number `step`, from 0: it grows in equal parts, and is 1 from the last of `steps` on."""
+    """Return the warm-up's factor of the rate for step number `step`, from 0: (step + 1) / steps, at most 1."""
     return min(1.0, (step + 1) / steps) if steps else 1.0
 
 
 def between(a: float, b: float, s: float) -> float:
-    """a + (b - a) s, exact at both ends: s = 0 gives a and s = 1 gives b, so that an end of 0 is not rounded below 0."""
+    """Return a + (b - a) s, exactly a for s = 0 and b for s = 1, so that an end of 0 is not rounded to a negative rate."""
     return (1 - s) * a + s * b
 
 
 def power(x: float, n: int) -> float:
-    """x^n for x ≥ 0; infinity where Python's ** raises OverflowError."""
+    """Return x^n for x ≥ 0; infinity where Python's ** raises OverflowError."""
     try:
         return float(x**n)
     except OverflowError:

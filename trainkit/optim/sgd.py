@@ -1,4 +1,4 @@
-"""Gradient descent and its signed form."""
+"""Gradient descent, and its form with the sign of the gradient."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .optimizer import Optimizer
 class SGD(Optimizer):
     """g ← ∇ + weight_decay p;  m ← momentum m + (1 - dampening) g  (m ← g at the first update);  p ← p - lr m.
 
-    With nesterov p ← p - lr (g + momentum m). Without momentum p ← p - lr g. A batch of all samples makes it gradient descent.
-    Torch's variant: the rate stands outside m. Nesterov's form from Sutskever et al. 2013.
+    With nesterov p ← p - lr (g + momentum m). Without momentum p ← p - lr g. With one batch of all samples this is gradient
+    descent. Source: torch.optim.SGD, in which the rate is not part of m; Nesterov's form from Sutskever et al. 2013.
 
-    accumulate_into_momentum: m ← momentum m + weight_decay p before the backward pass, which then adds ∇ straight to m: no
-    buffer for the gradient and no pass over it, which a wide net notices. The gradients of `net.param()` then hold m, so there
-    is none to clip or to look at, and by hand `optimizer.zero_grad()` begins a step, never `net.zero_grad()`. Needs a momentum
-    above 0, and neither dampening, nesterov nor maximize.
+    accumulate_into_momentum: m ← momentum m + weight_decay p before the backward pass, which then adds ∇ directly to m. This
+    saves the gradient buffer and a pass over it, which makes wide nets faster. The gradients of `net.param()` then hold m, so
+    that they cannot be clipped or logged. In a training loop of your own, call `optimizer.zero_grad()`, not `net.zero_grad()`.
+    Raises UserError without a momentum above 0, or with dampening, nesterov or maximize.
     """
 
     scalar_names = ("lr", "momentum", "weight_decay")
@@ -50,14 +50,18 @@ class SGD(Optimizer):
                 f"SGD: nesterov with momentum={momentum}, dampening={dampening}; needs a momentum above 0 and dampening 0"
             )
         if dampening and min_of(momentum) == 0 < max_of(momentum):
-            raise UserError(f"SGD: dampening={dampening} with momentum={momentum}; without momentum there is no dampening")
+            raise UserError(
+                f"SGD: dampening={dampening} with momentum={momentum}; a replica without momentum needs dampening 0"
+            )
         self.dampening, self.nesterov, self.decays = dampening, nesterov, max_of(weight_decay) > 0
         self.slot_names = ("m",) if max_of(momentum) > 0 else ()
         super().__init__(params, lr, maximize, momentum=momentum, weight_decay=weight_decay)
 
     def bind(self) -> None:
         if not self.has_grad_buffer:
-            self.slots = {"m": flatten([g for _, g in self.pairs])}  # one buffer; `Optimizer.bind` keeps a slot that is there
+            self.slots = {
+                "m": flatten([g for _, g in self.pairs])
+            }  # g and m share a buffer; `Optimizer.bind` keeps an existing slot
         super().bind()
 
     def prepare_grad(self) -> None:

@@ -86,7 +86,7 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
     elif len(seeds) > 1:
         _attempt(lambda: net.replicate(seeds), "", errors)
     else:
-        _attempt(lambda: net.draw(generator(seeds[0], "init")), "", errors)
+        _attempt(lambda: net.initialize(generator(seeds[0], "init")), "", errors)
     _attempt(lambda: optimizer(net), "optimizer.", errors)
     if errors:
         raise UserErrors(errors)

@@ -1,4 +1,4 @@
-"""Layers, one family per file, each backward right under its forward."""
+"""Layers, one family per file, each with `bwd` directly under `fwd`."""
 
 from .activation import ELU as ELU
 from .activation import GELU as GELU

@@ -1,7 +1,7 @@
-"""Functions of each element: y = f(x), dx = dy f'(x). Each saves what makes f' cheapest, x or y.
+"""Activations: y = f(x), dx = dy f'(x). Each saves x or y, whichever makes f' cheaper.
 
-Each pass is one of torch's kernels, so that values and gradients have the bits of torch.nn under autograd, at inf and NaN too.
-The docstring's formula is what the kernel computes; the tests write it out in plain lines and compare.
+Each pass is one of torch's kernels, so that values and gradients equal those of torch.nn under autograd bit by bit, also at
+inf and NaN. The docstring is the formula that the kernel computes; the tests compare it with plain tensor operations.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError
 from trainkit.nn import kernels
-from trainkit.nn.module import Module, Value
+from trainkit.nn.module import Module, Tensors
 
 
 class Identity(Module):
@@ -23,7 +23,7 @@ class Identity(Module):
     def bwd(self, saved: None, dy: Tensor) -> Tensor:
         return dy
 
-    def flops(self, x: Value) -> int:
+    def flops(self, x: Tensors) -> int:
         return 0
 
 
@@ -110,7 +110,7 @@ class GELU(Module):
 
     def __init__(self, approximate: str = "none") -> None:
         if approximate not in ("none", "tanh"):
-            raise UserError(f"GELU: approximate={approximate!r}; choose none or tanh")
+            raise UserError(f"GELU: approximate={approximate!r}; choose from none, tanh")
         self.approximate = approximate
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,11 +137,12 @@ class Softplus(Module):
     """y = log(1 + e^(βx)) / β, and x itself where βx > threshold; dx = dy sigmoid(βx), or dy. Saves x.
 
     With a threshold above 709 (88 in float32), e^(βx) overflows below the threshold: y is inf and dx is NaN, as in torch.
+    Raises UserError for beta 0.
     """
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         if beta == 0:
-            raise UserError("Softplus: beta=0; needs another number")
+            raise UserError("Softplus: beta=0; needs a number other than 0")
         self.beta, self.threshold = beta, threshold
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Modules made of modules, and the plumbing between them: chains, sums, branches."""
+"""Modules made of modules: chains, residual blocks, branches."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.nn.module import FORWARD_ERRORS, MappedSaved, Module, Value, bwd_value, fwd_value, located
+from trainkit.nn.module import FORWARD_ERRORS, MappedSaved, Module, Tensors, bwd_value, fwd_value, located
 
 
 class Container(Module):
-    """Modules in a list, named 0, 1, ... as torch names them. One module may stand in it twice: its gradients add."""
+    """Base: modules in a list, named 0, 1, ... as in torch. A module may occur twice; its gradients add up."""
 
     accepts_tuple = True
 
@@ -22,12 +22,12 @@ class Container(Module):
         self.add(*modules)
 
     def add(self, *modules: Module) -> Self:
-        """Append modules; returns the container."""
+        """Append modules and return the container."""
         for m in modules:
             if not isinstance(m, Module):
-                raise UserError(f"{type(self).__name__}.add: {m!r} is no Module")
+                raise UserError(f"{type(self).__name__}.add: not a Module (got {m!r}); give instances of trainkit.Module")
         self.layers.extend(modules)
-        # Below the first module with parameters nothing is to be differentiated; an inner container may get some later.
+        # `bwd_params` stops at the first module with parameters. An inner container counts, since it may get some later.
         trainable = (i for i, m in enumerate(self.layers) if isinstance(m, Container) or m.param())
         self._first = next(trainable, len(self.layers))
         return self
@@ -46,12 +46,12 @@ class Container(Module):
 
 
 class Sequential(Container):
-    """y = fₖ(... f₁(x)). Saves what each module saves; the chain rule runs it backwards.
+    """y = fₖ(... f₁(x)), dx = f₁'(... fₖ'(dy)). Saves what each module saves.
 
-    A module that takes one tensor and is given a tuple maps over it.
+    A module that takes one tensor is mapped over a tuple.
     """
 
-    def fwd(self, x: Value) -> tuple[Value, list[Any]]:
+    def fwd(self, x: Tensors) -> tuple[Tensors, list[Any]]:
         saved: list[Any] = []
         try:
             for m in self.layers:
@@ -61,13 +61,13 @@ class Sequential(Container):
             raise located(self, self.layers[len(saved)], x, error) from error
         return x, saved
 
-    def bwd(self, saved: list[Any], dy: Value) -> Value:
+    def bwd(self, saved: list[Any], dy: Tensors) -> Tensors:
         for m, s in zip(reversed(self.layers), reversed(saved), strict=True):
             dy = m.bwd(s, dy) if type(s) is not MappedSaved else bwd_value(m, s, dy)
         return dy
 
-    def bwd_params(self, saved: list[Any], dy: Value) -> None:
-        """Empties `saved` from its end: an activation's memory is free when the module that saved it has used it."""
+    def bwd_params(self, saved: list[Any], dy: Tensors) -> None:
+        """Add to the parameters' gradients only. Empties `saved` from its end, so that used activations are freed at once."""
         for i in range(len(saved) - 1, self._first, -1):
             m, s = self.layers[i], saved.pop()
             dy = m.bwd(s, dy) if type(s) is not MappedSaved else bwd_value(m, s, dy)
@@ -80,51 +80,54 @@ class Sequential(Container):
 
 
 class Recompute(Sequential):
-    """y = fₖ(... f₁(x)), saving x alone: the backward pass computes the rest again. Memory for a second forward pass.
+    """y = fₖ(... f₁(x)). Saves x only; the backward pass repeats the forward pass. This saves memory and costs time.
 
-    Known as activation checkpointing, torch.utils.checkpoint. The second pass draws the random numbers of the first.
+    Known as activation checkpointing, torch.utils.checkpoint. The second pass draws the same random numbers as the first.
     With `recomputes` False it is a Sequential. Engines set that on a copy of the net: for compiled code, where the compiler
-    chooses what is kept, and for a captured step that draws.
+    chooses what is kept, and for a captured step that draws random numbers.
     Source: Chen, Xu, Zhang, Guestrin 2016.
     """
 
     recomputes = True
 
-    def fwd(self, x: Value) -> tuple[Value, Any]:
+    def fwd(self, x: Tensors) -> tuple[Tensors, Any]:
         if not self.recomputes:
             return super().fwd(x)
-        drawn = [(g, g.get_state()) for g in active_generators(self)]
-        return super().fwd(x)[0], (x, drawn)
+        states = [(g, g.get_state()) for g in active_generators(self)]
+        return super().fwd(x)[0], (x, states)
 
-    def bwd(self, saved: Any, dy: Value) -> Value:
-        return super().bwd(self._again(saved), dy)
+    def bwd(self, saved: Any, dy: Tensors) -> Tensors:
+        return super().bwd(self._recomputed(saved), dy)
 
-    def bwd_params(self, saved: Any, dy: Value) -> None:
-        super().bwd_params(self._again(saved), dy)
+    def bwd_params(self, saved: Any, dy: Tensors) -> None:
+        super().bwd_params(self._recomputed(saved), dy)
 
-    def _again(self, saved: Any) -> list[Any]:
-        """What `Sequential` would have saved."""
+    def _recomputed(self, saved: Any) -> list[Any]:
+        """Return what `Sequential` saves in the same pass."""
         if not self.recomputes:
             saved_once: list[Any] = saved
             return saved_once
-        x, drawn = saved
-        now = [g.get_state() for g, _ in drawn]
-        for g, state in drawn:
+        x, states = saved
+        now = [g.get_state() for g, _ in states]
+        for g, state in states:
             g.set_state(state)
-        again = super().fwd(x)[1]
-        for (g, _), state in zip(drawn, now, strict=True):
+        recomputed = super().fwd(x)[1]
+        for (g, _), state in zip(states, now, strict=True):
             g.set_state(state)
-        return again
+        return recomputed
 
 
 def active_generators(net: Module) -> list[torch.Generator]:
-    """The generators that a pass in training draws from, each once; torch's global one stands for None."""
+    """Return the generators that a training pass draws from, each once, with torch's global generator in place of None."""
     found = {id(g): g for _, m in net.modules() for g in getattr(m, "generators", ()) if m.training}
     return [torch.default_generator if g is None else g for g in found.values()]
 
 
 class Residual(Sequential):
-    """y = x + f(x), f the chain of the modules; dx = dy + f'(dy). Source: He et al. 2016."""
+    """y = x + f(x), f the chain of the modules; dx = dy + f'(dy). Saves what the chain saves.
+
+    Raises UserError if f(x) does not have x's shape. Source: He et al. 2016.
+    """
 
     accepts_tuple = False
 
@@ -139,15 +142,18 @@ class Residual(Sequential):
 
 
 class Parallel(Container):
-    """(y₁, ..., yₖ) = (f₁(x₁), ..., fₖ(xₖ)): a module for each tensor of a tuple."""
+    """(y₁, ..., yₖ) = (f₁(x₁), ..., fₖ(xₖ)): one module per tensor of a tuple. Saves what each module saves.
 
-    def fwd(self, x: Value) -> tuple[Value, list[Any]]:
+    Raises UserError if x is not a tuple of k.
+    """
+
+    def fwd(self, x: Tensors) -> tuple[Tensors, list[Any]]:
         if type(x) is not tuple or len(x) != len(self.layers):
             got = f"a tuple of {len(x)}" if type(x) is tuple else "one tensor"
             raise UserError(
                 f"Parallel: x is {got}, needs a tuple of {len(self.layers)}; put FanOut({len(self.layers)}) before it"
             )
-        pairs: list[tuple[Value, Any]] = []
+        pairs: list[tuple[Tensors, Any]] = []
         try:
             for m, xi in zip(self.layers, x, strict=True):
                 pairs.append(fwd_value(m, xi))
@@ -156,5 +162,5 @@ class Parallel(Container):
             raise located(self, self.layers[i], x[i], error) from error
         return tuple(y for y, _ in pairs), [saved for _, saved in pairs]
 
-    def bwd(self, saved: list[Any], dy: Value) -> Value:
+    def bwd(self, saved: list[Any], dy: Tensors) -> Tensors:
         return tuple(bwd_value(m, s, d) for m, s, d in zip(self.layers, saved, dy, strict=True))

@@ -1,4 +1,4 @@
-"""Dropout: the one module here that draws random numbers in a pass."""
+"""Dropout, the only layer that draws random numbers in a pass."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from trainkit.nn.module import Module
 
 
 class Dropout(Module):
-    """In training y = x m / (1 - p), each m 1 with probability 1 - p, else 0; in evaluation y = x. Saves the scaled mask:
-    dx = dy m / (1 - p).
+    """y = x m / (1 - p) in training, each m 1 with probability 1 - p, else 0; y = x in evaluation. dx = dy m / (1 - p).
 
-    The mask comes from `generators`: one, or one for each replica, which then draws what it would draw alone. None is torch's
-    global generator; one alone draws for all replicas. The trainer sets them and saves their state. In compiled code `mask`
-    is called from outside of the graph (see `trainer/engines/compiled.py`).
-    Errors: UserError for p outside [0, 1].
-    Source: Srivastava et al. 2014, in the inverted form of torch.nn.Dropout.
+    Saves the scaled mask m / (1 - p). It is drawn from `generators`: one for all replicas, or one per replica, so that each
+    replica draws the same as in a run of its own; None is torch's global generator. The trainer sets them and saves their
+    states. Compiled code calls `draw_mask` outside of the graph (see `trainer/engines/compiled.py`).
+    Raises UserError for p outside [0, 1]. Source: Srivastava et al. 2014, in the inverted form of torch.nn.Dropout.
     """
 
     def __init__(self, p: float = 0.5) -> None:
@@ -29,11 +27,11 @@ class Dropout(Module):
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.training or self.p == 0:
             return x, None
-        mask = self.mask(x)
+        mask = self.draw_mask(x)
         return x * mask, mask
 
-    def mask(self, x: Tensor) -> Tensor:
-        """The next scaled mask, for x."""
+    def draw_mask(self, x: Tensor) -> Tensor:
+        """Return the next scaled mask, in the shape of x."""
         mask = torch.empty_like(x)
         if len(self.generators) > 1:
             for m, g in zip(mask, self.generators, strict=True):

@@ -12,12 +12,12 @@ from trainkit.nn.module import Module
 
 
 class Linear(Module):
-    """y = x wᵀ + b. x (n, in), y (n, out), w (out, in), b (out,); any axes may stand before the last one of x.
+    """y = x wᵀ + b. x (n, in), y (n, out), w (out, in), b (out,); x may have any axes in place of n.
 
-    With replicas each tensor has the axis r in front: r products in one call. Saves x, since dw = dyᵀ x.
-    `init` draws w (see `nn/init.py`); b is drawn like w for uniform, standard, unit_uniform and normal, and is 0 for
-    xavier, he and fan_out, as their papers have it. Assign with `layer.w.copy_(...)`.
-    Errors: UserError for a size below 1 or an unknown init. Source: torch.nn.Linear, whose signature this is.
+    With replicas each tensor has the leading axis r, and one call computes r products. Saves x, since dw = dyᵀ x.
+    `init` draws w (see `nn/init.py`). b is drawn like w for uniform, standard, unit_uniform and normal, and is 0 for
+    xavier, he and fan_out, as in their papers. Assign values with `layer.w.copy_(...)`.
+    Raises UserError for a size below 1, an unknown init or a negative std. Source: torch.nn.Linear, with its signature.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Linear(Module):
         self._accumulate(x, dy if dy.dim() == x.dim() else self._rows(dy))
 
     def _accumulate(self, x: Tensor, dy: Tensor) -> None:
-        """The parameters' gradients, of x and dy as rows."""
+        """Add to the parameters' gradients, for x and dy as rows."""
         if self.replica_dims:
             self.dw.baddbmm_(dy.mT, x)  # dw += dyᵀ x
             if self.bias:
@@ -72,11 +72,11 @@ class Linear(Module):
                 self.db.addmv_(dyt, kernels.ones(dy, dy.shape[0]))  # db += dyᵀ 1
 
     def _rows(self, x: Tensor) -> Tensor:
-        """(..., features) as (n, features), behind the replica axis."""
+        """Return (..., features) as (n, features), after the replica axis."""
         return x.reshape(*x.shape[: self.replica_dims], -1, x.shape[-1])
 
     def flops(self, x: Tensor) -> int:
-        """A multiplication and an addition per weight and row."""
+        """Return the operations of a forward pass: a multiplication and an addition per weight and row."""
         return 2 * self.out_features * x.numel()
 
     def expected_input(self) -> str:

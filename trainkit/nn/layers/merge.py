@@ -1,4 +1,4 @@
-"""Plumbing between branches: one tensor to several, several to one."""
+"""Split and merge branches: one tensor to several, several to one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.nn.module import Module, Value
+from trainkit.nn.module import Module, Tensors
 
 
 class FanOut(Module):
@@ -26,7 +26,7 @@ class FanOut(Module):
             dx = dx + d
         return dx
 
-    def flops(self, x: Value) -> int:
+    def flops(self, x: Tensors) -> int:
         return 0  # no arithmetic
 
     def extra_repr(self) -> str:
@@ -34,12 +34,12 @@ class FanOut(Module):
 
 
 class Add(Module):
-    """y = x₁ + ... + xₖ of one shape; each dx = dy. Saves k."""
+    """y = x₁ + ... + xₖ, all of one shape; each dx = dy. Saves k. Raises UserError for another shape or a single tensor."""
 
     accepts_tuple = True
 
     def fwd(self, x: tuple[Tensor, ...]) -> tuple[Tensor, int]:
-        x = _several(self, x)
+        x = _required_tuple(self, x)
         if any(xi.shape != x[0].shape for xi in x):
             raise UserError(f"Add: x are {', '.join(str(tuple(xi.shape)) for xi in x)}; all need one shape")
         y = x[0]
@@ -55,7 +55,10 @@ class Add(Module):
 
 
 class Concat(Module):
-    """y = the x joined along `dim`; each dx is its stretch of dy. Saves the lengths."""
+    """y = (x₁, ..., xₖ) concatenated along `dim`; dx are the slices of dy. Saves their lengths.
+
+    `dim` counts axes as torch does; the replica axis is not counted. Raises UserError for a single tensor.
+    """
 
     accepts_tuple = True
 
@@ -63,7 +66,7 @@ class Concat(Module):
         self.dim = dim
 
     def fwd(self, x: tuple[Tensor, ...]) -> tuple[Tensor, list[int]]:
-        x = _several(self, x)
+        x = _required_tuple(self, x)
         axis = self._axis()
         return torch.cat(x, axis), [xi.shape[axis] for xi in x]
 
@@ -76,14 +79,15 @@ class Concat(Module):
     def expected_input(self) -> str:
         return f"a tuple of tensors that differ along axis {self.dim} only"
 
-    def flops(self, x: Value) -> int:
+    def flops(self, x: Tensors) -> int:
         return 0  # no arithmetic
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"
 
 
-def _several(module: Module, x: Value) -> tuple[Tensor, ...]:
+def _required_tuple(module: Module, x: Tensors) -> tuple[Tensor, ...]:
+    """Return x. Raises UserError if it is not a tuple."""
     if type(x) is not tuple:
         raise UserError(f"{type(module).__name__}: x is one tensor, needs a tuple; put FanOut before it")
     return x

@@ -1,15 +1,18 @@
-"""Other axes, the same numbers."""
+"""Layers that change the shape and keep the elements."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from trainkit.nn.module import Module, Value
+from trainkit.nn.module import Module, Tensors
 
 
 class Flatten(Module):
-    """y = x with the axes from `start_dim` to `end_dim` made one. Saves the shape."""
+    """y = x with the axes from `start_dim` to `end_dim` merged into one; dx = dy in x's shape. Saves the shape.
+
+    The arguments count axes as torch does; the replica axis is not counted.
+    """
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         self.start_dim, self.end_dim = start_dim, end_dim
@@ -21,7 +24,7 @@ class Flatten(Module):
     def bwd(self, shape: torch.Size, dy: Tensor) -> Tensor:
         return dy.reshape(shape)
 
-    def flops(self, x: Value) -> int:
+    def flops(self, x: Tensors) -> int:
         return 0  # no arithmetic
 
     def extra_repr(self) -> str:

@@ -1,6 +1,6 @@
-"""Losses: a pure pair too, `value, saved = fwd(y, t)` and `dy = bwd(saved)`; y is the net's output, t the target.
+"""Losses are pure pairs, `value, saved = fwd(y, t)` and `dy = bwd(saved)`; y is the net's output, t the target.
 
-`reduction` is mean or sum over everything but the replica axis; value is a scalar, or (r,) with replicas.
+`reduction` is the mean or sum over all axes except the replica axis; value is a scalar, or (r,) with replicas.
 Names and conventions are torch's.
 """
 

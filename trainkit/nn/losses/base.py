@@ -1,4 +1,4 @@
-"""What every loss shares: the reduction, the check of a target, and the stateful pair over the pure one."""
+"""The base of all losses: the reduction, the check of a target, and the stateful pair made from the pure one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ Reduction = Literal["mean", "sum"]
 class Loss(Recorded):
     """A loss with a hand-written derivative: `value, saved = fwd(y, t)`, `dy = bwd(saved)`.
 
-    A subclass obeys `self.reduction`, through `reduce` and `reduction_factor` or by itself: with sum, value and dy are those
-    of the mean times `batch_weight(t)`. Evaluation, and batches in parts, add up sums and batch weights.
+    A subclass applies `self.reduction`, with `reduce` and `reduction_factor` or in its own way. With sum, value and dy are
+    those of mean times `batch_weight(t)`: evaluation and gradient accumulation add up sums and batch weights.
+    Raises UserError for a reduction other than mean and sum.
     """
 
     replica_dims = 0  # replica axes of y, t and value, as in Module
-    from_logits = False  # True where class 1 is predicted for y > 0, not y > 1/2
+    from_logits = False  # True if y > 0 predicts class 1, not y > 1/2
     nonsmooth_at: tuple[float, ...] = ()  # values of y - t at which the derivative jumps
 
     def __init__(self, reduction: Reduction = "mean") -> None:
@@ -31,7 +32,7 @@ class Loss(Recorded):
         self._casts: dict[Any, Tensor] = {}
 
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
-        """Return the value, and whatever `bwd` needs. Changes nothing on `self`."""
+        """Return the value, and what `bwd` needs. Changes nothing on `self`."""
         raise NotImplementedError(f"{type(self).__name__} has no fwd")
 
     def bwd(self, saved: Any) -> Tensor:
@@ -39,7 +40,7 @@ class Loss(Recorded):
         raise NotImplementedError(f"{type(self).__name__} has no bwd")
 
     def check(self, y: Tensor, t: Tensor) -> None:
-        """Refuse a target that would silently be broadcast or cast. Not called in the hot path. Raises UserError."""
+        """Raise UserError for a target that would silently be broadcast or cast. Not called in the hot path."""
         if y.shape != t.shape:
             raise UserError(f"{type(self).__name__}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; both need one shape")
         if not t.is_floating_point():
@@ -48,7 +49,7 @@ class Loss(Recorded):
             )
 
     def batch_weight(self, t: Tensor) -> int | Tensor:
-        """Return what a mean over t divides by, a number or one per replica.
+        """Return the divisor of a mean over t: a number, or one per replica.
 
         The mean over several batches is the sum of their sums over the sum of their batch weights.
         """
@@ -61,7 +62,7 @@ class Loss(Recorded):
         return loss
 
     def forward(self, y: Tensor, t: Tensor) -> Tensor:
-        """Return the value, and keep what `backward` needs of this pass. Raises UserError where `check` does."""
+        """Return the value, and keep what `backward` needs of this pass. Raises UserError as `check` does."""
         self.check(y, t)
         value, self._saved = self.fwd(y, t)
         return value
@@ -73,6 +74,7 @@ class Loss(Recorded):
         return self.bwd(self.__dict__.pop("_saved"))
 
     def __call__(self, y: Tensor, t: Tensor) -> Tensor:
+        """Return the value, and keep nothing for `backward`. Raises UserError as `check` does."""
         self.check(y, t)
         return self.fwd(y, t)[0]
 
@@ -93,7 +95,7 @@ class Loss(Recorded):
         return (y.shape[0] if self.replica_dims else 1) / max(y.numel(), 1)
 
     def cast(self, name: str, y: Tensor) -> Tensor:
-        """Return the constant `name` in y's dtype, on its device. Kept: copying it in each pass would wait for the device."""
+        """Return the constant `name` in y's dtype, on its device. Cached: a copy in each pass would wait for the device."""
         key = (name, y.dtype, y.device)
         if key not in self._casts:
             self._casts[key] = getattr(self, name).to(y)

@@ -1,8 +1,8 @@
-"""Losses of class indices, of class probabilities, and of independent yes-or-no answers.
+"""Losses for class indices, for class probabilities, and for independent binary targets.
 
-NLLLoss and CrossEntropyLoss compute one formula in two ways. torch's kernel takes rows of classes with class indices, the
-usual case. Plain lines take everything else (replicas, further axes, probabilities, label smoothing), and are tested against
-the kernel. `fwd` chooses; the type of what it saves tells `bwd` which way it was.
+NLLLoss and CrossEntropyLoss compute one formula in two ways. torch's kernel computes the usual case, y (n, c) with class
+indices. Plain tensor operations compute all other cases (replicas, more axes, probabilities, label smoothing), and are tested
+against the kernel. `fwd` chooses; the type of `saved` shows `bwd` which way was taken.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from trainkit.nn import kernels
 
 from .base import Loss, Reduction
 
-# Saved by a pass through `kernels.nll`: y (n, c), t (n,), weight (c,), reduction, ignored, norm, as `nll_backward` takes them.
-# A plain tuple, since making a named one takes a measurable part of a small net's step.
+# Saved by a pass through `kernels.nll`: y (n, c), t (n,), weight (c,), reduction, ignored, norm, the arguments of
+# `nll_backward`. A plain tuple, since making a named one takes a measurable part of a small net's step.
 KernelPass = tuple[Tensor, Tensor, Tensor | None, int, int, Tensor]
 
 
@@ -28,19 +28,19 @@ class FormulaPass(NamedTuple):
 
     y: Tensor  # log-probabilities
     q: Tensor  # of y's shape
-    norm: float | Tensor  # a number, or one per replica
-    class_index: Tensor | None  # the class indices along y's class axis; None where t holds probabilities
+    norm: float | Tensor  # one number, or one per replica
+    class_index: Tensor | None  # the class indices along y's class axis; None if t holds probabilities
 
 
 class NLLLoss(Loss):
     """value = -Σ q y / norm, y log-probabilities (n, c, ...), q the target weight of each class. Saves q, norm: dy = -q / norm.
 
-    t holds class indices (n, ...): q = weight[t] at the class t, else 0. An index equal to `ignore_index` has q = 0 everywhere.
-    norm is Σ weight[t] for reduction mean, torch's convention, and 1 for sum.
+    t holds class indices (n, ...): q = weight[t] at the class t, else 0. A target equal to `ignore_index` has q = 0 everywhere.
+    norm is Σ weight[t] for reduction mean, as in torch, and 1 for sum.
     Raises UserError if a weight is not finite, or all are 0.
     """
 
-    label_smoothing = 0.0  # CrossEntropyLoss has an argument for it
+    label_smoothing = 0.0  # an argument of CrossEntropyLoss
 
     def __init__(
         self, reduction: Reduction = "mean", weight: Sequence[float] | None = None, ignore_index: int | None = None
@@ -79,7 +79,7 @@ class NLLLoss(Loss):
         index, counted = t.unsqueeze(axis), None
         if self.ignore_index is not None:
             counted = index != self.ignore_index
-            index = index * counted  # class 0 in place of an ignored index, which may lie outside of the classes
+            index = index * counted  # class 0 in place of an ignored index, which may be out of range
         q = torch.zeros_like(y).scatter_(axis, index, 1.0)
         if counted is not None:
             q.mul_(counted)
@@ -90,7 +90,7 @@ class NLLLoss(Loss):
         return self._class_weighted(q), norm, index
 
     def _index_norm(self, q: Tensor, t: Tensor) -> float | Tensor:
-        """Σ weight[t] over what is not ignored, or 1 for reduction sum; q has a 1 at each class t that is not ignored."""
+        """Return Σ weight[t] over the targets that count, or 1 for reduction sum. q is 1 at each class t that counts."""
         if self.reduction == "sum":
             return 1.0
         if self._unweighted():
@@ -98,18 +98,18 @@ class NLLLoss(Loss):
         return self._sum(self._class_weighted(q))
 
     def _smoothed(self, q: Tensor) -> Tensor:
-        """(1 - ε) q + ε / c."""
+        """Return (1 - ε) q + ε / c."""
         smoothing = self.label_smoothing
         return q if smoothing == 0 else q * (1 - smoothing) + smoothing / q.shape[self.axis(q)]
 
     def _class_weighted(self, q: Tensor) -> Tensor:
-        """q times the class weights along its class axis."""
+        """Return q times the class weights along its class axis."""
         if self.class_weight is None:
             return q
         return q * self.cast("class_weight", q).view([-1 if a == self.axis(q) else 1 for a in range(q.dim())])
 
     def _value(self, y: Tensor, q: Tensor, norm: float | Tensor, index: Tensor | None) -> Tensor:
-        """-Σ q y / norm. Classes that a target does not name are left out rather than multiplied by 0: y may be -∞ there."""
+        """Return -Σ q y / norm. Classes other than the target's are left out, not multiplied by 0, since y may be -∞ there."""
         if index is None or self.label_smoothing:
             e = self._counted(q, y)
         else:
@@ -119,33 +119,33 @@ class NLLLoss(Loss):
         return self._sum(e).div_(norm).neg_()
 
     def _counted(self, q: Tensor, y: Tensor) -> Tensor:
-        """q y, and 0 at an ignored target even if y is -∞ there."""
+        """Return q y, and 0 at an ignored target, even if y is -∞ there."""
         return q * (y if self.ignore_index is None else torch.where(q == 0, 0, y))
 
     def _over_norm(self, q: Tensor, norm: float | Tensor) -> Tensor:
-        """q / norm."""
+        """Return q / norm."""
         if self.ignore_index is not None and isinstance(norm, Tensor):
-            norm = torch.where(norm == 0, 1, norm)  # all is ignored: the value is NaN, the gradient 0, as in torch
+            norm = torch.where(norm == 0, 1, norm)  # if all are ignored, the value is NaN and the gradient 0, as in torch
         if self.replica_dims and isinstance(norm, Tensor):
             norm = norm.view(-1, *[1] * (q.dim() - 1))
         return q / norm
 
     def _sum(self, e: Tensor) -> Tensor:
-        """The sum of all elements, one per replica."""
+        """Return the sum of all elements, one per replica."""
         return e.flatten(1).sum(1) if self.replica_dims else e.sum()
 
     def _unweighted(self) -> bool:
-        """Whether each target counts 1."""
+        """Return whether each target has weight 1."""
         return self.class_weight is None and self.ignore_index is None
 
     # -- targets ---------------------------------------------------------------------------------------------------------
 
     def axis(self, y: Tensor) -> int:
-        """Return the class axis: after the batch's, or 0 where there is no batch; the replica axis is not counted."""
+        """Return the class axis of y: the one after the batch axis, or the first if y has no batch axis."""
         return self.replica_dims + (1 if y.dim() > 1 + self.replica_dims else 0)
 
     def batch_weight(self, t: Tensor) -> int | Tensor:
-        """Return Σ weight[t] over what is not ignored; for probabilities, the number of their rows."""
+        """Return Σ weight[t] over the targets that count; for probabilities, the number of their rows."""
         if t.is_floating_point():
             return super().batch_weight(t) // max(t.shape[self.axis(t)], 1)
         if self._unweighted():
@@ -188,7 +188,7 @@ class CrossEntropyLoss(NLLLoss):
 
     t holds class indices (n, ...), or probabilities of y's shape (one-hot among them); then norm is n.
     `label_smoothing` ε takes q to (1 - ε) q + ε/c. Source: torch.nn.CrossEntropyLoss; smoothing from Szegedy et al. 2016.
-    Raises UserError where NLLLoss does, and for ε outside of [0, 1].
+    Raises UserError as NLLLoss does, and for ε outside [0, 1].
     """
 
     from_logits = True
@@ -202,7 +202,7 @@ class CrossEntropyLoss(NLLLoss):
     ) -> None:
         super().__init__(reduction, weight, ignore_index)
         if not 0 <= label_smoothing <= 1:
-            raise UserError(f"CrossEntropyLoss: label_smoothing={label_smoothing}; needs 0 to 1")
+            raise UserError(f"CrossEntropyLoss: label_smoothing={label_smoothing}; needs a number from 0 to 1")
         self.label_smoothing = label_smoothing
 
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, KernelPass | FormulaPass]:
@@ -210,7 +210,7 @@ class CrossEntropyLoss(NLLLoss):
 
     def bwd(self, saved: Any) -> Tensor:
         logp = saved[0]
-        if type(saved) is not FormulaPass:  # through NLLLoss, then LogSoftmax
+        if type(saved) is not FormulaPass:  # the derivative of NLLLoss, then of LogSoftmax
             return kernels.log_softmax_backward(super().bwd(saved), logp, 1, logp.dtype)
         _, q, norm, index = saved
         p = torch.exp(logp)
@@ -235,7 +235,7 @@ class BCELoss(Loss):
 
     Saves y, t: dy = weight (y - t) / (y (1 - y)) / elements.
 
-    As in torch, log is cut off at -100 and y (1 - y) at 1e-12, so that y = 0 and y = 1 stay finite.
+    As in torch, log is at least -100 and y (1 - y) at least 1e-12, so that value and dy are finite at y = 0 and y = 1.
     """
 
     def __init__(self, reduction: Reduction = "mean", weight: Sequence[float] | None = None) -> None:
@@ -253,16 +253,16 @@ class BCELoss(Loss):
     def check(self, y: Tensor, t: Tensor) -> None:
         super().check(y, t)
         if y.numel() and not (float(y.min()) >= 0 and float(y.max()) <= 1):
-            raise UserError("BCELoss: y leaves [0, 1]; end the net in a Sigmoid, or use BCEWithLogitsLoss")
+            raise UserError("BCELoss: y is outside [0, 1]; end the net with a Sigmoid, or use BCEWithLogitsLoss")
 
     def _weighted(self, e: Tensor) -> Tensor:
         return e if self.element_weight is None else e * self.cast("element_weight", e)
 
 
 class BCEWithLogitsLoss(BCELoss):
-    """BCELoss of σ(y), in the form that does not overflow.
+    """value = Σ weight ((1 - t) y + l log(1 + e⁻ʸ)) / elements, l = 1 + (pos_weight - 1) t.
 
-    value = Σ weight ((1 - t) y + l log(1 + e⁻ʸ)) / elements, l = 1 + (pos_weight - 1) t.
+    This is BCELoss of σ(y), with class 1 weighted by pos_weight, in a form that does not overflow.
 
     Saves y, t: dy = weight ((1 - t) - l σ(-y)) / elements; without pos_weight that is σ(y) - t.
     """
@@ -290,12 +290,13 @@ class BCEWithLogitsLoss(BCELoss):
         return self._weighted(d * self.reduction_factor(y))
 
     def check(self, y: Tensor, t: Tensor) -> None:
-        Loss.check(self, y, t)  # not BCELoss's: y may be any number
+        Loss.check(self, y, t)  # not BCELoss.check: y may be any number
 
     def _l(self, t: Tensor) -> Tensor:
+        """Return l, as in the formula."""
         return 1 + (self.cast("pos_weight", t) - 1) * t
 
 
 def _constant(value: Sequence[float] | float | None) -> Tensor | None:
-    """Numbers given to a loss, in all their digits whatever dtype y has later."""
+    """Return the numbers as float64, which keeps all their digits; `cast` converts them to y's dtype."""
     return None if value is None else torch.as_tensor(value, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Losses of the difference d = y - t, element by element."""
+"""Losses of the elementwise difference d = y - t."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class L1Loss(Loss):
 class HuberLoss(Loss):
     """value = Σ h(y - t) / elements, h(d) = d²/2 where |d| <= δ, else δ (|d| - δ/2). Saves d, since h'(d) = d clamped to ±δ.
 
-    Source: Huber 1964. `delta` is δ > 0. Raises UserError for another.
+    Source: Huber 1964. `delta` is δ. Raises UserError unless δ > 0.
     """
 
     def __init__(self, reduction: Reduction = "mean", delta: float = 1.0) -> None:

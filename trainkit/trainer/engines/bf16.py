@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.timing import seconds
-from trainkit.nn.module import Module, Value
+from trainkit.nn.module import Module, Tensors
 
 PASSES = ("fwd", "bwd", "bwd_params")
 SIDE = 256  # of the product by which a device is tried
@@ -38,7 +38,7 @@ class InBfloat16:
         both = [(vars(m), vars(c)) for (_, m), (_, c) in zip(net.modules(), self.narrow.modules(), strict=True)]
         self.attributes = [(m, c, {name: v for name, v in c.items() if v is not m[name] or name in PASSES}) for m, c in both]
 
-    def fwd(self, x: Value) -> tuple[Tensor, Any]:
+    def fwd(self, x: Tensors) -> tuple[Tensor, Any]:
         for theirs, copied, own in self.attributes:
             copied.update(theirs)
             for name in PASSES:  # what watches the net's passes, not these

@@ -34,7 +34,7 @@ def mask(x: Tensor, which: Tensor, before: Tensor | None) -> Tensor:
 
     The number is a tensor, so that the graphs of all such nets are the same and are found compiled. `before`: the mask that
     eager draws before this one, or a compiler would be free to change their order."""
-    drawn: Tensor = _drawing[int(which)].mask(x)
+    drawn: Tensor = _drawing[int(which)].draw_mask(x)
     return drawn
 
 
@@ -133,7 +133,7 @@ class CompiledEngine(MultiStepEngine):
         drawn: list[Tensor | None] = [None]
         for (_, m), (_, c) in zip(self.net.modules(), copied.modules(), strict=True):
             if hasattr(m, "generators"):
-                vars(c)["mask"] = _asking(m, drawn)
+                vars(c)["draw_mask"] = _asking(m, drawn)
             if isinstance(c, Recompute):
                 c.recomputes = False  # the compiler chooses what is kept
         return copied

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError
 from trainkit.nn.losses import Loss
-from trainkit.nn.module import Value
+from trainkit.nn.module import Tensors
 from trainkit.optim.optimizer import Optimizer
 
 
@@ -19,9 +19,9 @@ class Differentiable(Protocol):
 
     replica_dims: int
 
-    def fwd(self, x: Value) -> tuple[Value, Any]: ...
+    def fwd(self, x: Tensors) -> tuple[Tensors, Any]: ...
 
-    def bwd_params(self, saved: Any, dy: Value) -> None: ...
+    def bwd_params(self, saved: Any, dy: Tensors) -> None: ...
 
 
 Step = Callable[[Tensor, Tensor], Tensor]
