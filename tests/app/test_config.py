@@ -200,5 +200,6 @@ def test_the_earlier_name_of_a_callback_is_taken_and_said(capsys: pytest.Capture
     override(config, "callbacks.csv_log=null")
     assert dict(config.callbacks) == {"csv_logger": None}
     assert capsys.readouterr().err == (
-        "old.yaml: callbacks.csv_log is callbacks.csv_logger now\ncallbacks.csv_log: callbacks.csv_log is callbacks.csv_logger now\n"
+        "old.yaml: callbacks.csv_log was renamed; write callbacks.csv_logger\n"
+        "callbacks.csv_log: callbacks.csv_log was renamed; write callbacks.csv_logger\n"
     )

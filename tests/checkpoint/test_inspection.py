@@ -45,7 +45,7 @@ def test_show_tells_what_is_in_a_file(whole: dict[str, Any], capsys: pytest.Capt
     norm = float(whole["model"]["0.weight"].norm())
     for part in (
         f"a.pt: format 2, {Path('a.pt').stat().st_size:,} bytes",
-        "stands at epoch 1, step 2, batch 0, replicas 1",
+        "position: epoch 1, step 2, batch 0, replicas 1",
         "configuration: seed 3, data None, loss MSELoss",
         f"parameters: 3 numbers, sha256 {whole['params_sha256']}",
         f"  0.weight  float32 (1, 2), norm {norm:.6g}",
@@ -53,7 +53,7 @@ def test_show_tells_what_is_in_a_file(whole: dict[str, Any], capsys: pytest.Capt
         "  m  float32 (3,)",
         "  csv_logger  rows 1, step 2, at_step 1, tail ",
         "  train/loss  [",
-        "made with trainkit",
+        "written with trainkit",
         "threads 1, device cpu, dtype float32",
     ):
         assert part in out, part
@@ -80,7 +80,7 @@ def test_what_a_stranger_wrote_is_escaped_and_bounded(whole: dict[str, Any], cap
 def test_verify_names_every_check_of_a_whole_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["checkpoint", "verify", "a.pt"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [*(f"ok         {check}" for check in checkpoint.CHECKS), "a.pt: whole"]
+    assert lines == [*(f"ok         {check}" for check in checkpoint.CHECKS), "a.pt: valid"]
 
 
 def zeroed(data: bytes) -> bytes:
@@ -105,7 +105,7 @@ def test_verify_says_which_check_a_damaged_file_fails(
     assert main(["checkpoint", "verify", "b.pt"]) == 1
     out, err = capsys.readouterr()
     words = [line[:11].strip() for line in out.splitlines()[: len(checkpoint.CHECKS)]]
-    rest = ["not made"] * (len(checkpoint.CHECKS) - fails - 1)
+    rest = ["not run"] * (len(checkpoint.CHECKS) - fails - 1)
     assert words == ["ok"] * fails + ["FAILED"] + rest
     assert reason in out
     assert err == ""
@@ -157,7 +157,7 @@ def test_diff_goes_part_by_part_the_largest_first(whole: dict[str, Any], capsys:
     assert lines[4].startswith("  model.0.weight: 1 of 2 differ, by up to 0.25, first at [0, 1]: ")
     assert lines[5] == "metrics: 1 difference"
     assert lines[6] == "  metrics.lr: only in the first: a list of 1"
-    assert lines[7] == "3 of 12 parts differ"
+    assert lines[7] == "3 of 12 entries differ"
 
 
 # -- gaps ------------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from trainkit.data.dataset import Dataset
 from trainkit.data.sources import arrow
 from trainkit.data.sources.arrow import MAX_LINE_BYTES, MISSING, read
 from trainkit.data.sources.csv import csv, read_rows
-from trainkit.data.sources.csv_schema import FEW, MANY
+from trainkit.data.sources.csv_schema import MAX_CATEGORIES, MAX_INFERRED_CLASSES
 
 FLOWERS = """\
 width,colour,wet,kind
@@ -79,8 +79,11 @@ TASKS: dict[str, tuple[list[str], tuple[str, ...] | None]] = {
     "texts": (["b", "a", "b"], ("a", "b")),
     "bools": (["true", "false", "true"], ("false", "true")),
     "integers, by value": (["10", "9", "-1"], ("-1", "9", "10")),
-    "as many integers as are few": ([str(i) for i in range(FEW)], tuple(map(str, range(FEW)))),
-    "more integers": ([str(i) for i in range(FEW + 1)], None),
+    "as many integers as are few": (
+        [str(i) for i in range(MAX_INFERRED_CLASSES)],
+        tuple(map(str, range(MAX_INFERRED_CLASSES))),
+    ),
+    "more integers": ([str(i) for i in range(MAX_INFERRED_CLASSES + 1)], None),
     "fractions": (["0.5", "1", "2"], None),
     "dates": (["2024-02-01", "2024-01-01", "2024-01-01"], ("2024-01-01", "2024-02-01")),
 }
@@ -215,7 +218,7 @@ def test_a_class_is_never_held_out_whole_nor_far_from_its_share(
     try:
         data = csv(str(path), "y", test=share, seed=seed)
     except UserError as error:
-        assert "rows is none" in str(error)  # noqa: PT017
+        assert "rows is fewer than one" in str(error)  # noqa: PT017
         return
     assert data.test is not None
     assert sorted(ids(data.train) + ids(data.test)) == list(range(len(labels)))
@@ -352,40 +355,43 @@ def test_any_bytes_are_a_dataset_or_a_user_error(tmp_path_factory: pytest.TempPa
 FILES: dict[str, tuple[str | bytes, str]] = {
     "empty": ("", "data.csv: empty; needs a header"),
     "only a newline": ("\n", "data.csv: empty"),
-    "header only": ("x,y\n", "data.csv: a header and no rows"),
-    "one row": ("x,y\n1,a\n", "data.csv: one row; training needs at least 2"),
+    "header only": ("x,y\n", "data.csv: has a header but no rows"),
+    "one row": ("x,y\n1,a\n", "data.csv: has one row; training needs at least 2"),
     "a short row": ("x,y\n1,a\n2\n3,b\n", "data.csv, row 3: 1 values, the header has 2"),
     "a long row": ("x,y\n1,a\n2,b\n3,b,4\n", "data.csv, row 4: 3 values, the header has 2"),
     "the same name twice": ("x,x,y\n1,2,a\n1,2,b\n", "2 columns are named 'x'"),
     "a column without a name": (",x,y\n0,1,a\n1,2,b\n", r"column 1 has no name \(a row index\?\); .* data.drop=\[''\]"),
     "no such target": ("x,Y\n1,a\n2,b\n", r"data.target: no column 'y' in .*; did you mean 'Y'\? \(x, Y\)"),
     "semicolons": ("x;y\n1;a\n2;b\n", r"data.target: no column 'y' in .* \(x;y\)"),
-    "nothing but the target": ("y\na\nb\n", "no column but the target 'y'"),
+    "nothing but the target": ("y\na\nb\n", "has only the target 'y'"),
     "one class": ("x,y\n1,a\n2,a\n", "target 'y' is 'a' in every row; needs at least 2 classes"),
     "Latin-1": ("x,y\n1,a\n2,für\n".encode("latin-1"), "line 3, byte 4: 0xfc is not UTF-8; save the file as UTF-8"),
     "a Latin-1 header": ("für,y\n1,a\n2,b\n".encode("latin-1"), "line 1, byte 2: 0xfc is not UTF-8"),
     "UTF-16": ("x,y\n1,a\n2,b\n".encode("utf-16"), "line 1, byte 1: 0xff is not UTF-8"),
-    "infinity": ("x,y\n1,a\n-inf,b\ninf,b\n", r"column 'x', row 3: -inf is not finite \(2 such\); mend it"),
+    "infinity": ("x,y\n1,a\n-inf,b\ninf,b\n", r"column 'x', row 3: -inf is not finite \(2 such\); correct it"),
     "beyond float64": ("x,y\n1,a\n1e309,b\n", r"column 'x', row 3: inf is not finite"),
     "an infinite target": ("x,y\n1,0.5\n2,inf\n", "column 'y', row 3: inf is not finite"),
     "a missing text": ("x,y\nred,a\n,b\n", "column 'x', row 3: missing"),
     "a column of names": (
-        "x,y\n" + "".join(f"n{i},{i % 2}\n" for i in range(MANY + 1)),
+        "x,y\n" + "".join(f"n{i},{i % 2}\n" for i in range(MAX_CATEGORIES + 1)),
         "column 'x' holds 257 .* 'n0' in row 2",
     ),
     "a slip among numbers": (
-        "x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(MANY)) + "1O,1\n",
-        r"column 'x' holds 257 different texts, such as '1O' in row 258; say data.drop=\[x\]",
+        "x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(MAX_CATEGORIES)) + "1O,1\n",
+        r"column 'x' holds 257 different texts, such as '1O' in row 258; set data.drop=\[x\]",
     ),
     "a column of dates": (
-        "x,y\n" + "".join(f"{1900 + i}-01-01,{i % 2}\n" for i in range(MANY + 1)),
+        "x,y\n" + "".join(f"{1900 + i}-01-01,{i % 2}\n" for i in range(MAX_CATEGORIES + 1)),
         "column 'x' holds 257 .* '1900-01-01' in row 2",
     ),
     "a target of dates": (
-        "x,y\n" + "".join(f"1,{1900 + i}-01-01\n" for i in range(MANY + 1)),
+        "x,y\n" + "".join(f"1,{1900 + i}-01-01\n" for i in range(MAX_CATEGORIES + 1)),
         "column 'y' holds 257 .* data.task=classification",
     ),
-    "a target of names": ("x,y\n" + "".join(f"1,n{i}\n" for i in range(MANY + 1)), "'y' holds 257 .* data.task=classification"),
+    "a target of names": (
+        "x,y\n" + "".join(f"1,n{i}\n" for i in range(MAX_CATEGORIES + 1)),
+        "'y' holds 257 .* data.task=classification",
+    ),
 }
 
 
@@ -407,7 +413,7 @@ LATER: dict[str, tuple[str, str]] = {
     "a text among numbers": (COLUMNS + "1,red,true,iris\nx1,red,true,iris\n", "column 'width', row 3: 'x1' is not a number"),
     "a missing number": (COLUMNS + ",red,true,iris\n", "later.csv: column 'width', row 2: missing"),
     "infinity": (COLUMNS + "inf,red,true,iris\n", "later.csv: column 'width', row 2: inf is not finite"),
-    "no rows": (COLUMNS, "later.csv: a header and no rows"),
+    "no rows": (COLUMNS, "later.csv: has a header but no rows"),
 }
 
 
@@ -420,7 +426,7 @@ def test_a_test_file_s_fault_is_told_with_its_place(file: Callable[..., str], co
 CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "test too large": ({"test": 1.0}, "data.test: 1.0; needs a share from 0 up to 1"),
     "test not a number": ({"test": float("nan")}, "data.test: nan"),
-    "test too small": ({"test": 0.01}, "data.test: 0.01 of 4 rows is none"),
+    "test too small": ({"test": 0.01}, "data.test: 0.01 of 4 rows is fewer than one"),
     "test no file": ({"test": "nowhere.csv"}, "data: no file 'nowhere.csv'"),
     "drop": ({"drop": ["color"]}, r"data.drop: no column 'color' in .*; did you mean 'colour'\?"),
     "drop the target": ({"drop": ["kind"]}, "data.drop: 'kind' is the target"),
@@ -440,7 +446,7 @@ def test_a_wrong_argument_is_named(file: Callable[..., str], arguments: dict[str
 
 def test_a_schema_keeps_its_target(file: Callable[..., str]) -> None:
     path = file(FLOWERS)
-    with pytest.raises(UserError, match=r"data.target: 'wet', the schema's is 'kind'"):
+    with pytest.raises(UserError, match=r"data.target: the schema has 'kind' .got 'wet'"):
         csv(path, "wet", schema=csv(path, "kind", test=0).schema)
 
 

@@ -138,21 +138,24 @@ def test_targets_are_encoded_and_classes_named(tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[dict[str, bytes | None], str]] = {
     "a file is absent": ({"t10k_labels": None}, r"no t10k-labels-idx1-ubyte \(nor .gz\) in .*; run `make fashion-mnist`"),
-    "an empty file": ({"train_images": b""}, r"train-images.* begins nowhere: it is empty"),
+    "an empty file": ({"train_images": b""}, r"train-images.* is empty; an IDX file begins"),
     "another magic": (
         {"train_images": b"PK\x03\x04" + images(3)[4:]},
-        r"train-images.* begins 50 4b 03 04; an IDX file begins",
+        r"train-images.* begins with 50 4b 03 04; an IDX file begins",
     ),
-    "an unknown dtype": ({"train_labels": b"\0\0\x0a\x01" + labels(0, 2, 1)[4:]}, r"train-labels.* begins 00 00 0a 01"),
-    "no dimension": ({"train_labels": b"\0\0\x08\0"}, r"train-labels.* begins 00 00 08 00"),
+    "an unknown dtype": ({"train_labels": b"\0\0\x0a\x01" + labels(0, 2, 1)[4:]}, r"train-labels.* begins with 00 00 0a 01"),
+    "no dimension": ({"train_labels": b"\0\0\x08\0"}, r"train-labels.* begins with 00 00 08 00"),
     "a cut header": ({"train_images": images(3)[:9]}, r"train-images.* ends inside its header of 16 bytes"),
-    "a cut file": ({"train_images": images(3)[:-1]}, r"says torch.uint8 of shape \(3, 2, 2\), 12 bytes, the file can hold 11"),
+    "a cut file": (
+        {"train_images": images(3)[:-1]},
+        r"declares torch.uint8 of shape \(3, 2, 2\), 12 bytes, the file can hold 11",
+    ),
     "a longer file": ({"train_images": images(3) + b"\0"}, r"12 bytes, the file can hold 13"),
     "no sample": ({"train_images": images(0)}, r"shape \(0, 2, 2\), 0 bytes; needs at least one sample"),
     "a cut gzip": ({"train_images": gzip.compress(images(3))[:-9]}, r"train-images.*broken gzip"),
     "a flipped bit": ({"train_labels": gzip.compress(labels(0, 2, 1))[:-8] + b"\1" * 8}, r"train-labels.*broken gzip \(CRC"),
     "a gzip cut before packing": ({"train_images": gzip.compress(images(3)[:-1])}, r"12 bytes, the file ends after 11"),
-    "a gzip with more in it": ({"train_images": gzip.compress(images(3) + b"\0")}, r"12 bytes, the file goes on"),
+    "a gzip with more in it": ({"train_images": gzip.compress(images(3) + b"\0")}, r"12 bytes, the file is longer"),
     "labels for images": ({"train_images": labels(0, 2, 1)}, r"train-images.* shape \(3,\); images need 2 dimensions"),
     "images for labels": (
         {"train_labels": images(3)},
@@ -183,7 +186,7 @@ WRONG: dict[str, tuple[Callable[[str], object], str]] = {
     "more than there are": (lambda root: idx(root, train=4), r"data.train: 4 samples, .* holds 3"),
     "too few names": (
         lambda root: idx(root, classes=["a", "b"]),
-        r"train-labels.*: label 2 at index 1, outside 0 to 1; give classes",
+        r"train-labels.*: label 2 at index 1, outside 0 to 1; give each class",
     ),
     "binary": (lambda root: idx(root, targets="binary"), r"data.targets: binary needs 2 classes, the data has 3"),
 }
@@ -201,7 +204,7 @@ def test_a_gzip_that_unfolds_past_its_header_is_left_unread(tmp_path: Path) -> N
     path.write_bytes(gzip.compress(images(3) + bytes(50_000_000)))
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match="the file goes on"):
+        with pytest.raises(UserError, match="the file is longer"):
             read_idx(path)
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:

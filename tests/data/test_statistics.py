@@ -178,7 +178,7 @@ def test_a_number_that_is_infinite_in_the_run_is_refused_by_its_place_in_the_sou
     tmp_path: Path, value: float, part: str, key: str, stream: bool, split: bool
 ) -> None:
     data = saved(tmp_path, part, key, value, stream)
-    where = f"{part}_x.npy: row 7, feature 1" if key == "x" and stream else f"row 7 of the {part}.* part, "
+    where = f"{part}_x.npy: row 7, feature 1" if key == "x" and stream else f"row 7 of the {part}.* split, "
     what = "is not finite" if math.isinf(value) else "is infinite in float32"
     with pytest.raises(UserError, match=rf"{where}.*: {value:g} {what}.* \(1 such\); .*".replace("+", r"\+")):
         fit(data, *([ValidationSplit(0.5)] if split else []))
@@ -187,7 +187,7 @@ def test_a_number_that_is_infinite_in_the_run_is_refused_by_its_place_in_the_sou
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_nan_target_is_refused_and_a_large_number_fits_where_it_is_scaled_or_float64(tmp_path: Path, stream: bool) -> None:
     x = torch.rand(N, 1)
-    with pytest.raises(UserError, match=r"data: row 3 of the training part, target 0: nan is not finite \(1 such\)"):
+    with pytest.raises(UserError, match=r"data: row 3 of the training split, target 0: nan is not finite \(1 such\)"):
         fit(tensors(x, torch.where(torch.arange(N) == 3, math.nan, 1.0)))
     data = saved(tmp_path, "train", "x", 1e300, stream)
     fit(data, dtype="float64", max_epochs=0)
@@ -199,7 +199,7 @@ def test_a_callback_that_handles_such_numbers_takes_them(tmp_path: Path) -> None
     assert trainer.summary["stop_reason"] == "nan"
     assert "the target of sample 7 of the training part has inf" in trainer.summary["stop_words"]
     data = saved(tmp_path, "train", "x", math.inf, False)
-    with pytest.raises(UserError, match="row 7 of the training part, feature 1: inf has no mean"):
+    with pytest.raises(UserError, match="row 7 of the training split, feature 1: inf has no mean"):
         fit(Dataset(train=data.train, normalize="feature"), TerminateOnNaN())
 
 
@@ -207,7 +207,7 @@ def test_a_run_that_ends_before_it_takes_the_number_is_not_refused(tmp_path: Pat
     data = saved(tmp_path, "train", "t", math.inf, False)
     ended = fit(data, TerminateOnNaN()).summary["step"]  # the steps before the one that takes it
     assert fit(data, max_steps=ended).session.progress.step == ended
-    assert "a number of the training part is not finite; the run ends before it takes it" in capsys.readouterr().err
+    assert "a number of the training split is not finite; the run ends before it uses it" in capsys.readouterr().err
     with pytest.raises(UserError, match="row 7"):
         fit(data, max_steps=ended + 1)
 

@@ -277,7 +277,7 @@ def test_a_file_that_changes_is_noticed_in_the_main_thread(tmp_path: Path) -> No
     def cut(session: Session) -> None:
         os.utime(files["train_x"], ns=(1, 1))
 
-    with pytest.raises(UserError, match=r"train_x.npy: changed while it was being read; train on a file that nobody"):
+    with pytest.raises(UserError, match=r"train_x.npy: changed while it was being read; train on a file that no other"):
         run(npy(**files), Ends(cut))
 
 
@@ -294,7 +294,7 @@ def test_a_file_that_is_deleted_or_replaced_goes_on_being_read(tmp_path: Path) -
 
 def test_a_file_that_shrinks_between_its_header_and_its_mapping_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
-    for size, says in ((0, r"x.bin: cannot be mapped"), (99, r"x.bin: 99 bytes, was longer a moment ago")):
+    for size, says in ((0, r"x.bin: cannot be mapped"), (99, r"x.bin: 99 bytes, was longer before")):
         path.write_bytes(bytes(size))
         with pytest.raises(UserError, match=says):
             Rows(path, torch.uint8, (10, 10), 0, swap=False)
@@ -345,14 +345,14 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "Fortran order": ("train_x", array(np.asfortranarray(np.zeros((N, 3)))), r"in Fortran order.*np.ascontiguousarray"),
     "no sample": ("train_x", array(np.zeros((0, 3), "f4")), r"float32 of shape \(0, 3\); needs at least one sample"),
     "no feature": ("train_x", array(np.zeros((N, 0), "f4")), r"shape \(61, 0\); needs at least one sample"),
-    "one number": ("train_x", array(np.float32(1)), r"a single number, of shape \(\); needs one sample a row"),
+    "one number": ("train_x", array(np.float32(1)), r"a single number, of shape \(\); needs one sample per row"),
     "a vector": (
         "train_x",
         array(np.zeros(N, "f4")),
-        r"float32 of shape \(61,\); needs one sample a row, \(n, ...\): x\[:, None\]",
+        r"float32 of shape \(61,\); needs one sample per row, \(n, ...\): x\[:, None\]",
     ),
     "counts": ("train_x", array(np.zeros((N + 1, 3), "f4")), r"train_t.npy: 61 targets for the 62 inputs of .*train_x.npy"),
-    "empty": ("train_x", content(b""), r"begins otherwise than a .npy file.*it is empty"),
+    "empty": ("train_x", content(b""), r"does not begin as a .npy file.*it is empty"),
     "a zip": ("train_x", content(b"PK\3\4" + bytes(20)), r"an .npz: unpack it"),
     "a pickle": ("train_x", content(b"\x80\x04\x95" + bytes(20)), r"\(80 04 95 00 00 00\); write it by np.save"),
     "a version": ("train_x", content(head(F4, version=9)), BROKEN),
@@ -419,7 +419,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "half a test part": ({"test_t": None}, r"data.test_t: missing; test_x needs it: give both, or neither"),
     "scale": ({"scale": 0.0}, r"data.scale: 0.0; needs a number above 0"),
-    "too few names": ({"classes": ["a", "b"]}, r"train_t.npy: label 2 at index .*, outside 0 to 1; give classes a name each"),
+    "too few names": ({"classes": ["a", "b"]}, r"train_t.npy: label 2 at index .*, outside 0 to 1; give each class a name"),
     "binary": ({"targets": "binary"}, r"data.targets: binary needs 2 classes, the data has 3"),
 }
 
@@ -466,7 +466,7 @@ def test_a_file_of_integers_is_not_searched_for_missing_numbers(tmp_path: Path, 
 def test_a_gzipped_file_cannot_be_streamed(tmp_path: Path) -> None:
     root = Path(written_idx(tmp_path, numbers("u1")))
     (root / "train-images-idx3-ubyte").write_bytes(b"\x1f\x8b" + bytes(20))
-    with pytest.raises(UserError, match=r"train-images.*: gzipped, .*; gunzip it, or say data.stream=false"):
+    with pytest.raises(UserError, match=r"train-images.*: gzipped, .*; gunzip it, or set data.stream=false"):
         idx(str(root), stream=True)
 
 

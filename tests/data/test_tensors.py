@@ -96,7 +96,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "lengths": (lambda: tensors(X, LABEL[:2]), "3 inputs, 2 targets"),
     "integers in a column": (lambda: tensors(X, LABEL[:, None]), r"t is int64 of shape \(3, 1\); .* t.squeeze\(1\)"),
     "a label below 0": (lambda: tensors(X, LABEL - 1), r"data.t: label -1 at index 1, outside 0 to 1"),
-    "a label without a name": (lambda: tensors(X, LABEL, classes=2), "label 2 at index 0, outside 0 to 1; give classes"),
+    "a label without a name": (lambda: tensors(X, LABEL, classes=2), "label 2 at index 0, outside 0 to 1; give each class"),
     "numbers for labels": (lambda: tensors(X, LABEL + 2**40), "label 1099511627778 .* numbers to regress on"),
     "one-hot of another width": (lambda: tensors(X, HOT, classes=4), r"float32 of shape \(3, 3\) for 4 classes"),
     "test of another width": (lambda: tensors(X, LABEL, test=(Z(1, 3), LABEL[:1])), r"data.test: x is .* \(1, 3\)"),

@@ -40,8 +40,13 @@ def targets(values: list[str]) -> bytes:
     return (HEAD + "".join(f"{i},{i % 7},{v}\n" for i, v in enumerate(values))).encode()
 
 
-UTF8, NUL, ODD, WIDTH = "is not UTF-8; save", "0x00 belongs to no text", "is not a number, .* mend it", "the header has 3; mend"
-MISSING, INFINITE = "missing .1 such.; mend .* data.missing", r"is not finite .1 such.; mend"
+UTF8, NUL, ODD, WIDTH = (
+    "is not UTF-8; save",
+    "0x00 is not part of a text",
+    "is not a number, .* correct it",
+    "the header has 3; correct",
+)
+MISSING, INFINITE = "missing .1 such.; correct .* data.missing", r"is not finite .1 such.; correct"
 FILES: dict[str, tuple[bytes, str]] = {  # what is in it, and what is said of it, or "" where it trains
     "whole": (GOOD, ""),
     "UTF-8 with a mark": (b"\xef\xbb\xbf" + GOOD, ""),
@@ -54,9 +59,9 @@ FILES: dict[str, tuple[bytes, str]] = {  # what is in it, and what is said of it
     "a row of NULs": (row(b"\0" * 9), f"line 22, byte 1: {NUL}"),
     "NULs at the end, as after a crash": (GOOD + b"\0" * 4096, f"line 42, byte 1: {NUL}"),
     "NULs alone": (b"\0" * 4096, f"line 1, byte 1: {NUL}"),
-    "one row": ((HEAD + ROWS[0]).encode(), "one row; training needs at least 2"),
-    "two rows": ((HEAD + ROWS[0] + "\n" + ROWS[1]).encode(), "data.test: 0.2 of 2 rows is none; ask for"),
-    "a header alone": (HEAD.encode(), "a header and no rows; needs"),
+    "one row": ((HEAD + ROWS[0]).encode(), "has one row; training needs at least 2"),
+    "two rows": ((HEAD + ROWS[0] + "\n" + ROWS[1]).encode(), "data.test: 0.2 of 2 rows is fewer than one; give"),
+    "a header alone": (HEAD.encode(), "has a header but no rows; needs"),
     "a header without its newline": (HEAD.strip().encode(), "empty; needs a header and at least one row"),
     "empty": (b"", "empty; needs a header"),
     "empty lines": (b"\n" * 5, "empty; needs a header"),
@@ -77,7 +82,7 @@ FILES: dict[str, tuple[bytes, str]] = {  # what is in it, and what is said of it
     "an escape sequence": (row("\x1b[2J,10.0,0"), f"'a', row 22: .* {ODD}"),
     "a cell of 9 MB": (GOOD + b"x" * (9 << 20) + b",1,1\n", f"'a', row 42: 'x*'... {ODD}"),
     "a text among the targets' numbers": (targets([*(f"{i}.5" for i in range(39)), "none"]), f"'t', row 41: 'none' {ODD}"),
-    "names in a column": (column([f"x{i}" for i in range(400)]), "'b' holds 400 different texts, such as 'x0' in row 2; say"),
+    "names in a column": (column([f"x{i}" for i in range(400)]), "'b' holds 400 different texts, such as 'x0' in row 2; set"),
     "inf": (row("inf,10.0,0"), f"'a', row 22: inf {INFINITE}"),
     "-Infinity": (row("-Infinity,10.0,0"), f"'a', row 22: -inf {INFINITE}"),
     "1e39": (row("1e39,10.0,0"), ""),

@@ -379,14 +379,14 @@ def test_predictions_replace_predictions_alone(capsys: pytest.CaptureFixture[str
         assert Path(out).read_text().count("\n") == 11
     for text in ("x,y\n", "sample,y0,note\n", "sample,y0", "\0", "\n"):
         Path("mine.csv").write_text(text)
-        assert "mine.csv: holds something else than predictions; choose another with --out" in refused(
+        assert "mine.csv: holds something other than predictions; choose another with --out" in refused(
             capsys, "predict", "run", "--out", "mine.csv"
         )
     Path("mine.csv").rename("run/predictions.csv")
-    assert "holds something else" in refused(capsys, "predict", "run")
+    assert "holds something other" in refused(capsys, "predict", "run")
     shutil.copy("run/checkpoints/last.pt", "theirs.pt")
     Path("predictions.csv").write_text("mine")
-    assert "holds something else" in refused(capsys, "predict", "theirs.pt")
+    assert "holds something other" in refused(capsys, "predict", "theirs.pt")
 
 
 def test_of_a_link_the_target_is_replaced_and_the_link_stays(capsys: pytest.CaptureFixture[str]) -> None:
@@ -402,7 +402,7 @@ def test_of_a_link_the_target_is_replaced_and_the_link_stays(capsys: pytest.Capt
 
 def test_a_pipe_is_written_to_and_one_without_a_reader_refused(capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo("pipe")
-    assert "pipe: a pipe that nothing reads" in refused(capsys, "predict", "run", "--out", "pipe")
+    assert "pipe: is a pipe without a reader" in refused(capsys, "predict", "run", "--out", "pipe")
     read: list[str] = []
     reader = threading.Thread(target=lambda: read.append(Path("pipe").read_text()))
     reader.start()

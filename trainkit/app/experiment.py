@@ -1,4 +1,4 @@
-"""An experiment: what a configuration describes, made; and, of a run that is there, its trained net."""
+"""An experiment: the objects that a configuration describes and, for an existing run, its trained net."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from .config.files import diff, override, parse, resolve, to_yaml
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has ended
-KEPT = ("data.normalize", "data.task", "data.categorical", "data.drop")  # a trained net needs its inputs as they were
+NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has stopped
+KEPT = ("data.normalize", "data.task", "data.categorical", "data.drop")  # a trained net needs the inputs that it was trained on
 
 
 def load(
@@ -47,20 +47,20 @@ def load(
     classes: Sequence[type] = (),
     imports: Sequence[str | Path] = (),
 ) -> Experiment:
-    """The trained model of a run's folder or of a checkpoint file, with its normalization.
+    """Return the trained model of a run's folder or of a checkpoint file, with its normalization.
 
         model = trainkit.load("logs/mlp/2026-01-31_12-00-00")
         y = model.predict(x)                      # x in the data's own units
         model.test(), model.validate()            # {"test/loss": ..., "test/error": ...}
-        model.fit(max_epochs=200)                 # continues the run, to the bits of one that was never stopped
+        model.fit(max_epochs=200)                 # continues the run, bit for bit as if it had not stopped
         model.net                                 # the trained module
 
     overrides: `key=value` changes of its configuration. checkpoint: best, last, or another file of the run; by default the
-    parameters that the run ended with. net, loss: in place of those that the configuration describes, where it cannot (a module
-    of your own that is not in a Sequential). classes: your own classes that the configuration names. imports: files with such
-    classes, which are run.
-    Nothing in a checkpoint runs code. Raises UserError where there is no valid checkpoint, or where its configuration names
-    something that is not known here.
+    parameters at the end of the run. net, loss: in place of those of the configuration, for a module that it cannot describe
+    (your own, outside a Sequential). classes: your own classes that the configuration names. imports: files with such classes,
+    which are executed.
+    Nothing in a checkpoint is executed. Raises UserError if there is no valid checkpoint, or if its configuration uses an
+    unknown name.
     """
     for path in imports:
         registry.import_file(Path(path))
@@ -73,7 +73,7 @@ def load(
 
 
 class Experiment:
-    """What a configuration describes; with `content`, the state of a run of it. `trainkit.load` makes one of a run."""
+    """The objects that a configuration describes; with `content`, in the state of a run. `trainkit.load` returns one."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Experiment:
     ) -> None:
         self.composed, self.config = composed, resolve(composed)
         self.content, self.file = content, file
-        # What evaluates a run needs none of its callbacks but the split: those of a user's own need not be there.
+        # Evaluation needs only the callback that splits the data, so a user's own callbacks may be missing.
         self.parts: Parts = build(self.config if file is None else _only_split(self.config), net, loss)
         self.parts.callbacks.update(extra_callbacks or {})
         if content is not None and file is not None:
@@ -97,7 +97,7 @@ class Experiment:
 
     @property
     def net(self) -> Module:
-        """The net, with the parameters of the checkpoint. `net(x)` takes inputs that are scaled already; `predict` scales."""
+        """The net, with the parameters of the checkpoint. `net(x)` takes scaled inputs; `predict` scales them itself."""
         return self.parts.net
 
     @property
@@ -105,14 +105,14 @@ class Experiment:
         return self.parts.loss
 
     def data(self) -> Dataset:
-        """The data that the configuration names, read as the checkpoint's was: the same columns, categories and classes."""
+        """Return the data of the configuration, read as for the checkpoint: the same columns, categories and classes."""
         schema = self.content["data"]["schema"] if self.content is not None else None
         return self.parts.data(schema=schema) if schema else self.parts.data()
 
     def predict(self, x: Any) -> Tensor:
         """Return the net's outputs for inputs in the data's own units: x (n, ...) gives (n, ...), with replicas (r, n, ...).
 
-        The numbers are those of `Trainer.predict` after the fit. Raises UserError for inputs of other features.
+        The outputs equal those of `Trainer.predict` after the fit. Raises UserError if the features do not fit.
         """
         content = self._trained()
         settings = self.parts.trainer().settings()
@@ -120,15 +120,15 @@ class Experiment:
         return predict_rows(self.net, normalizer, x, None, getattr(torch, settings.dtype), settings.replicas)
 
     def validate(self, data: Dataset | None = None) -> Metrics:
-        """Return `val/loss` and `val/error`, on the run's own validation data or on that of `data`."""
+        """Return `val/loss` and `val/error` on the validation split of the run, or of `data`."""
         return self.evaluate("val", data)
 
     def test(self, data: Dataset | None = None) -> Metrics:
-        """Return `test/loss` and `test/error`, on the run's own test data or on that of `data`, which is not scaled."""
+        """Return `test/loss` and `test/error` on the test split of the run, or of `data`, which is not scaled."""
         return self.evaluate("test", data)
 
     def evaluate(self, name: str, data: Dataset | None = None) -> Metrics:
-        """Loss and error of the val or test split."""
+        """Return the metrics of the val or test split."""
         session = self.session(split=name == "val", data=data)
         return plain_metrics(name, session.evaluate_part(name))
 
@@ -139,11 +139,11 @@ class Experiment:
         callbacks: Mapping[str, Callback] | None = None,
         **settings: Any,
     ) -> dict[str, Any]:
-        """Train from the checkpoint on and return the summary. Of a run's folder it continues in that folder.
+        """Continue training from the checkpoint, in the run's folder if it is in one, and return the summary.
 
-        data: in place of that of the configuration; needed where it was given in Python. run_dir: another folder for the run.
-        callbacks: more of them, by name. settings: of the trainer, `max_epochs=200`.
-        The parameters of `net` move on too.
+        data: in place of the configuration's; required if the data was given in Python. run_dir: another folder for the run.
+        callbacks: additional ones, by name. settings: of the trainer, `max_epochs=200`.
+        This also changes the parameters of `net`.
         """
         run = None
         if run_dir is not None:
@@ -161,7 +161,7 @@ class Experiment:
         return summary
 
     def train(self, run: RunFolder | None, data: Dataset | None = None) -> tuple[Trainer, dict[str, Any]]:
-        """Fit in a run's folder, or leave no files; from the checkpoint, if there is one. Return trainer and summary."""
+        """Fit in a run's folder (None: write no files), from the checkpoint if there is one. Return trainer and summary."""
         parts, content = self.parts, self.content
         trainer = parts.trainer(config=to_yaml(self.composed))
         if run is None:
@@ -170,14 +170,14 @@ class Experiment:
             run.open(check_files(parts.callbacks), going_on=content is not None)
         seed_globals(parts.seed)
         if content is not None:
-            self._tell_differences(content)
+            self._print_differences(content)
         data = self.data() if data is None else data
         return trainer, trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data, resume=content, run=run)
 
     def session(
         self, split: bool = False, data: Dataset | None = None, callbacks: Mapping[str, Callback] | None = None
     ) -> Session:
-        """A session with the net as it is and the data, scaled; with its validation split if `split`."""
+        """Return a session with the net and the scaled data; with its validation split if `split`."""
         parts = self.parts
         if callbacks is None:
             callbacks = {name: cb for name, cb in parts.callbacks.items() if split and isinstance(cb, ValidationSplit)}
@@ -188,14 +188,14 @@ class Experiment:
         return session
 
     def session_for_table(self, table: Path) -> Session:
-        """The same with the rows of a CSV file as its test split. The data that the net was trained on need not be there."""
+        """Return a session whose test split is the rows of a CSV file. The training data is not read."""
         from trainkit.data.sources.csv import read_rows, refuse_infinite
 
         content = self._trained()
         known = content["data"]
         if not known["schema"]:
-            raise UserError(f"{table}: the run was not trained on a CSV file; predict its own test part, without a file")
-        x = read_rows(str(table), known["schema"]).x  # the targets, if the file has them, are not asked for
+            raise UserError(f"{table}: the run was not trained on a CSV file; predict its own test split, without a file")
+        x = read_rows(str(table), known["schema"]).x  # the targets are not used
         raw = Dataset(
             train=Split(x, torch.zeros(len(x))), classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"]
         )
@@ -214,10 +214,10 @@ class Experiment:
             raise UserError("experiment: nothing is trained yet; call fit first, or load a run: trainkit.load(RUN)")
         return self.content
 
-    def _tell_differences(self, content: dict[str, Any]) -> None:
+    def _print_differences(self, content: dict[str, Any]) -> None:
         """Print where the configuration differs from the checkpoint's, and which of the two is used."""
         if not content["config"]:
-            return  # it was trained from Python
+            return  # started from Python
         for line in diff(resolve(parse(content["config"], "the checkpoint's configuration")), self.config):
             kept = "; the checkpoint's is kept" if line.partition(":")[0].partition("[")[0] in KEPT else ""
             terminal.print_stdout(f"changed since the checkpoint: {line}{kept}")
@@ -227,14 +227,14 @@ class Experiment:
 
 
 def exit_code(trainer: Trainer, summary: Mapping[str, Any]) -> int:
-    """The exit code of a fit: 0, 128 + the signal that ended it, or NOT_FINITE."""
+    """Return the exit code of a fit: 0, 128 + the signal that stopped it, or NOT_FINITE."""
     if (signal := trainer.fitted().signal) is not None:
         return signals.exit_code(signal)
     return NOT_FINITE if summary["stop_reason"] == "nan" else 0
 
 
 def _only_split(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with the callback that makes validation data, and no other."""
+    """Return the configuration with only the callback that splits off validation data."""
     callbacks = config.get("callbacks")
     if not isinstance(callbacks, dict):
         return config
@@ -242,15 +242,17 @@ def _only_split(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _splits(name: str, arguments: Any) -> bool:
-    """Whether a callback of the configuration makes validation data."""
+    """Return whether a callback of the configuration splits off validation data."""
     key = name if name in registry.TABLE or not isinstance(arguments, dict) else next(iter(arguments), "")
     return key in ("validation_split", "ValidationSplit")
 
 
 def own_config(content: dict[str, Any], origin: Path, overrides: Sequence[str]) -> DictConfig:
-    """The configuration that a checkpoint carries."""
+    """Return the configuration in a checkpoint, with overrides."""
     if not content["config"]:
-        raise UserError(f"{origin}: carries no configuration, it was trained from Python; load it from there")
+        raise UserError(
+            f"{origin}: holds no configuration, since the run was started from Python; load it from Python with net and loss"
+        )
     composed = parse(content["config"], f"{origin}, its configuration")
     for text in overrides:
         override(composed, text)
@@ -258,25 +260,25 @@ def own_config(content: dict[str, Any], origin: Path, overrides: Sequence[str]) 
 
 
 def checkpoint_file(run: Path, name: str | None = None) -> Path:
-    """The checkpoint that a path means: a .pt file, or of a run's folder the one of that name, or the final parameters."""
+    """Return the checkpoint at a path: a .pt file, or in a run's folder the one called `name` (None: the final parameters)."""
     example = "name a run's folder or a checkpoint, logs/mlp/2026-01-31_12-00-00"
     if run.suffix == ".pt":
         return run
     if not run.is_dir():
-        what = "a file, and not a .pt" if run.is_file() else "no such run"
+        what = "is not a .pt file" if run.is_file() else "no such run"
         raise UserError(f"{run}: {what}; {example}")
-    wanted = name or ("final" if (run / "checkpoints" / "final.pt").exists() else "last")
-    file = run / "checkpoints" / plain_name(wanted if wanted.endswith(".pt") else f"{wanted}.pt")
+    chosen = name or ("final" if (run / "checkpoints" / "final.pt").exists() else "last")
+    file = run / "checkpoints" / plain_name(chosen if chosen.endswith(".pt") else f"{chosen}.pt")
     if file.is_symlink():
         raise UserError(f"{file}: is a link and could lead elsewhere; name its target")
     if not file.exists():
-        there = ", ".join(sorted(p.name for p in list_checkpoints(run / "checkpoints"))) or "none"
-        raise UserError(f"{file}: no such checkpoint; there are {there}")
+        existing = ", ".join(sorted(p.name for p in list_checkpoints(run / "checkpoints"))) or "none"
+        raise UserError(f"{file}: no such checkpoint; there are {existing}")
     return file
 
 
 def run_of(file: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to by its place, or the folder that it lies in."""
+    """Return the folder of the run that a checkpoint belongs to, by its path; else the checkpoint's own folder."""
     folder = file.parent
     if folder.absolute().name != "checkpoints":
         return folder

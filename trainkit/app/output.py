@@ -1,4 +1,4 @@
-"""The file that predictions are written into: replaced whole where it is a file, written to where it is a pipe or a device."""
+"""The output of predictions: a file is replaced atomically, a pipe or a device is written to."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from trainkit.core.errors import UserError, cause
 from trainkit.core.files import check_writable, keep_mode, kind_of, sync_folder
 
 HEADER = re.compile(rb"(replica,)?sample,y0(,y\d+)*(,answer)?\r?\n")  # the first line of every file of predictions
-MAX_HEADER_BYTES = 1 << 24  # bytes of a header
+MAX_HEADER_BYTES = 1 << 24
 
 
 class Output:
     """`with Output(path) as out: out.write(data)`, any number of times.
 
     The constructor checks the path and changes nothing. The file (for a link, its target) may be missing, empty, or hold
-    predictions. A new file takes its place when the `with` ends; an exception leaves the old one. A pipe or a character device
-    is opened here and written to; so is a descriptor of this process, /dev/stdout or /dev/fd/3.
-    follow: False where a link, a pipe or a device is refused, since the path was not given by the user.
+    predictions. A new file replaces it at the end of the `with` block; after an exception the old one remains. A pipe or a
+    character device is opened here and written to; so is a descriptor of this process, /dev/stdout or /dev/fd/3.
+    follow: with False, a link, a pipe or a device is refused, since the user did not give the path.
     Raises UserError naming path and cause.
     """
 
     def __init__(self, path: Path, follow: bool = True) -> None:
         self.path, self._handle, found = path, -1, None
         self._temporary: Path | None = None
-        self.descriptor = descriptor(path) if follow else None  # of this process
+        self.descriptor = descriptor(path) if follow else None  # a descriptor of this process, if the path is one
         try:
             if self.descriptor is not None:
                 self._handle = os.dup(self.descriptor)
@@ -44,15 +44,15 @@ class Output:
                 raise self._error(f"is {found}")
             self._target = Path(os.path.realpath(path)) if follow else path
             if found and not holds_predictions(self._target):
-                raise self._error("holds something else than predictions")
+                raise self._error("holds something other than predictions")
             check_writable(self._target.parent)
         except OSError as error:
-            unread = error.errno == errno.ENXIO and found == "a pipe"
-            raise self._error("a pipe that nothing reads" if unread else f"not saved, {cause(error)}") from error
+            no_reader = error.errno == errno.ENXIO and found == "a pipe"
+            raise self._error("is a pipe without a reader" if no_reader else f"not saved, {cause(error)}") from error
 
     def __enter__(self) -> Output:
         if self._handle < 0:
-            # not named as the temporaries of checkpoints are: a trainer that begins in the folder deletes those
+            # Another name than the temporaries of checkpoints, which a trainer deletes when it starts in the folder.
             self._temporary = self._target.with_name(f".predictions-{secrets.token_hex(8)}.part")
             try:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -64,14 +64,14 @@ class Output:
         return self
 
     def write(self, data: bytes) -> None:
-        """Write all of `data` behind what was written before."""
+        """Append all of `data`."""
         rest = memoryview(data)
         try:
             while rest:
                 rest = rest[os.write(self._handle, rest) :]
         except OSError as error:
             if self.descriptor is not None and error.errno == errno.EPIPE:
-                raise  # stdout's reader has seen enough
+                raise  # the reader of stdout has closed it
             raise self._error(f"not saved, {cause(error)}") from error
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -95,15 +95,15 @@ class Output:
 
 
 def holds_predictions(path: Path) -> bool:
-    """Whether a file is empty or begins as predictions do."""
+    """Return whether a file is empty or begins with the header of predictions."""
     with open(path, "rb") as file:
         line = file.readline(MAX_HEADER_BYTES)
     return not line or HEADER.fullmatch(line) is not None
 
 
 def descriptor(path: Path) -> int | None:
-    """The N of /dev/fd/N, or of a link there as /dev/stdout is one; None for any other path."""
-    for _ in range(40):  # links, as many as the kernel follows
+    """Return the N of /dev/fd/N or of a link to it, such as /dev/stdout; None for any other path."""
+    for _ in range(40):  # the kernel follows 40 links or fewer
         if path.name.isdigit() and os.path.realpath(path.parent) in (f"/proc/{os.getpid()}/fd", "/dev/fd"):
             return int(path.name)
         if not path.is_symlink():

@@ -1,4 +1,4 @@
-"""What `check` does with a configuration that can be built: it begins the run as `fit` does, then trains two steps on trial."""
+"""The rehearsal of `check`: begin the run of a configuration as `fit` does, then train two steps on trial."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from trainkit.trainer.setup import begin
 
 from .config.build import Parts, build
 
-ROWS = 64  # of the parts that are evaluated, and of a step that takes all samples
+ROWS = 64  # of the splits that are evaluated, and of a step on all samples
 
 
 class Shortened(Callback):
-    """Replaces the data, at the end of all setups, by `data`; then every epoch is validated."""
+    """Replaces the data by `data` at the end of all setups, and validates every epoch."""
 
     def __init__(self, data: Dataset) -> None:
         self.data = data
@@ -38,13 +38,11 @@ class Shortened(Callback):
 
 
 def begun(parts: Parts, data: Dataset) -> Session:
-    """A session at the first step of the configured run. Raises UserError for all that a fit refuses before it."""
+    """Return a session before the first step of the configured run. Raises the UserErrors of a fit until there."""
     with TemporaryDirectory(prefix="trainkit-") as folder:
         seed_globals(parts.seed)
-        settings, run = (
-            replace(parts.trainer().settings(), engine="eager"),
-            RunFolder(Path(folder)),
-        )  # compiling refuses nothing
+        settings = replace(parts.trainer().settings(), engine="eager")  # compilation has no errors of its own
+        run = RunFolder(Path(folder))
         files = check_files(parts.callbacks)
         optimizer = parts.optimizer(parts.net)
         session = Session(settings, parts.net, parts.loss, optimizer, data, parts.callbacks, run)
@@ -58,10 +56,10 @@ def begun(parts: Parts, data: Dataset) -> Session:
 
 
 def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Session) -> str:
-    """Build the configuration again and train two steps of it, quietly, in a folder that is deleted. Return what was done.
+    """Build the configuration again and train two steps, without output, in a temporary folder. Return what was done.
 
-    The data is that of `planned`, split and scaled, cut to two batches and a few rows to evaluate. Numbers that are not finite
-    are not an error. Raises UserError for what a callback raises, Interrupted where a signal came.
+    The data is that of `planned`, split and scaled, cut to two batches and a few rows to evaluate. Non-finite numbers are not
+    an error. Raises UserError for errors of callbacks, and Interrupted after a signal.
     """
     settings = {**(config.get("trainer") or {}), "min_epochs": 0, "max_steps": 2, "engine": "eager"}
     size = planned.step_size if planned.settings.batch_size is not None else min(planned.step_size, ROWS)
@@ -88,19 +86,19 @@ def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Session)
 
 
 def shortened(data: Dataset, rows: int) -> Dataset:
-    """The first rows of each part of scaled data, `rows` of the training part."""
-    cut = data.with_parts(**{k: head(part, rows if k == "train" else ROWS) for k, part in data.parts().items()})
-    return replace(cut, normalize="none", fill=None)  # which is done
+    """Return the first rows of each split of scaled data, `rows` of the training split."""
+    cut = data.with_parts(**{k: head(split, rows if k == "train" else ROWS) for k, split in data.parts().items()})
+    return replace(cut, normalize="none", fill=None)  # both are done already
 
 
-def head(part: Split, rows: int) -> Split:
-    """The first rows of a part; of a file without reading the others."""
-    return part.subset(torch.arange(min(rows, len(part)), device=part.t.device))
+def head(split: Split, rows: int) -> Split:
+    """Return the first rows of a split. Of a file, no other rows are read."""
+    return split.subset(torch.arange(min(rows, len(split)), device=split.t.device))
 
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Leave Python's and torch's random states, and torch's threads, as they were."""
+    """Restore Python's and torch's random states, and torch's threads, at the end."""
     before = random.getstate()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:

@@ -1,4 +1,4 @@
-"""Checkpoint files: written atomically, read so that a stranger's file can do no harm."""
+"""Checkpoint files: written atomically, read so that an untrusted file can do no harm."""
 
 from .file import list_checkpoints as list_checkpoints
 from .file import load as load

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, part by part, and whether the parts agree."""
+"""What a checkpoint holds, entry by entry, and whether the entries agree."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONTENT: dict[str, Any] = {
         "first_nonfinite_epoch": OneOf(None, COUNTER),
     },
     "model": {str: Tensor},
-    "optimizer": {str: Any},  # the optimizer itself says what it needs
+    "optimizer": {str: Any},  # checked by the optimizer itself
     "gradient": OneOf(None, Tensor),
     "normalizer": {"mean": torch.float64, "std": torch.float64, "fill": OneOf(None, torch.float64)},
     "data": {
@@ -43,7 +43,7 @@ CONTENT: dict[str, Any] = {
     "rng": {
         "python": (int, torch.int64, OneOf(None, float)),
         "torch": torch.uint8,
-        "passes": torch.uint8,  # a row a replica
+        "passes": torch.uint8,  # one row per replica
     },
     "metrics": {str: [float]},
     "environment": {"versions": {str: str}, "threads": COUNTER, "device": str, "dtype": str},
@@ -51,7 +51,7 @@ CONTENT: dict[str, Any] = {
 
 
 def check_types(content: dict[str, Any]) -> None:
-    """Each part is there, of its type, and agrees with the others. Raises UserErrors."""
+    """Check that every entry is present, has its type and agrees with the others. Raises UserErrors."""
     pattern = dict(CONTENT)
     if isinstance(content.get("rng"), dict) and "cuda" in content["rng"]:
         pattern["rng"] = {**pattern["rng"], "cuda": [torch.uint8]}
@@ -62,12 +62,12 @@ def check_types(content: dict[str, Any]) -> None:
         state, data = content["state"], content["data"]
         replicas = len(state["active"])
         passes = content["rng"]["passes"]
-        each = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr")}
-        each |= {"rng.passes": passes if passes.dim() == 2 else []}
-        each |= {f"metrics.{short_repr(k, '')}": v for k, v in content["metrics"].items()}
-        wrong += [f"{k}: {len(v)} values, state.active has {replicas}" for k, v in each.items() if len(v) != replicas]
+        per_replica = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr")}
+        per_replica |= {"rng.passes": passes if passes.dim() == 2 else []}
+        per_replica |= {f"metrics.{short_repr(k, '')}": v for k, v in content["metrics"].items()}
+        wrong += [f"{k}: {len(v)} values, state.active has {replicas}" for k, v in per_replica.items() if len(v) != replicas]
         wrong += [
-            f"model.{short_repr(k, '')}: {short_repr(v)}; needs floating numbers"
+            f"model.{short_repr(k, '')}: {short_repr(v)}; needs floating-point numbers"
             for k, v in content["model"].items()
             if not v.is_floating_point()
         ]
@@ -76,14 +76,15 @@ def check_types(content: dict[str, Any]) -> None:
         mean, std = content["normalizer"]["mean"], content["normalizer"]["std"]
         if mean.shape != std.shape or not (mean.isfinite().all() and (std > 0).all() and std.isfinite().all()):
             wrong.append(
-                f"normalizer: mean {short_repr(mean)}, std {short_repr(std)}; needs one shape, finite means, deviations above 0"
+                f"normalizer: mean {short_repr(mean)}, std {short_repr(std)}; needs one shape, finite means, "
+                "standard deviations above 0"
             )
-        taken, most = min(state["batch"] * data["batch"], data["train"]), max(state["samples"], default=0)
-        if state["batch"] and data["train"] and data["batch"] and not 0 < most <= taken:  # less: a replica that had stopped
+        seen, most = min(state["batch"] * data["batch"], data["train"]), max(state["samples"], default=0)
+        if state["batch"] and data["train"] and data["batch"] and not 0 < most <= seen:  # fewer if a replica has stopped
             wrong.append(f"state: {state['batch']} batches of {data['batch']} out of {data['train']} samples are not {most}")
         elif data["batch"] and state["batch"] > -(-data["train"] // data["batch"]):
             wrong.append(f"state.batch: {state['batch']}; an epoch has {-(-data['train'] // data['batch'])}")
-        least = state["epoch"] + state["batch"]  # not more: the epochs behind may have had other batches
+        least = state["epoch"] + state["batch"]  # only a lower bound: earlier epochs may have had other batch sizes
         if state["step"] < least or (state["epoch"] == 0 and state["step"] != least):
             bound = f"{'at least ' if state['epoch'] else ''}{least}"
             wrong.append(

@@ -1,4 +1,4 @@
-"""One number for all parameters: equal parameters have equal digests."""
+"""One hash of all parameters: equal parameters have equal digests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def digest(named: Iterable[tuple[str, Tensor]]) -> str:
-    """Return the SHA-256 over each tensor's name, type, shape and bytes, in order."""
+    """Return the SHA-256 over each tensor's name, dtype, shape and bytes, in order."""
     h = hashlib.sha256()
     for name, p in named:
         value = p.detach().cpu().contiguous()

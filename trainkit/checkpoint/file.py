@@ -1,6 +1,6 @@
-"""Checkpoint files: written so that a crash leaves the old file or the new one, read so that a stranger's file can do no harm.
+"""Checkpoint files: written so that a crash leaves the old file or the new one, read so that an untrusted file does no harm.
 
-A file is what `torch.save` makes of plain values, with the SHA-256 of everything before it in the ZIP archive's comment.
+A file is a `torch.save` archive of plain values. The ZIP archive's comment holds the SHA-256 of all bytes before it.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ COMMENT_BYTES = len(CHECKSUM_PREFIX) + 64
 
 
 def dump(content: dict[str, Any]) -> bytes:
-    """The bytes of a file. Equal contents give equal bytes."""
+    """Return the bytes of a checkpoint file. Equal contents give equal bytes."""
     buffer = io.BytesIO()
     _stream(content, buffer)
     return buffer.getvalue()
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Write `content` to `path`: the old file stays until the new one is on the disk whole.
+    """Write `content` to `path`. The old file stays until the new one is complete on the disk.
 
-    The bytes go to the disk as they are made; a tensor is copied only where it is a view of a larger memory, or not on the CPU.
+    The bytes go to the disk as they are produced. A tensor is copied only if it is a view of a larger memory or not on the CPU.
     Raises UserError naming path and cause.
     """
     write(lambda file: _stream(content, file), path)
 
 
 class _Sealed:
-    """What torch.save writes to: passes the bytes on and hashes them; `close` puts the SHA-256 into the archive's comment.
+    """The file object for torch.save: passes the bytes on and hashes them. `close` adds the SHA-256 as the archive's comment.
 
-    The archive's last 22 bytes, which say how long the comment is, wait for `close`. An error waits for it too: torch would
-    write on, and raise one of its own.
+    The archive's last 22 bytes hold the length of the comment, so they are held back until `close`. An error is held back too:
+    torch would continue to write, and raise an error of its own.
     """
 
     END, BLOCK = 22, 1 << 20
@@ -60,7 +60,7 @@ class _Sealed:
     def write(self, data: memoryview) -> int:
         if self.error is None:
             try:
-                if len(data) > self.BLOCK:  # passed on without a copy
+                if len(data) > self.BLOCK:  # not copied
                     self._emit(self.held)
                     self._emit(data[: -self.END])
                     self.held = bytearray(data[-self.END :])
@@ -74,7 +74,7 @@ class _Sealed:
         return len(data)
 
     def flush(self) -> None:
-        """torch.save asks for one; the file is flushed when it is whole."""
+        """Do nothing: torch.save requires the method, and the file is flushed once it is complete."""
 
     def close(self) -> None:
         if self.error is not None:
@@ -91,39 +91,40 @@ class _Sealed:
 
 
 def _stream(content: dict[str, Any], file: IO[bytes]) -> None:
-    """Write the bytes of a file as they are made."""
+    """Write the bytes of a checkpoint file as they are produced."""
     content = to_plain(content, copy=False)
     if (n := opcodes(content)) > MAX_OPCODES:
-        cure = "use fewer replicas or columns, or keep long lists of numbers as tensors"
-        raise UserError(f"checkpoint: it would hold {n:,} parts, a file can hold {MAX_OPCODES:,}; {cure}")
+        fix = "use fewer replicas or columns, or keep long lists of numbers as tensors"
+        raise UserError(f"checkpoint: it would hold {n:,} pickle opcodes, a file can hold {MAX_OPCODES:,}; {fix}")
     sealed = _Sealed(file)
-    torch.save(content, sealed)  # type: ignore[arg-type]  # it asks for write and flush alone
+    torch.save(content, sealed)  # type: ignore[arg-type]  # torch.save calls only write and flush
     sealed.close()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of `folder`; a temporary is none, be it whole: files that it lists may be missing."""
+    """Return the checkpoints of `folder`, sorted. Temporaries are left out even if complete: files they list may be missing."""
     return sorted(path for path in folder.glob("*.pt") if not path.name.startswith(TEMPORARY))
 
 
-CHECKS = (  # of `load`, in their order
-    "a file, and it can be read",
+CHECKS = (  # of `load`, in order
+    "the file exists and can be read",
     "its first bytes are those of a ZIP archive",
-    "its entries are stored, and no larger than the file",
+    "its entries are uncompressed and together no larger than the file",
     "it ends in a trainkit checksum",
-    "CRC of each entry",
-    "SHA-256 of all before the checksum",
-    "plain values and tensors alone: a weights-only load onto the CPU",
-    f"format {FORMAT}",
-    "nothing claims more than the file holds, or stands at two places",
-    "each part is there, of its type, and agrees with the others",
+    "the CRC of each entry is right",
+    "the SHA-256 of all bytes before the checksum is right",
+    "it holds only plain values and tensors (weights-only load onto the CPU)",
+    f"its format is {FORMAT}",
+    "every tensor is as large as its bytes in the file; none occurs at two places",
+    "every entry is present, has its type and agrees with the others",
 )
 
 
 def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """The content of a checkpoint file. Raises UserError for whatever is not a whole, plain checkpoint; nothing in it is run.
+    """Return the content of a checkpoint file. Nothing in the file is executed.
 
     The checks are CHECKS, in this order; `passed` is called after each.
+    Raises UserError for a file that is not a complete, plain checkpoint.
     """
     try:
         return _load(path, passed)
@@ -136,12 +137,12 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether an error means too little memory. An error that quotes the file does not count."""
+    """Return whether an error means too little memory. An error that quotes the file does not count."""
     return isinstance(error, (MemoryError, RuntimeError)) and memory_error_message(error) is not None
 
 
 class Unreadable(UserError):
-    """A checkpoint that may be whole and cannot be read here and now: a disk that fails, too little memory."""
+    """A checkpoint that may be valid but cannot be read now, because a disk fails or memory is short."""
 
 
 def _load(path: Path, passed: Callable[[], None]) -> dict[str, Any]:
@@ -149,51 +150,51 @@ def _load(path: Path, passed: Callable[[], None]) -> dict[str, Any]:
         raise UserError(f"checkpoint {path}: is not a file; name a .pt file or a run's folder")
     data = _bytes(path)
     passed()
-    cure = "take another checkpoint of the run"
+    fix = "use another checkpoint of the run"
     if data[:4] != b"PK\x03\x04":
-        raise UserError(f"checkpoint {path}: no checkpoint ({len(data)} bytes, begins with {data[:4]!r}); {cure}")
+        raise UserError(f"checkpoint {path}: is not a checkpoint ({len(data)} bytes, begins with {data[:4]!r}); {fix}")
     passed()
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(data):
                 raise UserError(
-                    f"checkpoint {path}: its entries are compressed or overlap, as trainkit never writes them; refused"
+                    f"checkpoint {path}: its entries are compressed or overlap, which trainkit never writes; refused"
                 )
             passed()
             mark = archive.comment[: len(CHECKSUM_PREFIX)]
             if len(archive.comment) != COMMENT_BYTES or mark != CHECKSUM_PREFIX:
                 raise UserError(
-                    f"checkpoint {path}: has no trainkit checksum: damaged, cut short, or none of trainkit's; {cure}"
+                    f"checkpoint {path}: has no trainkit checksum: damaged, cut short, or not written by trainkit; {fix}"
                 )
             passed()
             if (bad := archive.testzip()) is not None:
-                raise UserError(f"checkpoint {path}: damaged, the CRC of {bad} differs; {cure}")
+                raise UserError(f"checkpoint {path}: damaged, the CRC of {bad} differs; {fix}")
             passed()
             if hashlib.sha256(memoryview(data)[:-COMMENT_BYTES]).hexdigest().encode() != data[-64:]:
-                raise UserError(f"checkpoint {path}: damaged, its SHA-256 differs; {cure}")
+                raise UserError(f"checkpoint {path}: damaged, its SHA-256 differs; {fix}")
             passed()
-            folder = f"{entries[0].filename.partition('/')[0]}/"  # as torch finds it
+            folder = f"{entries[0].filename.partition('/')[0]}/"  # as torch determines it
             held = {e.filename.removeprefix(f"{folder}data/"): e.file_size for e in entries}
             pickle = archive.read(f"{folder}data.pkl") if len({e.filename.lower() for e in entries}) == len(entries) else b""
     except UserError:
         raise
-    except Exception as error:  # zipfile raises half a dozen kinds on damaged archives
+    except Exception as error:  # zipfile raises many kinds of exceptions for damaged archives
         if _out_of_memory(error):
             raise
-        raise UserError(f"checkpoint {path}: damaged or cut short ({error}); {cure}") from error
+        raise UserError(f"checkpoint {path}: damaged or cut short ({error}); {fix}") from error
     try:
         check_pickle(pickle, held)
         content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as error:
         if _out_of_memory(error):
             raise
-        raise UserError(f"checkpoint {path}: holds something else than plain values and tensors; refused unread") from error
+        raise UserError(f"checkpoint {path}: holds something other than plain values and tensors; not loaded") from error
     passed()
     found = content.get("format", "missing") if type(content) is dict else content
     if type(found) is not int or found != FORMAT:
         raise UserError(
-            f"checkpoint {path}: format {short_repr(found)}, this trainkit reads format {FORMAT}; use the trainkit that wrote it"
+            f"checkpoint {path}: format {short_repr(found)}, this trainkit reads format {FORMAT}; use the version that wrote it"
         )
     passed()
     try:
@@ -202,15 +203,15 @@ def _load(path: Path, passed: Callable[[], None]) -> dict[str, Any]:
         check_types(content)
         passed()
     except RecursionError:
-        raise UserError(f"checkpoint {path}: nested too deep; {cure}") from None
+        raise UserError(f"checkpoint {path}: nested too deep; {fix}") from None
     except UserError as error:
-        lines = [*str(error).split("\n")[:MAX_COMPLAINTS], f"refused; {cure}"]
+        lines = [*str(error).split("\n")[:MAX_COMPLAINTS], f"refused; {fix}"]
         raise UserErrors(f"checkpoint {path}: {line}" for line in lines) from None
     return content
 
 
 def _bytes(path: Path) -> bytes:
-    """What the file holds; of one that does not begin as a checkpoint, or does not end as one, only its ends."""
+    """Return the file's bytes; if a large file does not begin and end as a checkpoint does, only its first and last bytes."""
     with open(path, "rb") as file:
         head = file.read(4)
         size = file.seek(0, os.SEEK_END)
@@ -222,22 +223,24 @@ def _bytes(path: Path) -> bytes:
         return file.read()
 
 
-PEEK_BYTES = 1 << 20  # bytes from which on a file's ends are looked at before it is read
-MAX_COMPLAINTS = 10  # complaints about one file
+PEEK_BYTES = 1 << 20  # of larger files, the two ends are checked before the rest is read
+MAX_COMPLAINTS = 10  # printed for one file
 
 
 def load_run(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """A checkpoint file, or the newest valid one of a run's folder: its path, its content, and why others were skipped."""
+    """Load a checkpoint file, or the newest valid one of a run's folder. Return path, content, and why others were skipped."""
     if path.is_dir():
         return load_latest(path / "checkpoints")
     return path, load(path), []
 
 
 def load_latest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """last.pt, or where it is not valid the valid checkpoint with the most steps: path, content, and why others were skipped.
+    """Load last.pt, or if it is not valid, the valid checkpoint with the most steps.
 
-    A file that is ahead of last.pt is of a save that did not come to its end, and may list files that were never written. None
-    valid is an error: never a silent fresh start. So is one that cannot be read now: the next save would replace it.
+    Return its path, its content, and why others were skipped. A file with more steps than last.pt is from an incomplete save
+    and may list files that were never written.
+    Raises UserError if no checkpoint is valid, since the run must not silently start again. Raises Unreadable if one cannot be
+    read now, since the next save would replace it.
     """
     best: tuple[int, Path, dict[str, Any]] | None = None
     skipped: list[str] = []

@@ -1,4 +1,4 @@
-"""Names of files from a template with fields, `epoch{epoch}-{val/loss:.3f}`, and whether a name can be one of them."""
+"""File names from a template with fields, `epoch{epoch}-{val/loss:.3f}`, and the test whether a name comes from it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from trainkit.core.errors import UserError
 from trainkit.core.files import plain_name
 
 SUFFIX = ".pt"
-MAX_NAME_BYTES = 200  # bytes of a name: 255 in most file systems, without what a temporary's name and a step add
+MAX_NAME_BYTES = 200  # most file systems allow 255; a temporary's prefix and the step need the rest
 _SPEC = re.compile(r"0?\d{0,2}(\.\d{1,2})?[deEfFgG]?")
 _WHOLE = r" *+-?\d++"
-_NUMBER = r" *+-?(?:\d++(?:\.\d++)?+(?:[eE][-+]\d++)?+|inf|nan|INF|NAN)"  # possessive: the time is linear in the name
+_NUMBER = r" *+-?(?:\d++(?:\.\d++)?+(?:[eE][-+]\d++)?+|inf|nan|INF|NAN)"  # possessive quantifiers: linear time
 _SAMPLES = (0.0, 1.0, 12.0, -0.5, 1.5e-7, 1234.5)
 COUNTERS = ("epoch", "step")
 
 
 class Template:
-    """Make names, and recognize them. Fields are epoch, step and metrics; a name that is taken gets the step too.
+    """Makes and recognizes file names. Fields are epoch, step and metrics; the step is appended to a name that is in use.
 
     Raises UserError for a template that leads out of the folder, or whose names cannot be recognized.
     """
@@ -41,14 +41,14 @@ class Template:
             whole = field in COUNTERS and not re.search(r"[.eEfFgG]", spec or "")
             pattern += _WHOLE if whole else _NUMBER
         if parts and not parts[0][0] and parts[0][1] not in COUNTERS:
-            raise self._wrong("begins with a metric, and a name would begin with - where it is negative; begin it with text")
+            raise self._wrong("begins with a metric, so a negative value gives a name that begins with -; begin it with text")
         self.parts = [(literal, field, spec or "") for literal, field, spec, _ in parts]
         self.pattern = re.compile(rf"{pattern}(?:-step\d++)?+{re.escape(SUFFIX)}", re.ASCII)
         for sample in _SAMPLES:
             self._try(sample)
 
     def make(self, value: Callable[[str], float], taken: Container[str] = ()) -> str:
-        """The name for the values of the fields, or where it is taken the one with the step."""
+        """Return the name for the fields' values, with the step appended if the name is in `taken`."""
         text = ""
         for literal, field, spec in self.parts:
             text += literal
@@ -56,7 +56,7 @@ class Template:
         return plain_name(f"{text}-step{value('step')}{SUFFIX}" if text + SUFFIX in taken else text + SUFFIX)
 
     def makes(self, name: str) -> bool:
-        """Whether `name` can be one of its names."""
+        """Return whether this template can make `name`."""
         return len(name) <= MAX_NAME_BYTES + 30 and self.pattern.fullmatch(name) is not None
 
     def _try(self, sample: float) -> None:

@@ -1,4 +1,4 @@
-"""Data: made (`disk`), read (`idx`, `npy`, `csv`) or given (`tensors`); in memory, or streamed from a file (`idx`, `npy`)."""
+"""Data: generated (`disk`), read (`idx`, `npy`, `csv`) or given (`tensors`); in memory, or streamed (`idx`, `npy`)."""
 
 from .dataset import Dataset as Dataset
 from .dataset import Split as Split

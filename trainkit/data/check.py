@@ -1,4 +1,4 @@
-"""Numbers that cannot be trained on: which rows have them, and where the first one is."""
+"""Numbers that cannot be trained on: which rows hold them, and where the first one is."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from .statistics import Range, blocks, ranges
 if TYPE_CHECKING:
     from .dataset import Dataset
 
-Test = Callable[[Tensor], Tensor]  # numbers to whether each is wrong, of the same shape
-Taken = Callable[[Tensor], bool]  # rows of the training part to whether a step of the run takes one of them
-PARTS = {"train": "training", "val": "validation", "test": "test"}
-MEND = "mend it, or remove the row"
+Test = Callable[[Tensor], Tensor]  # numbers -> whether each is wrong, of the same shape
+IsUsed = Callable[[Tensor], bool]  # rows of the training split -> whether a step of the run uses one of them
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+CORRECT = "correct it, or remove the row"
 
 
 def refuse_missing(data: Dataset, name: str, source: Dataset | None = None) -> None:
-    """Raise UserError at the first NaN of the part `name`, with the message of `refuse`."""
-    fill = ", or say data.missing=mean or median" if data.schema else ""
-    refuse(data, name, "x", torch.isnan, "is missing", f"{MEND}{fill}", source)
+    """Raise UserError at the first NaN of the split `name`, with the message of `refuse`."""
+    fill = ", or set data.missing=mean or median" if data.schema else ""
+    refuse(data, name, "x", torch.isnan, "is missing", f"{CORRECT}{fill}", source)
 
 
 def refuse(
-    data: Dataset, name: str, key: Literal["x", "t"], wrong: Test, what: str, cure: str, source: Dataset | None = None
+    data: Dataset, name: str, key: Literal["x", "t"], wrong: Test, what: str, fix: str, source: Dataset | None = None
 ) -> None:
-    """Raise UserError at the first number of the part `name` that is `wrong`.
+    """Raise UserError at the first number of the split `name` that is `wrong`.
 
-    source: the data before it was split, whose rows are those of the user's files: the number is looked for there first.
+    source: the data before it was split. Its rows are those of the user's files, so the number is searched there first.
     """
     found = None
     if source is not None and source.train.x.shape[1:] == data.train.x.shape[1:]:
-        found = next(filter(None, (_place(source, part, key, wrong) for part in PARTS)), None)
-    place, value, count = found or _place(data, name, key, wrong) or (f"data: the {PARTS[name]} part", None, 1)
+        found = next(filter(None, (_place(source, split, key, wrong) for split in SPLITS)), None)
+    place, value, count = found or _place(data, name, key, wrong) or (f"data: the {SPLITS[name]} split", None, 1)
     number = "a number" if value is None else f"{value:g}"
-    raise UserError(f"{place}: {number} {what} ({count} such); {cure}")
+    raise UserError(f"{place}: {number} {what} ({count} such); {fix}")
 
 
 def check_raw(
@@ -53,28 +53,29 @@ def check_raw(
     fill: object,
     source: Dataset,
     tolerated: Collection[str],
-    is_taken: Taken,
+    is_used: IsUsed,
 ) -> dict[str, Range]:
-    """Return the ranges of the inputs of the parts `names`, whose every number is known to be usable before it is scaled.
+    """Check every number of the splits `names` before scaling, and return the ranges of their inputs.
 
-    UserError: a missing input, if `fill` is None; outside of the parts `tolerated`, an input that is infinite or a target that
-    is not finite in `dtype`. In rows of the training part for which `is_taken` is false the latter are only reported, in a
-    line on stderr. source: as in `refuse`. Integers read from a file have no range, since none can be unusable.
+    source: as in `refuse`. Integers read from a file have no range, since none can be unusable.
+    Raises UserError for a missing input, if `fill` is None, and, outside the splits `tolerated`, for an infinite input or a
+    target that is not finite in `dtype`. If training rows for which `is_used` is false hold the latter, it is only reported,
+    in a line on stderr.
     """
-    parts = {name: part for name, part in data.parts().items() if name in names and len(part)}
-    spans = {name: ranges(part.x) for name, part in parts.items() if isinstance(part.x, Tensor) or part.x.may_miss()}
+    splits = {name: split for name, split in data.parts().items() if name in names and len(split)}
+    spans = {name: ranges(split.x) for name, split in splits.items() if isinstance(split.x, Tensor) or split.x.may_miss()}
     for name, span in spans.items():
         if span.missing and fill is None:
             refuse_missing(data, name, source)
-    for name in [name for name in parts if name not in tolerated]:
-        t = parts[name].t
+    for name in [name for name in splits if name not in tolerated]:
+        t = splits[name].t
         if name in spans and not spans[name].finite:
-            _refuse_taken(data, name, "x", torch.isinf, "is not finite", MEND, source, is_taken)
+            _refuse_used(data, name, "x", torch.isinf, "is not finite", CORRECT, source, is_used)
         if t.is_floating_point() and not t.isfinite().all():
-            _refuse_taken(data, name, "t", lambda t: ~t.isfinite(), "is not finite", MEND, source, is_taken)
+            _refuse_used(data, name, "t", lambda t: ~t.isfinite(), "is not finite", CORRECT, source, is_used)
         elif t.is_floating_point() and not t.to(dtype).isfinite().all():
-            what, cure = f"is infinite in {_name(dtype)}", "divide the targets, or set trainer.dtype=float64"
-            _refuse_taken(data, name, "t", lambda t: ~t.to(dtype).isfinite(), what, cure, source, is_taken)
+            what, fix = f"is infinite in {_name(dtype)}", "divide the targets, or set trainer.dtype=float64"
+            _refuse_used(data, name, "t", lambda t: ~t.to(dtype).isfinite(), what, fix, source, is_used)
     return spans
 
 
@@ -84,9 +85,9 @@ def check_scaled(
     scale: Callable[[Tensor, torch.dtype], Tensor],
     dtype: torch.dtype,
     source: Dataset,
-    is_taken: Taken,
+    is_used: IsUsed,
 ) -> None:
-    """Raise UserError at a finite input that `scale` makes infinite in `dtype`, in the parts whose ranges are `spans`.
+    """Raise UserError at a finite input that `scale` makes infinite in `dtype`, in the splits whose ranges are `spans`.
 
     scale: a monotonic function, so that every scaled number lies between the scaled ends of its range. Others: as in
     `check_raw`.
@@ -97,38 +98,38 @@ def check_scaled(
 
     for name, span in spans.items():
         if span.finite and not scale(torch.stack([span.low, span.high]), dtype).isfinite().all():
-            cures = ["set data.normalize=feature"] * (data.normalize == "none")
-            cures += ["set trainer.dtype=float64"] * (dtype == torch.float32)
-            what, cure = f"is infinite in {_name(dtype)} once it is scaled", " or ".join(cures) or "divide the numbers"
-            _refuse_taken(data, name, "x", overflows, what, f"{cure}, or {MEND}", source, is_taken)
+            fixes = ["set data.normalize=feature"] * (data.normalize == "none")
+            fixes += ["set trainer.dtype=float64"] * (dtype == torch.float32)
+            what, fix = f"is infinite in {_name(dtype)} after scaling", " or ".join(fixes) or "divide the numbers"
+            _refuse_used(data, name, "x", overflows, what, f"{fix}, or {CORRECT}", source, is_used)
 
 
 def takes(rows: Tensor, n: int, size: int, seeds: Sequence[int], epochs: range, batch: int, steps: int | None) -> bool:
-    """Return whether one of the next `steps` steps (None: any number) takes one of the training samples `rows`.
+    """Return whether one of the next `steps` steps (None: any number) uses one of the training samples `rows`.
 
-    n: training samples. size: samples per step. seeds: one per replica, each with its own order. epochs: those to come; in
-    the first, `batch` steps are done.
+    n: training samples. size: samples per step. seeds: one per replica, each with its own order. epochs: those not complete;
+    `batch` steps of the first are done.
     """
     if steps is None:
         return True
     for epoch in epochs:
         if steps <= 0:
             break
-        taken = slice(batch * size, (batch + steps) * size)
-        if any(torch.isin(epoch_permutation(seed, epoch, n)[taken], rows).any() for seed in seeds):
+        used = slice(batch * size, (batch + steps) * size)
+        if any(torch.isin(epoch_permutation(seed, epoch, n)[used], rows).any() for seed in seeds):
             return True
         steps, batch = steps - (-(-n // size) - batch), 0
     return False
 
 
-def _refuse_taken(
-    data: Dataset, name: str, key: Literal["x", "t"], wrong: Test, what: str, cure: str, source: Dataset, is_taken: Taken
+def _refuse_used(
+    data: Dataset, name: str, key: Literal["x", "t"], wrong: Test, what: str, fix: str, source: Dataset, is_used: IsUsed
 ) -> None:
-    """As `refuse`; but if the numbers are in training rows that no step takes, only report it."""
-    if name == "train" and not is_taken(rows(getattr(data.train, key), wrong)):
-        terminal.print_stderr(f"data: a number of the training part {what}; the run ends before it takes it")
+    """As `refuse`, but only report numbers in training rows that no step uses."""
+    if name == "train" and not is_used(rows(getattr(data.train, key), wrong)):
+        terminal.print_stderr(f"data: a number of the training split {what}; the run ends before it uses it")
     else:
-        refuse(data, name, key, wrong, what, cure, source)
+        refuse(data, name, key, wrong, what, fix, source)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -136,16 +137,16 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def rows(v: Tensor | MappedRows, wrong: Test) -> Tensor:
-    """The positions of the rows of v (n, ...) that have a wrong number."""
+    """Return the positions of the rows of v (n, ...) that hold a wrong number."""
     return torch.cat([wrong(block).reshape(len(block), -1).any(1).cpu() for block in blocks(v)]).nonzero()[:, 0]
 
 
 def _place(data: Dataset, name: str, key: Literal["x", "t"], wrong: Test) -> tuple[str, float, int] | None:
-    """`x.npy: row 7, feature 1`, the number there, and how many are wrong in the part; None if none is."""
-    part = data.parts().get(name)
-    if part is None or not len(part):
+    """Return `x.npy: row 7, feature 1`, the number there, and how many numbers of the split are wrong; None if none is."""
+    split = data.parts().get(name)
+    if split is None or not len(split):
         return None
-    v: Tensor | MappedRows = getattr(part, key)
+    v: Tensor | MappedRows = getattr(split, key)
     count = sum(int(wrong(block).sum()) for block in blocks(v))
     if not count:
         return None
@@ -155,11 +156,11 @@ def _place(data: Dataset, name: str, key: Literal["x", "t"], wrong: Test) -> tup
     value = float(sample[(0, *at)])
     if isinstance(v, MappedRows):
         return f"{v.rows.path}: row {row if v.index is None else int(v.index[row])}{_column(data, key, at)}", value, count
-    return f"data: row {row} of the {PARTS[name]} part{_column(data, key, at)}", value, count
+    return f"data: row {row} of the {SPLITS[name]} split{_column(data, key, at)}", value, count
 
 
 def _column(data: Dataset, key: Literal["x", "t"], at: list[int]) -> str:
-    """`, feature 3`; `, column 'width'` where columns have names."""
+    """Return `, feature 3`, or `, column 'width'` if columns have names."""
     if names := columns(data.schema):
         return f", column {short_repr(names[at[0]] if key == 'x' else data.schema['target'])}"
     kind = "feature" if key == "x" else "target"
@@ -167,6 +168,6 @@ def _column(data: Dataset, key: Literal["x", "t"], at: list[int]) -> str:
 
 
 def columns(schema: Mapping[str, Any]) -> list[str]:
-    """The column that each feature comes from, by the schema of a CSV file; [] by another."""
+    """Return the column that each feature comes from, given the schema of a CSV file; [] for any other data."""
     categories = schema.get("categories", {})
     return [name for name in schema.get("columns", []) for _ in categories.get(name, [name])]

@@ -1,4 +1,4 @@
-"""A dataset is one tensor of inputs and one of targets for each part: train, test, and val once it is split off."""
+"""A dataset is one tensor of inputs and one of targets per split: train, test, and val once it is split off."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trainkit.core.errors import UserError
 from .mapped import MappedRows
 
 Targets = Literal["index", "onehot", "binary", "real"]
-MAX_DIMS = 64  # of an array, the samples' own included: torch's limit
+MAX_DIMS = 64  # of an array, including the samples' own dimensions: torch's limit
 
 
 def floating(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which numbers of a source are kept until they are scaled: no number changes that float64 can hold.
+    """Return the dtype that holds numbers of `dtype` until they are scaled, without changing any that float64 can hold.
 
     float32 and float64 are kept; integers of 32 bits or more become float64; the others fit into the default dtype.
     """
@@ -29,9 +29,9 @@ def floating(dtype: torch.dtype) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Split:
-    """n samples: `x` (n, ...) floating, `t` (n, ...) what the loss is given, `label` (n,) int64 class or None.
+    """n samples: inputs `x` (n, ...) floating, targets of the loss `t` (n, ...), classes `label` (n,) int64 or None.
 
-    `x` is in memory or stored in a file (see `stored.py`). A missing number is NaN in `x` until the normaliser fills it.
+    `x` is in memory, or in a file (see `mapped.py`). A missing number is NaN in `x` until the normalizer fills it.
     """
 
     x: Tensor | MappedRows
@@ -46,13 +46,13 @@ class Split:
         return len(self.x)
 
     def subset(self, index: Tensor) -> Split:
-        """The samples at `index`, in its order."""
+        """Return the samples at `index`, in its order."""
         x = self.x[index] if isinstance(self.x, Tensor) else self.x.subset(index)
         t = self.t[index]
         return Split(x, t, t if self.label is self.t else None if self.label is None else self.label[index])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Split:
-        """Moved to `device`; floating tensors become `dtype`, class indices stay int64."""
+        """Return the split on `device`. Floating tensors become `dtype`, class indices stay int64."""
         return Split(
             self.x.to(device, dtype),
             self.t.to(device, dtype if self.t.is_floating_point() else self.t.dtype),
@@ -62,16 +62,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Parts and what is known of them.
+    """The splits of the data and their properties.
 
     classes: names of the classes in the order of their index, or None in regression.
-    threshold: with one target column, the value above which the answer is class 1.
-    true_boundary: (k, 2), the closed line between the classes in the plane of two inputs, before scaling, where it is known.
-    normalize: how the trainer scales `x` by statistics of the training part (see `normalize.py`).
-    fill: what replaces a missing number: the training part's column mean or median, or None to refuse.
-    source: the name and arguments of the function that read or made the data, as a configuration has them; memory: it was given
-        in Python.
-    schema: what a later file must have to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
+    threshold: with one target column, the value above which class 1 is predicted.
+    true_boundary: (k, 2), the closed line between the classes in the plane of two inputs, before scaling, if it is known.
+    normalize: how the trainer scales `x` by statistics of the training split (see `normalize.py`).
+    fill: the replacement for a missing number: the training split's column mean or median, or None to refuse.
+    source: the name and arguments of the function that read or generated the data, as in a configuration; the name is memory if
+        the data was given in Python.
+    schema: what a later file needs to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
     """
 
     train: Split
@@ -86,17 +86,17 @@ class Dataset:
     source: Mapping[str, object] = field(default_factory=lambda: {"name": "memory"})
 
     def parts(self) -> dict[str, Split]:
-        """Return the parts that are there, by name, in the order train, val, test."""
-        parts = {"train": self.train, "val": self.val, "test": self.test}
-        return {name: part for name, part in parts.items() if part is not None}
+        """Return the splits that are not None, by name, in the order train, val, test."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
 
     def with_parts(self, **parts: Split | None) -> Dataset:
-        """The same data with other splits; what it was read from no longer describes it."""
+        """Return the same data with other splits. Its `source` no longer describes it and becomes memory."""
         return replace(self, source={"name": "memory"}, **parts)  # type: ignore[arg-type]
 
 
 def encode(label: Tensor, classes: int, targets: Targets, off_value: float = 0.0) -> Tensor:
-    """Class indices (n,) as what a loss is given.
+    """Return class indices (n,) as targets of a loss.
 
     index: (n,) int64, for CrossEntropyLoss and NLLLoss. onehot: (n, classes), 1 at the class and `off_value` elsewhere
     (off_value = -1 gives the ±1 targets of a tanh output). binary: (n, 1), 1 for class 1 and `off_value` for class 0.

@@ -1,4 +1,4 @@
-"""Inputs that stay in their file: rows are read when they are asked for, a block ahead of the step that needs them."""
+"""Inputs that stay in their file: rows are read when they are indexed, blocks ahead of the step that needs them."""
 
 from __future__ import annotations
 
@@ -18,34 +18,33 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError
 
-Transform = Callable[[Tensor], Tensor]  # rows (k, ...) to rows, each for itself
+Transform = Callable[[Tensor], Tensor]  # rows (k, ...) -> rows, each independent of the others
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
 class Rows:
-    """The array (n, ...) of `dtype` that begins at byte `offset` of a file, mapped: only what is read is brought in.
+    """The array (n, ...) of `dtype` that begins at byte `offset` of a file, mapped: only rows that are read enter memory.
 
-    `swap`: its numbers are of the other byte order than this machine's. The file is held open, so one that is deleted or
-    replaced under its name goes on being read. UserError where its size or time of change is no longer that of the opening:
-    looked at before each read. Not protected: a file cut short while a block is being read ends the process (SIGBUS), and so
-    may a disk that fails.
+    swap: its byte order is not this machine's. The file is held open, so it remains readable if it is deleted or replaced under
+    its name. Its size and modification time are checked before each read; UserError if they have changed since opening.
+    Not protected: a file that is truncated while a block is being read ends the process (SIGBUS), and so may a failing disk.
     """
 
     def __init__(self, path: Path, dtype: torch.dtype, shape: tuple[int, ...], offset: int, swap: bool) -> None:
-        claim = math.prod(shape) * dtype.itemsize
+        needed = math.prod(shape) * dtype.itemsize
         try:
             self.fd = os.open(path, os.O_RDONLY)
             weakref.finalize(self, os.close, self.fd)
             memory = mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:  # ValueError: it is empty by now
+        except (OSError, ValueError) as error:  # ValueError: the file has become empty
             raise UserError(f"{path}: cannot be mapped, {error}; copy it to a disk of this machine") from error
         self.stamp = self._stamp()
-        if len(memory) < offset + claim:
-            raise UserError(f"{path}: {len(memory):,} bytes, was longer a moment ago; let it be written to its end first")
+        if len(memory) < offset + needed:
+            raise UserError(f"{path}: {len(memory):,} bytes, was longer before; wait until it is written completely")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it cannot be written to: nobody does
-            self.bytes = torch.frombuffer(memory, dtype=torch.uint8, count=claim, offset=offset).view(shape[0], -1)
+            warnings.simplefilter("ignore")  # torch warns that the memory is read-only; trainkit never writes to it
+            self.bytes = torch.frombuffer(memory, dtype=torch.uint8, count=needed, offset=offset).view(shape[0], -1)
         self.path, self.dtype, self.shape, self.swap = path, dtype, torch.Size(shape), swap
 
     def __len__(self) -> int:
@@ -56,24 +55,24 @@ class Rows:
         return found.st_size, found.st_mtime_ns
 
     def read(self, index: slice | Tensor) -> Tensor:
-        """The rows at `index` (k,), in its order, as the file has them: (k, ...) of `dtype`, a copy."""
+        """Return a copy of the rows at `index` (k,), in its order, as the file holds them: (k, ...) of `dtype`."""
         if self._stamp() != self.stamp:
-            raise UserError(f"{self.path}: changed while it was being read; train on a file that nobody writes to")
+            raise UserError(f"{self.path}: changed while it was being read; train on a file that no other program writes")
         if isinstance(index, slice):
             raw = self.bytes[index].clone()
         else:
-            raw = self.bytes.index_select(0, index)  # copies whole rows; a tenth of the time of bytes[index]
+            raw = self.bytes.index_select(0, index)  # ten times as fast as bytes[index]
         if self.swap:
             raw = raw.view(-1, self.dtype.itemsize).flip(1)
         return raw.view(-1).view(self.dtype).view(-1, *self.shape[1:])
 
 
 class MappedRows:
-    """A part's `x` that is not in memory: the rows of a file at `index` (n,), or all, each transformed when it is read.
+    """A split's `x` that is not in memory: the rows of a file at `index` (n,), or all rows, transformed when they are read.
 
-    Indexed like a tensor, by a slice or by positions of any shape, it gives tensors: `x[i:j]` (j - i, ...), `x[order]`
-    (*order.shape, ...). `transforms` are the functions that turn the file's numbers into the net's input, first to last; each
-    works on every row alone, so that rows in blocks have the bits of rows at once.
+    Indexing by a slice or by positions of any shape gives tensors: `x[i:j]` (j - i, ...), `x[order]` (*order.shape, ...).
+    transforms: the functions that turn the file's numbers into the net's input, first to last. Each is applied to every row
+    independently, so that the bits do not depend on the size of the blocks.
     """
 
     def __init__(self, rows: Rows, index: Tensor | None = None, transforms: tuple[Transform, ...] = ()) -> None:
@@ -99,39 +98,39 @@ class MappedRows:
         return len(self.shape)
 
     def element_size(self) -> int:
-        """Bytes of a number as it is given out."""
+        """Return the bytes per number, once transformed."""
         return self.dtype.itemsize
 
     def first(self, n: int) -> MappedRows:
         return self if n == len(self) else self.subset(torch.arange(n))
 
     def subset(self, index: Tensor) -> MappedRows:
-        """The rows at `index` (k,), still in the file."""
+        """Return the rows at `index` (k,), still in the file."""
         return MappedRows(self.rows, index if self.index is None else self.index[index], self.transforms)
 
     def then(self, f: Transform) -> MappedRows:
-        """The same rows, `f` applied to each block that is read."""
+        """Return the same rows, with `f` applied last to each block that is read."""
         return MappedRows(self.rows, self.index, (*self.transforms, f))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> MappedRows:
         return self.then(lambda x: x.to(device, dtype))
 
     def may_miss(self) -> bool:
-        """Whether a number can be NaN or infinite: an integer cannot."""
+        """Return whether a number can be NaN or infinite; an integer cannot."""
         return self.rows.dtype.is_floating_point
 
     def small_integers(self) -> bool:
-        """Whether its numbers are integers of at most 16 bits, of which no statistic is hard."""
+        """Return whether its numbers are integers of 16 bits or fewer, whose statistics float64 computes without overflow."""
         return not self.may_miss() and self.rows.dtype.itemsize <= 2
 
 
-AHEAD = 2  # blocks made while one is used: the second hides a block that takes longer than its steps
+AHEAD = 2  # blocks read while one is in use: the second hides a block that takes longer than its steps
 
 
 def prefetch(make: Callable[[Key], Value], keys: Iterable[Key]) -> Generator[Value, None, None]:
-    """make(key) for each key, in order, by a thread that is at most AHEAD blocks before the one in use.
+    """Yield make(key) for each key, in order, computed by a thread at most AHEAD blocks ahead of the one in use.
 
-    An error of `make` comes out here, at its block. When the generator ends or is closed the thread has ended too.
+    An error of `make` is raised at its block. When the generator ends or is closed, the thread has ended too.
     """
     pool = ThreadPoolExecutor(1, "trainkit-prefetch")
     waiting: deque[Future[Value]] = deque()

@@ -1,4 +1,4 @@
-"""What a source of data is: a function that returns a Dataset, which notes its name and arguments."""
+"""A source of data is a function that returns a Dataset, which records the function's name and arguments."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ P = ParamSpec("P")
 
 
 def source(read: Callable[P, Dataset]) -> Callable[P, Dataset]:
-    """Decorate a function that reads or makes data: `Dataset.source` is then its name and arguments.
+    """Decorate a function that reads or generates data: `Dataset.source` is then its name and arguments.
 
-    Where an argument is something that a configuration cannot hold, the data counts as given in Python.
+    If a configuration cannot hold one of the arguments, the data counts as given in Python.
     """
 
     @wraps(read)
-    def noting(*args: P.args, **kwargs: P.kwargs) -> Dataset:
+    def recording(*args: P.args, **kwargs: P.kwargs) -> Dataset:
         data = read(*args, **kwargs)
         try:
-            given = inspect.signature(read).bind(*args, **kwargs).arguments
-            noted = {name: plain(value, name) for name, value in given.items() if name != "schema"}
+            arguments = inspect.signature(read).bind(*args, **kwargs).arguments
+            recorded = {name: plain(value, name) for name, value in arguments.items() if name != "schema"}
         except UserError:
             return data
-        return replace(data, source={"name": read.__name__, **noted})
+        return replace(data, source={"name": read.__name__, **recorded})
 
-    return noting
+    return recording
 
 
 def memory() -> Dataset:
-    """Data that was given in Python: there is nothing to read. Raises UserError that says what to do."""
+    """Raise UserError: data that was given in Python cannot be read again."""
     raise UserError("data: was given in Python; give it again: trainkit.load(RUN).test(data), or a configuration with data")

@@ -1,4 +1,4 @@
-"""Metrics of classes: which class an output means."""
+"""The class that an output predicts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainkit.nn.losses import Loss
 
 
 def predicted_classes(y: Tensor, loss: Loss, data: Dataset, replica_dims: int = 0) -> Tensor:
-    """The class that y predicts: the largest of several outputs; of one, 1 above the threshold (0 for logits)."""
+    """Return the class that y predicts: the largest of several outputs; of one, 1 above the threshold (0 for logits)."""
     if y.dim() > 1 + replica_dims and y.shape[1 + replica_dims] > 1:
         return y.argmax(1 + replica_dims)
     threshold = 0.0 if loss.from_logits else 0.5 if data.threshold is None else data.threshold

@@ -1,7 +1,7 @@
 """A TensorBoard event file, written in blocks by the thread that trains.
 
-tensorboard's own EventFileWriter hands each event to a second thread; on steps of 80 microseconds that hand-over cost a tenth
-of the run (docs/decisions.md).
+tensorboard's own EventFileWriter passes each event to a second thread. On steps of 80 microseconds this took a tenth of
+the time of the run (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class EventFile:
 
     def __init__(self, folder: Path, every_seconds: float = 2.0) -> None:
         found = (re.match(r"events\.out\.tfevents\.([0-9]{10})\.", path.name) for path in folder.iterdir())
-        # Files are read in the order of their names. This one comes after the others, even those of the same second.
+        # TensorBoard reads files in the order of their names. This name sorts after the others, even within one second.
         stamp = max([int(time.time()), *(int(match[1]) + 1 for match in found if match)])
         name = f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.{next(_number)}"
-        self._file = open(folder / name, "xb")  # noqa: SIM115 (open for the run's length)
+        self._file = open(folder / name, "xb")  # noqa: SIM115 (stays open during the run)
         self._records = RecordWriter(self._file)
         self._waiting: list[bytes] = []
         self._every, self._flushed = every_seconds, time.monotonic()

@@ -12,7 +12,7 @@ from .statistics import finite_mean
 class MetricLog(dict[str, list[float]]):
     """Values by metric, one per replica: `metrics["val/loss"]` is a list of floats.
 
-    `updated` holds the names that were logged since the writers (`on_log`) saw them last.
+    `updated` holds the names that were logged since the last `on_log`.
     """
 
     def __init__(self, values: dict[str, list[float]] | None = None) -> None:
@@ -20,18 +20,18 @@ class MetricLog(dict[str, list[float]]):
         self.updated: set[str] = set()
 
     def log(self, name: str, value: float | Sequence[float], active: Sequence[bool]) -> None:
-        """Set a metric, one number for all replicas or one per replica. A replica that has stopped keeps its value."""
+        """Set a metric: one number for all replicas or one per replica. A replica that has stopped keeps its value."""
         values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)] * len(active)
         old = self.get(name, values)
         self[name] = [v if a else o for v, o, a in zip(values, old, active, strict=True)]
         self.updated.add(name)
 
     def mean(self, name: str) -> float:
-        """The mean of a metric over the replicas where it is finite. Raises UserError that lists the known metrics."""
+        """Return the mean of a metric over the replicas where it is finite. Raises UserError for an unknown metric."""
         if name not in self:
             raise UserError(f"no metric {name!r}{suggest(name, sorted(self))}")
         return finite_mean(self[name])
 
     def new(self, name: str) -> list[float] | None:
-        """The values of a metric that was logged since the last `on_log`, else None."""
+        """Return the values of a metric that was logged since the last `on_log`, else None."""
         return self[name] if name in self.updated else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trainkit.core import terminal
 from trainkit.core.errors import MAX_NAMES, UserError
 from trainkit.core.validation import short_repr
-from trainkit.data.check import PARTS
+from trainkit.data.check import SPLITS
 from trainkit.data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def check_data(content: dict[str, Any], data: Dataset) -> None:
 def changed_parts(session: Session, content: dict[str, Any], keys: Sequence[str] = ("x", "t")) -> list[str]:
     """The parts of the data whose numbers are not those that the checkpoint's run had, or that it did not have."""
     then, now = content["data"]["fingerprints"], session.fingerprints
-    return [name for name in PARTS if any(now.get(f"{name}.{key}") != then.get(f"{name}.{key}") for key in keys)]
+    return [name for name in SPLITS if any(now.get(f"{name}.{key}") != then.get(f"{name}.{key}") for key in keys)]
 
 
 def check_same(session: Session, content: dict[str, Any]) -> None:
@@ -34,14 +34,14 @@ def check_same(session: Session, content: dict[str, Any]) -> None:
     A training part that has changed alone is taken, inside an epoch too: a row may have been mended after a NaN.
     """
     other = changed_parts(session, content, ["x"])
-    held = [PARTS[name] for name in other if name != "train" and name in session.data.parts()]
+    held = [SPLITS[name] for name in other if name != "train" and name in session.data.parts()]
     if "train" in other and held:
         raise UserError(
             f"data: the training and the {' and '.join(held)} part have changed since the checkpoint"
             f" (or data.scale was changed), so the {' and '.join(held)} part may hold rows that were trained on;"
             " keep the data as it was, or start a new run"
         )
-    print_changed(session, content, PARTS)
+    print_changed(session, content, SPLITS)
 
 
 def print_changed(session: Session, content: dict[str, Any], names: Iterable[str]) -> None:
@@ -49,7 +49,7 @@ def print_changed(session: Session, content: dict[str, Any], names: Iterable[str
     for name in changed_parts(session, content):
         if name in names:
             why = "other numbers, rows or order, or data.scale was changed"
-            terminal.print_stderr(f"data: the {PARTS[name]} part has changed since the checkpoint ({why})")
+            terminal.print_stderr(f"data: the {SPLITS[name]} part has changed since the checkpoint ({why})")
 
 
 def class_list(classes: Sequence[str] | None) -> str:

@@ -1,1 +1,1 @@
-"""From YAML files to objects: `files` reads and merges, `registry` knows the names, `build` checks and makes everything."""
+"""From YAML files to objects: `files` reads and merges, `registry` holds the names, `build` checks and builds everything."""

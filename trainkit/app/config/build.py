@@ -1,4 +1,4 @@
-"""From a resolved configuration to net, loss, data and callbacks: all errors are found at once, before anything is made."""
+"""From a resolved configuration to net, loss, data and callbacks. All errors are reported at once, before anything is built."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .signature import check_arguments, signature
 
 KEYS = ("seed", "data", "model", "loss", "optimizer", "trainer", "callbacks")
 REQUIRED = ("data", "model", "loss", "optimizer")
-NOT_CONFIGURED = ("self", "params", "schema")  # parameters that code fills in
+NOT_CONFIGURED = ("self", "params", "schema")  # parameters that only code sets
 
 
 @dataclass
 class Parts:
-    """What a configuration describes, made; the data is read when asked for, and the optimizer when the net has its axes."""
+    """The objects of a configuration. `data` reads the data when called; `optimizer` needs the net, with its replicas."""
 
     seed: int
     net: Module
@@ -43,27 +43,27 @@ class Parts:
 
 
 def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None = None) -> Parts:
-    """Check everything against tables and signatures, then make it. Raises UserErrors with every error found.
+    """Check everything against tables and signatures, then build it. Raises UserErrors with every error found.
 
     net, loss: used as they are, in place of the configuration's.
     """
     errors = [f"{key}: no such key{suggest(key, KEYS)}" for key in config if key not in KEYS]
-    there = {"model": net, "loss": loss}
-    if missing := [key for key in REQUIRED if config.get(key) is None and there.get(key) is None]:
+    passed = {"model": net, "loss": loss}
+    if missing := [key for key in REQUIRED if config.get(key) is None and passed.get(key) is None]:
         errors.append(f"{', '.join(missing)}: missing; a configuration has {', '.join(REQUIRED)}")
     seed = config.get("seed", 0)
     errors += check_value(seed, int, "seed")
-    given = {key: config[key] for key in REQUIRED if config.get(key) is not None}
-    data = _data(given["data"], errors) if "data" in given else None
+    present = {key: config[key] for key in REQUIRED if config.get(key) is not None}
+    data = _data(present["data"], errors) if "data" in present else None
     is_new = net is None
-    if net is None and "model" in given:
-        net = _net(given["model"], errors)
-    if loss is None and "loss" in given:
-        loss = _one("loss", given["loss"], "loss", errors)
-    optimizer = _optimizer(given["optimizer"], errors) if "optimizer" in given else None
+    if net is None and "model" in present:
+        net = _net(present["model"], errors)
+    if loss is None and "loss" in present:
+        loss = _build_one("loss", present["loss"], "loss", errors)
+    optimizer = _optimizer(present["optimizer"], errors) if "optimizer" in present else None
     settings = {} if config.get("trainer") is None else config["trainer"]
     if isinstance(settings, dict) and "mode" in settings:
-        errors.append(f"trainer.mode: is trainer.engine now; write trainer.engine={yaml_repr(settings['mode'])}")
+        errors.append(f"trainer.mode: was renamed; write trainer.engine={yaml_repr(settings['mode'])}")
     elif isinstance(settings, dict):
         wrong = check_arguments(Trainer, settings, "trainer", (*NOT_CONFIGURED, "seed", "callbacks", "run_dir", "config"))
         errors += wrong or _attempt(lambda: Trainer(**settings), "", errors=[])[1]
@@ -77,12 +77,12 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
     assert loss is not None
     assert optimizer is not None
 
-    def trainer(**more: Any) -> Trainer:
-        return Trainer(**settings, seed=seed, callbacks=callbacks, **more)
+    def trainer(**extra: Any) -> Trainer:
+        return Trainer(**settings, seed=seed, callbacks=callbacks, **extra)
 
     seeds = trainer().replica_seeds()
     if not is_new:
-        pass  # its parameters are its own
+        pass  # it is used with the parameters that it has
     elif len(seeds) > 1:
         _attempt(lambda: net.replicate(seeds), "", errors)
     else:
@@ -94,12 +94,12 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
 
 
 def _attempt(make: Callable[[], Any], prefix: str, errors: list[str]) -> tuple[Any, list[str]]:
-    """make(), or None with its complaint added to `errors`."""
+    """Return make(), or None with its error added to `errors`; and `errors`."""
     try:
         return make(), errors
     except UserError as error:
         errors += [f"{prefix}{line}" for line in str(error).split("\n")]
-    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:  # too large
+    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:  # raised for sizes that are too large
         errors.append(f"{prefix.rstrip('.: ') or 'model'}: {memory_error_message(error) or str(error).splitlines()[0]}")
     return None, errors
 
@@ -108,7 +108,7 @@ EXAMPLES = {"layer": "{Linear: [2, 25]}", "loss": "{HuberLoss: {delta: 2}}", "op
 
 
 def name_and_arguments(kind: str, value: Any, place: str, errors: list[str]) -> tuple[str, Any] | None:
-    """`ReLU` or `{Linear: [2, 25]}` as a name and its arguments."""
+    """Return name and arguments of `ReLU` or `{Linear: [2, 25]}`; None, with an error added, for any other value."""
     if isinstance(value, str):
         return value, None
     if isinstance(value, dict) and len(value) == 1:
@@ -118,7 +118,7 @@ def name_and_arguments(kind: str, value: Any, place: str, errors: list[str]) -> 
 
 
 def call(function: Callable[..., Any], arguments: Any, *first: Any) -> Any:
-    """function(*first, arguments), arguments being a mapping, a list, one value, or None."""
+    """Return function(*first, arguments), where arguments is a mapping, a list, one value, or None."""
     if isinstance(arguments, dict):
         return function(*first, **arguments)
     if isinstance(arguments, list):
@@ -126,8 +126,8 @@ def call(function: Callable[..., Any], arguments: Any, *first: Any) -> Any:
     return function(*first) if arguments is None else function(*first, arguments)
 
 
-def _found(kind: str, value: Any, place: str, errors: list[str]) -> tuple[Any, str, Any] | None:
-    """The class that `name` or `{name: arguments}` means, the name, and the arguments."""
+def _find_class(kind: str, value: Any, place: str, errors: list[str]) -> tuple[Any, str, Any] | None:
+    """Return the class of `name` or `{name: arguments}`, the name, and the arguments."""
     named = name_and_arguments(kind, value, place, errors)
     if named is None:
         return None
@@ -139,9 +139,9 @@ def _found(kind: str, value: Any, place: str, errors: list[str]) -> tuple[Any, s
         return None
 
 
-def _one(kind: str, value: Any, place: str, errors: list[str]) -> Any:
-    """The object that a `name` or `{name: arguments}` describes."""
-    found = _found(kind, value, place, errors)
+def _build_one(kind: str, value: Any, place: str, errors: list[str]) -> Any:
+    """Return the object that `name` or `{name: arguments}` describes."""
+    found = _find_class(kind, value, place, errors)
     if found is None:
         return None
     cls, name, arguments = found
@@ -159,13 +159,13 @@ def _net(value: Any, errors: list[str]) -> Sequential | None:
 
 
 def _layer(value: Any, place: str, errors: list[str]) -> Any:
-    """A layer; a container's arguments are layers themselves."""
-    found = _found("layer", value, place, errors)
+    """Return a layer. A container's arguments are layers themselves."""
+    found = _find_class("layer", value, place, errors)
     if found is None:
         return None
     cls, name, arguments = found
     if not (isinstance(cls, type) and issubclass(cls, Container)):
-        return _one("layer", value, place, errors)
+        return _build_one("layer", value, place, errors)
     if not isinstance(arguments, list) or not arguments:
         errors.append(f"{place}.{name}: {yaml_repr(arguments)}; needs a list of layers, [{{Linear: [2, 25]}}, ReLU]")
         return None
@@ -174,16 +174,18 @@ def _layer(value: Any, place: str, errors: list[str]) -> Any:
 
 
 def _optimizer(value: Any, errors: list[str]) -> Callable[[Module], Optimizer] | None:
-    found = _found("optimizer", value, "optimizer", errors)
+    found = _find_class("optimizer", value, "optimizer", errors)
     if found is None:
         return None
     cls, name, arguments = found
     wrong = check_arguments(cls, arguments, f"optimizer.{name}", NOT_CONFIGURED)
     errors += wrong
     if not wrong:
-        given = arguments if isinstance(arguments, dict) else {}
-        replicas = max((len(v) for v in map(given.get, ("lr", "momentum", "weight_decay")) if isinstance(v, list)), default=1)
-        stand_in = torch.zeros(max(replicas, 1), 1)  # so that the values are judged before there is a net
+        settings = arguments if isinstance(arguments, dict) else {}
+        replicas = max(
+            (len(v) for v in map(settings.get, ("lr", "momentum", "weight_decay")) if isinstance(v, list)), default=1
+        )
+        stand_in = torch.zeros(max(replicas, 1), 1)  # checks the values before the net is replicated
         _attempt(lambda: call(cls, arguments, [(stand_in, stand_in.clone())]), "optimizer.", errors)
     return lambda net: call(cls, arguments, net.param())
 
@@ -200,21 +202,21 @@ def _data(value: Any, errors: list[str]) -> Callable[..., Dataset] | None:
         return None
     errors += check_arguments(read, arguments, "data", NOT_CONFIGURED)
 
-    def data(**code: Any) -> Dataset:
-        if "schema" in code and "schema" not in signature(read)[0]:
-            raise UserError(f"data: the checkpoint's data was a table, {value['name']} is none; keep the data")
-        made: Dataset = read(**arguments, **code)
-        return made
+    def data(**extra: Any) -> Dataset:
+        if "schema" in extra and "schema" not in signature(read)[0]:
+            raise UserError(f"data: the checkpoint's data was a table, {value['name']} is not a table; keep the data")
+        dataset: Dataset = read(**arguments, **extra)
+        return dataset
 
     return data
 
 
 def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
-    """Callbacks by their name in the configuration. `name: {Class: {...}}` gives one a name of its own; null leaves one out."""
+    """Return callbacks by their name in the configuration. `name: {Class: {...}}` gives another name; null leaves it out."""
     if not isinstance(value, dict):
         errors.append(f"callbacks: {yaml_repr(value)}; needs a mapping: {{early_stopping: {{patience: 5}}}}")
         return {}
-    made: dict[str, Callback] = {}
+    built: dict[str, Callback] = {}
     for name, arguments in value.items():
         place = f"callbacks.{name}"
         if arguments is None:
@@ -238,10 +240,10 @@ def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
         if not wrong:
             cb, _ = _attempt(lambda cls=cls, arguments=arguments: cls(**arguments), f"{place}: ", errors)  # type: ignore[misc]
             if cb is not None:
-                made[name] = cb
-    return made
+                built[name] = cb
+    return built
 
 
 def run_folder(conf: Path, root: Path = Path("logs")) -> Path:
-    """`logs/<conf name>/<time>`; where two begin in one second, `Folder.begin` puts a number behind it."""
+    """Return `logs/<conf name>/<time>`. If two runs begin in one second, `RunFolder.open` appends a number."""
     return root / (conf.stem.strip("-. ") or "run") / time.strftime("%Y-%m-%d_%H-%M-%S")

@@ -1,4 +1,4 @@
-"""Configurations: YAML files merged left to right, then `key=value` overrides; bounded, and resolved without resolvers."""
+"""Configurations: YAML files merged left to right, then `key=value` overrides. Their size is bounded, and resolvers are off."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from trainkit.core.validation import short_repr
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
 MAX_NODES = 20_000
-MAX_REFERENCES, MAX_REFERENCE = 1_000, 500  # in a file; characters of one
-MAX_BITS = 14_000  # some 4,200 digits: Python turns no more into text
+MAX_REFERENCES = 1_000  # per file
+MAX_REFERENCE = 500  # characters of one
+MAX_BITS = 14_000  # about 4,200 digits: Python converts no larger integer to text
 READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 DEFAULT_CALLBACKS: dict[str, dict[str, Any]] = {"checkpoint": {}, "csv_logger": {}, "tensorboard": {}, "progress_bar": {}}
 
 
 def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration of `files` and `overrides`, unresolved. Without a `callbacks` key it has the default ones."""
+    """Return the configuration of `files` and `overrides`, unresolved. Without a key `callbacks` it has the default ones."""
     config = OmegaConf.create({})
     for path in files:
         config.merge_with(_read(path))
@@ -47,13 +48,15 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def override(config: DictConfig, text: str) -> None:
-    """Set what `key=value` says: `trainer.max_epochs=5`, `model[1].Dropout.p=0.2`. Raises UserError."""
+    """Apply an override `key=value`, such as `trainer.max_epochs=5` or `model[1].Dropout.p=0.2`. Raises UserError."""
     key, equals, value = text.partition("=")
     if key.split(".")[:2] == ["callbacks", EARLIER_NAME]:
-        print_stderr(f"{short_repr(key, '')}: callbacks.{EARLIER_NAME} is callbacks.csv_logger now")
+        print_stderr(f"{short_repr(key, '')}: callbacks.{EARLIER_NAME} was renamed; write callbacks.csv_logger")
         key = key.replace(EARLIER_NAME, "csv_logger", 1)
     if not equals or not re.fullmatch(r"[\w.\[\]/-]+", key) or not all(re.split(r"[.\[\]]+", key.rstrip("]"))):
-        raise UserError(f"{short_repr(text)}: no override; write key=value, trainer.max_epochs=5 or model[1].Dropout.p=0.2")
+        raise UserError(
+            f"{short_repr(text)}: is not an override; write key=value, trainer.max_epochs=5 or model[1].Dropout.p=0.2"
+        )
     if len(text) > MAX_BYTES:
         raise UserError(f"{short_repr(text)}: over {MAX_BYTES >> 20} MiB; write long values into a file")
     try:
@@ -68,11 +71,11 @@ def override(config: DictConfig, text: str) -> None:
     except IndexError:
         raise UserError(f"{short_repr(text)}: the list has no such entry; the first is [0]") from None
     except Exception as error:
-        raise UserError(f"{short_repr(text)}: {_words(error)}") from error
+        raise UserError(f"{short_repr(text)}: {_explain(error)}") from error
 
 
 def parse(text: str, origin: str) -> DictConfig:
-    """One YAML text as a configuration. Raises UserError naming `origin`."""
+    """Return one YAML text as a configuration. Raises UserError naming `origin`."""
     if len(text.encode()) > MAX_BYTES:
         raise UserError(f"{origin}: over {MAX_BYTES >> 20} MiB; a configuration is small")
     try:
@@ -84,38 +87,40 @@ def parse(text: str, origin: str) -> DictConfig:
     except RecursionError:
         raise UserError(f"{origin}: nested too deep; at most {MAX_DEPTH} levels") from None
     except AssertionError:
-        raise UserError(f"{origin}: one value; {NEEDED}") from None
-    except Exception as error:  # of the YAML reader, of OmegaConf, and of what they call
+        raise UserError(f"{origin}: holds one value; {NEEDED}") from None
+    except Exception as error:  # raised by the YAML reader, by OmegaConf, or in their calls
         mark = getattr(error, "problem_mark", None) if isinstance(error, YAMLError) else None
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise UserError(f"{origin}{where}: {_words(error)}") from error
+        raise UserError(f"{origin}{where}: {_explain(error)}") from error
     if not isinstance(config, DictConfig):
-        raise UserError(f"{origin}: a list; {NEEDED}")
+        raise UserError(f"{origin}: holds a list; {NEEDED}")
     if set(config) == {text.strip()}:
-        raise UserError(f"{origin}: one value; {NEEDED}")
+        raise UserError(f"{origin}: holds one value; {NEEDED}")
     callbacks = OmegaConf.to_container(config, resolve=False).get("callbacks")  # type: ignore[union-attr]
     if isinstance(callbacks, dict) and EARLIER_NAME in callbacks and "csv_logger" not in callbacks:
-        print_stderr(f"{origin}: callbacks.{EARLIER_NAME} is callbacks.csv_logger now")
+        print_stderr(f"{origin}: callbacks.{EARLIER_NAME} was renamed; write callbacks.csv_logger")
         config.callbacks = {"csv_logger" if name == EARLIER_NAME else name: value for name, value in callbacks.items()}
     return config
 
 
 EARLIER_NAME = "csv_log"  # of csv_logger, in configurations and checkpoints of earlier versions
-NEEDED = "needs keys: data, model, loss, optimizer, and trainer, callbacks, seed if wanted"
+NEEDED = "needs keys: data, model, loss, optimizer, and optionally trainer, callbacks, seed"
 
 
 def _check_size(text: str, origin: str) -> None:
-    """Refuse what is nested too deep, or too much, before OmegaConf sees it: its reader recurses in C, which ends the process,
-    and a long text of `${` takes its parser of references hours.
+    """Refuse a text that is nested too deeply or too large, before OmegaConf reads it.
+
+    OmegaConf's reader recurses in C, which can crash the process, and its parser of references takes hours for a long text of
+    `${`.
     """
     depth = nodes = references = 0
     for event in yaml.parse(text, Loader=READER):
         depth += isinstance(event, (MappingStartEvent, SequenceStartEvent))
         depth -= isinstance(event, (MappingEndEvent, SequenceEndEvent))
         nodes += isinstance(event, NodeEvent)
-        if depth > 2 * MAX_DEPTH:  # up to there `resolve` tells the place
+        if depth > 2 * MAX_DEPTH:  # up to this depth `resolve` reports the place
             raise UserError(f"{origin}: nested too deep; at most {MAX_DEPTH} levels")
-        if nodes > 2 * MAX_NODES:  # a key is one too
+        if nodes > 2 * MAX_NODES:  # a key counts as a node
             raise UserError(f"{origin}: over {MAX_NODES:,} values; a configuration is small")
         if isinstance(event, ScalarEvent) and "${" in event.value:
             references += 1
@@ -124,9 +129,8 @@ def _check_size(text: str, origin: str) -> None:
                 raise UserError(f"{origin}{where}: {short_repr(event.value)}; {REFERENCE}")
 
 
-BASE_60 = re.compile(
-    r"[-+]?([1-9][\d_]*(:[0-5]?\d)+|\d[\d_]*(:[0-5]?\d)+\.[\d_]*)"
-)  # 01:30 is a text, and saved without quotes
+# Not 01:30, which YAML reads as a text.
+BASE_60 = re.compile(r"[-+]?([1-9][\d_]*(:[0-5]?\d)+|\d[\d_]*(:[0-5]?\d)+\.[\d_]*)")
 
 
 def _refuse_base_60(text: str, origin: str) -> None:
@@ -136,13 +140,13 @@ def _refuse_base_60(text: str, origin: str) -> None:
     for token in yaml.scan(text, Loader=READER):
         if isinstance(token, ScalarToken) and token.plain and BASE_60.fullmatch(token.value):
             where = f"{origin}, line {token.start_mark.line + 1}" if "\n" in text else origin
-            raise UserError(f"{where}: {short_repr(token.value, '')} is a number to the base 60 in YAML; put it in quotes")
+            raise UserError(f"{where}: {short_repr(token.value, '')} is a number in base 60 in YAML; put it in quotes")
 
 
 def _read(path: Path) -> DictConfig:
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)  # of a device that never ends, too
+            data = file.read(MAX_BYTES + 1)  # bounded, since a device may never end
         if len(data) > MAX_BYTES:
             raise UserError(f"{path}: over {MAX_BYTES >> 20} MiB; a configuration is small")
         text = data.decode("utf-8")
@@ -163,50 +167,50 @@ _REFERENCE = re.compile(r"\$\{([\w.\[\]-]+)\}")
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """Plain values, with each `${a.b}` replaced by what stands at a.b.
+    """Return plain values, with each `${a.b}` replaced by the value of a.b.
 
-    A reference is a whole value and names a key: no resolvers (`${oc.env:HOME}` would carry secrets into logs), no text around
-    it, at most 50 deep and 20,000 values. Raises UserError.
+    A reference is a whole value and names a key. Resolvers are off (`${oc.env:HOME}` could write secrets into logs), and so is
+    text around a reference. The result has at most MAX_DEPTH levels and MAX_NODES values. Raises UserError otherwise.
     """
     root = OmegaConf.to_container(config, resolve=False)
     nodes = 0
 
-    def plain(value: Any, place: str, depth: int, through: tuple[str, ...] = ()) -> Any:
+    def plain(value: Any, place: str, depth: int, followed: tuple[str, ...] = ()) -> Any:
         nonlocal nodes
         nodes += 1
         if depth > MAX_DEPTH:
             raise UserError(
-                f"{short_repr(place, '')}: nested more than {MAX_DEPTH} levels deep, references followed; flatten it"
+                f"{short_repr(place, '')}: nested more than {MAX_DEPTH} levels deep after following references; flatten it"
             )
         if nodes > MAX_NODES:
             raise UserError(
-                f"{short_repr(place, '')}: over {MAX_NODES:,} values, references followed; a configuration is small"
+                f"{short_repr(place, '')}: over {MAX_NODES:,} values after following references; a configuration is small"
             )
         if isinstance(value, dict):
-            return {str(k): plain(v, f"{place}.{k}" if place else str(k), depth + 1, through) for k, v in value.items()}
+            return {str(k): plain(v, f"{place}.{k}" if place else str(k), depth + 1, followed) for k, v in value.items()}
         if isinstance(value, list):
-            return [plain(v, f"{place}[{i}]", depth + 1, through) for i, v in enumerate(value)]
+            return [plain(v, f"{place}[{i}]", depth + 1, followed) for i, v in enumerate(value)]
         if isinstance(value, str) and "${" in value:
             match = _REFERENCE.fullmatch(value)
             if match is None:
                 raise UserError(f"{place}: {short_repr(value)}; {REFERENCE}")
-            if match[1] in through:
-                raise UserError(f"{place}: ${{{' -> '.join((*through, match[1]))}}} refers to itself")
-            return plain(look_up(match[1], place), place, depth + 1, (*through, match[1]))
+            if match[1] in followed:
+                raise UserError(f"{place}: ${{{' -> '.join((*followed, match[1]))}}} refers to itself")
+            return plain(value_at(match[1], place), place, depth + 1, (*followed, match[1]))
         if type(value) is int and value.bit_length() > MAX_BITS:
-            raise UserError(f"{place}: {short_repr(value)}; numbers here have at most {MAX_BITS:,} bits")
+            raise UserError(f"{place}: {short_repr(value)}; a number has at most {MAX_BITS:,} bits")
         if value == "???":
             raise UserError(f"{place}: has no value yet; give it on the command line, {place}=...")
         return value
 
-    def look_up(key: str, place: str) -> Any:
-        here: Any = root
+    def value_at(key: str, place: str) -> Any:
+        found: Any = root
         for part in re.split(r"[.\[\]]+", key.rstrip("]")):
             try:
-                here = here[int(part)] if isinstance(here, list) else here[part]
+                found = found[int(part)] if isinstance(found, list) else found[part]
             except (KeyError, IndexError, ValueError, TypeError):
-                raise UserError(f"{place}: ${{{short_repr(key, '')}}} names no key of the configuration") from None
-        return here
+                raise UserError(f"{place}: ${{{short_repr(key, '')}}} is not a key of the configuration") from None
+        return found
 
     result = plain(root, "", 0)
     assert isinstance(result, dict)
@@ -214,23 +218,23 @@ def resolve(config: DictConfig) -> dict[str, Any]:
 
 
 def to_yaml(config: DictConfig) -> str:
-    """As it is saved: composed, not resolved."""
+    """Return the configuration as it is saved: composed, not resolved."""
     return OmegaConf.to_yaml(config, resolve=False)
 
 
 def diff(then: Any, now: Any, place: str = "") -> list[str]:
-    """What two plain configurations say differently, a line each: `trainer.max_epochs: 5 -> 12`."""
+    """Return the differences of two plain configurations, one line each: `trainer.max_epochs: 5 -> 12`."""
     if isinstance(then, dict) and isinstance(now, dict):
         keys = list(dict.fromkeys([*then, *now]))
         return [line for k in keys for line in diff(then.get(k), now.get(k), f"{place}.{k}" if place else str(k))]
     return [] if then == now else [f"{place}: {then} -> {now}"]
 
 
-def _words(error: Exception) -> str:
-    """An error of the YAML reader or of OmegaConf in a user's words."""
+def _explain(error: Exception) -> str:
+    """Return an error of the YAML reader or of OmegaConf as a message for the user."""
     text = str(getattr(error, "problem", None) or error).strip().split("\n", 1)[0] or type(error).__name__
     if "node expansion exceeds" in text:
-        return "over 10,000 values, its aliases (&, *) unfolded; a configuration is small, write out what is meant"
+        return "over 10,000 values after expanding aliases (&, *); a configuration is small, write the values out"
     if "for the tag" in text:
         tag = text.split("'")[1].replace("tag:yaml.org,2002:", "!!")
         return f"{short_repr(tag, '')} is not allowed; a configuration has plain values only"
@@ -240,13 +244,13 @@ def _words(error: Exception) -> str:
         return "a second document begins here; one file is one configuration"
     if type(error).__name__ == "GrammarParseError":
         return f"{text}; {REFERENCE}"
-    return f"no valid YAML, {text}" if isinstance(error, YAMLError) else f"no valid configuration, {text}"
+    return f"is not valid YAML, {text}" if isinstance(error, YAMLError) else f"is not a valid configuration, {text}"
 
 
 def in_one_line(text: str) -> str:
-    """The experiment in a line: `seed 0, data disk, loss CrossEntropyLoss, optimizer SGD`."""
+    """Summarize the experiment in one line: `seed 0, data disk, loss CrossEntropyLoss, optimizer SGD`."""
     if not text:
-        return "none, it was trained from Python"
+        return "none, the run was started from Python"
     try:
         config = resolve(parse(text, "the configuration"))
     except UserError as error:
@@ -258,6 +262,6 @@ def in_one_line(text: str) -> str:
 
 
 def unresolved(composed: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, with its references as they are written."""
+    """Return the configuration as plain values, with its references unresolved."""
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     return dict(plain)

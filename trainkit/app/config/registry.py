@@ -1,8 +1,7 @@
-"""The names a configuration may use: a closed table. A name leads to a class of trainkit, or of the user's own files.
+"""The names a configuration may use: a closed table. A name refers to a class of trainkit or of the user's own files.
 
-A configuration can therefore train, but never import or run anything. Own files come in two ways only, both the user's
-doing: the folder `callbacks/` where the command is run, one callback a file, named by its file; and `--import FILE` on the
-command line.
+A configuration can therefore train, but never import or run anything. The user can add files in two ways only: in the folder
+`callbacks/` where the command is run, one callback per file, named after its file; and by `--import FILE` on the command line.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _imported: dict[str, type] = {}  # by class name, from --import
 
 
 def names(kind: str) -> list[str]:
-    """The names allowed for a layer, loss, optimizer, data or callback."""
+    """Return the names allowed for a layer, loss, optimizer, data or callback."""
     own = [n for n, cls in _imported.items() if issubclass(cls, _BASES.get(kind, ()))]
     if kind == "callback":
         return [*TABLE, *own, *_own_callback_files()]
@@ -46,7 +45,7 @@ _BASES: dict[str, type] = {"layer": Module, "loss": Loss, "optimizer": Optimizer
 
 
 def find(kind: str, name: str) -> Callable[..., Any]:
-    """The class (or, for data, the function) of that name. Raises UserError with the nearest name."""
+    """Return the class (for data, the function) of that name. Raises UserError with the nearest name."""
     if name in _imported and issubclass(_imported[name], _BASES.get(kind, ())):
         return _imported[name]
     if kind == "callback":
@@ -62,7 +61,7 @@ def find(kind: str, name: str) -> Callable[..., Any]:
 
 
 def _own_callback_files() -> list[str]:
-    """Files of `callbacks/` in the current folder that are not trainkit's own."""
+    """Return the names of the files of `callbacks/` in the current folder that are not trainkit's own."""
     folder = Path("callbacks")
     if not folder.is_dir():
         return []
@@ -70,7 +69,7 @@ def _own_callback_files() -> list[str]:
 
 
 def own_callback(path: Path) -> type[Callback]:
-    """The Callback that a user's file defines. Raises UserError unless it is exactly one."""
+    """Return the Callback that a user's file defines. Raises UserError unless it defines exactly one."""
     found = [c for c in classes_of(_run(path)) if issubclass(c, Callback)]
     if len(found) != 1:
         listed = ", ".join(c.__name__ for c in found) or "none"
@@ -85,14 +84,14 @@ def import_file(path: Path) -> None:
 
 
 def allow(cls: type) -> None:
-    """Allow a class of the user's by its name, as `import_file` does. Raises UserError for one of no kind that has a name."""
+    """Allow a user's class by its name, as `import_file` does. Raises UserError for a class of any other kind."""
     if not (isinstance(cls, type) and issubclass(cls, tuple(_BASES.values()))):
-        raise UserError(f"classes: {cls!r} is not a class of a layer, loss, optimizer or callback")
+        raise UserError(f"classes: {cls!r} is not a layer, loss, optimizer or callback class")
     _imported[cls.__name__] = cls
 
 
 def classes_of(module: ModuleType) -> list[type]:
-    """The classes of a kind we know that are defined in `module` itself."""
+    """Return the layers, losses, optimizers and callbacks that are defined in `module` itself."""
     kinds = tuple(_BASES.values())
     return [
         c for c in vars(module).values() if isinstance(c, type) and issubclass(c, kinds) and c.__module__ == module.__name__
@@ -100,7 +99,7 @@ def classes_of(module: ModuleType) -> list[type]:
 
 
 def _run(path: Path) -> ModuleType:
-    """The one place where a user's own code is imported, by path."""
+    """Import a user's file by its path. User code is imported nowhere else."""
     name = f"trainkit_user_{path.stem}"
     known = sys.modules.get(name)
     if known is not None and known.__file__ == str(path.resolve()):

@@ -1,4 +1,4 @@
-"""Values against the signature of what they are for: names, types, choices. Errors carry path, value and cure."""
+"""Check values against a function's signature: names, types, choices. Errors give path, value and fix."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from trainkit.core.errors import suggest
 from trainkit.core.validation import check_value
 
 
-def check_arguments(function: Callable[..., Any], given: Any, place: str, hidden: Sequence[str] = ()) -> list[str]:
-    """What is wrong with calling `function` with `given` (a mapping, a list, or one value), a line each; [] if nothing.
+def check_arguments(function: Callable[..., Any], values: Any, place: str, exclude: Sequence[str] = ()) -> list[str]:
+    """Return the errors of calling `function` with `values` (a mapping, a list, or one value), one line each.
 
-    `hidden` names parameters that are not the configuration's to set.
+    exclude: parameters that a configuration cannot set.
     """
-    parameters, hints = signature(function, hidden)
-    if isinstance(given, list):
+    parameters, hints = signature(function, exclude)
+    if isinstance(values, list):
         fixed = [n for n, p in parameters.items() if p.kind is not p.VAR_POSITIONAL]
-        if len(given) > len(fixed):
-            return [f"{place}: {len(given)} values; takes at most {len(fixed)} ({', '.join(fixed)})"]
-        given = dict(zip(fixed, given, strict=False))
-    elif not isinstance(given, dict):
-        given = {} if given is None else {next(iter(parameters), "value"): given}
+        if len(values) > len(fixed):
+            return [f"{place}: {len(values)} values; takes at most {len(fixed)} ({', '.join(fixed)})"]
+        values = dict(zip(fixed, values, strict=False))
+    elif not isinstance(values, dict):
+        values = {} if values is None else {next(iter(parameters), "value"): values}
     errors = []
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    for key, value in given.items():
+    for key, value in values.items():
         if key in named:
             errors += check_value(value, hints.get(key, Any), f"{place}.{key}")
-        elif not open_ended:
+        elif not accepts_any:
             errors.append(f"{place}: no argument {key!r}{suggest(str(key), named)}")
-    missing = [n for n in named if n not in given and parameters[n].default is inspect.Parameter.empty]
+    missing = [n for n in named if n not in values and parameters[n].default is inspect.Parameter.empty]
     if missing:
         errors.append(f"{place}: needs {', '.join(missing)} ({', '.join(named)})")
     return errors
 
 
-def signature(function: Callable[..., Any], hidden: Sequence[str] = ()) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-    """Parameters by name without self and the hidden ones, and their resolved types."""
+def signature(function: Callable[..., Any], exclude: Sequence[str] = ()) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """Return the parameters by name, without self and `exclude`, and their resolved types."""
     target = function.__init__ if inspect.isclass(function) else function
-    parameters = {n: p for n, p in inspect.signature(function).parameters.items() if n not in hidden}
+    parameters = {n: p for n, p in inspect.signature(function).parameters.items() if n not in exclude}
     try:
         hints = get_type_hints(function if is_dataclass(function) else target)
     except NameError:

@@ -1,4 +1,4 @@
-"""A CSV file as a table of Arrow's, and its errors in a user's words."""
+"""A CSV file as an Arrow table, and Arrow's errors as messages for the user."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trainkit.core.errors import UserError
 
 Kind = Literal["number", "text"]
 
-MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null")  # quoted or not, with spaces around or none
-MAX_LINE_BYTES = 8 << 20  # bytes; the longest line that can be read
+MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null")  # quoted or not, with or without spaces around
+MAX_LINE_BYTES = 8 << 20  # the longest line that can be read
 
 
 def header(path: str) -> list[str]:
-    """The column names of a file that is there, holds a header and repeats no name."""
+    """Return the column names. Raises UserError if the file is missing, has no header, or repeats a name."""
     try:
         from pyarrow import csv
     except ImportError as error:
@@ -40,7 +40,7 @@ def header(path: str) -> list[str]:
 
 
 def read(path: str, names: list[str], kinds: Mapping[str, Kind | None]) -> Any:
-    """The columns `kinds` as a pycsv.Table of at least one row: float64, dictionary of texts, where None as inferred."""
+    """Return the columns `kinds` as a pyarrow.Table of at least one row: float64, dictionary of texts, or inferred (None)."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -50,7 +50,7 @@ def read(path: str, names: list[str], kinds: Mapping[str, Kind | None]) -> Any:
         column_types={name: types[kind] for name, kind in kinds.items() if kind},
         null_values=[around + text for text in MISSING for around in ("", " ")],
         strings_can_be_null=True,
-        true_values=[],  # "true" is a text like another
+        true_values=[],  # "true" is an ordinary text
         false_values=[],
     )
 
@@ -58,7 +58,7 @@ def read(path: str, names: list[str], kinds: Mapping[str, Kind | None]) -> Any:
         return csv.read_csv(
             path,
             read_options=csv.ReadOptions(use_threads=threads, block_size=MAX_LINE_BYTES),
-            # An empty line is a missing value where there is one column, and nothing where there are more.
+            # An empty line is a missing value if there is one column, and is ignored if there are more.
             parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1),
             convert_options=convert,
         )
@@ -67,42 +67,44 @@ def read(path: str, names: list[str], kinds: Mapping[str, Kind | None]) -> Any:
         table = attempt(threads=True)
     except (ValueError, OSError):
         try:
-            table = attempt(threads=False)  # only a single thread counts the rows
+            table = attempt(threads=False)  # the error then has the number of the row
         except (ValueError, OSError) as error:
             raise _refusal(path, error, names) from error
     for field in table.schema:
         if pa.types.is_binary(field.type):
-            raise _refusal(path, ValueError(f"column {field.name!r} holds bytes that are no text"), [])
+            raise _refusal(path, ValueError(f"column {field.name!r} holds bytes that are not a text"), [])
     release()
     if table.num_rows == 0:
-        raise UserError(f"{path}: a header and no rows; needs at least one row")
+        raise UserError(f"{path}: has a header but no rows; needs at least one row")
     return table
 
 
 def release() -> None:
-    """Give back what Arrow keeps for its next table: as much as the last one."""
+    """Release the memory that Arrow keeps for its next table, as large as the last one."""
     import pyarrow as pa
 
     pa.default_memory_pool().release_unused()
 
 
 def _refusal(path: str, error: Exception, names: list[str]) -> UserError:
-    """Arrow's error in a user's words."""
+    """Return Arrow's error as a message for the user."""
     text = str(error)
     if found := re.search(r"column #(\d+): Row #(\d+): .* invalid value '(.*)'", text, re.DOTALL):
         column, row, value = found.groups()
-        return UserError(f"{path}: column {names[int(column)]!r}, row {row}: {value!r} is not a number; mend it")
+        return UserError(f"{path}: column {names[int(column)]!r}, row {row}: {value!r} is not a number; correct it")
     if found := re.search(r"(?:Row #(\d+): )?Expected (\d+) columns, got (\d+)", text):
         row, expected, got = found.groups()
         place = f", row {row}" if row else ""
-        return _encoding(path) or UserError(f"{path}{place}: {got} values, the header has {expected}; mend or remove the row")
+        return _encoding(path) or UserError(
+            f"{path}{place}: {got} values, the header has {expected}; correct or remove the row"
+        )
     if "Empty CSV" in text:
         return _encoding(path) or UserError(f"{path}: empty; needs a header and at least one row")
-    return _encoding(path) or UserError(f"{path}: not read as CSV: {text}")
+    return _encoding(path) or UserError(f"{path}: cannot be read as CSV: {text}")
 
 
 def _encoding(path: str) -> UserError | None:
-    """The first line that is not UTF-8 or holds a NUL, if there is one."""
+    """Return the error for the first line that is not UTF-8 or holds a NUL, if there is one."""
     try:
         with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -115,7 +117,7 @@ def _encoding(path: str) -> UserError | None:
                     )
                 if b"\0" in line:
                     at = f"{path}: line {number}, byte {line.index(0) + 1}: 0x00"
-                    return UserError(f"{at} belongs to no text (UTF-16? a file cut short?); save the file as UTF-8")
+                    return UserError(f"{at} is not part of a text (UTF-16? a file cut short?); save the file as UTF-8")
     except (OSError, EOFError):
-        pass  # what went wrong before says more
+        pass  # the earlier error is more informative
     return None

@@ -1,4 +1,4 @@
-"""How a CSV file is read: which columns are numbers, which are categories, what the target is. Inferred once, then held."""
+"""How a CSV file is read: which columns are numbers, which are categories, what the target is. Inferred once, then kept."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .arrow import MISSING, Kind
 Task = Literal["classification", "regression"]
 Missing = Literal["refuse", "mean", "median"]
 
-FEW = 20  # with task=auto, integers of at most this many different values are classes; other numbers are to regress on
-MANY = 256  # more different texts than this are names, dates or misspelled numbers, unless the configuration lists the column
+MAX_INFERRED_CLASSES = 20  # with task=auto, integers of this many different values or fewer are classes
+MAX_CATEGORIES = 256  # more different texts are names, dates or misspelled numbers, unless the configuration lists the column
 
 
 @dataclass(frozen=True)
 class Schema:
-    """How a file is read: what must be the same for every file that a model is given.
+    """How a file is read: the same for every file of a model.
 
-    columns: the inputs in their order; each is in `numeric` (one column of x) or in `categories` (one for each text it lists).
+    columns: the inputs in their order; each is in `numeric` (one column of x) or in `categories` (one per text).
     classes: texts of the target in the order of their index; None in regression.
     """
 
@@ -40,19 +40,21 @@ class Schema:
     @classmethod
     def of(cls, saved: Mapping[str, object]) -> Schema:
         """Return the schema of the plain dict `Dataset.schema`."""
-        saved = {{"low": "off_value"}.get(key, key): value for key, value in saved.items()}  # its name in older checkpoints
+        saved = {
+            {"low": "off_value"}.get(key, key): value for key, value in saved.items()
+        }  # the earlier name, in older checkpoints
         try:
             schema = cls(**saved)  # type: ignore[arg-type]
-            whole = set(schema.columns) == {*schema.numeric, *schema.categories} and schema.task in (
+            valid = set(schema.columns) == {*schema.numeric, *schema.categories} and schema.task in (
                 "classification",
                 "regression",
             )
         except TypeError:
-            whole = False
-        if not whole:
+            valid = False
+        if not valid:
             raise UserError(
                 f"data.schema: keys ({', '.join(map(str, saved))}) are not those of a CSV file's schema "
-                f"({', '.join(cls.__dataclass_fields__)}); take it from a Dataset that csv() made"
+                f"({', '.join(cls.__dataclass_fields__)}); use the schema of a Dataset returned by csv()"
             )
         return schema
 
@@ -72,10 +74,10 @@ def infer(
     targets: Targets | None,
     off_value: float,
 ) -> tuple[Schema, Any]:
-    """Return the schema that the file and the arguments (those of `csv`) call for, and the file's table.
+    """Return the schema that follows from the file and the arguments (those of `csv`), and the file's table.
 
-    The file is read once, with Arrow's guess for each column that no argument decides, and a second time for the few columns
-    whose own spelling the guess has lost. UserError as in `csv`.
+    The file is read once, with types inferred by Arrow for each column that no argument decides. The few columns whose spelling
+    the inference has lost are read a second time. Raises UserError as `csv` does.
     """
     names = arrow.header(path)
     columns = _inputs(path, names, target, categorical, drop)
@@ -84,7 +86,7 @@ def infer(
     kinds[target] = {"auto": None, "classification": "text", "regression": "number"}[task]
     table = arrow.read(path, names, kinds)
     if table.num_rows < 2:
-        raise UserError(f"{path}: one row; training needs at least 2")
+        raise UserError(f"{path}: has one row; training needs at least 2")
 
     decided: Task = _task(table.column(target)) if task == "auto" else task
     targets = _targets(targets, decided, target)
@@ -93,7 +95,7 @@ def infer(
         texts.add(target)
     table = _respelled(path, names, table, texts)
     for name, kind in kinds.items():
-        if name in texts and kind is None:  # a guess, which may be wrong
+        if name in texts and kind is None:  # inferred, so possibly wrong
             _refuse_doubtful(path, table, name, name == target)
 
     schema = Schema(
@@ -111,7 +113,7 @@ def infer(
 
 
 def read(path: str, schema: Schema) -> Any:
-    """Return the table of the columns of `path` that `schema` asks for; the target too, if the file has one."""
+    """Return the table of the columns of `path` that `schema` lists; also the target, if the file has it."""
     names = arrow.header(path)
     present = set(names)
     absent = [name for name in schema.columns if name not in present]
@@ -125,7 +127,7 @@ def read(path: str, schema: Schema) -> Any:
 
 
 def _inputs(path: str, names: list[str], target: str, categorical: list[str], drop: list[str]) -> list[str]:
-    """Return the columns that are inputs, in the file's order, once the arguments fit the header `names`."""
+    """Return the columns that are inputs, in the file's order. Raises UserError if the arguments do not fit the header."""
     if target not in names:
         raise UserError(f"data.target: no column {target!r} in {path}{suggest(target, names)}")
     for key, listed in (("categorical", categorical), ("drop", drop)):
@@ -136,18 +138,18 @@ def _inputs(path: str, names: list[str], target: str, categorical: list[str], dr
                 raise UserError(f"data.{key}: {name!r} is the target; leave it out here")
     columns = [name for name in names if name != target and name not in drop]
     if not columns:
-        raise UserError(f"{path}: no column but the target {target!r}; needs at least one input")
+        raise UserError(f"{path}: has only the target {target!r}; needs at least one input")
     if "" in columns:
-        raise UserError(f"{path}: column {names.index('') + 1} has no name (a row index?); name it, or say data.drop=['']")
+        raise UserError(f"{path}: column {names.index('') + 1} has no name (a row index?); name it, or set data.drop=['']")
     return columns
 
 
 def _task(column: Any) -> Task:
-    """Return what a target of Arrow's guess calls for: texts and few integers are classes, other numbers a regression."""
+    """Return the task of a target with Arrow's inferred type: texts and few integers are classes, others a regression."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    few = pa.types.is_integer(column.type) and len(pc.unique(column)) <= FEW
+    few = pa.types.is_integer(column.type) and len(pc.unique(column)) <= MAX_INFERRED_CLASSES
     return "classification" if few or not _is_number(column) else "regression"
 
 
@@ -155,7 +157,7 @@ def _targets(targets: Targets | None, task: Task, target: str) -> Targets:
     """Return how targets are encoded; by default the class index, or the number itself."""
     if task == "regression" and targets not in (None, "real"):
         raise UserError(
-            f"data.targets: {targets!r} does not fit the numbers of {target!r}; leave it out, or say data.task=classification"
+            f"data.targets: {targets!r} does not fit the numbers of {target!r}; leave it out, or set data.task=classification"
         )
     return targets or ("index" if task == "classification" else "real")
 
@@ -163,8 +165,8 @@ def _targets(targets: Targets | None, task: Task, target: str) -> Targets:
 def _respelled(path: str, names: list[str], table: Any, texts: set[str]) -> Any:
     """Return the table with each column of `texts` as the file spells it.
 
-    Arrow's guess makes dates and integers of some texts, and their spelling is lost ("01" and "1" are one integer), so these
-    columns are read again. Reading every column as texts at first would cost that for each column of numbers.
+    Arrow infers dates and integers from some texts, and loses their spelling ("01" and "1" are one integer), so these columns
+    are read again. Reading every column as texts first would read each column of numbers twice.
     """
     lost = [name for name in table.column_names if name in texts and not _is_text(table.column(name))]
     if lost:
@@ -175,22 +177,22 @@ def _respelled(path: str, names: list[str], table: Any, texts: set[str]) -> Any:
 
 
 def _refuse_doubtful(path: str, table: Any, name: str, is_target: bool) -> None:
-    """Raise UserError for more than MANY different texts, or for a few texts among numbers; it shows the first such text."""
+    """Raise UserError for more than MAX_CATEGORIES different texts, or for a few texts among numbers. It quotes the first."""
     import pyarrow.compute as pc
 
     column = table.column(name).cast("string")
     values = pc.unique(column).drop_null()
     texts = [value for value in values.to_pylist() if _number(value) is None]
-    if len(values) <= MANY and not 0 < len(texts) < len(values) / 2:
+    if len(values) <= MAX_CATEGORIES and not 0 < len(texts) < len(values) / 2:
         return
     odd = texts[0] if texts else values[0].as_py()
     row = pc.index(column, odd).as_py() + 2
     odd = f"{odd[:40]!r}{'...' if len(odd) > 40 else ''}"
-    cure = "data.task=classification" if is_target else f"data.drop=[{name}], or list it in data.categorical"
-    if len(values) > MANY:
-        raise UserError(f"{path}: column {name!r} holds {len(values)} different texts, such as {odd} in row {row}; say {cure}")
+    fix = "data.task=classification" if is_target else f"data.drop=[{name}], or list it in data.categorical"
+    if len(values) > MAX_CATEGORIES:
+        raise UserError(f"{path}: column {name!r} holds {len(values)} different texts, such as {odd} in row {row}; set {fix}")
     why = f"is not a number, {len(values) - len(texts)} of {len(values)} different values are"
-    raise UserError(f"{path}: column {name!r}, row {row}: {odd} {why}; mend it, or say {cure}")
+    raise UserError(f"{path}: column {name!r}, row {row}: {odd} {why}; correct it, or set {fix}")
 
 
 def _classes(path: str, table: Any, target: str) -> list[str]:
@@ -201,7 +203,7 @@ def _classes(path: str, table: Any, target: str) -> list[str]:
 
 
 def _vocabulary(column: Any) -> list[str]:
-    """Return the different texts, sorted: by value when all are numbers."""
+    """Return the different texts, sorted; by value if all are numbers."""
     import pyarrow as pa
 
     values: Iterable[str] = (
@@ -218,13 +220,13 @@ def _vocabulary(column: Any) -> list[str]:
 
 def _number(text: str) -> float | None:
     try:
-        return None if "_" in text else float(text)  # 1_000 is a number in Python alone
+        return None if "_" in text else float(text)  # only Python reads 1_000 as a number
     except ValueError:
         return None
 
 
 def _is_number(column: Any) -> bool:
-    """Whether Arrow's guess is a number; a column without any value is one too."""
+    """Return whether Arrow inferred numbers; a column without any value counts too."""
     import pyarrow as pa
 
     kind = column.type

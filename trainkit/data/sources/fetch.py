@@ -14,7 +14,7 @@ from trainkit.core.errors import UserError
 
 
 def breast_cancer(datasets: Any) -> list[list[str]]:
-    """569 rows of 30 measurements and `diagnosis`, malignant or benign.
+    """Return 569 rows of 30 measurements and `diagnosis`, malignant or benign.
 
     Source: Wolberg, Street, Mangasarian 1995, Breast Cancer Wisconsin (Diagnostic).
     """
@@ -24,14 +24,14 @@ def breast_cancer(datasets: Any) -> list[list[str]]:
 
 
 def diabetes(datasets: Any) -> list[list[str]]:
-    """442 rows of 10 measurements, unscaled, and `progression`, that of the disease a year later, 25 to 346.
+    """Return 442 rows of 10 measurements, unscaled, and `progression`, that of the disease a year later, 25 to 346.
 
     Source: Efron, Hastie, Johnstone, Tibshirani 2004, Least Angle Regression.
     """
     rows = cells(datasets, "diabetes_data_raw.csv.gz")
     target = cells(datasets, "diabetes_target.csv.gz")
     header = [*datasets.load_diabetes().feature_names, "progression"]
-    # 1.510000000000000000e+02: numpy's spelling, the one column that is not copied as it is
+    # 1.510000000000000000e+02, numpy's spelling: the only column that is not copied literally
     return [header, *([*row, f"{float(value):g}"] for row, (value,) in zip(rows, target, strict=True))]
 
 
@@ -39,16 +39,16 @@ TABLES: dict[str, Callable[[Any], list[list[str]]]] = {"breast-cancer": breast_c
 
 
 def cells(datasets: Any, name: str) -> list[list[str]]:
-    """The texts of a file that scikit-learn ships, by row; between them are commas or spaces."""
+    """Return the texts of a file that scikit-learn ships, by row. Commas or spaces separate them."""
     data = (Path(datasets.__file__).with_name("data") / name).read_bytes()
     text = (gzip.decompress(data) if name.endswith(".gz") else data).decode()
     return [line.replace(",", " ").split() for line in text.splitlines()]
 
 
 def fetch(name: str, dest: str) -> int:
-    """Writes the table `name` to the file `dest`; returns the number of its rows. Numbers are copied as text.
+    """Write the table `name` to the file `dest` and return the number of its rows. Numbers are copied as text.
 
-    UserError: no scikit-learn; one whose files hold another number of columns than it names.
+    Raises UserError without scikit-learn, or if its files hold another number of columns than it names.
     """
     try:
         datasets = import_module("sklearn.datasets")
@@ -64,7 +64,7 @@ def fetch(name: str, dest: str) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     part.write_text("".join(",".join(row) + "\n" for row in (header, *rows)), encoding="utf-8")
-    os.replace(part, target)  # all of it or none
+    os.replace(part, target)  # atomic: all of the file or none
     return len(rows)
 
 

@@ -1,4 +1,4 @@
-"""NumPy's `.npy` files, larger than memory or not: an array behind a small header."""
+"""NumPy's `.npy` files, even if larger than memory: an array after a small header."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .tensors import class_names
 
 DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float16", "float32", "float64")
 REAL = "real numbers, such as np.stack([x.real, x.imag], -1)"
-CURE = "save its numbers with np.save(path, x)"
+FIX = "save its numbers with np.save(path, x)"
 
 
 @source
@@ -37,19 +37,20 @@ def npy(
     scale: float | None = None,
     stream: bool = True,
 ) -> Dataset:
-    """Arrays saved by `np.save`: x (n, ...) of numbers, t (n,) integer classes, or floats (n,) or (n, k) to regress on.
+    """Read arrays saved by `np.save`: x (n, ...) numbers; t (n,) integer classes, or floats (n,) or (n, k) for a regression.
 
-    x / scale, in the default dtype, or in float64 where that is its own or it has integers of 32 bits or more; `scale` defaults
-    to 255 for uint8 pixels, else 1. `targets` default to
-    index for integers, real for floats; `off_value` as in `encode`. `classes` default to "0", "1", ... up to the largest label.
-    stream: x stays in its file and is read in blocks while the net trains, to the same bits as from memory; t, some bytes a
-    sample, is in memory either way, and so is one batch. false: x is read into memory at once.
-    UserError: a file that is absent, cut, or not a .npy; of objects, texts or complex numbers; in Fortran order; without a
-    sample; counts, shapes and labels that do not fit; a missing number. What may happen to a file in use: see `Rows`.
+    The inputs are x / scale, in float64 if x is float64 or has integers of 32 bits or more, else in the default dtype.
+    scale: by default 255 for uint8 pixels, else 1. targets: by default index for integers, real for floats. off_value: as in
+    `encode`. classes: by default "0", "1", ... up to the largest label.
+    stream: x stays in its file and is read in blocks during training, with the same bits as from memory; t and one batch are in
+    memory. With false, x is read into memory at once.
+    Raises UserError for a file that is absent, cut short or not a .npy file; for objects, texts or complex numbers; for Fortran
+    order; without a sample; for counts, shapes and labels that do not fit; for a missing number. For a file that changes while
+    it is in use, see `Rows`.
     """
     if (test_x is None) != (test_t is None):
-        given, absent = ("test_x", "test_t") if test_t is None else ("test_t", "test_x")
-        raise UserError(f"data.{absent}: missing; {given} needs it: give both, or neither")
+        present, absent = ("test_x", "test_t") if test_t is None else ("test_t", "test_x")
+        raise UserError(f"data.{absent}: missing; {present} needs it: give both, or neither")
     if scale is not None and not (scale > 0 and math.isfinite(scale)):
         raise UserError(f"data.scale: {scale}; needs a number above 0 to divide by")
     x, t = _pair("train", train_x, train_t, scale)
@@ -57,10 +58,10 @@ def npy(
         targets = "real" if t.is_floating_point() else "index"
     if t.is_floating_point() and (targets != "real" or classes is not None):
         what = f"targets: {targets} needs" if targets != "real" else "classes: names need"
-        raise UserError(f"data.{what} classes, {train_t} holds {_words(t)}; save integers, or leave it out")
+        raise UserError(f"data.{what} classes, {train_t} holds {_summary(t)}; save integers, or leave it out")
     names = None if targets == "real" else class_names(t, classes, train_t)
 
-    def part(x: MappedRows, t: Tensor, path: str) -> Split:
+    def split(x: MappedRows, t: Tensor, path: str) -> Split:
         kept = x if stream else x[:]
         if names is None:
             real = t.to(floating(t.dtype))
@@ -74,10 +75,12 @@ def npy(
         for path, train_path, a, b in ((test_x, train_x, other, x), (test_t, train_t, other_t, t)):
             kinds = a.dtype.is_floating_point, b.dtype.is_floating_point
             if a.shape[1:] != b.shape[1:] or kinds[0] != kinds[1]:
-                raise UserError(f"{path}: {_words(a)}, {train_path} holds {_words(b)}; only the number of samples may differ")
-        held = part(other, other_t, test_t)
+                raise UserError(
+                    f"{path}: {_summary(a)}, {train_path} holds {_summary(b)}; only the number of samples may differ"
+                )
+        held = split(other, other_t, test_t)
     return Dataset(
-        train=part(x, t, train_t),
+        train=split(x, t, train_t),
         test=held,
         classes=names,
         threshold=(1.0 + off_value) / 2 if targets == "binary" else None,
@@ -86,16 +89,16 @@ def npy(
 
 
 def _pair(key: str, x_path: str, t_path: str, scale: float | None) -> tuple[MappedRows, Tensor]:
-    """x as it is given to the net before it is normalised, and t, integers as int64; checked against each other."""
+    """Return x, as in `as_inputs`, and t, with integers as int64. Their counts are equal."""
     x, rows = open_npy(x_path, f"data.{key}_x"), open_npy(t_path, f"data.{key}_t")
     if len(x.shape) < 2:
-        raise UserError(f"{x_path}: {_words(x)}; needs one sample a row, (n, ...): x[:, None] if each is one number")
+        raise UserError(f"{x_path}: {_summary(x)}; needs one sample per row, (n, ...): x[:, None] if each is one number")
     if len(x) != len(rows):
         raise UserError(f"{t_path}: {len(rows)} targets for the {len(x)} inputs of {x_path}; needs one for each")
     t = rows.read(slice(None))
     if not rows.dtype.is_floating_point:
         if t.dim() != 1:
-            raise UserError(f"{t_path}: {_words(t)}; class indices have shape (n,): t[:, 0]; other targets are floats")
+            raise UserError(f"{t_path}: {_summary(t)}; class indices have shape (n,): t[:, 0]; other targets are floats")
         t = t.long()
     else:
         missing = t.isnan().nonzero()
@@ -105,21 +108,21 @@ def _pair(key: str, x_path: str, t_path: str, scale: float | None) -> tuple[Mapp
 
 
 def as_inputs(rows: Rows, scale: float | None = None) -> MappedRows:
-    """Rows as floating inputs (see `floating`), divided by `scale`, which is 255 for uint8 where none is given."""
+    """Return rows as floating inputs (see `floating`), divided by `scale` (None: 255 for uint8, else 1)."""
     dtype = floating(rows.dtype)
     divisor = scale if scale is not None else 255.0 if rows.dtype == torch.uint8 else 1.0
-    if not rows.dtype.is_floating_point:  # these are not searched for infinite numbers
+    if not rows.dtype.is_floating_point:  # integers are not searched for infinite numbers
         most = 1 if rows.dtype == torch.bool else torch.iinfo(rows.dtype).max
         if not torch.tensor(most, dtype=dtype).div_(divisor).isfinite():
-            raise UserError(f"data.scale: {divisor:g}; {_words(rows)} divided by it is infinite; needs a larger number")
+            raise UserError(f"data.scale: {divisor:g}; {_summary(rows)} divided by it is infinite; needs a larger number")
     return MappedRows(rows, transforms=(lambda x: x.to(dtype) if divisor == 1 else x.to(dtype).div_(divisor),))
 
 
 def open_npy(name: str, place: str) -> Rows:
-    """Return the mapped array of a .npy file, big endian or little; no pickle is read.
+    """Return the mapped array of a .npy file, big or little endian. No pickle is read.
 
-    UserError, at `place`: there is no such file. At the file: what np.load says of it; dtypes that torch does not have, named
-    columns, Fortran order, no sample.
+    Raises UserError at `place` if there is no such file; at the file for errors of np.load, dtypes that torch does not have,
+    named columns, Fortran order, or no sample.
     """
     path = Path(name).expanduser()
     if not path.is_file():
@@ -128,15 +131,17 @@ def open_npy(name: str, place: str) -> Rows:
     if array.dtype.names is not None:
         raise UserError(f"{path}: a table with named columns; save its numbers as one array (n, k)")
     if array.dtype.name not in DTYPES:
-        cure = REAL if array.dtype.kind == "c" else f"one of: {', '.join(DTYPES)}"
-        raise UserError(f"{path}: dtype {array.dtype.str!r}; save {cure}")
+        fix = REAL if array.dtype.kind == "c" else f"one of: {', '.join(DTYPES)}"
+        raise UserError(f"{path}: dtype {array.dtype.str!r}; save {fix}")
     if not array.shape:
-        raise UserError(f"{path}: a single number, of shape (); needs one sample a row, (n, ...)")
+        raise UserError(f"{path}: a single number, of shape (); needs one sample per row, (n, ...)")
     if array.size == 0:
         raise UserError(f"{path}: {array.dtype.name} of shape {array.shape}; needs at least one sample")
     if not array.flags.c_contiguous:
-        raise UserError(f"{path}: in Fortran order, a sample's numbers lie apart; np.save(path, np.ascontiguousarray(x))")
-    # The rows map the file themselves: they hold it open, see whether it changes, and read the files of `idx` as well.
+        raise UserError(
+            f"{path}: is in Fortran order, so a sample's numbers are not contiguous; np.save(path, np.ascontiguousarray(x))"
+        )
+    # Rows maps the file by itself: it keeps the file open, detects changes, and also serves `idx`.
     return Rows(path, getattr(torch, array.dtype.name), array.shape, array.offset, swap=not array.dtype.isnative)
 
 
@@ -144,21 +149,21 @@ def _mapped(path: Path) -> np.memmap[Any, Any]:
     try:
         with open(path, "rb") as file:
             begin, size = file.read(6), os.fstat(file.fileno()).st_size
-        if begin != np.lib.format.MAGIC_PREFIX:  # np.load would look for an archive or a pickle
+        if begin != np.lib.format.MAGIC_PREFIX:  # np.load would try to read an archive or a pickle
             what = "it is empty" if not begin else "an .npz: unpack it" if begin[:2] == b"PK" else begin.hex(" ")
-            raise UserError(f"{path}: begins otherwise than a .npy file, 93 4e 55 4d 50 59 ({what}); write it by np.save")
+            raise UserError(f"{path}: does not begin as a .npy file does, with 93 4e 55 4d 50 59 ({what}); write it by np.save")
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy warns of a size beyond 64 bits, which wraps around
+            warnings.simplefilter("error")  # numpy warns if a size exceeds 64 bits and wraps around
             return np.load(path, mmap_mode="r", allow_pickle=False)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except Exception as error:  # a broken header may raise anything: ValueError, TypeError, MemoryError, tokenize.TokenError
+    except Exception as error:  # a broken header may raise any of ValueError, TypeError, MemoryError, tokenize.TokenError
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-        raise UserError(f"{path}: {reason} (the file has {size:,} bytes); {CURE}") from error
+        raise UserError(f"{path}: {reason} (the file has {size:,} bytes); {FIX}") from error
 
 
-def _words(array: Tensor | MappedRows | Rows) -> str:
-    """`float32 of shape (3, 2)`."""
+def _summary(array: Tensor | MappedRows | Rows) -> str:
+    """Return `float32 of shape (3, 2)`."""
     return f"{str(array.dtype).removeprefix('torch.')} of shape {tuple(array.shape)}"

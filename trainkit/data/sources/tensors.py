@@ -1,4 +1,4 @@
-"""Tensors that are already there, from Python: `tensors(x, t)`."""
+"""Tensors given in Python: `tensors(x, t)`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import MAX_DIMS, Dataset, Split, floating
 
-MAX_CLASSES = 65_536  # more than any label set in use: above it, the labels are numbers to regress on or a broken file
+MAX_CLASSES = 65_536  # larger labels are regression targets or come from a broken file
 
 
 def class_names(label: Tensor, classes: list[str] | int | None, place: str) -> tuple[str, ...]:
-    """The names of the classes of `label` (n,) int64: those given, or "0", "1", ... up to the largest label.
+    """Return the names of the classes of `label` (n,) int64: `classes`, or "0", "1", ... up to the largest label.
 
-    UserError at `place`, with index and value: a label below 0 or without a name.
+    Raises UserError at `place`, with index and value, for a label below 0 or without a name.
     """
-    given = classes is not None
+    named = classes is not None
     if classes is None:
         classes = min(int(label.max()) + 1, MAX_CLASSES)
     names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
     wrong = ((label < 0) | (label >= len(names))).nonzero()
     if len(wrong):
         at = int(wrong[0])
-        cure = "give classes a name each" if given else "are these numbers to regress on? then give floats"
-        raise UserError(f"{place}: label {int(label[at])} at index {at}, outside 0 to {len(names) - 1}; {cure}")
+        fix = "give each class a name" if named else "are these numbers to regress on? then give floats"
+        raise UserError(f"{place}: label {int(label[at])} at index {at}, outside 0 to {len(names) - 1}; {fix}")
     return names
 
 
@@ -36,22 +36,24 @@ def tensors(
     classes: list[str] | int | None = None,
     normalize: Literal["none", "feature", "global"] = "none",
 ) -> Dataset:
-    """Any pair of tensors: `x` (n, ...) real, one sample a row, and `t` by its dtype.
+    """Return a dataset of two tensors: `x` (n, ...) real, one sample per row, and `t`, whose dtype decides its meaning.
 
-    integers or bools (n,): class indices; `classes` names or counts them, else there are max + 1.
-    floats (n, k) with k `classes`: one-hot rows, the label is the largest. floats (n, 1) with two classes: the label is
-    1 above the middle of the two values.
-    other floats (n, ...): a regression; (n,) becomes (n, 1), since a loss of (n, 1) against (n,) would broadcast.
+    Integers or bools (n,): class indices; `classes` names or counts the classes, max + 1 by default.
+    Floats (n, k) with k `classes`: one-hot rows, the label is the largest. Floats (n, 1) with two classes: the label is 1 above
+    the middle of the two values.
+    Other floats (n, ...): a regression; (n,) becomes (n, 1), since a loss of (n, 1) against (n,) would broadcast.
 
     Integers in `x` become the default dtype, those of 32 bits or more float64, unscaled.
-    UserError: complex, empty or unequal tensors, labels out of range.
+    Raises UserError for complex or empty tensors, unequal counts, and labels out of range.
     """
     train = _pair("train", x, t)
     held = None if test is None else _pair("test", *test)
     if held is not None:
         for name, a, b in (("x", train[0], held[0]), ("t", train[1], held[1])):
             if a.shape[1:] != b.shape[1:] or a.is_floating_point() != b.is_floating_point():
-                raise UserError(f"data.test: {name} is {_words(b)}, the training part's {_words(a)}; only n may differ")
+                raise UserError(
+                    f"data.test: {name} is {_summary(b)}, that of the training split {_summary(a)}; only n may differ"
+                )
 
     t = train[1]
     names, threshold = None, None
@@ -61,11 +63,11 @@ def tensors(
         names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
         if t.dim() != 2 or t.shape[1] not in ({1, 2} if len(names) == 2 else {len(names)}):
             raise UserError(
-                f"data.t: {_words(t)} for {len(names)} classes; give one-hot rows of {len(names)}, or integers of shape (n,)"
+                f"data.t: {_summary(t)} for {len(names)} classes; give one-hot rows of {len(names)}, or integers of shape (n,)"
             )
         threshold = float(t.min() + t.max()) / 2 if t.shape[1] == 1 else None
 
-    def part(place: str, x: Tensor, t: Tensor) -> Split:
+    def split(place: str, x: Tensor, t: Tensor) -> Split:
         label = None
         if names is not None:
             label = t if not t.is_floating_point() else t.argmax(1) if threshold is None else (t[:, 0] > threshold).long()
@@ -73,8 +75,8 @@ def tensors(
         return Split(x, t, label)
 
     return Dataset(
-        train=part("data.t", *train),
-        test=None if held is None else part("data.test", *held),
+        train=split("data.t", *train),
+        test=None if held is None else split("data.test", *held),
         classes=names,
         threshold=threshold,
         normalize=normalize,
@@ -82,14 +84,14 @@ def tensors(
 
 
 def _pair(place: str, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """`x` floating and `t` floating or int64, both checked."""
+    """Return `x` floating and `t` floating or int64, both checked."""
     for name, value in (("x", x), ("t", t)):
         if not isinstance(value, Tensor):
             raise UserError(f"data.{place}: {name} is a {type(value).__name__}; pass a tensor, such as torch.as_tensor({name})")
         if value.is_complex():
-            raise UserError(f"data.{place}: {name} is {_words(value)}; pass real numbers, such as torch.view_as_real({name})")
+            raise UserError(f"data.{place}: {name} is {_summary(value)}; pass real numbers, such as torch.view_as_real({name})")
         if value.dim() == 0 or value.numel() == 0:
-            raise UserError(f"data.{place}: {name} is {_words(value)}; needs shape (n, ...) with at least one sample")
+            raise UserError(f"data.{place}: {name} is {_summary(value)}; needs shape (n, ...) with at least one sample")
         if value.dim() > MAX_DIMS:
             raise UserError(
                 f"data.{place}: {name} has {value.dim()} dimensions, at most {MAX_DIMS} can be used; {name}.flatten(1)"
@@ -98,7 +100,8 @@ def _pair(place: str, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         raise UserError(f"data.{place}: {len(x)} inputs, {len(t)} targets; each input needs one target")
     if not t.is_floating_point() and t.dim() != 1:
         raise UserError(
-            f"data.{place}: t is {_words(t)}; class indices have shape (n,): t.squeeze(1); other targets are floats: t.float()"
+            f"data.{place}: t is {_summary(t)}; "
+            f"class indices have shape (n,), t.squeeze(1); other targets are floats, t.float()"
         )
     if not x.is_floating_point():
         x = x.to(floating(x.dtype))
@@ -107,6 +110,6 @@ def _pair(place: str, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return x, t[:, None] if t.dim() == 1 else t
 
 
-def _words(tensor: Tensor) -> str:
-    """`float32 of shape (3, 2)`."""
+def _summary(tensor: Tensor) -> str:
+    """Return `float32 of shape (3, 2)`."""
     return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"

@@ -1,1 +1,1 @@
-"""What is done to the inputs before a net sees them."""
+"""Transformations of the inputs before they enter a net."""

@@ -1,4 +1,4 @@
-"""Scaling of the inputs by statistics of the training part alone; they are saved with the model."""
+"""Scaling of the inputs by statistics of the training split only; they are saved with the model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Normalizer:
-    """x -> (x - mean) / std, a missing number first filled.
+    """x -> (x - mean) / std, after missing numbers are filled.
 
-    `feature`: mean and std (population, /n) of each input feature over the n samples, shape of one sample; a constant
-    feature has std 1. `global`: one mean and std over all. `none`: mean 0, std 1. `fill`: the value for NaN, a feature each,
-    or None. Statistics and scaling are computed in float64, whatever the dtype of x is and of the result will be.
+    `feature`: mean and standard deviation (population, /n) of each input feature over the n samples, with the shape of one
+    sample; a constant feature has std 1. `global`: one mean and std over all numbers. `none`: mean 0, std 1. `fill`: the value
+    for NaN, one per feature, or None. Statistics and scaling are computed in float64 for every dtype of x and of the result.
     """
 
     def __init__(self, mean: Tensor, std: Tensor, fill: Tensor | None) -> None:
@@ -29,14 +29,14 @@ class Normalizer:
 
     @classmethod
     def identity(cls) -> Normalizer:
-        """x -> x."""
+        """Return x -> x."""
         return cls(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64), None)
 
     @classmethod
     def fit(cls, data: Dataset, span: Range | None = None) -> Normalizer:
-        """The statistics of `data.train`, whose range is `span` (found here where it is None and of use).
+        """Return the normalizer with the statistics of `data.train`, whose range is `span` (None: computed here if needed).
 
-        UserError: missing numbers without a fill; infinite ones, which have no mean.
+        Raises UserError for missing numbers without a fill, and for infinite ones, which have no mean.
         """
         x, fill, frame = data.train.x, None, None
         if span is None and (data.fill is not None or not (isinstance(x, MappedRows) and x.small_integers())):
@@ -45,9 +45,9 @@ class Normalizer:
             if span.missing and data.fill is None:
                 check.refuse_missing(data, "train")
             if not span.finite and (data.fill is not None or data.normalize != "none"):
-                check.refuse(data, "train", "x", torch.isinf, "has no mean", check.MEND)
-        if data.fill is not None and span is not None:  # whether or not this part misses a number: another may
-            x = x[:]  # a median needs all at once
+                check.refuse(data, "train", "x", torch.isinf, "has no mean", check.CORRECT)
+        if data.fill is not None and span is not None:  # even if no number is missing here: another split may have one
+            x = x[:]  # a median needs all numbers at once
             fill = _fill(x.double(), data.fill, Frame.of(span.low, span.high))
         zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
         if data.normalize == "none":
@@ -58,15 +58,15 @@ class Normalizer:
         mean, std = mean_std(x, (0,) if data.normalize == "feature" else tuple(range(x.dim())), frame, fill)
         return cls(mean, torch.where(std > 0, std, one), fill)
 
-    def apply(self, part: Split, dtype: torch.dtype | None = None) -> Split:
-        """The part with its inputs filled, scaled and in `dtype` (None: their own); those of a file when they are read."""
+    def apply(self, split: Split, dtype: torch.dtype | None = None) -> Split:
+        """Return the split with its inputs filled, scaled and in `dtype` (None: their own); those of a file when read."""
         from trainkit.data.dataset import Split
 
         scale = partial(self.scale, dtype=dtype)
-        return Split(part.x.then(scale) if isinstance(part.x, MappedRows) else scale(part.x), part.t, part.label)
+        return Split(split.x.then(scale) if isinstance(split.x, MappedRows) else scale(split.x), split.t, split.label)
 
     def scale(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Rows (k, ...) filled and scaled, in `dtype`, by blocks: all at once would need three times the data in float64."""
+        """Return rows (k, ...) filled and scaled, in `dtype`. Works in blocks: all at once would need three float64 copies."""
         if not self.mean.dim() and self.mean == 0 and self.std == 1:
             return filled(x, self.fill).to(dtype or x.dtype)
         scaled = torch.empty_like(x, dtype=dtype)
@@ -86,9 +86,9 @@ class Normalizer:
 
 
 def _fill(x: Tensor, how: str, frame: Frame | None) -> Tensor:
-    """Mean or median of each feature of x (n, ...) over the numbers that are there; 0 where there is none."""
+    """Return the mean or median of each feature of x (n, ...) without NaN; 0 if all are NaN."""
     if how == "median":
-        found = x.nanmedian(0).values
+        value = x.nanmedian(0).values
     else:
-        found = x.nanmean(0) if frame is None else frame.out(frame.into(x).nanmean(0))
-    return found.nan_to_num(0.0)
+        value = x.nanmean(0) if frame is None else frame.out(frame.into(x).nanmean(0))
+    return value.nan_to_num(0.0)
