@@ -64,7 +64,7 @@ def run(
     folder: Path, script: Sequence[Any], *callbacks: Callback, resume: bool = False, **how: Any
 ) -> tuple[Trainer, list[float]]:
     """Epochs of three steps, one for each entry of the script."""
-    net = Sequential(Linear(1, 1, bias=False)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(1, 1, bias=False)).initialize(torch.Generator().manual_seed(0))
     scripted = Script(script)
     settings = {"max_epochs": len(script), "batch_size": 2, "device": "cpu", "run_dir": folder}
     trainer = Trainer(**settings | how, callbacks=[*callbacks, scripted])
@@ -131,7 +131,7 @@ def test_best_pt_holds_the_weights_of_the_best_value(
 
 def test_best_pt_read_back_gives_the_metric_it_was_kept_for(tmp_path: Path) -> None:
     """With schedules and validation inside the epochs: evaluate the file's own net on the validation part."""
-    net = Sequential(Linear(2, 8), Tanh(), Linear(8, 2)).draw(torch.Generator().manual_seed(0))
+    net = Sequential(Linear(2, 8), Tanh(), Linear(8, 2)).initialize(torch.Generator().manual_seed(0))
     callbacks = [
         Checkpoint("val/loss"),
         LRScheduler("step", warmup_steps=3),
