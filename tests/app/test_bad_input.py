@@ -135,9 +135,9 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "a clash at the loss": (
         but("CrossEntropyLoss", "MSELoss"),
         [],
-        ["loss, on the train part: MSELoss: y is (40, 2), t is (40,)"],
+        ["loss, on the train split: MSELoss: y is (40, 2), t is (40,)"],
     ),
-    "too few outputs": (but("[4, 2]", "[4, 1]"), [], ["loss, on the train part: CrossEntropyLoss: class index 1"]),
+    "too few outputs": (but("[4, 2]", "[4, 1]"), [], ["loss, on the train split: CrossEntropyLoss: class index 1"]),
     "negative batch": (but("batch_size: 10", "batch_size: -1"), [], ["trainer.batch_size: -1; needs at least 1"]),
     "no samples": (but("train: 40", "train: 0"), [], ["data: train=0"]),
     "samples over memory": (but("train: 40", "train: 99999999999999"), [], ["not enough memory", "the data"]),

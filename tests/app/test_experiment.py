@@ -95,7 +95,7 @@ def test_other_data_is_scaled_as_the_fit_was() -> None:
     x, t = points()
     trainer = fitted()
     assert trainer.test(tensors(x, t, test=(x[200:], t[200:]))) == trainer.test()
-    with pytest.raises(UserError, match="data: has no val part; train with ValidationSplit"):
+    with pytest.raises(UserError, match="data: has no val split; train with ValidationSplit"):
         trainer.validate(tensors(x, t))
 
 
@@ -118,7 +118,7 @@ def test_an_unfitted_trainer_is_whole() -> None:
     trainer.fit(net, CrossEntropyLoss(), SGD(net.param()), data())
     assert set(vars(trainer)) == before
     for call in (Trainer().test, Trainer().validate, lambda: Trainer().predict([[1.0]])):
-        with pytest.raises(UserError, match="trainer: nothing is fitted yet; call fit"):
+        with pytest.raises(UserError, match="trainer: not fitted yet; call fit"):
             call()
 
 
