@@ -60,6 +60,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.app.config import registry
+from trainkit.interop import torch_nn
 from trainkit.optim.optimizer import momentum_of
 from trainkit.trainer.session import Session
 

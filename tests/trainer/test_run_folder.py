@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -332,7 +333,9 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 
 
 def test_verify_resume_s_runs_are_interrupted_though_signals_are_ignored() -> None:
-    words = [sys.executable, "-m", "trainkit.app.verify_resume.interrupt", "step", "3", "0", "eager", "fit", "conf.yaml"]
+    fit = {"paths": ["conf.yaml"], "overrides": [], "imports": [], "run_dir": "interrupted"}
+    point = json.dumps({"phase": "step", "step": 3, "saved": 0, "engine": "eager", **fit})
+    words = [sys.executable, "-m", "trainkit.app.verify_resume.interrupt", point]
     shell = ["/bin/sh", "-c", "trap '' INT TERM; exec \"$@\"", "sh"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([*shell, *words], capture_output=True, env=environment).returncode == 143

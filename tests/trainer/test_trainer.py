@@ -243,7 +243,7 @@ def test_callbacks_of_a_list_are_named_by_their_class() -> None:
     trainer = Trainer(callbacks=listed)
     assert list(trainer.callbacks) == names
     assert [cb.name for cb in listed] == names
-    with pytest.raises(UserError, match="is no Callback"):
+    with pytest.raises(UserError, match="is not a Callback"):
         Trainer(callbacks=[EarlyStopping])  # type: ignore[list-item]
 
 

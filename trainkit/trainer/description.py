@@ -9,7 +9,6 @@ from typing import Any
 from trainkit.core.errors import UserError
 from trainkit.core.recorded import Recorded, arguments
 from trainkit.core.yaml_text import to_yaml
-from trainkit.data.dataset import Dataset
 from trainkit.nn.layers.container import Container, Sequential
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -20,7 +19,12 @@ from .settings import Settings
 
 
 def configuration(
-    settings: Settings, net: Module, loss: Loss, optimizer: Optimizer, data: Dataset, callbacks: Mapping[str, Callback]
+    settings: Settings,
+    net: Module,
+    loss: Loss,
+    optimizer: Optimizer,
+    source: Mapping[str, object],
+    callbacks: Mapping[str, Callback],
 ) -> tuple[str, list[str]]:
     """Return the configuration as text, and a line for each object that a file cannot hold, which is left out."""
     left_out: list[str] = []
@@ -35,7 +39,7 @@ def configuration(
     changed = settings.changed()
     described: dict[str, Any] = {
         "seed": changed.pop("seed", 0),
-        "data": dict(data.source),
+        "data": dict(source),
         "model": attempt(lambda: _layers(net)),
         "loss": attempt(lambda: _named(loss)),
         "optimizer": attempt(lambda: _named(optimizer, ("params",))),

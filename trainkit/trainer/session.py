@@ -59,6 +59,7 @@ class Session:
         self.device, self.dtype = find_device(settings.device), getattr(torch, settings.dtype)
         self.replicas, self.seeds = settings.replicas, settings.replica_seeds()
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
+        self.source = data.source  # what the data was read from, before it is split
         self.callbacks = dict(callbacks or {})
         self.run, self.config = run, config
         self.normalizer = Normalizer.identity()

@@ -31,6 +31,7 @@ from .setup import begin
 from .summary import summarize
 
 Metrics = dict[str, float | list[float]]
+LEFT_OUT = "config.yaml: left out, {}; give it to trainkit.load"
 
 
 @dataclass(repr=False)
@@ -124,7 +125,10 @@ class Trainer(Settings):
             if cb.needs_run_folder and run is None:
                 raise UserError(f"callbacks.{name}: needs a run folder to write in; give the trainer a run_dir")
         files = check_files(callbacks)
-        config, left_out = (self.config, []) if self.config else configuration(settings, net, loss, optimizer, data, callbacks)
+        config = self.config
+        left_out: list[str] = []
+        if run is not None and not config:
+            config, left_out = configuration(settings, net, loss, optimizer, data.source, callbacks)
         session = self.session = Session(settings, net, loss, optimizer, data, callbacks, run, config)
         began, first_step = time.perf_counter(), 0
         try:
@@ -136,9 +140,7 @@ class Trainer(Settings):
                     first_step = session.progress.step
                     if run is not None:
                         run.begin()
-                        terminal.print_stderr(
-                            *(f"config.yaml: left out, {line}; give it to trainkit.load" for line in left_out)
-                        )
+                        terminal.print_stderr(*(LEFT_OUT.format(line) for line in left_out))
                         if not session.going_back:
                             session.write_config()
                     session.call("on_train_start")
@@ -193,7 +195,12 @@ class Trainer(Settings):
 
         Raises UserError with path and cause where it cannot be written.
         """
-        save(self.fitted().snapshot(), Path(path))
+        session = self.fitted()
+        if not session.config:
+            parts = session.net, session.loss, session.optimizer, session.source, session.callbacks
+            session.config, left_out = configuration(session.settings, *parts)
+            terminal.print_stderr(*(LEFT_OUT.format(line) for line in left_out))
+        save(session.snapshot(), Path(path))
 
     def fitted(self) -> Session:
         """Return the session of the last fit. Raises UserError before a fit."""
