@@ -239,10 +239,13 @@ WRONG: dict[str, tuple[Callable[[Module], dict[str, Any]], str]] = {
     "a path": (lambda net: {"data": "data.csv"}, "data: is 'data.csv'; give a Dataset"),
     "another net's": (
         lambda net: {"optimizer": SGD(Sequential(Linear(4, 2)).param())},
-        "optimizer: holds parameters that are not this net's; make it of this net, SGD\\(net.param\\(\\)",
+        "optimizer: holds parameters that are not this net's; make it from this net: SGD\\(net.param\\(\\)",
     ),
     "a resume that is not there": (lambda net: {"resume": "nowhere.pt"}, "checkpoint nowhere.pt: is not a file"),
-    "a resume of a number": (lambda net: {"resume": 3}, "resume: is 3; give a run's folder, a checkpoint file, or its content"),
+    "a resume of a number": (
+        lambda net: {"resume": 3},
+        "resume: not a path \\(got 3\\); give a run's folder, a checkpoint file, or its content",
+    ),
 }
 
 

@@ -740,7 +740,9 @@ def test_a_run_that_could_not_be_saved_is_refused_before_it_writes(tmp_path: Pat
         def state_dict(self) -> dict[str, Any]:
             return {"list": [0.5] * 300_000}
 
-    with pytest.raises(UserError, match=r"^checkpoint: it would hold 300,\d+ parts, a file can hold 250,000; keep long lists"):
+    with pytest.raises(
+        UserError, match=r"^checkpoint: it would hold 300,\d+ values \(a file can hold 250,000\); keep long lists"
+    ):
         run(tmp_path, [1], Checkpoint(), Long())
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
 

@@ -319,7 +319,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"replicas": 0}, "trainer.replicas: 0"),
     ({"dtype": "float16"}, "trainer.dtype: float16"),
     ({"device": "tpu"}, "trainer.device: 'tpu'"),
-    ({"device": "cuda:99"}, "trainer.device: 'cuda:99' is not there"),
+    ({"device": "cuda:99"}, "trainer.device: 'cuda:99' is not available"),
 ]
 
 
