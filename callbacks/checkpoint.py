@@ -1,4 +1,4 @@
-"""Save the run: last.pt always, best.pt by a metric, and the k best under names of their own."""
+"""Save the run: last.pt always, best.pt by a metric, and the k best states under their own names."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
 
 LAST, BEST, FINAL = "last.pt", "best.pt", "final.pt"
-FIRST_SAVE_SECONDS = 0.02  # seconds of a save before the first one is measured
-SPACING = 20  # saves are at least this many times as far apart as the last one took: 5 % of the time
-Entry = tuple[float, str, int]  # score (the smaller the better), file name, step
+FIRST_SAVE_SECONDS = 0.02  # assumed duration of the first save
+SPACING = 20  # the least time between saves, in durations of the last save: saving takes at most 5 % of the time
+Entry = tuple[float, str, int]  # score (smaller is better), file name, step
 ENTRY = (float, str, COUNTER)
 STATE: dict[str, Any] = {"kept": [ENTRY], "gone": [ENTRY], "monitor": OneOf(None, str), "sign": float}
 
 
 class Checkpoint(Callback):
-    """Writes `checkpoints/last.pt`, the last completed step, every n epochs, n steps or n seconds, and at the end of the run.
+    """Writer of `checkpoints/last.pt`, the last completed step, every n epochs, n steps or n seconds, and at the end of a run.
 
-    With none of the three said it saves at an epoch's end, as often as saving takes at most 5 % of the time: nets whose epoch
-    lasts 2 ms would otherwise spend their life in fsync. With `monitor`, `best.pt` is the state at its best value (of the mean
-    over replicas), and with save_top_k > 1 the k best are kept as `filename`, whose fields are epoch, step and any metric:
-    "{epoch}-{val/loss:.3f}"; a name that is taken gets the step behind it. A state that ranks is kept in memory until the
-    next save, and every file of one save is written together, last.pt at last, so a run that is killed and resumed ends with
-    the same files. Values that are not finite never rank.
-    A resumed run replaces a best.pt of the same metric by a better state only, even where best.pt is of a later step than the
-    run resumes from. Files of later steps than the run resumes from (the k best of an abandoned future) stay in the folder and
-    no longer rank. A checkpoint may be a stranger's: of the files that it lists, one is deleted only if the file itself says
-    that it was saved under that name, at that step, for that score.
+    By default it saves at an epoch's end, as often as saving takes at most 5 % of the time. (An epoch may last only 2 ms.)
+    monitor, mode: `best.pt` is the state at the best value of this metric (of its mean over replicas).
+    save_top_k: with more than 1, the k best states are kept as `filename`, whose fields are epoch, step and any metric:
+    "{epoch}-{val/loss:.3f}". If the name is taken, the step is appended. Non-finite values never rank.
+
+    A state that ranks is kept in memory until the next save. All files of a save are written together, last.pt last, so a run
+    that is killed and resumed ends with the same files. Saves come after the metrics and the schedules of their step.
+    A resumed run replaces a best.pt of the same metric only by a better state, even if that best.pt is of a later step.
+    Files of steps after the one that the run resumes from stay in the folder and no longer rank.
+    A checkpoint may come from another source. A file that it lists is deleted only if the file itself holds the same name, step
+    and score.
     Where a callback changes the parameters after the last step (early stopping's restore_best), `final.pt` holds them.
-    All of it happens after the metric is known and the schedules have moved, so a file never holds a stale value.
-    Errors: UserError naming path and cause where a file cannot be written; the file before it is kept.
+    Errors: UserError with path and cause where a file cannot be written; the previous file is kept.
     """
 
     needs_run_folder = True
@@ -70,18 +70,16 @@ class Checkpoint(Callback):
         ranked = [] if save_top_k < 2 else [field for _, field, _ in self.names.parts if field and field not in COUNTERS]
         self.monitors = () if monitor is None else (monitor, *ranked)
         if filename in ("best", "last", "final"):
-            raise UserError(
-                f"Checkpoint: filename={filename!r}; best.pt, last.pt and final.pt are written anyway, choose another"
-            )
+            raise UserError(f"Checkpoint: filename={filename!r}; best.pt, last.pt and final.pt are reserved; choose another")
 
     def setup(self, session: Session) -> None:
-        self.ranked: list[Entry] = []  # what this run has ranked, best first
-        self.waiting: dict[str, dict[str, Any]] = {}  # states that rank, by file name, not written yet
-        self.to_delete: dict[str, Entry] = {}  # files that no longer rank, not deleted yet
-        self.written: set[str] = set()  # files of this fit: they need no proof before they are deleted
-        self.held: tuple[float, int] | None = None  # score and step of the best.pt that was there before this fit
+        self.ranked: list[Entry] = []  # the best states, best first
+        self.waiting: dict[str, dict[str, Any]] = {}  # states to write at the next save, by file name
+        self.to_delete: dict[str, Entry] = {}  # files that no longer rank, deleted after the next save
+        self.written: set[str] = set()  # files of this fit: deleted without a check of their content
+        self.held: tuple[float, int] | None = None  # score and step of the best.pt from before this fit
         self.saved: tuple[int, int] | None = None  # (step, batch) of last.pt
-        self.save_seconds, self.ended = FIRST_SAVE_SECONDS, time.monotonic()  # the last save: how long, and when
+        self.save_seconds, self.ended = FIRST_SAVE_SECONDS, time.monotonic()  # of the last save: duration, and end
 
     def on_fit_start(self, session: Session) -> None:
         assert session.run is not None
@@ -92,10 +90,10 @@ class Checkpoint(Callback):
     def on_train_start(self, session: Session) -> None:
         assert session.run is not None
         folder = session.run.checkpoints
-        self._delete_displaced(session)  # what a run that was killed between saving and deleting has left
+        self._delete_displaced(session)  # a run may have been killed between saving and deleting
         if self.ranked and self.ranked[0][1] != BEST and (self.held is None or self.ranked[0][0] < self.held[0]):
-            source = folder / self.ranked[0][1]  # best.pt was lost
-            if self._wrote(source, self.ranked[0]):
+            source = folder / self.ranked[0][1]  # best.pt is missing or worse: write it again
+            if self._is_file_of(source, self.ranked[0]):
                 save(load(source), folder / BEST)
 
     def on_checkpoint(self, session: Session) -> None:
@@ -126,18 +124,20 @@ class Checkpoint(Callback):
             save(session.snapshot(), session.run.checkpoints / FINAL)
 
     def save(self, session: Session, content: dict[str, Any] | None = None) -> None:
-        """Write the files that rank, then last.pt; then delete what is no longer among the best.
+        """Write the states that rank, then last.pt; then delete the files that no longer rank.
 
-        content: the snapshot of this moment, if there is one already. Each that waited is let go when it is written, so that a
-        save needs the memory of one state beside those that wait.
+        content: the snapshot of this step, if it exists already. Each waiting state is freed when it is written, so a save
+        needs the memory of one state besides them.
         """
         assert session.run is not None
         began, folder = time.monotonic(), session.run.checkpoints
-        for name in sorted(self.waiting, key=lambda name: name == BEST):  # what a file lists is there before it
+        for name in sorted(
+            self.waiting, key=lambda name: name == BEST
+        ):  # best.pt lists the others, so it is written after them
             save(self.waiting[name], folder / name)
             del self.waiting[name]
             self.written.add(name)
-        delete(folder / FINAL)  # of an earlier end, which last.pt leaves behind
+        delete(folder / FINAL)  # it belongs to an earlier end of the run
         save(session.snapshot() if content is None else content, folder / LAST)
         self.saved = (session.progress.step, session.progress.batch)
         session.save_ended()
@@ -146,7 +146,7 @@ class Checkpoint(Callback):
         self.save_seconds = self.ended - began
 
     def _rank(self, session: Session) -> dict[str, Any] | None:
-        """Put this state among the best, if it is one of them: its snapshot, which waits for the next save, else None."""
+        """Rank this state. Return its snapshot, which waits for the next save, if a file is to hold it; else None."""
         assert self.monitor is not None
         if self.save_top_k == 0 or session.metrics.new(self.monitor) is None:
             return None
@@ -174,7 +174,7 @@ class Checkpoint(Callback):
         counters = {"epoch": session.progress.epoch, "step": session.progress.step}
 
         def value(metric: str) -> float:
-            return session.metrics.mean(metric) if metric in session.metrics else math.nan  # it is still to come
+            return session.metrics.mean(metric) if metric in session.metrics else math.nan  # not measured yet
 
         taken = {name for _, name, _ in self.ranked}
         return self.names.make(lambda field: counters[field] if field in counters else value(field), taken)
@@ -182,69 +182,69 @@ class Checkpoint(Callback):
     def _delete_displaced(self, session: Session) -> None:
         """Delete the files that no longer rank; one of an earlier fit only if its content matches the entry."""
         assert session.run is not None
-        left = []
+        remaining = []
         for name, entry in self.to_delete.items():
             path = session.run.checkpoints / name
-            if name in self.written or self._wrote(path, entry):
+            if name in self.written or self._is_file_of(path, entry):
                 delete(path)
             elif os.path.lexists(path):
-                left.append(name)
-        self._say("not deleted, these are not the files that the checkpoint lists", left)
+                remaining.append(name)
+        self._print_files("not deleted, these are not the files that the checkpoint lists", remaining)
         self.to_delete = {}
 
-    # -- what a resumed run finds ----------------------------------------------------------------------------------------
+    # -- the files of an earlier fit --------------------------------------------------------------------------------------
 
     def _held(self, path: Path) -> tuple[float, int] | None:
-        """Score and step of best.pt, read from the file itself; None where it is missing, damaged or of another metric."""
+        """Return score and step of best.pt, read from the file; None where it is missing, damaged or of another metric."""
         if path.is_symlink():
             return None
         try:
             content = load(path)
         except Unreadable:
-            raise  # it may be better than all that is to come
+            raise  # it may be better than every state of this fit
         except UserError:
             return None
-        ranked = self._kept_of(content)
+        ranked = self._ranked_in(content)
         return (ranked[0][0], ranked[0][2]) if ranked and ranked[0][2] == content["state"]["step"] else None
 
-    def _kept_of(self, content: dict[str, Any]) -> list[Entry]:
-        """What a checkpoint lists as best by the same metric, whatever its callback's name was."""
+    def _ranked_in(self, content: dict[str, Any]) -> list[Entry]:
+        """Return the entries that a checkpoint ranks by the same metric, under any name of the callback."""
         for state in content["callbacks"].values():
             if not mismatches(state, STATE, "") and (state["monitor"], state["sign"]) == (self.monitor, self.sign):
                 return [(score, name, step) for score, name, step in state["kept"]]
         return []
 
-    def _wrote(self, path: Path, entry: Entry) -> bool:
-        """Whether the file at `path` is the one of `entry`, by its own content."""
+    def _is_file_of(self, path: Path, entry: Entry) -> bool:
+        """Return whether the file at `path` is that of `entry`, by its content."""
         if path.is_symlink() or not path.is_file():
             return False
         try:
             content = load(path)
         except UserError:
             return False
-        return content["state"]["step"] == entry[2] and entry in self._kept_of(content)
+        return content["state"]["step"] == entry[2] and entry in self._ranked_in(content)
 
     def _forget_others(self, session: Session) -> None:
-        """Forget listed files that are not in the run's folder, or cannot be this callback's."""
+        """Drop entries whose file is not in the run's folder, or cannot be this callback's."""
         assert session.run is not None
         folder = session.run.checkpoints
-        there = {p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()} if folder.is_dir() else set()
-        listed = [e for e in [*self.ranked, *self.to_delete.values()] if e[1] in there]
-        ours = {e[1] for e in listed if self.names.makes(e[1])} | ({BEST} if self.held is not None else set())
-        self._say("no longer ranked, filename does not make these names", {e[1] for e in listed} - ours - {BEST})
+        present = {p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()} if folder.is_dir() else set()
+        listed = [e for e in [*self.ranked, *self.to_delete.values()] if e[1] in present]
+        own = {e[1] for e in listed if self.names.makes(e[1])} | ({BEST} if self.held is not None else set())
+        self._print_files("no longer ranked, filename does not make these names", {e[1] for e in listed} - own - {BEST})
         ranked: dict[str, Entry] = {}
         for entry in sorted(self.ranked, key=lambda e: e[0]):
-            if entry[1] in ours and entry[2] <= session.progress.step:
+            if entry[1] in own and entry[2] <= session.progress.step:
                 ranked.setdefault(entry[1], entry)
         displaced = {e[1]: e for e in [*self.to_delete.values(), *list(ranked.values())[self.save_top_k :]]}
         self.ranked = list(ranked.values())[: self.save_top_k]
-        still = {BEST, *(name for _, name, _ in self.ranked)}
-        self.to_delete = {name: e for name, e in displaced.items() if name in ours - still}
+        still_ranked = {BEST, *(name for _, name, _ in self.ranked)}
+        self.to_delete = {name: e for name, e in displaced.items() if name in own - still_ranked}
 
-    def _say(self, what: str, names: Iterable[str]) -> None:
+    def _print_files(self, problem: str, names: Iterable[str]) -> None:
         if names := sorted(names):
             more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-            print_stderr(f"callbacks.{self.name}: {what}: {', '.join(names[:MAX_NAMES])}{more}")
+            print_stderr(f"callbacks.{self.name}: {problem}: {', '.join(names[:MAX_NAMES])}{more}")
 
     def state_dict(self) -> dict[str, Any]:
         to_delete = [list(self.to_delete[name]) for name in sorted(self.to_delete)]
@@ -260,6 +260,6 @@ class Checkpoint(Callback):
             self.ranked = [(score, name, step) for score, name, step in state["kept"]]
             self.to_delete = {name: (score, name, step) for score, name, step in state["gone"]}
         elif state["monitor"] is not None and self.monitor is not None:
-            then = f"{short_repr(state['monitor'], '')} ({'min' if state['sign'] > 0 else 'max'})"
+            before = f"{short_repr(state['monitor'], '')} ({'min' if state['sign'] > 0 else 'max'})"
             now = f"{self.monitor} ({'min' if self.sign > 0 else 'max'})"
-            print_stderr(f"callbacks.{self.name}: the checkpoint ranks by {then}, this run by {now}: best.pt is ranked again")
+            print_stderr(f"callbacks.{self.name}: the checkpoint ranks by {before}, this run by {now}: best.pt is ranked again")

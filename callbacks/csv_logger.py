@@ -1,4 +1,4 @@
-"""metrics.csv: a row per moment, readable by any tool."""
+"""The metrics as a CSV file: a row per epoch, and per validation inside an epoch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIX = "put back the file as trainkit wrote it, or move it away"
 
 
 class Mark(NamedTuple):
-    """Up to which row: how many there are, the step of the last one, and how many have that step.
+    """A position in the file: the number of rows, the step of the last one, and how many rows have that step.
 
     One step can have two rows: that of a validation inside the epoch, and that of the epoch's end.
     """
@@ -39,40 +39,40 @@ class Mark(NamedTuple):
     at_step: int = 0
 
     def after(self, step: int) -> Mark:
-        """One row further, which is of `step`."""
+        """Return the mark after one more row, which is of `step`."""
         return Mark(self.rows + 1, step, self.at_step + 1 if step == self.step else 1)
 
 
 class CSVLogger(Callback):
-    """Write `metrics.csv`: epoch, step, then the metrics. Numbers are written in full, so that equal runs give equal files.
+    """Writer of `metrics.csv`: epoch, step, then the metrics. Numbers are written in full, so that equal runs give equal files.
 
-    With replicas `val/loss` is the mean, `val/loss_std` the deviation, `val/loss.0` the first replica. A metric that turns
-    up later gets a column behind the others.
-    A resumed run goes on in the file. The header says where each metric belongs; a row's own step says whether it belongs to
-    the resumed state. Later rows are dropped. A fit that goes back behind last.pt drops them after its first save: until then
-    a resume continues from last.pt, so its own rows wait, in memory and in the state of whatever is saved.
-    Errors: UserError with the line, before anything is written, for a file that is not one of CSVLog's.
+    With replicas `val/loss` is the mean, `val/loss_std` the standard deviation, `val/loss.0` the first replica. A metric that
+    first appears later gets a column after the others.
+    A resumed run continues the file and drops rows of later steps than it resumes from. A fit that resumes from a step before
+    last.pt drops them only after its first save: until then a resume continues from last.pt. Meanwhile its own rows are kept
+    in memory and in the state of each save.
+    Errors: UserError with the line, before anything is written, for a file that CSVLogger has not written.
     """
 
     needs_run_folder = True
     files = (FILE,)
     file: BinaryIO | None = None
-    is_held = False  # the file is still that of a last.pt which this fit's first save replaces
+    is_held = False  # the file still belongs to a last.pt that this fit's first save replaces
 
     def setup(self, session: Session) -> None:
         self.columns = dict.fromkeys(PLACE)
-        self.mark = Mark()  # the rows that the file has, or in a state, those that it has to have
-        self.tail: list[str] = []  # rows behind them that it does not have yet
+        self.mark = Mark()  # the rows in the file; in a state, the rows that the file must have
+        self.tail: list[str] = []  # rows after them that are not written yet
         self.saved_tail = ""
-        self.is_marked = self.is_held = False  # marked: the state counts its rows
-        self.cut: int | None = None  # the number of a last line that has no end
+        self.is_marked = self.is_held = False  # is_marked: the state has a count of rows
+        self.cut: int | None = None  # the number of an incomplete last line
         self.left_out: set[str] = set()
 
     def on_fit_start(self, session: Session) -> None:
         """Check the whole file, and find the rows that belong to this state. Raises UserError for the first bad line."""
         assert session.run is not None
         self.path, state = session.run.file(FILE), session.progress
-        self.wanted, self.mark = self.mark, Mark()
+        self.saved_mark, self.mark = self.mark, Mark()
         self.head = self.end = self.size = 0
         if (file := opened(self.path)) is None:
             return
@@ -81,20 +81,20 @@ class CSVLogger(Callback):
             for epoch, step in read(lines):
                 following = self.mark.after(step)
                 if self.is_marked:
-                    belongs = following[1:] <= self.wanted[1:]
-                else:  # a state without a mark: what was logged before it
+                    belongs = following[1:] <= self.saved_mark[1:]
+                else:  # the state of a release without marks
                     belongs = epoch <= state.epoch and step <= state.step
                 if belongs:
                     self.mark, self.end = following, lines.end
             self.size = os.fstat(file.fileno()).st_size
         if self.size > lines.end:
             self.cut = lines.number + 1
-            if not lines.number or self.mark.rows < self.wanted.rows:  # a kill leaves a part of a row, after its last save
+            if not lines.number or self.mark.rows < self.saved_mark.rows:  # a killed run cuts only a row after its last save
                 lines.number = self.cut
-                raise lines.refused(
+                raise lines.error(
                     "no newline ends it (got the end of the file)", "add one if the line is whole, or delete the line"
                 )
-        if not session.run.continues:  # neither rows nor columns of a run that saved nothing
+        if not session.run.continues:  # a run that saved nothing: drop its rows and columns
             self.mark = Mark()
         elif lines.columns:
             self.columns, self.head, self.end = lines.columns, lines.head, max(self.end, lines.head)
@@ -103,9 +103,9 @@ class CSVLogger(Callback):
         if self.cut is not None and not session.going_back:
             print_stderr(f"{FILE}: line {self.cut} is incomplete (the run was killed while writing it); removed")
         assert session.run is not None
-        rows, step, _ = self.wanted
+        rows, step, _ = self.saved_mark
         if not session.run.continues and self.size:
-            print_stderr(f"{FILE}: started over; its rows are of a run that saved nothing")
+            print_stderr(f"{FILE}: started over; its rows are those of a run that saved nothing")
         elif self.is_marked and self.mark.rows != rows and session.run.continues:
             print_stderr(
                 f"{FILE}: has {self.mark.rows} rows up to step {step}, the checkpoint counts {rows}; continued as it is"
@@ -116,7 +116,7 @@ class CSVLogger(Callback):
         if self.is_held:
             return
         if self.tail or self.size != self.end or not self.end or self.path.stat().st_nlink > 1:
-            self._rewrite()  # also where a hard link shares the file: a copy of the run stays as it is
+            self._rewrite()  # also for a hard link: the other copy of the run keeps its file
         else:
             self.file = open(self.path, "ab")  # noqa: SIM115 (open for the run's length)
 
@@ -148,7 +148,7 @@ class CSVLogger(Callback):
             self._rewrite()
 
     def on_exception(self, session: Session, error: BaseException) -> None:
-        self.is_held = False  # nothing was saved: the file is still that of last.pt
+        self.is_held = False  # nothing was saved: the file still belongs to last.pt
 
     def on_fit_end(self, session: Session) -> None:
         if self.is_held:
@@ -174,27 +174,29 @@ class CSVLogger(Callback):
         self.mark, self.saved_tail, self.is_marked = Mark(state["rows"], state["step"], state["at_step"]), state["tail"], True
 
     def _leave_out(self, name: str) -> None:
+        """Print once that a metric has the name of a column of the run's own."""
         if name not in self.left_out:
             self.left_out.add(name)
             print_stderr(
-                f"{FILE}: the metric {short_repr(name)} is left out, since that column is the run's own; log it by another name"
+                f"{FILE}: the metric {short_repr(name)} is left out, since that column is the run's own;"
+                " log it under another name"
             )
 
     def _line(self, row: dict[str, str]) -> str:
-        """The row under the columns, to which it adds what they lack."""
+        """Return the row as text in the order of the columns; add the columns that are missing."""
         for name in row:
             self.columns.setdefault(name)
         return ",".join([row.get(name, "") for name in self.columns])
 
     def _text(self, rows: list[str]) -> str:
-        """The header, and rows filled up to its width. (Numbers have no comma and no quotes.)"""
+        """Return the header, and the rows filled up to its width. (Numbers contain no commas or quotes.)"""
         header = io.StringIO()
         csv.writer(header, lineterminator="\n").writerow(self.columns)
         commas = len(self.columns) - 1
         return header.getvalue() + "".join([f"{row}{',' * (commas - row.count(','))}\n" for row in rows])
 
     def _rewrite(self) -> None:
-        """Replace the file by the rows that are kept of it, and the tail."""
+        """Replace the file by its kept rows and the tail."""
         if self.file is not None:
             self.file.close()
         kept: list[str] = []
@@ -215,7 +217,7 @@ class CSVLogger(Callback):
 
 
 def opened(path: Path) -> BinaryIO | None:
-    """The file `path`, to be read; None if there is none. (That it is a file, not a pipe or a link, `Run.open` has checked.)"""
+    """Open `path` for reading; return None if it does not exist. (`RunFolder.open` has checked that it is a regular file.)"""
     if not path.exists():
         return None
     if not os.access(path, os.W_OK):
@@ -226,7 +228,7 @@ def opened(path: Path) -> BinaryIO | None:
 
 
 class Lines(Iterator[str]):
-    """The lines of a log, without an incomplete last line. `number` and `end` (in bytes) are those of the last line read.
+    """The complete lines of a log. `number` and `end` (in bytes) are those of the last line read.
 
     `read` sets `columns`, and `head`: where the header ends.
     """
@@ -245,41 +247,41 @@ class Lines(Iterator[str]):
         try:
             return line.decode()
         except UnicodeDecodeError as error:
-            raise self.refused(f"is not UTF-8 (got {short_repr(line[error.start : error.end])})") from None
+            raise self.error(f"is not UTF-8 (got {short_repr(line[error.start : error.end])})") from None
 
-    def refused(self, problem: str, fix: str = FIX) -> UserError:
-        """The error to raise for the last line given."""
+    def error(self, problem: str, fix: str = FIX) -> UserError:
+        """Return the error to raise for the last line read."""
         return UserError(f"{self.name}, line {self.number}: {problem}; {fix}")
 
 
 def read(lines: Lines, before: tuple[int, int] = (0, 0)) -> Iterator[tuple[int, int]]:
-    """Epoch and step of each row. Raises UserError for the first line that CSVLog does not write, or that is from `before`."""
+    """Yield epoch and step of each row. Raises UserError for the first invalid line, or row before epoch and step `before`."""
     try:
         names = next(csv.reader(lines, strict=True), [])
     except csv.Error as error:
-        raise lines.refused(f"the header is not CSV ({error})") from None
+        raise lines.error(f"the header is not CSV ({error})") from None
     if not lines.number:
         return
     if names[:2] != PLACE:
-        raise lines.refused(f"the header does not begin with epoch,step (got {short_repr(','.join(names[:2]))})")
+        raise lines.error(f"the header does not begin with epoch,step (got {short_repr(','.join(names[:2]))})")
     lines.columns, lines.head = dict.fromkeys(names), lines.end
     if len(lines.columns) < len(names):
-        raise lines.refused(f"the header repeats a column (got {short_repr(Counter(names).most_common(1)[0][0])})")
+        raise lines.error(f"the header repeats a column (got {short_repr(Counter(names).most_common(1)[0][0])})")
     commas = len(names) - 1
     for line in lines:
         row = ROW.fullmatch(line)
         if row is None or line.count(",") != commas:
-            raise lines.refused(fault(line.rstrip("\r\n").split(","), names))
+            raise lines.error(row_problem(line.rstrip("\r\n").split(","), names))
         now = int(row[1]), int(row[2])
-        for name, value, least in zip(PLACE, now, before, strict=True):
-            if value < least:
-                raise lines.refused(f"{name} is smaller than in the row before (got {value} after {least})")
+        for name, value, minimum in zip(PLACE, now, before, strict=True):
+            if value < minimum:
+                raise lines.error(f"{name} is smaller than in the row before (got {value} after {minimum})")
         yield now
         before = now
 
 
-def fault(fields: list[str], names: list[str]) -> str:
-    """What is wrong with a row that is not like ROW."""
+def row_problem(fields: list[str], names: list[str]) -> str:
+    """Return what is wrong with a row that does not match ROW."""
     if len(fields) != len(names):
         return f"has another number of fields than the header (got {len(fields)}, needs {len(names)})"
     for name, field in zip(PLACE, fields, strict=False):

@@ -15,13 +15,13 @@ from trainkit.trainer.session import Session
 
 
 class EarlyStopping(Callback):
-    """Stops a run, or with replicas each of them on its own, when `monitor` has not improved for `patience` checks.
+    """Early stopping: ends the run, or with replicas each of them alone, when `monitor` has not improved for `patience` checks.
 
-    A check is made whenever the metric is new: after each epoch, or as often as validation runs. At each, in this order:
+    A check is made at each new value of the metric: after each epoch, or as often as validation runs. It tests, in this order:
     not finite (check_finite), beyond stopping_threshold, beyond divergence_threshold, improved by more than min_delta (in the
-    metric's units, or with threshold_mode rel as a share of |best|), else one more check waited; patience 0 acts as 1.
-    start_from_epoch: epochs without checks. restore_best: end with the parameters of the best check.
-    strict: a missing metric is an error. A stopped replica keeps its parameters and metrics while others go on.
+    metric's units, or with threshold_mode rel as a share of |best|). Else the count of waits grows; patience 0 acts as 1.
+    start_from_epoch: the number of first epochs without checks. restore_best: end with the parameters of the best check.
+    strict: a missing metric is an error. A stopped replica keeps its parameters and metrics while others train.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class EarlyStopping(Callback):
     def setup(self, session: Session) -> None:
         self.best: list[float] = [self.sign * math.inf] * session.replicas
         self.wait_counts = [0] * session.replicas
-        self.stopped: list[str] = [""] * session.replicas  # why, a replica each
-        self.was_stopped = [False] * session.replicas  # by this callback, before the run was resumed
+        self.stopped: list[str] = [""] * session.replicas  # the reason, per replica
+        self.was_stopped = [False] * session.replicas  # whether the checkpoint's run had stopped it by this callback
         self.best_params: dict[str, Tensor] = {}
 
     def on_fit_start(self, session: Session) -> None:
         if self.best_params and (wrong := session.net.state_errors(self.best_params)):
             raise UserErrors(wrong)
-        active = list(session.progress.active)  # who was stopped by others stays so
-        for r, why in enumerate(self.stopped):  # a resumed run is judged by the configuration of now
+        active = list(session.progress.active)  # replicas stopped by other callbacks stay stopped
+        for r, why in enumerate(self.stopped):  # a resumed run is checked by its current configuration
             if why == "patience":
                 stays = self.wait_counts[r] >= self.patience
             else:
@@ -95,12 +95,12 @@ class EarlyStopping(Callback):
                 self.stopped[r] = why
                 ending.append(r)
         if self.restore_best and improved:
-            self._keep(session, improved)
+            self._keep_params(session, improved)
         if ending:
             self._stop(session, ending)
 
     def check(self, value: float, r: int) -> tuple[str, bool]:
-        """Why replica r stops at `value`, if it does not merely wait, and whether the value is an improvement."""
+        """Return why replica r stops at `value` (empty if it goes on or waits), and whether the value is an improvement."""
         better = self.sign * value < self.sign * self.best[r] - self._delta(self.best[r])
         if self.check_finite and not math.isfinite(value):
             return "not finite", False
@@ -115,15 +115,15 @@ class EarlyStopping(Callback):
 
     def _stop(self, session: Session, replicas: list[int]) -> None:
         why = self.stopped[replicas[0]]
-        words = {
+        message = {
             "patience": f"{self.monitor} has not improved on {self.best[replicas[0]]:.6g} for {self.patience} checks",
             "threshold": f"{self.monitor} is beyond stopping_threshold {self.stopping_threshold}",
             "divergence": f"{self.monitor} is beyond divergence_threshold {self.divergence_threshold}",
             "not finite": f"{self.monitor} is not finite",
         }[why]
-        session.stop("early_stopping", words, [r in replicas for r in range(session.replicas)])
+        session.stop("early_stopping", message, [r in replicas for r in range(session.replicas)])
 
-    def _keep(self, session: Session, replicas: list[int]) -> None:
+    def _keep_params(self, session: Session, replicas: list[int]) -> None:
         for name, p, _ in session.net.named_param():
             if session.net.replica_dims:
                 kept = self.best_params[name] = self.best_params[name].to(p) if name in self.best_params else p.clone()
@@ -132,7 +132,7 @@ class EarlyStopping(Callback):
                 self.best_params[name] = p.clone()
 
     def on_train_end(self, session: Session) -> None:
-        improved = [r for r, best in enumerate(self.best) if best != self.sign * math.inf]  # the others have no best to take
+        improved = [r for r, best in enumerate(self.best) if best != self.sign * math.inf]  # the others have no best parameters
         if self.restore_best and self.best_params:
             session.params_replaced = True
             for name, p, _ in session.net.named_param():
@@ -152,14 +152,14 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        each, reasons = len(self.best), OneOf("", "patience", "threshold", "divergence", "not finite")
-        lists = {"best": (float,) * each, "waited": (COUNTER,) * each, "stopped": (reasons,) * each}
+        n, reasons = len(self.best), OneOf("", "patience", "threshold", "divergence", "not finite")
+        lists = {"best": (float,) * n, "waited": (COUNTER,) * n, "stopped": (reasons,) * n}
         require(state, {"monitor": str, "sign": float, **lists, "best_params": {str: Tensor}}, "state")
         self.was_stopped = [bool(why) for why in state["stopped"]]
         if (state["monitor"], state["sign"]) != (self.monitor, self.sign):
             was = f"{'min' if state['sign'] > 0 else 'max'} {short_repr(state['monitor'], '')}"
             now = f"{'min' if self.sign > 0 else 'max'} {short_repr(self.monitor, '')}"
             print_stderr(f"callbacks.{self.name}: the monitor was {was}, now it is {now}; its best value and count are reset")
-            return  # the best of another metric says nothing, nor do its parameters
+            return  # best value and parameters by another metric cannot be compared
         self.best, self.wait_counts, self.stopped = list(state["best"]), list(state["waited"]), list(state["stopped"])
         self.best_params = dict(state["best_params"])

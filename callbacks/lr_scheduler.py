@@ -1,4 +1,4 @@
-"""The learning rate over time: a function of the steps or epochs that are done, or a plateau of a metric."""
+"""The schedule of the learning rate: a function of the completed steps or epochs, or by the plateaus of a metric."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from trainkit.optim.schedules import SCHEDULERS, Plateau, ReduceLROnPlateau, Sch
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
 
-TRIED = 5_000  # rates that are tried before the first step: they take some milliseconds
-TRIED_IN_ORDER = 50_000  # and of a schedule that computes a rate from the one before it
-FEWEST = 100  # epochs or steps that are tried even if there are many replicas
-LONGEST_IN_ORDER = 10_000_000  # updates of such a schedule: a resume after all of them computes for half a minute
+TRIED = 5_000  # rates that are checked before the first step: this takes a few milliseconds
+TRIED_IN_ORDER = 50_000  # the same for a schedule that computes each rate from the previous one
+FEWEST = 100  # epochs or steps that are checked even with many replicas
+LONGEST_IN_ORDER = 10_000_000  # the most updates of such a schedule: a resume after them computes for half a minute
 
 PLATEAU = {"rate": float, "base": float, "best": float, "bad_epochs": COUNTER, "cooldown": COUNTER}
 EARLIER = {"schedule": str, "monitor": str, "advanced": COUNTER, "progress": [{str: Any}], "groups": [[{str: Any}]]}
 
 
 class LRScheduler(Callback):
-    """`LRScheduler(CosineAnnealingLR={"T_max": 100})`: the schedule that torch has under that name, with its arguments.
+    """A schedule by torch's name and arguments: `LRScheduler(CosineAnnealingLR={"T_max": 100})`.
 
-    interval: count the schedule's updates in epochs or in steps. warmup_steps: over this many steps the rate grows in equal
-    parts up to the schedule's. monitor: what ReduceLROnPlateau reads; with replicas each has a plateau of its own.
+    interval: count the schedule's updates in epochs or in steps. warmup_steps: over this many steps the rate grows linearly
+    to the schedule's. monitor: the metric of ReduceLROnPlateau; with replicas each has its own plateau.
     SequentialLR takes {schedulers: [{LinearLR: {...}}, ...], milestones: [...]}, ChainedScheduler {schedulers: [...]}.
-    CyclicLR and OneCycleLR also move the momentum if the optimizer has one.
+    CyclicLR and OneCycleLR also change the momentum if the optimizer has one.
 
-    The rate is a function of the epochs or steps that are done and of the configured rate. A resumed run therefore uses the
-    function of its configuration from the checkpoint's step on, even if the schedule or the rate has been changed. A plateau
-    is a state of the checkpoint: with another rate it keeps the share that is left, with another metric only the rate.
+    The rate is a function of the completed epochs or steps and of the configured rate. A resumed run therefore uses its own
+    configuration from the checkpoint's step on, even if the schedule or the rate was changed. The state of a plateau is saved:
+    with another configured rate it keeps the factor by which the rate was reduced, with another metric only the rate.
 
     Raises UserError before the first step if a rate or momentum of the run would be invalid.
     """
@@ -70,12 +70,12 @@ class LRScheduler(Callback):
         self.begun = False
 
     def on_fit_start(self, session: Session) -> None:
-        if not self.begun:  # a rewind inside a fit comes here again
+        if not self.begun:  # on_fit_start is called again after a rewind inside a fit
             self.start(session.optimizer.configured, session.replicas)
             self.moves_momentum = bool(momentum_of(session.optimizer))
             if not self.moves_momentum and (name := asks_for_momentum(*self.chosen)):
-                cure = "give it one, or set cycle_momentum=false"
-                raise UserError(f"{name}: cycle_momentum needs an optimizer with momentum; {cure}")
+                fix = "give it one, or set cycle_momentum=false"
+                raise UserError(f"{name}: cycle_momentum needs an optimizer with momentum; {fix}")
             if not self.plateau:
                 self._check_rates(session)
             self.begun = True
@@ -96,25 +96,24 @@ class LRScheduler(Callback):
     # -- rates -----------------------------------------------------------------------------------------------------------
 
     def rates(self, step: int, updates: int) -> list[float]:
-        """The rate of each replica for step number `step` (from 0), after `updates` of the schedule; warm-up included."""
-        grown = warm_up(step, self.warmup_steps)
+        """Return the rate of each replica for step number `step` (from 0) after `updates` of the schedule, with warm-up."""
+        factor = warm_up(step, self.warmup_steps)
         if self.plateau:
-            return [plateau.rate * grown for plateau in self.plateaus]
-        found = {
-            pair: self._rate(*pair, updates) * grown for pair in dict.fromkeys(self.schedules)
-        }  # most replicas share theirs
-        return [found[pair] for pair in self.schedules]
+            return [plateau.rate * factor for plateau in self.plateaus]
+        unique = dict.fromkeys(self.schedules)  # most replicas share a schedule
+        rates = {pair: self._rate(*pair, updates) * factor for pair in unique}
+        return [rates[pair] for pair in self.schedules]
 
     def _rate(self, schedule: Schedule, base: float, k: int) -> float:
         try:
             return schedule.rate(k, base)
-        except Exception as error:  # whatever a function of the user's raises
+        except Exception as error:  # a user's function may raise anything
             text = (str(error).split("\n")[0] or "fails")[:200]
             kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
             raise UserError(f"{self.chosen[0]}: {kind}{text}") from error
 
     def curve(self, lr: float, epochs: int, steps_per_epoch: int) -> list[float]:
-        """The rate of every step of a run, before training; ReduceLROnPlateau shows as constant."""
+        """Return the rate of every step of a run, before training; that of ReduceLROnPlateau is constant."""
         if self.plateau:
             return [lr * warm_up(step, self.warmup_steps) for step in range(epochs * steps_per_epoch)]
         schedule = build(*self.chosen)
@@ -128,7 +127,7 @@ class LRScheduler(Callback):
         return session.progress.step if self.interval == "step" else session.epochs_done
 
     def _apply(self, session: Session) -> None:
-        """Give the optimizer the rates of the next step, and the momentum if the schedule moves it."""
+        """Give the optimizer the rates of the next step, and the momentum if the schedule changes it."""
         if not session.steps_left:
             return  # no step uses the rate after the last one
         k = self._updates(session)
@@ -144,7 +143,7 @@ class LRScheduler(Callback):
     def _check_rates(self, session: Session) -> None:
         """Raise UserError unless the optimizer accepts the rates and momenta of all updates from here to the run's end.
 
-        In a long run these are the first TRIED, those where the schedule may turn, and some between.
+        In a long run only some updates are checked: the first TRIED, those where the schedule may turn, and a few between.
         """
         state, size, left = session.progress, session.steps_per_epoch, session.steps_left
         if not left:
@@ -156,10 +155,9 @@ class LRScheduler(Callback):
             check_length(schedule, end, self.interval)
         in_order = any(schedule.is_recursive for schedule, _ in pairs)
         if in_order and end > LONGEST_IN_ORDER:
-            long = f"{self.chosen[0]}: computes each rate from the one before it, and {end:,} {self.interval}s are too many"
-            raise UserError(
-                f"{long}; use it for at most {LONGEST_IN_ORDER:,}, or a schedule whose rate follows from their number"
-            )
+            problem = f"computes each rate from the one before it, and {end:,} {self.interval}s are too many"
+            fix = f"use it for at most {LONGEST_IN_ORDER:,}, or a schedule whose rate follows from their number"
+            raise UserError(f"{self.chosen[0]}: {problem}; {fix}")
         last = min(end, first + max((TRIED_IN_ORDER if in_order else TRIED) // len(pairs), FEWEST))
         tried = [*range(first, last)]
         if not in_order:
@@ -195,14 +193,14 @@ class LRScheduler(Callback):
     def on_metrics(self, session: Session) -> None:
         values = session.metrics.new(self.monitor)
         if values is not None:
-            seen = zip(self.reducers, self.plateaus, values, strict=True)
-            self.plateaus = [reducer.after(plateau, value) for reducer, plateau, value in seen]
+            replicas = zip(self.reducers, self.plateaus, values, strict=True)
+            self.plateaus = [reducer.after(plateau, value) for reducer, plateau, value in replicas]
             self._apply(session)
 
     # -- the state of a plateau ------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """A plateau's state and what its best value is of; empty for a schedule that is a function of the step."""
+        """Return the plateaus, and mode and metric of their best values; {} for a schedule that is a function of the step."""
         if not self.plateau:
             return {}
         return {"monitor": self._monitored(), "plateaus": [dict(vars(plateau)) for plateau in self.plateaus]}
@@ -216,14 +214,14 @@ class LRScheduler(Callback):
             if not 0 <= plateau["rate"] <= plateau["base"] < RATE_LIMIT:
                 bounds = f"a number from 0 to the configured rate, {plateau['base']:g}, which is below {RATE_LIMIT:g}"
                 raise UserError(f"state.plateaus[{i}].rate: {plateau['rate']:g}; needs {bounds}")
-        self.restored = state  # the plateaus are made when the fit starts
+        self.restored = state  # the plateaus are built in on_fit_start
 
     def _monitored(self) -> str:
-        """What a plateau's best value and its counts are of."""
+        """Return mode and metric of the plateau's best value and counts, as one text."""
         return f"{self.chosen[1].get('mode', 'min')} {self.monitor}"
 
     def _restore(self, state: dict[str, Any]) -> str:
-        """Go on from the checkpoint's plateaus. Return what to say of it, or ''."""
+        """Continue from the checkpoint's plateaus. Return a message for the user, or ''."""
         saved = [Plateau(**values) for values in state.get("plateaus", ())]
         if len(saved) != len(self.plateaus):
             return "the checkpoint has another schedule; the plateau starts over, from the configured rate"
@@ -237,9 +235,9 @@ class LRScheduler(Callback):
 
 
 def _from_earlier(state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a release in which torch's schedulers were stepped: of a plateau the same in our words, else empty.
+    """Convert the state of an earlier release, which stepped torch's schedulers. Return a plateau's state, else an empty one.
 
-    What such a state holds of other schedules is not read: their rate follows from the step.
+    The states of other schedules are not read: their rate is a function of the step.
     """
     require(state, EARLIER, "state")
     if not state["schedule"].startswith("(('ReduceLROnPlateau',"):

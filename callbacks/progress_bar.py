@@ -1,4 +1,4 @@
-"""How far the run is, on the terminal."""
+"""A progress bar on the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT = "{desc} {percentage:3.0f}%|{bar:8}| {elapsed}<{remaining} {rate_fmt}{po
 
 
 class Bar(tqdm):  # type: ignore[type-arg]  # it is generic for type checkers alone
-    """tqdm's bar by a clock that does not jump, without tqdm's thread beside it: by the wall's it stands still, or lies."""
+    """tqdm's bar with a monotonic clock and without tqdm's thread. The system clock may jump, and the times with it."""
 
     monitor_interval = 0
 
@@ -30,7 +30,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # it is generic for type checkers al
             bar_format=FORMAT,
             mininterval=0.1,
             miniters=1,
-            delay=1e-9,  # drawn first when the clock is set
+            delay=1e-9,  # first drawn by refresh() below, with the monotonic clock
         )
         self.dynamic_ncols: Any = terminal_width
         self._time = time.monotonic
@@ -39,7 +39,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # it is generic for type checkers al
 
 
 def terminal_width(file: Any) -> tuple[int | None, None]:
-    """The columns that a bar may take, so that it never wraps, and any number of lines; a terminal of 0 has not said."""
+    """Return the columns of a bar that does not wrap, and None for the lines; None for both where the width is unknown."""
     try:
         columns = os.get_terminal_size(file.fileno()).columns
     except (OSError, ValueError):
@@ -48,7 +48,7 @@ def terminal_width(file: Any) -> tuple[int | None, None]:
 
 
 class ProgressBar(Callback):
-    """A bar over the run's steps on stderr, redrawn by time; where stderr is no terminal, a plain line a second at most."""
+    """A bar over the run's steps on stderr. Where stderr is not a terminal: plain lines, at most one per `every_seconds`."""
 
     def __init__(self, every_seconds: float = 1.0) -> None:
         self.every_seconds = every_seconds
@@ -73,7 +73,7 @@ class ProgressBar(Callback):
         if self.bar is not None:
             self.bar.set_postfix_str(self.shown, refresh=False)
         elif time.monotonic() - self.printed >= self.every_seconds:
-            self._line(session)
+            self._print_line(session)
 
     def on_fit_end(self, session: Session) -> None:
         if self.bar is not None:
@@ -82,8 +82,8 @@ class ProgressBar(Callback):
             self.bar.close()
             self.bar = None
         elif getattr(self, "shown", "") and self.printed_step != session.progress.step:
-            self._line(session)
+            self._print_line(session)
 
-    def _line(self, session: Session) -> None:
+    def _print_line(self, session: Session) -> None:
         self.printed, self.printed_step = time.monotonic(), session.progress.step
         print_stderr(f"epoch {session.epochs_done}/{session.settings.max_epochs}, step {session.progress.step}: {self.shown}")

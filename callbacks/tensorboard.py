@@ -24,16 +24,17 @@ Point = tuple[int, str, float]  # step, tag, value
 
 
 class TensorBoard(Callback):
-    """Write event files into the run's folder. The x axis is the step; the epoch is a scalar of its own.
+    """Writer of event files in the run's folder. The x axis is the step; the epoch is a scalar of its own.
 
-    train/loss at the first step, every log_every_n_steps, and the last of each epoch; other metrics when they are new; with
-    replicas their mean, and their standard deviation as `val/loss_std`. The configuration as text; hyperparameters with the
-    final metrics, once, at the end.
+    train/loss is written at the first step, every log_every_n_steps, and the last of each epoch; others when they are new.
+    With replicas a scalar is their mean, and `val/loss_std` their standard deviation. The configuration is written as text; the
+    hyperparameters with the final metrics once, at the end.
     histograms_every_n_epochs: weights and gradients of each parameter, off by default.
-    A resumed run continues the same curves. Its file begins with a mark that purges what was written after its checkpoint,
-    and with the scalars of the checkpoint's own step where that step was not complete: the state holds them, so that no event
-    file is read. A fit that goes back behind last.pt makes its file after its first save: until then a resume continues from
-    last.pt, so its events wait in memory, and its scalars in the state too.
+
+    A resumed run continues the same curves. Its file begins with an event that hides what was written after its checkpoint.
+    Then follow the scalars of the checkpoint's step if that step was not complete. The state holds them, so no event file is
+    read. A fit that resumes from a step before last.pt creates its file after its first save: until then a resume continues
+    from last.pt. Meanwhile its events are kept in memory, and its scalars also in the state.
     """
 
     needs_run_folder = True
@@ -48,10 +49,10 @@ class TensorBoard(Callback):
 
     def setup(self, session: Session) -> None:
         self.session, self.writer = session, None
-        self.since: int | None = None  # events of this step and later ones are purged when the fit begins
-        self.points: list[Point] = []  # the scalars of the last step that has some; while they are held, of all since then
-        self.waiting: list[Event] = []  # what no file has yet
-        self.summary: dict[str, Any] = {}  # of a resumed run that has come to its end
+        self.since: int | None = None  # events of this step and later ones are hidden when the fit begins
+        self.points: list[Point] = []  # the scalars of the last step that has any; while is_held, those of later steps too
+        self.waiting: list[Event] = []  # events not written to a file yet
+        self.summary: dict[str, Any] = {}  # summary.json of a resumed run that had ended
         self.is_held = False
 
     def on_train_start(self, session: Session) -> None:
@@ -71,9 +72,8 @@ class TensorBoard(Callback):
         self._log(session.progress.step, {"train/loss": losses})
 
     def on_log(self, session: Session) -> None:
-        new = {
-            name: session.metrics[name] for name in sorted(session.metrics.updated) if name != "train/loss"
-        }  # it is logged by step
+        names = sorted(session.metrics.updated - {"train/loss"})  # train/loss is logged at on_step_log
+        new = {name: session.metrics[name] for name in names}
         self._log(session.progress.step, {**new, "epoch": [float(session.epochs_done)]})
         every, at_end = self.histograms_every_n_epochs, "train/loss" in session.metrics.updated
         if every and at_end and session.epochs_done % every == 0:
@@ -81,9 +81,9 @@ class TensorBoard(Callback):
 
     def on_test_end(self, session: Session) -> None:
         step = session.progress.step
-        nothing_left = self.since == step + 1  # when the run was resumed
-        is_written = nothing_left and self._is_ended()
-        if nothing_left and not is_written and self.points:
+        no_step_taken = self.since == step + 1  # since the run was resumed
+        is_written = no_step_taken and self._is_ended()
+        if no_step_taken and not is_written and self.points:
             self._purge(step)  # a run that was killed at its end may have written some of these
         names = session.metrics.updated - set(self.summary["metrics"]) if is_written else session.metrics.updated
         for tag, value in scalars({name: session.metrics[name] for name in sorted(names)}):
@@ -96,7 +96,7 @@ class TensorBoard(Callback):
             self._open()
 
     def on_exception(self, session: Session, error: BaseException) -> None:
-        self.is_held = False  # nothing was saved: the curves are still those of last.pt
+        self.is_held = False  # nothing was saved: the curves still belong to last.pt
 
     def on_fit_end(self, session: Session) -> None:
         if self.is_held:
@@ -106,9 +106,9 @@ class TensorBoard(Callback):
             self.writer = None
 
     def state_dict(self) -> dict[str, Any]:
-        """`since`: the first step that is not complete; `points`: step, tag (a place in `tags`) and value of each scalar."""
+        """Return `since`, the first step that is not complete, and `points`: step, tag (an index into `tags`) and value."""
         if self.writer is not None:
-            self.writer.flush()  # before the checkpoint: a kill behind it loses no event
+            self.writer.flush()  # before the checkpoint, so that a kill after it loses no event
         state, since, points = self.session.progress, self.since, self.points
         if not self.is_held:
             since = state.step + (state.batch == 0)
@@ -120,17 +120,17 @@ class TensorBoard(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         require(state, {"since": COUNTER, "tags": [str], "points": torch.float64}, "state")
         tags, points = state["tags"], state["points"]
-        "".join(tags).encode()  # raises where an event could not hold it
+        "".join(tags).encode()  # raises for a tag that an event cannot hold
         if points.dim() != 2 or points.shape[1] != 3:
             raise UserError(f"state.points: {short_repr(points)}; needs rows of 3")
         limits = torch.tensor([COUNTER.stop, len(tags)])
         if not ((points[:, :2] >= 0) & (points[:, :2] < limits) & (points[:, :2] % 1 == 0)).all():
-            raise UserError("state.points: needs whole steps, and places in state.tags")
+            raise UserError("state.points: needs whole steps, and indices into state.tags")
         self.since = state["since"]
         self.points = [(int(step), tags[int(i)], value) for step, i, value in points.tolist()]
 
     def _open(self) -> None:
-        """Begin the event file, with what has waited for it."""
+        """Create the event file and write the waiting events."""
         run = self.session.run
         assert run is not None
         self.writer, self.is_held = EventFile(run.path), False
@@ -139,11 +139,10 @@ class TensorBoard(Callback):
         self.waiting = []
 
     def _is_ended(self) -> bool:
-        """Whether the resumed run had ended at this step, with these parameters: its final metrics are written."""
-        found = self.summary.get("step"), self.summary.get("params_sha256")
-        return found[0] == self.session.progress.step and found[1] == digest(
-            (name, p) for name, p, _ in self.session.net.named_param()
-        )
+        """Return whether the resumed run had ended at this step with these parameters: then its final metrics are written."""
+        if self.summary.get("step") != self.session.progress.step:
+            return False
+        return bool(self.summary.get("params_sha256") == digest((name, p) for name, p, _ in self.session.net.named_param()))
 
     def _write(self, event: Event) -> None:
         if self.writer is None:
@@ -155,7 +154,7 @@ class TensorBoard(Callback):
         self._write(Event(wall_time=time.time(), step=step, summary=summary))
 
     def _purge(self, since: int) -> None:
-        """Hide what earlier files have from step `since` on, and write again what the state has of it."""
+        """Hide the events of earlier files from step `since` on, and write those that the state holds again."""
         self.since = since
         self._write(Event(wall_time=time.time(), step=since, session_log=SessionLog(status=SessionLog.START)))
         for step, tag, value in self.points:
@@ -183,7 +182,7 @@ class TensorBoard(Callback):
             for group, tensor in (("weights", p), ("gradients", g))[: 1 + session.optimizer.has_grad_buffer]:
                 finite = tensor[tensor.isfinite()].cpu().double().numpy()
                 if finite.size:
-                    self._add(histogram(f"{group}/{name}", finite, bins=30), session.progress.step)  # as many as are shown
+                    self._add(histogram(f"{group}/{name}", finite, bins=30), session.progress.step)  # TensorBoard shows 30
 
     def _hparams(self, session: Session) -> None:
         from torch.utils.tensorboard.summary import hparams
@@ -195,12 +194,12 @@ class TensorBoard(Callback):
             "batch_size": session.settings.batch_size or len(session.data.train),
             "seed": session.settings.seed,
         }
-        for part in hparams(chosen, finals):  # the metrics are named only: their values are the curves' last points
+        for part in hparams(chosen, finals):  # only the metrics' names: their values are the last points of the curves
             self._add(part, session.progress.step)
 
 
 def scalars(metrics: dict[str, list[float]]) -> list[tuple[str, float]]:
-    """Tag and value of each metric: its mean over the replicas, and their standard deviation."""
+    """Return tag and value of each metric: its mean over the replicas, and their standard deviation."""
     found = []
     for name, values in metrics.items():
         found.append((name, mean(values)))
@@ -210,15 +209,15 @@ def scalars(metrics: dict[str, list[float]]) -> list[tuple[str, float]]:
 
 
 def last_summary(run: RunFolder) -> dict[str, Any]:
-    """summary.json of a run that came to its end, and of which no event was written since; else {}."""
+    """Return summary.json of a run that came to its end and wrote no event since; else {}."""
     path = run.file("summary.json")
     try:
-        made = path.lstat()
-        later = any(file.lstat().st_mtime_ns > made.st_mtime_ns for file in run.path.glob("events.out.tfevents.*"))
-        if later or not stat.S_ISREG(made.st_mode):
+        info = path.lstat()
+        later = any(file.lstat().st_mtime_ns > info.st_mtime_ns for file in run.path.glob("events.out.tfevents.*"))
+        if later or not stat.S_ISREG(info.st_mode):
             return {}
         summary = json.loads(path.read_bytes())
         require([summary["stop_reason"], summary["metrics"]], (str, {str: Any}), "summary")
         return {} if summary["stop_reason"].startswith("SIG") else dict(summary)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # as text, it may be anything
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # the file may hold anything
         return {}

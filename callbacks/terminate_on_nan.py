@@ -1,4 +1,4 @@
-"""Stop at the step where NaN or infinity comes up, and say where in it."""
+"""Stop at the first step with a non-finite number, and print its place in that step."""
 
 from __future__ import annotations
 
@@ -16,50 +16,51 @@ from trainkit.trainer.nonfinite import locate, nonfinite_replicas
 from trainkit.trainer.replay import StepCopy, StepSideEffects
 from trainkit.trainer.session import Session
 
-FILE = "before_nan.pt"  # beside the checkpoints, not among them: a resume takes last.pt, and this one by its name alone
+FILE = "before_nan.pt"  # not in checkpoints/: a resume uses it only if it is named
 
 
 class TerminateOnNaN(Callback):
-    """Ends the run at the first step whose loss, parameters or slots are not finite, and says in which layer and phase.
+    """End of the run at the first step whose loss, parameters or slots are not finite; the message names layer and phase.
 
-    Looks where losses are fetched, and keeps the state there (on the device: p, slots, counts, random states). Where a number
-    is not finite it takes the steps since then again, one by one, to the step that breaks the state, and that one under watch.
-    The run ends with the state before it, which `before_nan.pt` in the run's folder keeps; it is the last checkpoint's too.
-    With replicas each is stopped on its own, with its parameters of before, and told on stderr; the last one ends the run.
-    min_epochs are not waited for. Infinite numbers in the data are not refused at the start: the step that takes one names it.
+    The numbers are checked where losses are fetched, and the state is copied there (on the device: p, slots, counts, random
+    states). Where one is not finite, the steps since the copy are taken again, one by one. The first step that makes the state
+    non-finite is then taken with a check of every tensor.
+    The run ends with the state before that step; the last checkpoint and `before_nan.pt` in the run's folder hold it.
+    With replicas each is stopped alone, with its parameters from before, and a line on stderr; the last one ends the run.
+    min_epochs is ignored. Infinite numbers in the data are not refused at the start: the step that takes one reports it.
     """
 
     handles_nonfinite = True
 
     def on_train_start(self, session: Session) -> None:
-        self.movers = StepSideEffects(session)
-        self.kept, self.looked = StepCopy(session, self.movers), session.progress.step
+        self.side_effects = StepSideEffects(session)
+        self.kept, self.checked_step = StepCopy(session, self.side_effects), session.progress.step
 
     def on_losses(self, session: Session, rows: list[list[float]]) -> None:
-        self.looked = session.progress.step
+        self.checked_step = session.progress.step
         if wrong := nonfinite_replicas(session, session.progress.loss_sum):
             with torch.inference_mode():
                 self._stop(session, wrong, rows)
 
     def on_checkpoint(self, session: Session) -> None:
-        if self.looked != session.progress.step or session.loop_ended:
+        if self.checked_step != session.progress.step or session.loop_ended:
             return
-        if session.progress.batch < session.steps_per_epoch:  # else the epoch's end is still to come
-            self.kept, self.looked = StepCopy(session, self.movers), -1
+        if session.progress.batch < session.steps_per_epoch:  # else the end of the epoch follows, and is copied
+            self.kept, self.checked_step = StepCopy(session, self.side_effects), -1
 
     def next_step(self, step: int) -> int | None:
-        return None  # whoever fetches losses says when
+        return None  # on_checkpoint copies the state only where losses were fetched
 
     def _stop(self, session: Session, wrong: list[int], rows: list[list[float]]) -> None:
-        """Stop the replicas `wrong`, and the run with the last."""
-        now, end = StepCopy(session, self.movers), session.progress.step
+        """Stop the replicas `wrong`; end the run if no other trains."""
+        now, end = StepCopy(session, self.side_effects), session.progress.step
         before: dict[int, StepCopy] = {}
         with closing(replay.replay_steps(session, self.kept, end)) as steps:
             for kept, losses in steps:
                 before |= {r: kept for r in nonfinite_replicas(session, losses) if r in wrong and r not in before}
                 if len(before) == len(wrong):
                     break
-        words = {r: self._words(session, r, before.get(r), rows, end) for r in wrong}
+        messages = {r: self._message(session, r, before.get(r), rows, end) for r in wrong}
         before = {r: before.get(r, self.kept) for r in wrong}
         others = [active and r not in wrong for r, active in enumerate(now.state["active"])]
         last = max(kept.step for kept in before.values())
@@ -70,11 +71,9 @@ class TerminateOnNaN(Callback):
             for s, old in zip(replay.changed(session), before[r].tensors, strict=True):
                 for v, o in zip(unflatten(s, own), unflatten(old, own), strict=True):
                     v[r].copy_(o[r])
-            session.progress.loss_sum[r], session.progress.samples[r] = (
-                before[r].state["loss_sum"][r],
-                before[r].state["samples"][r],
-            )
-            print_stderr(words[r])
+            for name in ("loss_sum", "samples"):
+                getattr(session.progress, name)[r] = before[r].state[name][r]
+            print_stderr(messages[r])
         session.set_active([active and r not in stopped for r, active in enumerate(session.progress.active)])
         if ending:
             session.rolled_back = True
@@ -82,10 +81,10 @@ class TerminateOnNaN(Callback):
             if session.run is not None:
                 save(session.snapshot(), session.run.file(FILE))
                 saved = f"; {FILE} is the state before it"
-            session.stop("nan", "\n".join(words[r] for r in ending) + saved, force=True)
+            session.stop("nan", "\n".join(messages[r] for r in ending) + saved, force=True)
 
-    def _words(self, session: Session, r: int, before: StepCopy | None, rows: list[list[float]], end: int) -> str:
-        """Which step, which place."""
+    def _message(self, session: Session, r: int, before: StepCopy | None, rows: list[list[float]], end: int) -> str:
+        """Return the message for replica r: its step, and the place in it."""
         losses = [(end - len(rows) + 1 + i, row[r]) for i, row in enumerate(rows)]
         first, loss = next(((step, loss) for step, loss in losses if not math.isfinite(loss)), losses[-1])
         step = first if before is None else before.step + 1
@@ -98,7 +97,7 @@ class TerminateOnNaN(Callback):
         found = locate(session, r)
         if found is not None:
             return text + found
-        names = ", ".join(self.movers.callbacks)
+        names = ", ".join(self.side_effects.callbacks)
         if session.running != "eager":
             where = "compiled code" if session.running == "compile" else "the captured step"
             return f"{text}numbers are not finite in {where}; the same step, eager, gives finite ones"

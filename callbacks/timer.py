@@ -1,4 +1,4 @@
-"""Stop after a time."""
+"""A limit of the training time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trainkit.trainer.session import Session
 
 
 class Timer(Callback):
-    """Ends the run after `max_time` of training: seconds, or "HH:MM:SS". Looked at where losses are fetched.
+    """End of the run after `max_time` of training: seconds, or "HH:MM:SS". Checked where losses are fetched.
 
-    The time of the runs that a resumed one continues counts; that between them does not. The clock is monotonic.
+    The training time before a resume counts, the time between the runs does not. The clock is monotonic.
     """
 
     def __init__(self, max_time: float | str) -> None:
@@ -26,10 +26,10 @@ class Timer(Callback):
 
     def on_step_log(self, session: Session, losses: list[float]) -> None:
         if self.elapsed() >= self.limit:
-            session.stop("max_time", f"{self.limit:g} s are over")
+            session.stop("max_time", f"the time limit of {self.limit:g} s was reached")
 
     def elapsed(self) -> float:
-        """Seconds of training so far."""
+        """Return the seconds of training so far."""
         return self.before + time.monotonic() - self.began
 
     def state_dict(self) -> dict[str, Any]:
@@ -38,12 +38,12 @@ class Timer(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         require(state, {"elapsed": float}, "state")
         if not 0 <= state["elapsed"] < float("inf"):
-            raise UserError(f"state.elapsed: {short_repr(state['elapsed'])}; needs seconds from 0 on")
+            raise UserError(f"state.elapsed: {short_repr(state['elapsed'])}; needs 0 or more seconds")
         self.before = state["elapsed"]
 
 
 def seconds(text: float | str) -> float:
-    """`90`, "90" and "00:01:30" are all 90 s."""
+    """Return a time in seconds: `90`, "90" and "00:01:30" are all 90 s. Raises UserError for anything else."""
     try:
         value = 0.0
         for part in str(text).split(":"):

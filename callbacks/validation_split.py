@@ -1,4 +1,4 @@
-"""Validation data out of the training data."""
+"""A validation split, taken from the training data."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from trainkit.trainer.session import Session
 
 
 class ValidationSplit(Callback):
-    """Takes `fraction` of the training samples away for validation, shuffled by `seed`: a pure function of (seed, n), and of
-    the classes where it is stratified.
+    """A random `fraction` of the training samples as validation split: a function of (seed, n), and of classes if stratified.
 
-    stratify: the same fraction of each class. every_n_epochs, every_n_steps: when to validate; at an epoch's end, inside it,
-    or both.
-    The seed is the split's own, so that runs with other seeds, and all replicas, have one validation set.
-    Errors: UserError where the fraction leaves no sample on either side, or the resumed run was split otherwise.
+    stratify: take the same fraction of each class.
+    every_n_epochs, every_n_steps: validate at an epoch's end, inside it, or both.
+    The seed is independent of the run's, so that runs with other seeds, and all replicas, have the same validation samples.
+    Errors: UserError where either split would be empty, or where the resumed run was split otherwise.
     """
 
     def __init__(
@@ -42,32 +41,32 @@ class ValidationSplit(Callback):
 
     def setup(self, session: Session) -> None:
         if session.data.val is not None:
-            raise UserError("the data has a validation part already; leave this callback out")
-        part = session.data.train
-        val = self.indices(len(part), part.label if self.stratify else None)
-        if self.stratify and part.label is None:
+            raise UserError("the data has a validation split already; leave this callback out")
+        samples = session.data.train
+        val = self.indices(len(samples), samples.label if self.stratify else None)
+        if self.stratify and samples.label is None:
             raise UserError("stratify needs classes, the data has none; set stratify=false")
-        keep = torch.ones(len(part), dtype=torch.bool)
+        keep = torch.ones(len(samples), dtype=torch.bool)
         keep[val] = False
         train = keep.nonzero().squeeze(1)
         if len(val) == 0 or len(train) == 0:
             raise UserError(
-                f"fraction={self.fraction} of {len(part)} samples leaves {len(train)} to train and {len(val)} to validate"
+                f"fraction={self.fraction} of {len(samples)} samples leaves {len(train)} to train and {len(val)} to validate"
             )
-        session.data = session.data.with_parts(train=part.subset(train), val=part.subset(val))
+        session.data = session.data.with_parts(train=samples.subset(train), val=samples.subset(val))
         session.validate_every_n_epochs, session.validate_every_n_steps = self.every_n_epochs, self.every_n_steps
         self.sha256 = hashlib.sha256(",".join(map(str, val.tolist())).encode()).hexdigest()
 
     def indices(self, n: int, label: Tensor | None = None) -> Tensor:
-        """The validation samples out of n, sorted."""
+        """Return the sorted indices of the validation samples among n. label: the classes, to stratify by."""
         draw = generator(self.seed, "validation_split", n)
         if label is None:
             return torch.randperm(n, generator=draw)[: round(self.fraction * n)].sort().values
         chosen = []
         for c in label.unique():
             of_class = (label == c).nonzero().squeeze(1)
-            mixed = of_class[torch.randperm(len(of_class), generator=draw)]
-            chosen.append(mixed[: round(self.fraction * len(mixed))])
+            shuffled = of_class[torch.randperm(len(of_class), generator=draw)]
+            chosen.append(shuffled[: round(self.fraction * len(shuffled))])
         return torch.cat(chosen).sort().values
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,6 +76,6 @@ class ValidationSplit(Callback):
         require(state, {"sha256": str}, "state")
         if state["sha256"] != self.sha256:
             raise UserError(
-                "the resumed run was split otherwise (other fraction, seed or data); keep them, or validation would see"
-                " trained samples"
+                "the resumed run was split otherwise (other fraction, seed or data); keep them, or trained samples would be"
+                " used for validation"
             )

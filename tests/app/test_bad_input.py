@@ -139,9 +139,9 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "a clash at the loss": (
         but("CrossEntropyLoss", "MSELoss"),
         [],
-        ["loss, on the train part: MSELoss: y is (40, 2), t is (40,)"],
+        ["loss, on the train split: MSELoss: y is (40, 2), t is (40,)"],
     ),
-    "too few outputs": (but("[4, 2]", "[4, 1]"), [], ["loss, on the train part: CrossEntropyLoss: class index 1"]),
+    "too few outputs": (but("[4, 2]", "[4, 1]"), [], ["loss, on the train split: CrossEntropyLoss: class index 1"]),
     "negative batch": (but("batch_size: 10", "batch_size: -1"), [], ["trainer.batch_size: -1; needs at least 1"]),
     "no samples": (but("train: 40", "train: 0"), [], ["data: train=0"]),
     "samples over memory": (but("train: 40", "train: 99999999999999"), [], ["not enough memory", "the data"]),
@@ -150,7 +150,7 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "rate below 0": (but("lr: 0.1", "lr: -1"), [], ["optimizer.SGD: lr=-1"]),
     "fraction 1": (with_callbacks("{validation_split: {fraction: 1.0}}"), [], ["callbacks.validation_split", "fraction=1.0"]),
     "fraction of nothing": (with_callbacks("{validation_split: {fraction: 0.001}}"), [], ["validation_split", "0 to validate"]),
-    "no GPU": (but("batch_size: 10", "device: 'cuda:99'"), [], ["trainer.device: 'cuda:99' is not there", "auto or cpu"]),
+    "no GPU": (but("batch_size: 10", "device: 'cuda:99'"), [], ["trainer.device: 'cuda:99' is not available", "auto or cpu"]),
     "no device": (but("batch_size: 10", "device: tpu"), [], ["trainer.device: 'tpu'; choose auto, cpu, cuda"]),
     "the run's folder in YAML": (but("batch_size: 10", "run_dir: /x"), [], ["trainer: no argument 'run_dir'"]),
     "nothing to monitor": (
@@ -574,7 +574,7 @@ CONTENTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a mean of NaN": (lambda c: c["normalizer"].update(mean=torch.full((2,), torch.nan).double()), "normalizer"),
     "statistics of other data": (
         lambda c: c["normalizer"].update(mean=torch.zeros(3).double(), std=torch.ones(3).double()),
-        "a sample is (2,), the checkpoint's normalizer.mean (3,)",
+        "a sample is (2,), the checkpoint's normalizer.mean is (3,)",
     ),
     "no part callbacks": (lambda c: c.pop("callbacks"), "has no callbacks"),
     "a metric of many": (lambda c: c["metrics"].update(lr=[0.1, 0.2]), "metrics.lr: 2 values"),
@@ -603,7 +603,7 @@ RESUMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a stream of another size": (
         lambda c: c["rng"].update(passes=torch.zeros(1, 9, dtype=torch.uint8)),
-        "another kind of device",
+        "another type of device",
     ),
     "a waited of text": (
         lambda c: c["callbacks"]["early_stopping"].update(waited=["x"]),

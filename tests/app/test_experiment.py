@@ -95,7 +95,7 @@ def test_other_data_is_scaled_as_the_fit_was() -> None:
     x, t = points()
     trainer = fitted()
     assert trainer.test(tensors(x, t, test=(x[200:], t[200:]))) == trainer.test()
-    with pytest.raises(UserError, match="data: has no val part; train with ValidationSplit"):
+    with pytest.raises(UserError, match="data: has no val split; train with ValidationSplit"):
         trainer.validate(tensors(x, t))
 
 
@@ -118,7 +118,7 @@ def test_an_unfitted_trainer_is_whole() -> None:
     trainer.fit(net, CrossEntropyLoss(), SGD(net.param()), data())
     assert set(vars(trainer)) == before
     for call in (Trainer().test, Trainer().validate, lambda: Trainer().predict([[1.0]])):
-        with pytest.raises(UserError, match="trainer: nothing is fitted yet; call fit"):
+        with pytest.raises(UserError, match="trainer: not fitted yet; call fit"):
             call()
 
 
@@ -239,10 +239,13 @@ WRONG: dict[str, tuple[Callable[[Module], dict[str, Any]], str]] = {
     "a path": (lambda net: {"data": "data.csv"}, "data: is 'data.csv'; give a Dataset"),
     "another net's": (
         lambda net: {"optimizer": SGD(Sequential(Linear(4, 2)).param())},
-        "optimizer: holds parameters that are not this net's; make it of this net, SGD\\(net.param\\(\\)",
+        "optimizer: holds parameters that are not this net's; make it from this net: SGD\\(net.param\\(\\)",
     ),
     "a resume that is not there": (lambda net: {"resume": "nowhere.pt"}, "checkpoint nowhere.pt: is not a file"),
-    "a resume of a number": (lambda net: {"resume": 3}, "resume: is 3; give a run's folder, a checkpoint file, or its content"),
+    "a resume of a number": (
+        lambda net: {"resume": 3},
+        "resume: not a path \\(got 3\\); give a run's folder, a checkpoint file, or its content",
+    ),
 }
 
 

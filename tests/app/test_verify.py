@@ -192,7 +192,7 @@ def test_what_auto_chose_is_kept_though_the_clock_would_choose_otherwise(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = iter([False])  # by the uninterrupted run, and by no other
-    monkeypatch.setattr(select.StepEngine, "_worth_while", lambda self, left: next(asked))
+    monkeypatch.setattr(select.StepEngine, "_is_worthwhile", lambda self, left: next(asked))
     assert main(["verify-resume", "much.yaml", "trainer.engine=auto", "--points", "1"]) == 0
     assert [row[2] for row in table(capsys.readouterr().out)] == ["exact"] * 3
 

@@ -741,7 +741,7 @@ def test_a_run_that_could_not_be_saved_is_refused_before_it_writes(tmp_path: Pat
             return {"list": [0.5] * 300_000}
 
     with pytest.raises(
-        UserError, match=r"^checkpoint: it would hold 300,\d+ pickle opcodes, a file can hold 250,000; keep long lists"
+        UserError, match=r"^checkpoint: it would hold 300,\d+ values \(a file can hold 250,000\); keep long lists"
     ):
         run(tmp_path, [1], Checkpoint(), Long())
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []

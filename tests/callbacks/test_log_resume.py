@@ -330,7 +330,7 @@ def test_a_metric_with_the_name_of_the_runs_own_column_is_left_out_and_said(
 
     fit(tmp_path, Steps(), max_epochs=1)
     fit(tmp_path, Steps(), resume=last(tmp_path))
-    said = "metrics.csv: the metric 'step' is left out, since that column is the run's own; log it by another name\n"
+    said = "metrics.csv: the metric 'step' is left out, since that column is the run's own; log it under another name\n"
     assert capsys.readouterr().err == said * 2
     assert [row["step"] for row in csv.DictReader(log(tmp_path).decode().splitlines())] == ["3", "3", "6"]
 
@@ -369,15 +369,15 @@ FORGED: list[tuple[str, str, dict[str, Any], str]] = [
         {"tail": "epoch,step,a\n1,7,\x1b\n"},
         r"state.tail, line 2: 'a' is not a number .got '\\x1b'",
     ),
-    ("a tail that is not text", "csv_logger", {"tail": "\udce9"}, "cannot take its state"),
+    ("a tail that is not text", "csv_logger", {"tail": "\udce9"}, "cannot load its state"),
     ("a file name", "csv_logger", {"file": "/etc/passwd"}, "state: file is not known"),
     ("since below 0", "tensorboard", {"since": -1}, "state.since: -1"),
     ("points as a list", "tensorboard", {"points": [[1, 0, 0.5]]}, "state.points: a list"),
     ("rows of 2", "tensorboard", {"points": torch.zeros(5, 2, dtype=torch.float64)}, "state.points: .* needs rows of 3"),
     ("half a step", "tensorboard", {"points": torch.full((1, 3), 0.5, dtype=torch.float64)}, "state.points: needs whole steps"),
-    ("no such tag", "tensorboard", {"tags": []}, "state.points: needs whole steps, and places in state.tags"),
+    ("no such tag", "tensorboard", {"tags": []}, "state.points: needs whole steps, and indices into state.tags"),
     ("NaN for a step", "tensorboard", {"points": torch.full((1, 3), torch.nan, dtype=torch.float64)}, "needs whole steps"),
-    ("a tag that is not text", "tensorboard", {"tags": ["\udce9"] * 99}, "cannot take its state"),
+    ("a tag that is not text", "tensorboard", {"tags": ["\udce9"] * 99}, "cannot load its state"),
 ]
 
 

@@ -149,8 +149,8 @@ def L1() -> Loss:
 
 
 CASES: dict[str, tuple[dict[str, Any], str]] = {
-    "inf in the data": (first(x=math.inf), r"data: sample 11 of the training part has inf in feature 1$"),
-    "nan in a target": (first(t=math.nan), r"data: the target of sample 11 of the training part has nan in feature 0$"),
+    "inf in the data": (first(x=math.inf), r"data: sample 11 of the training split has inf in feature 1$"),
+    "nan in a target": (first(t=math.nan), r"data: the target of sample 11 of the training split has nan in feature 0$"),
     "weights of layer 0": (
         {"act": huge(0), "step": 13, "on": (None, None, 5.0), "made": ramps, "loss": L1, "lr": 1e-4},
         r"0.Linear forward: .*; its input reaches [\d.]+, its weight 3e\+38, its bias",

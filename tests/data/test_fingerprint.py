@@ -46,10 +46,10 @@ def fit(on: Dataset, split: bool = True, resume: dict[str, Any] | None = None, e
 
 
 REFUSED: dict[str, tuple[Callable[[], Dataset], bool, str]] = {
-    "rows in another order": (lambda: data(X[MIXED], T[MIXED]), True, "training and the validation part"),
+    "rows in another order": (lambda: data(X[MIXED], T[MIXED]), True, "training and the validation split"),
     "a row more": (lambda: data(torch.cat([X, HELD[:1]]), torch.cat([T, T[:1]])), True, "otherwise"),
-    "a training row that is a test row now": (lambda: data(X[1:], T[1:], X[:1]), False, "training and the test part"),
-    "other data throughout": (lambda: data(X + 1, T, HELD + 1), True, "training and the validation and test part"),
+    "a training row that is a test row now": (lambda: data(X[1:], T[1:], X[:1]), False, "training and the test split"),
+    "other data throughout": (lambda: data(X + 1, T, HELD + 1), True, "training and the validation and test split"),
 }
 
 
@@ -78,7 +78,7 @@ def test_another_change_is_said_in_a_line_that_names_the_part(
     capsys.readouterr()
     fit(changed(), split=False, resume=content, epochs=3)
     why = "other numbers, rows or order, or data.scale was changed"
-    lines = [f"data: the {part} part has changed since the checkpoint ({why})" for part in parts]
+    lines = [f"data: the {part} split has changed since the checkpoint ({why})" for part in parts]
     assert capsys.readouterr().err.splitlines() == lines
 
 
@@ -120,10 +120,10 @@ def test_an_evaluation_of_changed_data_says_so(
     np.save("x.npy", X[MIXED].numpy())
     np.save("tx.npy", HELD.numpy() + 1)
     assert main(["validate", "r"]) == 0
-    assert "data: the validation part has changed since the checkpoint" in capsys.readouterr().err
+    assert "data: the validation split has changed since the checkpoint" in capsys.readouterr().err
     assert main(["test", "r"]) == 0
     assert capsys.readouterr().err.splitlines() == [
-        "data: the test part has changed since the checkpoint (other numbers, rows or order, or data.scale was changed)"
+        "data: the test split has changed since the checkpoint (other numbers, rows or order, or data.scale was changed)"
     ]
     assert main(["fit", "--resume", "r", "trainer.max_epochs=3"]) == 2
     assert "may hold rows that were trained on" in capsys.readouterr().err

@@ -197,7 +197,7 @@ def test_a_nan_target_is_refused_and_a_large_number_fits_where_it_is_scaled_or_f
 def test_a_callback_that_handles_such_numbers_takes_them(tmp_path: Path) -> None:
     trainer = fit(saved(tmp_path, "train", "t", math.inf, False), TerminateOnNaN())
     assert trainer.summary["stop_reason"] == "nan"
-    assert "the target of sample 7 of the training part has inf" in trainer.summary["stop_words"]
+    assert "the target of sample 7 of the training split has inf" in trainer.summary["stop_words"]
     data = saved(tmp_path, "train", "x", math.inf, False)
     with pytest.raises(UserError, match="row 7 of the training split, feature 1: inf has no mean"):
         fit(Dataset(train=data.train, normalize="feature"), TerminateOnNaN())

@@ -241,7 +241,7 @@ def test_a_step_that_cannot_be_captured_runs_eagerly_on_the_parameters_it_had(
     trainer, _ = fit(engine="graph")
     assert trainer.session.running == "eager"
     said = capsys.readouterr().err
-    assert said == "trainer.engine graph: eager, since a CUDA graph needs trainer.device=cuda, and this is cpu\n"
+    assert said == "trainer.engine graph: eager, since a CUDA graph needs trainer.device=cuda (got cpu)\n"
     assert same(trainer, fit()[0])
 
     def broken(device: Any, step: Callable[[], None], begin: Callable[[], Any], generators: Any) -> Any:
@@ -686,13 +686,13 @@ STEPS_LEFT = 20  # of `fit`: 4 epochs of 5 batches
 @pytest.mark.parametrize(
     ("whole", "half", "choice"),
     [
-        (0.99, None, "eager; compiling takes some 10 s and would save 9.9 s"),
-        (1.01, 1.01, "compile; it takes some 10 s and saves some 10 s"),  # half a batch takes as long: all is dispatch
-        (5.0, 4.0, "compile; it takes some 10 s and saves some 30 s"),  # 5 = 3 + 2
-        (5.0, 3.6, "eager; compiling takes some 10 s and would save 0.0 s"),  # 2.2 of 5: products and the like dominate
-        (5.0, 2.5, "eager; compiling takes some 10 s and would save 0.0 s"),  # half as long: all is arithmetic
-        (5.0, 2.0, "eager; compiling takes some 10 s and would save 0.0 s"),  # a clock disturbed by other programs
-        (5.0, 9.0, "compile; it takes some 10 s and saves some 50 s"),  # never more than the steps take
+        (0.99, None, "eager; compiling takes about 10 s and would save 9.9 s"),
+        (1.01, 1.01, "compile; it takes about 10 s and saves about 10 s"),  # half a batch takes as long: all is dispatch
+        (5.0, 4.0, "compile; it takes about 10 s and saves about 30 s"),  # 5 = 3 + 2
+        (5.0, 3.6, "eager; compiling takes about 10 s and would save 0.0 s"),  # 2.2 of 5: products and the like dominate
+        (5.0, 2.5, "eager; compiling takes about 10 s and would save 0.0 s"),  # half as long: all is arithmetic
+        (5.0, 2.0, "eager; compiling takes about 10 s and would save 0.0 s"),  # a clock disturbed by other programs
+        (5.0, 9.0, "compile; it takes about 10 s and saves about 50 s"),  # never more than the steps take
     ],
 )
 def test_auto_compiles_where_the_dispatch_of_the_steps_left_takes_longer_than_compiling(

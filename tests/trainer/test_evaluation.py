@@ -108,7 +108,7 @@ def test_a_pause_that_raises_leaves_training_mode_on() -> None:
     net = passing()
     data = tensors(torch.zeros(9, 1), torch.zeros(9, 1))
     with pytest.raises(Stop):
-        evaluate(net, MSELoss(), data, data.train, 2, pause=pause)
+        evaluate(net, MSELoss(), data, data.train, 2, check_interrupt=pause)
     assert calls == 3
     assert net.training
 

@@ -284,11 +284,11 @@ REFUSED: list[tuple[str, Callable[[], Module], Callable[[Any], Any], dict[str, A
         "1 replicas.*is 2",
     ),
     (
-        "samples a step",
+        "samples per step",
         lambda: Sequential(Linear(2, 3), Linear(3, 1)),
         lambda p: SGD(p, 0.1, momentum=0.9),
         {"batch_size": 3},
-        "4 samples a step",
+        "4 samples per step",
     ),
 ]
 

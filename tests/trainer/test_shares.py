@@ -127,7 +127,7 @@ def test_a_run_that_diverges_says_since_when() -> None:
 
 def test_a_validation_part_that_is_there_is_not_replaced() -> None:
     data = disk(60, 20)
-    with pytest.raises(UserError, match="validation part already"):
+    with pytest.raises(UserError, match="validation split already"):
         fit(ValidationSplit(0.2), data=data.with_parts(val=data.test), max_epochs=1)
 
 

@@ -319,7 +319,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"replicas": 0}, "trainer.replicas: 0"),
     ({"dtype": "float16"}, "trainer.dtype: float16"),
     ({"device": "tpu"}, "trainer.device: 'tpu'"),
-    ({"device": "cuda:99"}, "trainer.device: 'cuda:99' is not there"),
+    ({"device": "cuda:99"}, "trainer.device: 'cuda:99' is not available"),
 ]
 
 
@@ -331,11 +331,11 @@ def test_settings_that_make_no_sense_are_refused(arguments: dict[str, Any], mess
 
 UNFIT: list[tuple[Callable[[], Module], Loss, str]] = [
     (lambda: Sequential(Linear(3, 2)), MSELoss(), r"0\.Linear.*\(2, 2\).*\(n, 3\)"),
-    (lambda: Sequential(Linear(2, 3)), MSELoss(), r"loss, on the train part: MSELoss: y is \(9, 3\), t is \(9, 1\)"),
+    (lambda: Sequential(Linear(2, 3)), MSELoss(), r"loss, on the train split: MSELoss: y is \(9, 3\), t is \(9, 1\)"),
     (
         lambda: Sequential(Linear(2, 2)),
         CrossEntropyLoss(),
-        r"loss, on the train part: CrossEntropyLoss: y is \(9, 2\), t is \(9, 1\)",
+        r"loss, on the train split: CrossEntropyLoss: y is \(9, 2\), t is \(9, 1\)",
     ),
     (lambda: Sequential(Linear(2, 4), ReLU(), Linear(5, 1)), MSELoss(), r"2\.Linear"),
 ]

@@ -130,7 +130,7 @@ class Experiment:
     def evaluate(self, name: str, data: Dataset | None = None) -> Metrics:
         """Return the metrics of the val or test split."""
         session = self.session(split=name == "val", data=data)
-        return plain_metrics(name, session.evaluate_part(name))
+        return plain_metrics(name, session.evaluate_split(name))
 
     def fit(
         self,

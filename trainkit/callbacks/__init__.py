@@ -1,7 +1,7 @@
 """The callbacks that come with trainkit: `from trainkit.callbacks import EarlyStopping`.
 
-Their files stand in `callbacks/` at the top of the repository, one a file. A wheel carries them in this folder; a checkout, and
-an editable install of one, finds them two levels up. Either way they are modules of this package, so each has one identity.
+Each has a file in `callbacks/` at the top of the repository. A wheel holds these files in this folder. A checkout, and an
+editable install of it, find them two levels up. In both cases they are modules of this package, so each class exists once.
 """
 
 from __future__ import annotations

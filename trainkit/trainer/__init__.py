@@ -1,4 +1,4 @@
-"""The trainer: the loop, what callbacks may do, the state of a run and how it is saved, and the engines that take the steps."""
+"""The trainer: the loop, the callbacks' hooks, the state of a run and how it is saved, and the engines that take the steps."""
 
 from .callback import Callback as Callback
 from .session import Session as Session

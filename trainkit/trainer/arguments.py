@@ -1,4 +1,4 @@
-"""The objects that a fit receives, checked: each wrong kind has one clear error."""
+"""Checks of the objects that `Trainer.fit` receives: each wrong type has one clear error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
 
-WANTED: dict[str, tuple[type, str]] = {
+EXPECTED: dict[str, tuple[type, str]] = {
     "net": (Module, "a trainkit module: Sequential(Linear(2, 25), ReLU(), Linear(25, 2))"),
     "loss": (Loss, "a trainkit loss: CrossEntropyLoss()"),
     "optimizer": (Optimizer, "a trainkit optimizer: SGD(net.param(), lr=0.1)"),
@@ -20,19 +20,19 @@ WANTED: dict[str, tuple[type, str]] = {
 
 
 def check_objects(net: Any, loss: Any, optimizer: Any, data: Any) -> None:
-    """Raise UserError where an argument of `fit` is of another kind, or where the optimizer is another net's."""
+    """Raise UserError where an argument of `fit` has the wrong type, or where the optimizer holds another net's parameters."""
     for name, value in (("net", net), ("loss", loss), ("optimizer", optimizer), ("data", data)):
-        kind, wanted = WANTED[name]
-        if not isinstance(value, kind):
-            raise UserError(f"{name}: is {described(value)}; give {wanted}")
+        expected, advice = EXPECTED[name]
+        if not isinstance(value, expected):
+            raise UserError(f"{name}: is {described(value)}; give {advice}")
     own = {id(p) for p, _ in net.param()}
     if any(id(p) not in own for p, _ in optimizer.pairs):
         name = type(optimizer).__name__
-        raise UserError(f"optimizer: holds parameters that are not this net's; make it of this net, {name}(net.param(), ...)")
+        raise UserError(f"optimizer: holds parameters that are not this net's; make it from this net: {name}(net.param(), ...)")
 
 
 def described(value: Any) -> str:
-    """What a value is, in words: `the class SGD`, `a DataLoader of torch`, `'text'`."""
+    """Return what a value is, in words: `the class SGD`, `a DataLoader of torch`, `'text'`."""
     if isinstance(value, type):
         return f"the class {value.__name__}, not an object of it"
     library = type(value).__module__.partition(".")[0]

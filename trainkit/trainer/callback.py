@@ -1,7 +1,7 @@
-"""What a callback can hear. Override the hooks you need: one that nobody overrides costs nothing.
+"""The hooks of a callback. Override those you need: a hook that no callback overrides costs nothing.
 
-Monitors read at `on_metrics`, when every metric of the moment is there; writers write at `on_log`, after them; savers save at
-`on_checkpoint`, last of all. So none of them can see a stale value, in whatever order the callbacks are listed.
+Callbacks that decide read metrics at `on_metrics`, when all new metrics are known. Those that write do so at `on_log`, and
+those that save at `on_checkpoint`, last. So no callback sees a stale value, in whatever order the callbacks are listed.
 """
 
 from __future__ import annotations
@@ -37,118 +37,128 @@ HOOKS = (
     "on_exception",
     "on_fit_end",
 )
-LOGGING = HOOKS[1 : HOOKS.index("on_train_end")]  # where a metric that is added can still be monitored
+LOGGING = HOOKS[1 : HOOKS.index("on_train_end")]  # a metric that is added at one of these can still be monitored
 
 
 class Callback(Recorded):
-    """Base of all callbacks. `session.progress` is where the run is, `session.metrics` holds its metrics, `session.log`
+    """The base of all callbacks. `session.progress` is where the run is, `session.metrics` holds its metrics, `session.log`
     adds one.
 
-    `name` is the name in the configuration; the session sets it, and keys the state in a checkpoint by it.
+    `name` is the name in the configuration. The trainer sets it; a checkpoint holds the callback's state under it.
     """
 
     name = ""
-    needs_run_folder = False  # True for one that writes into the run's folder: it needs one, and has no part in an evaluation
-    handles_nonfinite = (
-        False  # True for one that handles infinite numbers in the training data, which are then not refused at the start
-    )
-    monitors: tuple[str, ...] = ()  # metrics that it needs: a run that will have none of that name is refused
-    # What it writes, by exact name in the folder (`events.out.tfevents`: a prefix). Two callbacks cannot share one.
+    needs_run_folder = False  # True for a callback that writes into the run's folder; evaluations leave it out
+    # True for a callback that handles infinite numbers in the training data: they are then not refused at the start.
+    handles_nonfinite = False
+    monitors: tuple[str, ...] = ()  # metrics that it reads: a run that will not have them is refused
+    # The files that it writes, by exact name in the folder (`events.out.tfevents` is a prefix). Two callbacks cannot share one.
     files: tuple[str, ...] = ()
 
     def setup(self, session: Session) -> None:
-        """The data is there (`session.data`), not yet scaled or moved: split it here."""
+        """Split the data here: `session.data` is loaded, and not yet scaled or moved to the device."""
 
     def on_fit_start(self, session: Session) -> None:
-        """Everything is built; a resumed run's state is restored. Refuse here what cannot be trained: raise UserError.
+        """Raise UserError here for what cannot be trained. Everything is built, and a resumed run's state is restored.
 
-        Nothing has been written yet, and nothing may be: a fit that is refused leaves the run's folder as it was.
-        TerminateOnNaN calls it again, inside the fit, for callbacks with a state and on_train_batch_end, after it has put the
-        run back to an earlier step."""
+        Write nothing here: a fit that is refused leaves the run's folder as it was.
+        TerminateOnNaN restores an earlier step inside a fit. It then calls this hook again for each callback that has a state
+        and overrides on_train_batch_end.
+        """
 
     def on_train_start(self, session: Session) -> None:
-        """Nothing was refused, and the run's folder is there and locked: open files, write, delete."""
+        """Open, write and delete files from here on: no check refused the fit, and the run's folder exists and is locked."""
 
     def on_train_epoch_start(self, session: Session) -> None:
-        """Before the first batch of an epoch (not again when a run resumes inside it)."""
+        """Called before the first batch of an epoch (not again when a run resumes inside it)."""
 
     def on_train_batch_end(self, session: Session) -> None:
-        """After each step. The loss is still on the device."""
+        """Called after each step. The loss is still on the device."""
 
     def on_losses(self, session: Session, rows: list[list[float]]) -> None:
-        """Losses were fetched, whoever asked: as for on_step_log, before a validation inside an epoch, before a snapshot.
-        `rows`: those since the last time, a step each, a replica each in it; the last is this step's."""
+        """Called when losses were fetched: as for on_step_log, before a validation inside an epoch, before a snapshot.
+
+        rows: the losses since the last call, a row per step with a loss per replica; the last row is this step's.
+        """
 
     def on_step_log(self, session: Session, losses: list[float]) -> None:
-        """The losses were fetched: at the first step, every log_every_n_steps, the last of an epoch, and the last of all.
-        `losses`: this step's, a replica each."""
+        """Called when losses were fetched: at the first step, every log_every_n_steps, and the last of an epoch and of the run.
+
+        losses: this step's, one per replica.
+        """
 
     def on_validation_end(self, session: Session) -> None:
-        """Validation metrics are there; add your own with `session.log`."""
+        """Called when the validation metrics are known; add your own with `session.log`."""
 
     def on_train_epoch_end(self, session: Session) -> None:
-        """Training and validation of an epoch are done; add your own metrics with `session.log`."""
+        """Called after training and validation of an epoch; add your own metrics with `session.log`."""
 
     def on_metrics(self, session: Session) -> None:
-        """All new metrics (`session.metrics.updated`) are known: decide. After each epoch and after a validation inside one."""
+        """Decide by the new metrics (`session.metrics.updated`). Called after each epoch and after a validation inside one."""
 
     def on_log(self, session: Session) -> None:
-        """Write the new metrics (`session.metrics.updated`) down."""
+        """Write the new metrics (`session.metrics.updated`)."""
 
     def on_checkpoint(self, session: Session) -> None:
-        """Save, if it is time: after each step, after each epoch (then `session.progress.batch` is 0), and once after the last
-        step, whatever ended the loop but an exception (then `session.loop_ended`)."""
+        """Save, if a save is due. Called after each step, and after each epoch (then `session.progress.batch` is 0).
+
+        It is also called once after the last step (then `session.loop_ended`), unless an exception ended the loop.
+        """
 
     def on_save_end(self, session: Session) -> None:
-        """`last.pt` of this moment is on the disk: a resumed run continues from here."""
+        """Called when `last.pt` of this step is on the disk: a resumed run continues from here."""
 
     def on_train_end(self, session: Session) -> None:
-        """No step follows, and no signal ended the run: the parameters may take their final form."""
+        """Change the parameters to their final values, if at all. No step follows. Not called where a signal ended the run."""
 
     def on_test_end(self, session: Session) -> None:
-        """The final metrics (`train/error`, `test/...`) are there."""
+        """Called when the final metrics (`train/error`, `test/...`) are known."""
 
     def on_exception(self, session: Session, error: BaseException) -> None:
-        """The fit breaks off with `error`."""
+        """Called when `error` ends the fit."""
 
     def on_fit_end(self, session: Session) -> None:
-        """The last hook, however the fit ended: close what you opened."""
+        """Close what you opened. This is the last hook, called however the fit ended."""
 
     def adds_metrics(self, session: Session) -> Collection[str] | None:
-        """The metrics that it adds with `session.log`, by name; None where that is not known, as of one of the user's own that
-        overrides a hook in which it could. Say it, and a monitor of another name is refused before the first step."""
+        """Return the names of the metrics that the callback adds with `session.log`, or None where they are not known.
+
+        None is the default for a user's callback that overrides a hook in which it could add one. With the names known, a
+        monitor of another name is refused before the first step.
+        """
         own = type(self).__module__.startswith("trainkit.")
         return () if own or not any(overrides(self, hook) for hook in LOGGING) else None
 
     def next_step(self, step: int) -> int | None:
-        """The step after `step` at whose end on_train_batch_end or on_checkpoint has something to do; None for no certain one.
+        """Return the next step after `step` at which on_train_batch_end or on_checkpoint has work to do; None if none is known.
 
-        Compiled steps run up to there in one call, and the hooks are called at its end. A callback that does not say is asked
-        after each step. (Only compiled steps ask: eager ones call the hooks each time.)
+        Compiled steps run up to that step in one call, and the hooks are called at its end. By default it is the following
+        step. Eager steps do not use it: they call the hooks after each step.
         """
         return step + 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to keep: dicts, lists, tensors, str, int, float, bool, None.
+        """Return what a checkpoint keeps of the callback: dicts, lists, tensors, str, int, float, bool, None.
 
-        Asked once before the first step too, before on_train_start, and for each state that ranks: it must change nothing."""
+        It is also called before on_train_start, and for each state that ranks: it must change nothing.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the state back; arguments of the configuration win over what was saved."""
+        """Restore the state. Where a saved argument differs from the configuration, use the configuration."""
 
     def __repr__(self) -> str:
         return described(self)
 
 
 def overrides(callback: Callback, hook: str) -> bool:
-    """Whether `callback` does anything at `hook`. An instance opts out by `self.hook = super().hook`."""
+    """Return whether `callback` overrides `hook`. An instance opts out by `self.hook = super().hook`."""
     method = getattr(callback, hook)
     return getattr(method, "__func__", method) is not getattr(Callback, hook)
 
 
 def check_files(callbacks: Mapping[str, Callback]) -> list[str]:
-    """The files of the run's folder that the callbacks write. Raises UserError where two would write the same one."""
+    """Return the files of the run's folder that the callbacks write. Raises UserError where two would write the same one."""
     owner: dict[str, str] = {}
     for name, cb in callbacks.items():
         for file in cb.files:
@@ -161,7 +171,7 @@ def check_files(callbacks: Mapping[str, Callback]) -> list[str]:
 def check_monitors(session: Session) -> None:
     """Raise UserErrors where callbacks monitor metrics that no epoch of this run will have.
 
-    Nothing is refused where a callback does not say what it adds: `missing` is asked again after the first epoch.
+    Where the metrics that a callback adds are not known, the check is made after the first epoch instead.
     """
     known, added = known_metrics(session), [cb.adds_metrics(session) for cb in session.callbacks.values()]
     if None not in added and (found := missing(session, known)):
@@ -174,7 +184,7 @@ def check_monitors(session: Session) -> None:
 
 
 def known_metrics(session: Session) -> set[str]:
-    """The metrics of an epoch of this run: the trainer's, and those that callbacks say they add."""
+    """Return the metrics of an epoch of this run: the trainer's, and those of `Callback.adds_metrics`."""
     data, known = session.data, {"train/loss", "lr"}
     if data.val is not None:
         known |= {"val/loss"} | ({"val/error"} if data.classes is not None and data.val.label is not None else set())
@@ -182,31 +192,31 @@ def known_metrics(session: Session) -> set[str]:
 
 
 def missing(session: Session, known: Collection[str]) -> list[tuple[str, str]]:
-    """Monitored metrics that are not among `known`, each with a line for the user."""
+    """Return the monitored metrics that are not among `known`, each with its error message."""
     found = []
     for name, metric in ((name, metric) for name, cb in session.callbacks.items() for metric in cb.monitors):
         if metric in known:
             continue
-        why = ""
+        advice = ""
         if metric.startswith("val/") and session.data.val is None:
-            why = "; add the callback validation_split"
+            advice = "; add the callback validation_split"
         elif metric == "train/error" or metric.startswith("test/"):
-            why = "; it is measured after the last step only"
-        found.append((metric, f"callbacks.{name}: no metric {short_repr(metric)}{suggest(metric, sorted(known))}{why}"))
+            advice = "; it is measured only after the last step"
+        found.append((metric, f"callbacks.{name}: no metric {short_repr(metric)}{suggest(metric, sorted(known))}{advice}"))
     return found
 
 
 class CallbackError(RuntimeError):
-    """A callback failed; the message says which, at which hook, epoch and step. The cause is its `__cause__`."""
+    """The error of a callback. Its message names the callback, hook, epoch and step; `__cause__` is the original error."""
 
 
 def collect_hooks(session: Session, callbacks: Iterable[Callback]) -> dict[str, list[Callable[..., None]]]:
-    """What to call at each hook: only callbacks that override it. Built once a fit."""
+    """Return the methods to call at each hook: those of callbacks that override it. Built once per fit."""
     return {hook: [_hook(session, cb, hook) for cb in callbacks if overrides(cb, hook)] for hook in HOOKS}
 
 
 def _hook(session: Session, callback: Callback, hook: str) -> Callable[..., None]:
-    """The callback's method at `hook`; an error leaves it with the callback's name, the hook, the epoch and the step."""
+    """Return the callback's method at `hook`, whose errors name the callback, the hook, the epoch and the step."""
     method = getattr(callback, hook)
 
     def hook_method(*args: Any) -> None:
@@ -218,17 +228,17 @@ def _hook(session: Session, callback: Callback, hook: str) -> Callable[..., None
             place = f"callbacks.{callback.name} {hook}, epoch {session.progress.epoch + 1}, step {session.progress.step}"
             if isinstance(error, UserError):
                 raise UserError(f"{place}: {error}") from error
-            if (why := os_error_message(error)) is not None:
-                raise UserError(f"{place}: {why}") from error
-            if (short := memory_error_message(error)) is not None:
-                raise UserError(f"{place}: {short}: the net, the data, the batch or the replicas") from error
+            if (message := os_error_message(error)) is not None:
+                raise UserError(f"{place}: {message}") from error
+            if (message := memory_error_message(error)) is not None:
+                raise UserError(f"{place}: {message}: the net, the data, the batch or the replicas") from error
             raise CallbackError(f"{place}: {type(error).__name__}: {error}") from error
 
     return hook_method
 
 
 def named(callbacks: Mapping[str, Callback] | Iterable[Callback]) -> dict[str, Callback]:
-    """Callbacks by name; those of a list are named by their class, `EarlyStopping` becoming early_stopping."""
+    """Return the callbacks by name. Those of a list are named after their class: `EarlyStopping` becomes early_stopping."""
     if isinstance(callbacks, Mapping):
         made = dict(callbacks)
     elif isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
@@ -251,20 +261,18 @@ def named(callbacks: Mapping[str, Callback] | Iterable[Callback]) -> dict[str, C
 
 
 def bad_name(name: Any) -> str:
-    """What is wrong with a callback's name, which messages show and checkpoints keep; else nothing."""
+    """Return what is wrong with a callback's name, which messages and checkpoints contain; an empty text for a valid one."""
     if isinstance(name, str) and name and name.isprintable() and not set(name) & {"/", "\\"}:
         return ""
     return f"{name!r} is not a callback's name; needs printable text without / and \\"
 
 
-WORDS = {
-    "TensorBoard": "tensorboard",
-    "TerminateOnNaN": "terminate_on_nan",
-}  # as TensorBoard's command spells it, and as it is said
+# Names that the rule of `snake` would split otherwise.
+WORDS = {"TensorBoard": "tensorboard", "TerminateOnNaN": "terminate_on_nan"}
 
 
 def snake(name: str) -> str:
-    """CSVLog -> csv_logger, LRScheduler -> lr_scheduler, and WORDS."""
+    """Return a class name in snake case: CSVLogger -> csv_logger, LRScheduler -> lr_scheduler, and those of WORDS."""
     if name in WORDS:
         return WORDS[name]
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

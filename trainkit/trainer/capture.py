@@ -1,4 +1,4 @@
-"""A run's state as plain values, and back: what a checkpoint holds."""
+"""The state of a run as plain values, as a checkpoint holds it; and its restoration."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 
 def capture(session: Session) -> dict[str, Any]:
-    """The whole state of a run between two steps. Its tensors are on the CPU, and nothing in it moves on with the run."""
-    # who looks at an epoch's end may look at its last gradient
-    looked_at = session.progress.batch == session.steps_per_epoch and session.optimizer.has_grad_buffer
+    """Return the whole state of a run between two steps. Its tensors are on the CPU; later steps do not change it."""
+    # Callbacks at the end of an epoch, GradientNorms for one, may read the gradient of its last step.
+    keeps_gradient = session.progress.batch == session.steps_per_epoch and session.optimizer.has_grad_buffer
     return {
         "format": FORMAT,
         "config": session.config,
         "state": _as_state(session.progress),
         "model": to_plain(session.net.state_dict(), copy=False),
         "optimizer": to_plain(session.optimizer.state_dict(), copy=False),
-        "gradient": to_plain(session.optimizer.g) if looked_at else None,
+        "gradient": to_plain(session.optimizer.g) if keeps_gradient else None,
         "normalizer": session.normalizer.state_dict(),
         "data": {
             "train": len(session.data.train),
@@ -53,22 +53,22 @@ def capture(session: Session) -> dict[str, Any]:
 
 
 def _as_state(progress: Progress) -> dict[str, Any]:
-    """The progress by the names of the file format."""
+    """Return the progress under the keys of the file format."""
     state = asdict(progress)
     return {"pending" if name == "validation_pending" else name: value for name, value in state.items()}
 
 
 def progress_of(state: dict[str, Any]) -> Progress:
-    """The progress in a checkpoint, copied: the steps move its lists on."""
+    """Return the progress in a checkpoint, copied: the steps change its lists."""
     state = deepcopy(state)
     return Progress(validation_pending=state.pop("pending"), **state)
 
 
-FINAL = {"train/error", "test/loss", "test/error"}  # metrics that come after the last step
+FINAL = {"train/error", "test/loss", "test/error"}  # metrics that are measured after the last step
 
 
 def check_size(session: Session) -> None:
-    """Raise UserError for a run whose checkpoints would have more values than a file may hold; copies no tensor."""
+    """Raise UserError where a checkpoint of the run would hold more values than a file may. Copies no tensor."""
     columns: dict[str, Any] = session.data.schema or {}
     replicas = session.replicas
     metrics = len({*known_metrics(session), *FINAL, *session.metrics})
@@ -76,21 +76,21 @@ def check_size(session: Session) -> None:
     rest = opcodes([p for _, p, _ in session.net.named_param()]) + opcodes([session.optimizer.p] * len(session.optimizer.slots))
     rest += opcodes(_as_state(session.progress)) + metrics * (replicas + 4)
     for cb in session.callbacks.values():
-        with suppress(Exception):  # of one that has no state before the first step; a save says what is wrong with it
+        with suppress(Exception):  # a callback may have no state before the first step; a save reports what is wrong
             rest += opcodes(cb.state_dict())
-    if (n := schema + rest) > MAX_OPCODES:
+    if (total := schema + rest) > MAX_OPCODES:
         if replicas > 1 and rest > schema:
-            cure = f"use {replicas * max(0, MAX_OPCODES - schema) // rest:,} replicas or fewer, not {replicas:,}"
+            fix = f"use {replicas * max(0, MAX_OPCODES - schema) // rest:,} replicas or fewer, not {replicas:,}"
         elif columns:
             n_columns = len(columns.get("columns", ()))
-            cure = f"use {n_columns * max(0, MAX_OPCODES - rest) // schema:,} columns or fewer, not {n_columns:,}"
+            fix = f"use {n_columns * max(0, MAX_OPCODES - rest) // schema:,} columns or fewer, not {n_columns:,}"
         else:
-            cure = "keep long lists of numbers as tensors"
-        raise UserError(f"checkpoint: it would hold {n:,} parts, a file can hold {MAX_OPCODES:,}; {cure}")
+            fix = "keep long lists of numbers as tensors"
+        raise UserError(f"checkpoint: it would hold {total:,} values (a file can hold {MAX_OPCODES:,}); {fix}")
 
 
 def restore(session: Session, content: dict[str, Any]) -> None:
-    """Put a checkpoint's state into a prepared session, after everything has been found to fit. Random state comes last."""
+    """Put a checkpoint's state into a prepared session, once everything has been checked. The random states come last."""
     check_types(content)
     state = content["state"]
     replicas = len(state["active"])
@@ -106,14 +106,14 @@ def restore(session: Session, content: dict[str, Any]) -> None:
     for key, now in (("train", len(session.data.train)), ("batch", session.step_size)):
         then = content["data"][key]
         if state["batch"] and now != then:
-            what = {"train": "training samples", "batch": "samples a step"}[key]
-            stands = f"the checkpoint is inside an epoch of {then} {what}, now there are {now}"
-            wrong.append(f"resume: {stands}; keep them, or resume from an epoch's end")
+            what = {"train": "training samples", "batch": "samples per step"}[key]
+            problem = f"the checkpoint is inside an epoch of {then} {what}, now there are {now}"
+            wrong.append(f"resume: {problem}; keep them, or resume from an epoch's end")
     if wrong:
         raise UserErrors(wrong)
     check_data(content, session.data)
     check_random_states(session.device, content["rng"])
-    load_callbacks(session, content)  # first, since they may refuse too
+    load_callbacks(session, content)  # before the rest, since a callback may refuse its state too
     check_same(session, content)
     session.progress = progress_of(state)
     session.net.load_state_dict(content["model"])
@@ -126,7 +126,7 @@ def restore(session: Session, content: dict[str, Any]) -> None:
 
 
 def load_callbacks(session: Session, content: dict[str, Any]) -> None:
-    """Each callback's state, by its name in the configuration."""
+    """Restore the state of each callback, found by its name in the configuration."""
     for name, cb in session.callbacks.items():
         if name in content["callbacks"]:
             _load(cb, content["callbacks"][name])
@@ -139,11 +139,11 @@ def _load(cb: Callback, state: dict[str, Any]) -> None:
         raise UserErrors(f"resume: callbacks.{cb.name}: {line}" for line in str(error).split("\n")) from error
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        raise UserError(f"resume: callbacks.{cb.name} cannot take its state from the checkpoint ({what}); rename it") from error
+        raise UserError(f"resume: callbacks.{cb.name} cannot load its state from the checkpoint ({what}); rename it") from error
 
 
 def normalizer(content: dict[str, Any], data: Dataset | None = None) -> Normalizer:
-    """The checkpoint's normalizer. Raises UserError where the data has other features."""
+    """Return the checkpoint's normalizer. Raises UserError where the data has other features."""
     check_types(content)
     found = Normalizer.from_state(content["normalizer"])
     if data is None:
@@ -153,5 +153,5 @@ def normalizer(content: dict[str, Any], data: Dataset | None = None) -> Normaliz
         value = getattr(found, name)
         if value is not None and value.dim() and tuple(value.shape) != features:
             shape = tuple(value.shape)
-            raise UserError(f"data: a sample is {features}, the checkpoint's normalizer.{name} {shape}; keep the data")
+            raise UserError(f"data: a sample is {features}, the checkpoint's normalizer.{name} is {shape}; keep the data")
     return found

@@ -1,4 +1,4 @@
-"""The configuration of a fit that was set up in Python: what `trainkit.load` builds the run from."""
+"""The configuration of a fit that was set up in Python, from which `trainkit.load` builds the run again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def configuration(
     source: Mapping[str, object],
     callbacks: Mapping[str, Callback],
 ) -> tuple[str, list[str]]:
-    """The configuration as text, and a line for each part that a file cannot hold and that is left out of it."""
+    """Return the configuration as text, and a line for each object that a file cannot hold, which is left out."""
     left_out: list[str] = []
 
     def attempt(make: Callable[[], Any]) -> Any:
@@ -55,14 +55,14 @@ def configuration(
 
 def _layers(net: Module) -> list[Any]:
     if type(net) is not Sequential:
-        raise UserError(f"net is a {type(net).__name__}, where a configuration has a Sequential of layers")
+        raise UserError(f"net is a {type(net).__name__}, a configuration holds a Sequential of layers")
     return [_named(m) for m in net.layers]
 
 
-def _named(made: Recorded, without: tuple[str, ...] = ()) -> Any:
-    """`ReLU`, or `{Linear: {in_features: 2, out_features: 25}}`; a container's modules as a list."""
-    name = type(made).__name__
-    if isinstance(made, Container):
-        return {name: [_named(m) for m in made.layers]}
-    given = arguments(made, without)
+def _named(value: Recorded, without: tuple[str, ...] = ()) -> Any:
+    """Return `ReLU`, or `{Linear: {in_features: 2, out_features: 25}}`; a container's modules are a list."""
+    name = type(value).__name__
+    if isinstance(value, Container):
+        return {name: [_named(m) for m in value.layers]}
+    given = arguments(value, without)
     return {name: given} if given else name

@@ -1,4 +1,4 @@
-"""What the bits of a run may depend on beside its state: versions, threads, device, dtype, engine."""
+"""What the bits of a run may depend on besides its state: versions, threads, device, dtype, engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def versions() -> dict[str, str]:
 
 
 def environment(session: Session) -> dict[str, Any]:
-    """The environment of a running session, as a checkpoint holds it."""
+    """Return the environment of a running session, as a checkpoint holds it."""
     return {
         "versions": versions(),
         "threads": torch.get_num_threads(),
@@ -31,7 +31,7 @@ def environment(session: Session) -> dict[str, Any]:
 
 
 def differences(session: Session, content: dict[str, Any]) -> list[str]:
-    """What differs between the environment that a checkpoint was made in and that of a session before its first step."""
+    """Return the differences between a checkpoint's environment and that of a session before its first step, one per line."""
     then = {"mode": "eager", **content["environment"]}
     now = {**environment(session), "mode": resumed_engine(session.settings.engine, content)}
     now["threads"] = threads.chosen(session, content)
@@ -43,10 +43,10 @@ def differences(session: Session, content: dict[str, Any]) -> list[str]:
 
 
 def resumed_engine(configured: str, content: dict[str, Any]) -> Any:
-    """The engine of a resumed run: the configured one; auto continues with what it chose then."""
+    """Return the engine of a resumed run: the configured one, or for auto the checkpoint's."""
     return engine_of(content) if configured == "auto" else configured
 
 
 def engine_of(content: dict[str, Any]) -> Any:
-    """eager, compile or graph: what took the checkpoint's steps."""
+    """Return what took the checkpoint's steps: eager, compile or graph."""
     return content["environment"].get("mode", "eager")

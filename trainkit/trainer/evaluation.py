@@ -1,4 +1,4 @@
-"""Metrics of a part of the data: loss a sample, and the share of wrong answers where there are classes."""
+"""Metrics of a split of the data: the loss per sample, and the error rate where there are classes. Predictions."""
 
 from __future__ import annotations
 
@@ -18,64 +18,64 @@ from trainkit.metrics.classification import predicted_classes
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, eval_mode
 
-PASS = 1024  # samples of a pass without training
-Metrics = dict[str, list[float]]  # a value a replica
+PASS = 1024  # samples of a pass in evaluation mode
+Metrics = dict[str, list[float]]  # a value per replica
 
 
 def evaluate(
     net: Module,
     loss: Loss,
     data: Dataset,
-    part: Split,
+    split: Split,
     batch_size: int,
     replicas: int = 1,
-    pause: Callable[[], None] = lambda: None,
+    check_interrupt: Callable[[], None] = lambda: None,
 ) -> Metrics:
-    """`loss` (the mean a sample; for reduction sum, the sum divided by n) and `error` of `part`, in evaluation mode.
+    """Return `loss` (the mean per sample; for reduction sum, the sum divided by n) and `error` of `split`, in evaluation mode.
 
-    Sums and counts of the batches are added up and divided once. Nothing that training sees is changed. `pause` is called
-    before each batch and may raise.
+    The sums of the batches are divided once, by the sum of their counts. The state of the training is not changed.
+    check_interrupt: called before each batch; it may raise.
     """
     replica_dims = net.replica_dims
-    device = part.x.device
+    device = split.x.device
     total = torch.zeros(replicas, dtype=torch.float64, device=device)
-    counted = torch.zeros(replicas, dtype=torch.float64, device=device)
+    weight = torch.zeros(replicas, dtype=torch.float64, device=device)
     wrong = torch.zeros(replicas, dtype=torch.float64, device=device)
     summed = loss.summed()
-    with eval_mode(net), torch.inference_mode(), closing(iter_batches(part.x, batch_size)) as inputs:
-        for i, x in zip(range(0, len(part), batch_size), inputs, strict=True):
-            pause()
-            t = aligned(part.t[i : i + batch_size])
+    with eval_mode(net), torch.inference_mode(), closing(iter_batches(split.x, batch_size)) as inputs:
+        for i, x in zip(range(0, len(split), batch_size), inputs, strict=True):
+            check_interrupt()
+            t = aligned(split.t[i : i + batch_size])
             n = len(x)
             if replica_dims:
                 x, t = x.expand(replicas, *x.shape), t.expand(replicas, *t.shape)
             y = net.fwd(x)[0]
             total += summed.fwd(y, t)[0]
-            counted += loss.batch_weight(t) if loss.reduction == "mean" else n
-            if data.classes is not None and part.label is not None:
-                miss = predicted_classes(y, loss, data, replica_dims) != part.label[i : i + batch_size]
-                wrong += miss.sum(-1)
-    metrics = {"loss": (total / counted).tolist()}
-    if data.classes is not None and part.label is not None:
-        metrics["error"] = (wrong / len(part)).tolist()
+            weight += loss.batch_weight(t) if loss.reduction == "mean" else n
+            if data.classes is not None and split.label is not None:
+                missed = predicted_classes(y, loss, data, replica_dims) != split.label[i : i + batch_size]
+                wrong += missed.sum(-1)
+    metrics = {"loss": (total / weight).tolist()}
+    if data.classes is not None and split.label is not None:
+        metrics["error"] = (wrong / len(split)).tolist()
     return metrics
 
 
 def predict_rows(
     net: Module, normalizer: Normalizer, x: Any, features: tuple[int, ...] | None, dtype: torch.dtype, replicas: int
 ) -> Tensor:
-    """y for inputs in the data's own units, on the CPU: x (n, ...) gives (n, ...), or (r, n, ...) with replicas.
+    """Return y for inputs in the data's own units, on the CPU: x (n, ...) gives (n, ...), or (r, n, ...) with replicas.
 
-    features: the shape of a sample, where it is known. Raises UserError for anything but rows of these features.
+    features: the shape of a sample, if it is known. Raises UserError unless x holds rows of these features.
     """
     try:
         x = x.to_numpy() if hasattr(x, "to_numpy") else x  # a frame of pandas or polars
         rows = torch.tensor(x, dtype=torch.float64) if isinstance(x, (list, tuple)) else torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"predict: x is a {type(x).__name__}; give numbers, one row per sample") from error
-    wanted = features if features is not None else tuple(normalizer.mean.shape) or None
-    if not rows.dim() or (wanted is not None and tuple(rows.shape[1:]) != wanted):
-        shape = f"(n, {', '.join(map(str, wanted))})" if wanted else "(n, ...)"
+    expected = features if features is not None else tuple(normalizer.mean.shape) or None
+    if not rows.dim() or (expected is not None and tuple(rows.shape[1:]) != expected):
+        shape = f"(n, {', '.join(map(str, expected))})" if expected else "(n, ...)"
         raise UserError(f"predict: x is {tuple(rows.shape)}, needs {shape}: rows of the data's features")
     scaled = normalizer.scale(rows.to(floating(rows.dtype)), dtype)
     p = next(iter(net.param()), (scaled, scaled))[0]
@@ -83,7 +83,7 @@ def predict_rows(
 
 
 def predict(net: Module, x: Tensor | MappedRows, batch_size: int, replicas: int = 1) -> Tensor:
-    """y of every sample in evaluation mode: (n, ...), or (r, n, ...) with replicas."""
+    """Return y of every sample in evaluation mode: (n, ...), or (r, n, ...) with replicas."""
     with eval_mode(net), torch.inference_mode():
         inputs = (b.expand(replicas, *b.shape) if net.replica_dims else b for b in iter_batches(x, batch_size))
         return torch.cat([net.fwd(b)[0] for b in inputs], net.replica_dims)

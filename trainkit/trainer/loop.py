@@ -1,4 +1,4 @@
-"""The loop over epochs and steps, from where the session's progress is. `Trainer.fit` shows it as pseudocode."""
+"""The loop over epochs and steps, from the session's progress on. `Trainer.fit` shows it as pseudocode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .session import Session
 
 
 def train(session: Session) -> None:
-    """Take the steps up to the end of the run: the limits of the settings, a callback that stops it, or a signal."""
+    """Take the steps up to the end of the run: a limit of the settings, a stop by a callback, or a signal."""
     progress, settings = session.progress, session.settings
     after_step, save = session.hooks["on_train_batch_end"], session.hooks["on_checkpoint"]
     every, inside = settings.log_every_n_steps, session.validate_every_n_steps
@@ -39,7 +39,7 @@ def train(session: Session) -> None:
             if inside and progress.step % inside == 0 and not (progress.batch == last and _validates(session)):
                 _validate_inside(session)
             if session.stopping or progress.step == settings.max_steps:
-                session.fetch_losses()  # the last step's, for the records
+                session.fetch_losses()  # the callbacks that write need the last step's loss
             for hook in save:
                 hook()
             if session.metrics.updated:
@@ -67,7 +67,7 @@ def finish(session: Session) -> None:
             session.log("train/error", final["error"])
         if session.data.test is not None:
             session.evaluate_and_log("test", session.data.test)
-        if session.params_replaced and session.data.val is not None:  # the summary is of the parameters that the run ends with
+        if session.params_replaced and session.data.val is not None:  # the summary describes the final parameters
             session.metrics.update({f"val/{name}": values for name, values in session.evaluate(session.data.val).items()})
     except signals.Interrupted:
         finish(session)
@@ -88,11 +88,11 @@ def _ended(session: Session) -> bool:
 
 
 def _end_epoch(session: Session) -> None:
-    """Metrics, decisions, records and last the checkpoint of the epoch whose steps are all taken."""
+    """End the epoch whose steps are all taken: metrics, decisions, records, and last the checkpoint."""
     progress = session.progress
     session.fetch_losses()
     if session.data.val is not None and _validates(session) and not _validated(session, session.data.val):
-        return  # interrupted: the resumed run begins here again
+        return  # interrupted: the resumed run begins with this validation
     session.log("train/loss", session.mean_loss())
     if progress.first_nonfinite_epoch is None and not all(map(math.isfinite, session.metrics["train/loss"])):
         progress.first_nonfinite_epoch = session.epochs_done
@@ -109,21 +109,21 @@ def _end_epoch(session: Session) -> None:
 
 
 def _publish(session: Session) -> None:
-    """New metrics to callbacks that decide, then to those that write. Ends the run if a monitored metric does not exist."""
+    """Pass new metrics to callbacks that decide, then to those that write. End the run if a monitored one does not exist."""
     session.call("on_metrics")
     session.call("on_log")
     if "train/loss" not in session.metrics:
         return  # no epoch is complete yet
-    awaited = session.data.val is not None and not any(m.startswith("val/") for m in session.metrics)
+    val_to_come = session.data.val is not None and not any(m.startswith("val/") for m in session.metrics)
     known = {*session.metrics, *known_metrics(session)}
-    if lines := [line for m, line in missing(session, known) if not (awaited and m.startswith("val/"))]:
+    if lines := [line for m, line in missing(session, known) if not (val_to_come and m.startswith("val/"))]:
         session.failed = UserErrors(f"{line}; the run ends after step {session.progress.step}" for line in lines)
         session.metrics.updated.clear()  # nothing is ranked by a metric that does not exist
         session.stop("error", str(session.failed), force=True)
 
 
 def _validates(session: Session) -> bool:
-    """Whether a validation is due at the end of this epoch."""
+    """Return whether a validation is due at the end of this epoch."""
     return (session.progress.epoch + 1) % session.validate_every_n_epochs == 0
 
 
@@ -138,7 +138,7 @@ def _validate_inside(session: Session) -> None:
 
 
 def _validated(session: Session, split: Split) -> bool:
-    """Validate; False where a signal interrupted it."""
+    """Validate on `split`. Return False where a signal interrupted it."""
     try:
         session.evaluate_and_log("val", split)
     except signals.Interrupted:

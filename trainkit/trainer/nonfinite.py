@@ -1,4 +1,4 @@
-"""Where numbers are not finite: which replicas', and in a step taken again under watch, the place of the first."""
+"""Non-finite numbers: the replicas that have them, and the place of the first one in a step that is taken again."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def nonfinite_replicas(session: Session, losses: Sequence[float]) -> list[int]:
-    """The replicas that train and whose loss, parameters or slots are not all finite. (Waits for the device.)"""
+    """Return the active replicas whose loss, parameters or slots are not all finite. (Waits for the device.)"""
     tensors = changed(session)
-    finite = all(math.isfinite(s.sum().item()) for s in tensors)  # a sum in which none can hide
+    finite = all(math.isfinite(s.sum().item()) for s in tensors)  # a non-finite element makes the sum non-finite
     if finite and all(map(math.isfinite, losses)):
         return []
     wrong = [not math.isfinite(value) for value in losses]
@@ -38,45 +38,45 @@ def nonfinite_replicas(session: Session, losses: Sequence[float]) -> list[int]:
 
 
 def max_magnitude(v: Tensor) -> float:
-    """The largest magnitude; NaN where there is one."""
+    """Return the largest magnitude of the elements; NaN where one is NaN."""
     return float(torch.linalg.vector_norm(v.detach(), math.inf)) if v.numel() else 0.0
 
 
 class Found(Exception):
-    """The first place, in words."""
+    """Raised at the first non-finite number; the message is its place."""
 
 
 def locate(session: Session, r: int) -> str | None:
-    """Where the next step's first number of replica r that is not finite comes up; None if all stay finite.
+    """Return where the first non-finite number of replica r arises in the next step; None if all stay finite.
 
-    Takes the step, eagerly, every number looked at: put the state back afterwards.
+    Takes the step eagerly and checks every tensor in it: restore the state afterwards.
     """
     try:
-        _watched(session, r)
+        _take_checked_step(session, r)
     except Found as found:
         return str(found)
     return None
 
 
-def _watched(session: Session, r: int) -> None:
+def _take_checked_step(session: Session, r: int) -> None:
     net, loss, o, state = session.net, session.loss, session.optimizer, session.progress
     own = [p for p, _ in o.pairs]
 
     def of(v: Tensor) -> Tensor:
         return v[r] if net.replica_dims else v
 
-    def check(where: str, v: Any, more: str = "") -> None:
+    def check(where: str, v: Any, context: str = "") -> None:
         for each in map(of, _tensors(v)):
             if each.is_floating_point() and not each.isfinite().all():
-                raise Found(f"{where}: {describe_nonfinite(each)}{more}")
+                raise Found(f"{where}: {describe_nonfinite(each)}{context}")
 
-    def see(call: Call) -> None:
-        mine = vars(call.module).get("_parameters", {})
+    def check_call(call: Call) -> None:
+        own_params = vars(call.module).get("_parameters", {})
         if call.phase == "fwd":
-            reaching = "".join(f", its {name} {max_magnitude(of(p)):.3g}" for name, (p, _) in mine.items())
-            check(f"{call.place} forward", call.gave, f"; its input reaches {magnitude_of(call.given)}{reaching}")
+            sizes = "".join(f", its {name} {max_magnitude(of(p)):.3g}" for name, (p, _) in own_params.items())
+            check(f"{call.place} forward", call.gave, f"; its input reaches {magnitude_of(call.given)}{sizes}")
             return
-        for name, (_, g) in mine.items():
+        for name, (_, g) in own_params.items():
             check(f"{call.place} backward", g, f" in the gradient of its {name}; dy reaches {magnitude_of(call.given)}")
         check(f"{call.place} backward", call.gave, f"; dy reaches {magnitude_of(call.given)}")
 
@@ -92,7 +92,7 @@ def _watched(session: Session, r: int) -> None:
         if v.is_floating_point() and not of(v).isfinite().all():
             raise Found(f"data: {what}{_sample(of(v), of(index))}")
     o.prepare_grad()
-    with traced(net, see):
+    with traced(net, check_call):
         value = loss_and_grad(net, _checked(loss, check, magnitude_of), session.settings.accumulate)(x, t)
     check(type(loss).__name__, value, "; no target of the batch counts")
     if (clip := clipping(net.replica_dims, session.settings.clip_norm, session.settings.clip_value)) is not None:
@@ -102,12 +102,12 @@ def _watched(session: Session, r: int) -> None:
     gradients = [max_magnitude(of(g)) for g in unflatten(o.g, own)]
     o.update()
     for i, (name, v) in enumerate(_named(session)):
-        reached = gradients[i % len(gradients)]
-        check(f"{type(o).__name__} update of {name}", v, f"; the gradient reached {reached:.3g}, lr {session.lr[r]:.3g}")
+        size = gradients[i % len(gradients)]
+        check(f"{type(o).__name__} update of {name}", v, f"; the gradient reached {size:.3g}, lr {session.lr[r]:.3g}")
 
 
 def _named(session: Session) -> Iterator[tuple[str, Tensor]]:
-    """Each parameter, then each slot of each: `2.weight`, `m of 2.weight`."""
+    """Yield each parameter, then each slot of each parameter, by name: `2.weight`, `m of 2.weight`."""
     o, names = session.optimizer, [name for name, _, _ in session.net.named_param()]
     for what, flat in zip(("", *(f"{slot} of " for slot in o.slots)), changed(session), strict=True):
         for name, v in zip(names, unflatten(flat, [p for p, _ in o.pairs]), strict=True):
@@ -115,12 +115,14 @@ def _named(session: Session) -> Iterator[tuple[str, Tensor]]:
 
 
 def _checked(loss: Loss, check: Any, magnitude_of: Any) -> Loss:
-    """The loss, with what its fwd and bwd give checked; that of a batch's parts too."""
+    """Return a copy of the loss that checks the results of its fwd and bwd, and of its `summed` form's."""
     checked, name = copy(loss), type(loss).__name__
 
     def fwd(y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
         value, saved = loss.fwd(y, t)
-        if loss.reduction == "sum" or torch.as_tensor(loss.batch_weight(t)).all():  # else there is no mean
+        if (
+            loss.reduction == "sum" or torch.as_tensor(loss.batch_weight(t)).all()
+        ):  # else the mean of that replica is 0 / 0, as intended
             check(name, value, f"; the net's output reaches {magnitude_of(y)}")
         return value, saved
 
@@ -134,7 +136,7 @@ def _checked(loss: Loss, check: Any, magnitude_of: Any) -> Loss:
 
 
 def describe_nonfinite(v: Tensor) -> str:
-    """`3 of 1,250 numbers are not finite, the first inf at (4, 17)`, or `inf` of a single number."""
+    """Return `3 of 1,250 numbers are not finite, the first inf at (4, 17)`, or `inf` for a single number."""
     wrong = (~v.isfinite()).nonzero()
     at = tuple(wrong[0].tolist())
     if v.numel() == 1:
@@ -144,10 +146,10 @@ def describe_nonfinite(v: Tensor) -> str:
 
 
 def _sample(v: Tensor, index: Tensor) -> str:
-    """`sample 7 of the training part has inf in feature 3`."""
+    """Return `sample 7 of the training split has inf in feature 3`."""
     i, *rest = (~v.isfinite()).nonzero()[0].tolist()
     where = f" in feature {rest[0]}" if len(rest) == 1 else f" at {tuple(rest)}" if rest else ""
-    return f"sample {int(index[i])} of the training part has {float(v[(i, *rest)]):g}{where}"
+    return f"sample {int(index[i])} of the training split has {float(v[(i, *rest)]):g}{where}"
 
 
 def _tensors(v: Any) -> Iterator[Tensor]:

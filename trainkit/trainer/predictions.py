@@ -1,4 +1,4 @@
-"""A net's outputs for a part of the data as CSV, computed block by block while writing."""
+"""A net's outputs as CSV, computed block by block while they are written."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, eval_mode
 
 BATCH = 1024  # samples of a pass
-NUMBERS = 1 << 18  # that are turned into text at a time: 8 MB as Python's
+NUMBERS = 1 << 18  # numbers that are turned into text at a time: 8 MB as Python floats
 
 
 def as_csv(net: Module, loss: Loss, data: Dataset, x: Tensor | MappedRows, replicas: int = 1) -> Generator[bytes, None, None]:
-    """The lines of `sample,y0,y1,...,answer`, an answer where there are classes; with replicas `replica` first, one after
-    another.
+    """Yield the lines of `sample,y0,y1,...,answer`, the answer only where there are classes.
 
-    A number is written as Python does, to its last digit, and a name as the csv module does.
+    With replicas the first column is `replica`, and each replica's lines follow those of the one before.
+    Numbers are written in full, as `repr` does, and class names as the csv module does.
     """
     blocks = _outputs(net, x, replicas)
     if replicas > 1:
         blocks = _by_replica(blocks, replicas, len(x))
     for r, first, y in blocks:
         if r == first == 0:
-            head = [*(["replica"] if replicas > 1 else []), "sample", *(f"y{i}" for i in range(y[0].numel()))]
-            yield ",".join([*head, *(["answer"] if data.classes is not None else [])]).encode() + b"\n"
-        for i, part in zip(range(0, len(y), step := max(1, NUMBERS // y[0].numel())), y.split(step), strict=True):
-            yield _lines(part, f"{r}," if replicas > 1 else "", first + i, loss, data).encode()
+            header = [*(["replica"] if replicas > 1 else []), "sample", *(f"y{i}" for i in range(y[0].numel()))]
+            yield ",".join([*header, *(["answer"] if data.classes is not None else [])]).encode() + b"\n"
+        for i, chunk in zip(range(0, len(y), step := max(1, NUMBERS // y[0].numel())), y.split(step), strict=True):
+            yield _lines(chunk, f"{r}," if replicas > 1 else "", first + i, loss, data).encode()
 
 
 def _lines(y: Tensor, begin: str, first: int, loss: Loss, data: Dataset) -> str:
-    values = (repr(row)[1:-1].replace(", ", ",") for row in y.reshape(len(y), -1).tolist())  # in half csv.writer's time
+    values = (repr(row)[1:-1].replace(", ", ",") for row in y.reshape(len(y), -1).tolist())  # takes half the time of csv.writer
     ends = ["\n"] * len(y)
     if data.classes is not None:
         ends = [f",{_field(_class(data.classes, k))}\n" for k in predicted_classes(y, loss, data).tolist()]
@@ -49,20 +49,20 @@ def _lines(y: Tensor, begin: str, first: int, loss: Loss, data: Dataset) -> str:
 
 
 def _class(classes: tuple[str, ...], k: int) -> str:
-    """The name of class k; a net may have more outputs than there are names."""
+    """Return the name of class k, or k itself: a net may have more outputs than there are names."""
     return classes[k] if k < len(classes) else str(k)
 
 
 @cache
 def _field(text: str) -> str:
-    """`text` as a field of a line, in quotes where it needs them."""
+    """Return `text` as a field of a line, in quotes where it needs them."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow([0, text])
     return line.getvalue()[2:-1]
 
 
 def _outputs(net: Module, x: Tensor | MappedRows, replicas: int) -> Iterator[tuple[int, int, Tensor]]:
-    """Of each block of samples in turn, and in it of each replica: the replica, the first sample, y (b, ...)."""
+    """Yield the replica, the first sample and y (b, ...) for each block of samples, and in it for each replica."""
     with closing(iter_batches(x, BATCH)) as inputs:
         for first, b in zip(range(0, len(x), BATCH), inputs, strict=True):
             with eval_mode(net), torch.inference_mode():
@@ -72,7 +72,7 @@ def _outputs(net: Module, x: Tensor | MappedRows, replicas: int) -> Iterator[tup
 
 
 def _by_replica(blocks: Iterator[tuple[int, int, Tensor]], replicas: int, n: int) -> Iterator[tuple[int, int, Tensor]]:
-    """The same blocks, all those of a replica before the next one's: by way of a temporary file."""
+    """Yield the same blocks ordered by replica. A temporary file holds them in between."""
     with TemporaryFile() as file:
         for r, first, y in blocks:
             like = y[:1].clone()

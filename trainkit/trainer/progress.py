@@ -1,4 +1,4 @@
-"""Where a run is, and why it stopped: plain values that a checkpoint and a summary hold."""
+"""Where a run is, and why it stopped: the plain values that a checkpoint and a summary hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Progress:
-    """Where a run is: what a checkpoint continues from."""
+    """Where a run is. A resumed run continues from these values."""
 
     epoch: int = 0  # epochs that are complete
     batch: int = 0  # steps taken in this epoch
@@ -21,7 +21,7 @@ class Progress:
 
     @classmethod
     def start(cls, lr: list[float]) -> Progress:
-        """Before the first step, with a learning rate per replica."""
+        """Return the progress before the first step, with a learning rate per replica."""
         n = len(lr)
         return cls(samples=[0] * n, loss_sum=[0.0] * n, lr=lr, active=[True] * n)
 

@@ -1,4 +1,4 @@
-"""Every random state that a pass or a callback may draw from, as plain values and back."""
+"""The states of all random generators that a pass or a callback may draw from: as plain values, and their restoration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainkit.core.errors import UserError
 
 
 def random_states(generators: Sequence[torch.Generator], device: torch.device) -> dict[str, Any]:
-    """Every random state a pass or a callback may draw from: python's, torch's, the devices', the passes' own."""
+    """Return the states of all these generators: Python's, torch's, the CUDA devices', and those of the passes."""
     version, internal, gauss = random.getstate()
     state: dict[str, Any] = {
         "python": [version, torch.tensor(internal), gauss],
@@ -29,26 +29,28 @@ def set_random_states(generators: Sequence[torch.Generator], device: torch.devic
     random.setstate((version, tuple(internal.tolist()), gauss))
     torch.set_rng_state(state["torch"])
     for g, saved in zip(generators, state["passes"], strict=True):
-        g.set_state(saved.clone())  # a row of a tensor: torch reads from the beginning of its memory, or crashes
+        g.set_state(saved.clone())  # a copy: for a row of a tensor torch reads the wrong memory, or crashes
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def check_random_states(device: torch.device, state: dict[str, Any]) -> None:
-    """Refuse random states that nothing here could have made, before one is set."""
+    """Raise UserError for random states that cannot be set here, before one of them is set."""
     version, internal, gauss = state["python"]
     try:
         random.Random().setstate((version, tuple(internal.tolist()), gauss))
         torch.Generator().set_state(state["torch"])
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-        raise UserError("resume: the checkpoint's random state cannot be set; take another checkpoint of the run") from error
+        raise UserError(
+            "resume: the checkpoint's random state cannot be set; resume from another checkpoint of the run"
+        ) from error
     cuda = state.get("cuda", []) if device.type == "cuda" else []
     if len(cuda) > torch.cuda.device_count():
-        raise UserError(f"resume: the checkpoint has {len(cuda)} CUDA devices, here are {torch.cuda.device_count()}")
+        raise UserError(f"resume: the checkpoint has {len(cuda)} CUDA devices, this machine has {torch.cuda.device_count()}")
     try:
         for saved in [*state["passes"], *cuda]:
             torch.Generator(device).set_state(saved.clone())
     except (RuntimeError, TypeError) as error:
         raise UserError(
-            f"resume: the checkpoint's random state is of another kind of device than {device}; resume on that kind"
+            f"resume: the checkpoint's random state is of another type of device than {device}; resume on that type"
         ) from error

@@ -1,4 +1,4 @@
-"""A run's folder: one trainer at a time, nothing of others in it replaced, files that replace each other whole."""
+"""A run's folder: used by one trainer at a time; replaces no file of another run; each file is replaced as a whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from trainkit.core.files import check_writable, kind_of, plain_name, remove_temp
 from trainkit.core.folder import Folder
 from trainkit.core.terminal import print_stderr
 
-RUN_FILES = (  # by a run, beside the files of its callbacks; a folder is named before what is in it
+# The files of a run besides those of its callbacks. A folder comes before the files in it.
+RUN_FILES = (
     "config.yaml",
     "summary.json",
     "before_nan.pt",
@@ -25,9 +26,9 @@ RUN_FILES = (  # by a run, beside the files of its callbacks; a folder is named 
 
 
 class RunFolder(Folder):
-    """The folder `path` of a run. `open` may refuse it and writes nothing; `begin` makes it ready to be written.
+    """The folder `path` of a run. `open` checks it and writes nothing; `begin` makes it ready for writing.
 
-    new: it may not hold a run, even if the fit goes on from a checkpoint (of another folder).
+    new: it may not hold a run, even if the fit resumes from a checkpoint (of another folder).
     """
 
     kind, worker, option, marker = "run folder", "another trainer", "--run-dir", ".trainkit-run"
@@ -35,7 +36,7 @@ class RunFolder(Folder):
     def __init__(self, path: Path, new: bool = False, numbered: bool = False) -> None:
         super().__init__(path, numbered)
         self.new = new or numbered
-        self.continues = False  # the fit goes on with the run that has saved here
+        self.continues = False  # the fit continues the run that has saved here
         self._names: tuple[str, ...] = RUN_FILES
 
     @property
@@ -43,10 +44,10 @@ class RunFolder(Folder):
         return self.path / "checkpoints"
 
     def open(self, files: Iterable[str] = (), going_on: bool = False) -> None:
-        """Check that the run can write into its folder; with `going_on`, and its run there, lock it.
+        """Check that the run can write into its folder. Lock it if `going_on` and it holds the run that the fit continues.
 
-        files: what the callbacks write. Raises UserError where it holds another run, or something that is not a run's under a
-        name that the run writes, or where another trainer is at work in it.
+        files: those that the callbacks write. Raises UserError where the folder holds another run, where a file that is not a
+        run's has a name that the run writes, or where another trainer uses the folder.
         """
         self._names = tuple(dict.fromkeys([*RUN_FILES, *files]))
         self.continues = going_on and not self.new and self.marked and self.is_used()
@@ -55,17 +56,17 @@ class RunFolder(Folder):
         if not self.numbered:
             self._check()
             if self._lock is None:
-                self._check_untaken()
+                self._check_unused()
 
     def begin(self) -> None:
-        """Make the folder ready to be written, locked and without temporaries: after the last refusal of a fit."""
+        """Create and lock the folder, and remove temporary files. Called when every check of the fit has passed."""
         try:
             if self._lock is None:
-                anew = not self.numbered and self.marked
+                starts_over = not self.numbered and self.marked
                 super().begin()
                 self._check()  # again, as the lock is held only now
-                self._check_untaken()
-                if anew:
+                self._check_unused()
+                if starts_over:
                     print_stderr(f"run folder {self.path}: the run in it has saved nothing; started over")
             remove_temporaries(self.path)
             remove_temporaries(self.checkpoints)
@@ -78,11 +79,11 @@ class RunFolder(Folder):
             raise
 
     def is_used(self) -> bool:
-        """Whether a run has left a checkpoint or its summary here."""
+        """Return whether the folder holds a checkpoint or the summary of a run."""
         return bool(list_checkpoints(self.checkpoints)) or os.path.lexists(self.path / "summary.json")
 
     def is_ahead(self, step: int, epoch: int) -> bool:
-        """Whether `last.pt` is later than `step`, or than that step before its epoch's end."""
+        """Return whether `last.pt` is later than (`step`, `epoch`): an epoch's end is later than its last step."""
         try:
             state = load(self.checkpoints / "last.pt")["state"]
         except Unreadable:
@@ -92,29 +93,29 @@ class RunFolder(Folder):
         return bool((state["step"], state["epoch"]) > (step, epoch))
 
     def write_text(self, name: str, text: str) -> None:
-        """Replace the file `name` by `text`, whole or not at all."""
+        """Replace the file `name` by `text`, atomically."""
         write(text.encode(), self.file(name))
 
     def discard(self) -> None:
-        """Remove the folder with its files if `begin` has made it and nothing was saved in it: a fit failed before a step."""
+        """Remove the folder and its files after a failed fit, if `begin` made it and it holds no checkpoint."""
         if self.path in self._made and not list_checkpoints(self.checkpoints):
             shutil.rmtree(self.path, ignore_errors=True)
             self.undo()
 
     def file(self, name: str) -> Path:
-        """The path of a plain file name in this folder. Raises UserError for a name that could lead elsewhere."""
+        """Return the path of a plain file name in this folder. Raises UserError for a name that could lead elsewhere."""
         return self.path / plain_name(name)
 
     def _check(self) -> None:
-        """Refuse anything that blocks a file of the run: a file that is not ours; in a run's folder a link, pipe or device."""
+        """Raise UserError for what blocks a file of the run: a file that is not a run's, or a link, pipe or device."""
         ours = self.marked
         for name in self.there(self._names if ours else (self.marker, *self._names)):
             if not ours:
                 raise UserError(f"run folder {self.path}: holds {name}, which is not a run's; choose another with --run-dir")
-            path, wanted = self.path / name, "a folder" if name == "checkpoints" else "a file"
-            if (found := kind_of(path)) != wanted:
-                why = f"{name} is {found}{' and could lead elsewhere' if found == 'a link' else ''}, not {wanted}"
-                raise UserError(f"run folder {self.path}: {why}; remove it")
+            path, expected = self.path / name, "a folder" if name == "checkpoints" else "a file"
+            if (found := kind_of(path)) != expected:
+                problem = f"{name} is {found}{' and could lead elsewhere' if found == 'a link' else ''}, not {expected}"
+                raise UserError(f"run folder {self.path}: {problem}; remove it")
         try:
             for folder in (self.path, self.checkpoints) if ours else ():
                 if folder.is_dir():
@@ -122,7 +123,7 @@ class RunFolder(Folder):
         except OSError as error:
             raise self.refusal(error) from error
 
-    def _check_untaken(self) -> None:
+    def _check_unused(self) -> None:
         if self.marked and self.is_used():
-            cure = f"continue it, --resume {self.path}, or choose another with --run-dir"
-            raise UserError(f"run folder {self.path}: holds a run already; {cure}")
+            fix = f"continue it, --resume {self.path}, or choose another with --run-dir"
+            raise UserError(f"run folder {self.path}: holds a run already; {fix}")

@@ -1,4 +1,4 @@
-"""A session: what one fit holds, and what its callbacks may do."""
+"""A session: the objects and the state of one fit, which every hook of a callback receives."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ EACH_STEP = ("on_train_batch_end", "on_checkpoint")
 
 
 class Session:
-    """What one fit holds. Every hook of a callback receives it.
+    """The objects and the state of one fit. Every hook of a callback receives it.
 
-    settings: the trainer's. device, dtype, seeds (one per replica), replicas: what they amount to.
-    net, loss, optimizer: what is trained. data: its splits; after `on_fit_start` scaled and on the device.
-    normalizer: how inputs are scaled. generators: of the passes (Dropout's masks), one per replica.
-    progress: where the run is. metrics: the latest values. run: the run's folder, or None. config: its configuration as text.
+    settings: the trainer's. device, dtype, seeds (one per replica), replicas: derived from them.
+    net, loss, optimizer: as `fit` received them. data: the splits; from `on_fit_start` on scaled and on the device.
+    normalizer: how inputs are scaled. generators: those of the passes (Dropout's masks), one per replica.
+    progress: where the run is. metrics: the latest values. run: its folder, or None. config: its configuration as text.
     engine: what takes the steps, once the fit has begun.
 
-    A session ends with its fit, and can then be pickled; its trainer keeps it, to test, to predict and to be saved.
+    After its fit a session can be pickled. The trainer keeps it for `validate`, `test`, `predict` and `save`.
     """
 
     def __init__(
@@ -69,25 +69,25 @@ class Session:
         self.history: list[dict[str, Any]] = []
         self.engine: StepEngine | None = None
         self.running: str = settings.engine  # eager, compile or graph, once the fit has begun
-        self.validate_every_n_epochs: int = 1  # ValidationSplit sets these two
+        self.validate_every_n_epochs: int = 1  # ValidationSplit sets this and the next
         self.validate_every_n_steps: int | None = None
         self.stopping: StopReason | None = None
         self.loop_ended = False
         self.params_replaced = False  # set by a callback that changes the parameters after the last step
         self.rolled_back = False  # set by a callback that restores an earlier step: the loop ends there
-        self.going_back = False  # the fit resumes an earlier state than the folder's last.pt, which the next save replaces
-        self.failed: UserError | None = None  # raised at the end of the fit, when its state is saved
+        self.going_back = False  # the fit resumes from a step before that of last.pt, which the next save replaces
+        self.failed: UserError | None = None  # raised at the end of the fit, after its state is saved
         self.signal: int | None = None
-        self._losses: list[Tensor] = []  # of the steps since they were fetched, on the device
-        self._counts: list[tuple[int, int]] = []  # for each: of how many steps, of how many samples each
+        self._losses: list[Tensor] = []  # of the steps since the last fetch, on the device
+        self._counts: list[tuple[int, int]] = []  # for each tensor in _losses: its steps, and the samples of each
         self._rates: list[float] = []
         self._connect()
 
     def _connect(self) -> None:
         """Collect the hooks: those that no callback overrides cost nothing."""
         self.hooks = collect_hooks(self, self.callbacks.values())
-        asked = [cb for cb in self.callbacks.values() if any(overrides(cb, hook) for hook in EACH_STEP)]
-        self.next_steps: list[Callable[[int], int | None]] = [cb.next_step for cb in asked]
+        with_steps = [cb for cb in self.callbacks.values() if any(overrides(cb, hook) for hook in EACH_STEP)]
+        self.next_steps: list[Callable[[int], int | None]] = [cb.next_step for cb in with_steps]
 
     # -- the learning rate -----------------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class Session:
         self.metrics.log(name, value, self.progress.active)
 
     def evaluate(self, split: Split) -> Metrics:
-        """Loss and error of the net as it is, on a split that is scaled and on the device."""
+        """Return loss and error of the net on `split`, which is scaled and on the device."""
         size = max(self.settings.batch_size or len(split), PASS)
         return evaluate(self.net, self.loss, self.data, split, size, self.replicas, self.check_interrupt)
 
@@ -118,21 +118,21 @@ class Session:
         for metric, values in self.evaluate(split).items():
             self.log(f"{name}/{metric}", values)
 
-    def evaluate_part(self, name: str, data: Dataset | None = None) -> Metrics:
-        """Loss and error on the session's val or test split, or on that of `data`, which is not scaled.
+    def evaluate_split(self, name: str, data: Dataset | None = None) -> Metrics:
+        """Return loss and error on the session's val or test split, or on that of `data`, which is not scaled yet.
 
         Raises UserError where there is no such split.
         """
         split: Split | None = getattr(self.data if data is None else data, name)
         if split is None:
-            cure = "train with ValidationSplit()" if name == "val" else "give data with a test part"
-            raise UserError(f"data: has no {name} part; {cure}")
+            fix = "train with ValidationSplit()" if name == "val" else "give data with a test split"
+            raise UserError(f"data: has no {name} split; {fix}")
         if data is not None:
             split = self.normalizer.apply(split, self.dtype).to(self.device, self.dtype)
         return self.evaluate(split)
 
     def predict(self, x: Any) -> Tensor:
-        """Outputs for inputs in the data's own units; see `Trainer.predict`."""
+        """Return outputs for inputs in the data's own units; see `Trainer.predict`."""
         features = tuple(self.data.train.x.shape[1:])
         return predict_rows(self.net, self.normalizer, x, features, self.dtype, self.replicas)
 
@@ -196,15 +196,17 @@ class Session:
         return epochs // each > progress.epoch // each or (inside is not None and last // inside > progress.step // inside)
 
     def steps_until_next_event(self) -> int:
-        """How many steps an engine may take in one call: up to the next step after which something is to be done."""
+        """Return how many steps an engine may take in one call: up to the next step after which a hook has work to do."""
         progress, fetched = self.progress, self.hooks["on_losses"] or self.hooks["on_step_log"]
         every = (self.settings.log_every_n_steps if fetched else None, self.validate_every_n_steps)
         ends = [progress.step - progress.step % n + n for n in every if n]
-        ends += [e for e in (self.settings.max_steps, *(ask(progress.step) for ask in self.next_steps)) if e is not None]
+        ends += [
+            e for e in (self.settings.max_steps, *(next_step(progress.step) for next_step in self.next_steps)) if e is not None
+        ]
         return max(1, min(ends, default=progress.step + self.steps_per_epoch) - progress.step)
 
     def order(self, epoch: int) -> Tensor:
-        """The order of the training samples in an epoch: (n,), or (r, n) with a row per replica."""
+        """Return the order of the training samples in an epoch: (n,), or (r, n) with a row per replica."""
         n = len(self.data.train)
         rows = [epoch_permutation(seed, epoch, n) for seed in self.seeds]
         return (torch.stack(rows) if self.net.replica_dims else rows[0]).to(self.device)
@@ -212,6 +214,7 @@ class Session:
     # -- steps and their losses ------------------------------------------------------------------------------------------
 
     def begin_epoch(self) -> None:
+        """Clear the epoch's sums and call on_train_epoch_start."""
         self.progress.loss_sum, self.progress.samples = [0.0] * self.replicas, [0] * self.replicas
         self.call("on_train_epoch_start")
 
@@ -225,7 +228,7 @@ class Session:
         progress.batch += steps
 
     def fetch_losses(self, log: bool = True) -> None:
-        """Copy the losses since the last time to the host (waits for the device), and call the hooks that want them."""
+        """Copy the new losses to the host (waits for the device); call on_losses, and with `log` on_step_log."""
         if not self._losses:
             return
         rows = self.add_losses()
@@ -234,7 +237,7 @@ class Session:
             self.call("on_step_log", rows[-1])
 
     def add_losses(self) -> list[list[float]]:
-        """Add the losses since the last time to the epoch's sums, in float64. Return a row per step, a loss per replica."""
+        """Add the new losses to the epoch's sums, in float64. Return a row per step, with a loss per replica."""
         counts, progress = [samples for steps, samples in self._counts for _ in range(steps)], self.progress
         assert self.engine is not None
         losses = self.engine.join(self._losses).double().reshape(len(counts), -1)
@@ -242,15 +245,15 @@ class Session:
             losses /= torch.tensor(counts, dtype=losses.dtype, device=losses.device).unsqueeze(1)
         values: list[list[float]] = losses.tolist()
         self._losses, self._counts = [], []
-        trained = [r for r, active in enumerate(progress.active) if active]
+        active_replicas = [r for r, active in enumerate(progress.active) if active]
         for row, n in zip(values, counts, strict=True):
-            for r in trained:
+            for r in active_replicas:
                 progress.samples[r] += n
                 progress.loss_sum[r] += row[r] * n
         return values
 
     def mean_loss(self) -> list[float]:
-        """The mean loss of this epoch's samples, per replica; NaN for a replica that had stopped before it."""
+        """Return the mean loss of this epoch's samples, per replica; NaN for a replica that stopped before it."""
         return [s / n if n else float("nan") for s, n in zip(self.progress.loss_sum, self.progress.samples, strict=True)]
 
     # -- hooks, signals, state -------------------------------------------------------------------------------------------
@@ -261,8 +264,8 @@ class Session:
             method(*args)
 
     def save_ended(self) -> None:
-        """`last.pt` of this moment is on the disk; called by the callback that wrote it."""
-        if self.going_back:  # until now a resume would have continued from the old last.pt
+        """Call on_save_end. The callback that has written `last.pt` calls this."""
+        if self.going_back:  # until now a resume would have used the earlier last.pt, and its configuration
             self.write_config()
         self.call("on_save_end")
 
@@ -272,26 +275,27 @@ class Session:
             self.run.write_text("config.yaml", self.config)
 
     def note_signal(self, number: int) -> None:
+        """Store the number of a signal: the loop ends after the current step."""
         self.signal = number
 
     def check_interrupt(self) -> None:
-        """Raise Interrupted where a signal has arrived: called between the batches of an evaluation."""
+        """Raise Interrupted if a signal has arrived. Called between the batches of an evaluation."""
         if self.signal is not None:
             raise Interrupted
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that a resumed run needs, as a checkpoint holds it."""
+        """Return everything that a resumed run needs, as a checkpoint holds it."""
         self.fetch_losses(log=False)
         return capture.capture(self)
 
     def show_hooks(self) -> str:
-        """The hooks in the order of a run, each with the callbacks that override it."""
+        """Return a table of the hooks in the order of a run, each with the callbacks that override it."""
         width = max(map(len, HOOKS))
         rows = (f"  {h:<{width}}  {', '.join(n for n, cb in self.callbacks.items() if overrides(cb, h)) or '-'}" for h in HOOKS)
         return "\n".join(rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A session that has ended, without what runs steps: pickling one keeps the trained net, its data and its metrics."""
+        """Return the state without engine and hooks: a pickled session holds the trained net, its data and its metrics."""
         return {k: v for k, v in vars(self).items() if k not in ("hooks", "next_steps", "engine", "_losses", "_counts")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

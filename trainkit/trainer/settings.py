@@ -1,4 +1,4 @@
-"""The settings of a trainer: plain values, checked when it is made."""
+"""The settings of a trainer: plain values, checked when it is constructed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHOICES = {"dtype": ("float32", "float64"), "precision": ("full", "bf16"), "engi
 
 @dataclass(repr=False)
 class Settings:
-    """What a fit is told in plain values; `Trainer` documents each. Errors: UserError that names the setting."""
+    """The settings of a fit; `Trainer` documents each. Errors: UserError that names the setting."""
 
     max_epochs: int = 100
     min_epochs: int = 0
@@ -48,14 +48,14 @@ class Settings:
     log_every_n_steps: int = 50
 
     def __post_init__(self) -> None:
-        for name, least in AT_LEAST.items():
+        for name, minimum in AT_LEAST.items():
             value = getattr(self, name)
             if value is None and name in ("max_steps", "batch_size", "threads"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UserError(f"trainer.{name}: {value!r}; needs a whole number")
-            if value < least:
-                raise UserError(f"trainer.{name}: {value}; needs at least {least}")
+            if value < minimum:
+                raise UserError(f"trainer.{name}: {value}; needs at least {minimum}")
         for name in ("clip_norm", "clip_value"):
             limit = getattr(self, name)
             if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < RATE_LIMIT):
@@ -64,7 +64,8 @@ class Settings:
             fix = f"give {cores} or fewer, or leave it out"
             raise UserError(f"trainer.threads: {self.threads}; this machine has {cores} cores; {fix}")
         if self.batch_size is None and self.accumulate > 1:
-            raise UserError("trainer.accumulate: with batch_size null a step is one pass over all samples; give a batch_size")
+            problem = "with batch_size null a step is one pass over all samples"
+            raise UserError(f"trainer.accumulate: {self.accumulate}; {problem}; give a batch_size")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"trainer.{name}: {getattr(self, name)}; choose {' or '.join(allowed)}")
@@ -73,19 +74,19 @@ class Settings:
         find_device(self.device)
 
     def settings(self) -> Settings:
-        """A copy of the settings alone, checked again: attributes may have been assigned since."""
+        """Return a copy of the settings alone, checked again: attributes may have been assigned since construction."""
         return Settings(**self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings by name."""
+        """Return the settings by name."""
         return {f.name: getattr(self, f.name) for f in fields(Settings)}
 
     def changed(self) -> dict[str, Any]:
-        """The settings that are not the defaults, by name."""
+        """Return the settings that differ from the defaults, by name."""
         return {f.name: getattr(self, f.name) for f in fields(Settings) if getattr(self, f.name) != f.default}
 
     def replica_seeds(self) -> list[int]:
-        """The seed of each replica: `seeds`, or seed, seed + 1, ..."""
+        """Return the seed of each replica: `seeds`, or seed, seed + 1, ..."""
         return [self.seed + r for r in range(self.replicas)] if self.seeds is None else list(self.seeds)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Before the first step: data split, scaled and moved; net replicated; streams seeded; an old run's state restored."""
+"""Before the first step: split, scale and move the data, replicate the net, seed the generators, restore a checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .session import Session
 
 
 def begin(session: Session, content: dict[str, Any] | None) -> None:
-    """Everything of a fit that may refuse, up to the first step or that after the checkpoint `content`; nothing is written."""
+    """Do everything before the first step, or the first one after the checkpoint `content`, that may raise. Writes nothing."""
     if content is not None:
         check_types(content)
         for line in differences(session, content):
@@ -46,19 +46,19 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
         session.engine = StepEngine(session, engine)
     session.running = session.engine.kind
     if content is not None and not session.steps_left:
-        session.running = engine_of(content)  # that of the steps, which were all taken
+        session.running = engine_of(content)  # the engine of the steps, which were all taken
     session.call("on_fit_start")
     if any(cb.needs_run_folder and overrides(cb, "on_checkpoint") for cb in session.callbacks.values()):
         capture.check_size(session)
 
 
 def prepare(session: Session, resume: dict[str, Any] | None, normalizer: Normalizer | None = None) -> None:
-    """Make the session's net, optimizer and data ready for the next step: the first, or the one after `resume`'s."""
+    """Prepare the session's net, optimizer and data for the next step: the first, or the one after the checkpoint `resume`."""
     source, evaluates = session.data, normalizer is not None
     session.call("setup")
     net, o, replicas = session.net, session.optimizer, session.replicas
     if len(session.data.train) == 0:
-        raise UserError("data: the training part has 0 samples; give it more, or validation_split a smaller fraction")
+        raise UserError("data: the training split has 0 samples; give more data, or validation_split a smaller fraction")
     if resume is not None:
         normalizer = capture.normalizer(resume, session.data)
     session.fingerprints = fingerprints(session.data)
@@ -85,7 +85,7 @@ def prepare(session: Session, resume: dict[str, Any] | None, normalizer: Normali
 
 
 def prepare_to_evaluate(session: Session, content: dict[str, Any] | None) -> None:
-    """The beginning of a fit, for an evaluation: split, scale, move, check shapes, take the parameters of `content`."""
+    """Prepare a session for an evaluation: split, scale, move and check the data; load the parameters of `content`."""
     prepare(session, None, None if content is None else capture.normalizer(content, session.data))
     if content is not None:
         check_data(content, session.data)
@@ -97,10 +97,10 @@ def prepare_to_evaluate(session: Session, content: dict[str, Any] | None) -> Non
 def _checked(
     session: Session, source: Dataset, normalizer: Normalizer | None, names: tuple[str, ...], resume: dict[str, Any] | None
 ) -> Normalizer:
-    """Return the normalizer given, or that of the training part, once every number of the parts `names` is known to be usable.
+    """Return `normalizer`, or that of the training split, after a check of every number in the splits `names`.
 
     source: the data before it was split, whose rows an error names. UserError: see `check.check_raw` and `check.check_scaled`.
-    Infinite numbers are left to a callback that handles them, and to a run that ends before it takes the sample.
+    Infinite numbers are accepted where a callback handles them, or where the run ends before it takes their sample.
     """
     data, dtype = session.data, session.dtype
     state = asdict(Progress()) if resume is None else resume["state"]
@@ -123,33 +123,33 @@ def _checked(
 
 
 def _scaled(session: Session) -> Dataset:
-    """The data as the net takes it: scaled, in the run's dtype, on its device."""
-    scaled = {name: session.normalizer.apply(part, session.dtype) for name, part in session.data.parts().items()}
-    return session.data.with_parts(**{name: part.to(session.device, session.dtype) for name, part in scaled.items()})
+    """Return the data as the net takes it: scaled, in the run's dtype, on its device."""
+    scaled = {name: session.normalizer.apply(split, session.dtype) for name, split in session.data.parts().items()}
+    return session.data.with_parts(**{name: split.to(session.device, session.dtype) for name, split in scaled.items()})
 
 
 def _check_shapes(session: Session) -> None:
-    """Shapes and types of a batch, and every target, in evaluation mode, with errors that name the place."""
+    """Check shapes and types of a batch, and every target, in evaluation mode. Errors name the place."""
     net, loss, data = session.net, session.loss, session.data
-    axis, over = net.replica_dims, (session.replicas,) if net.replica_dims else ()
+    axis, replicas = net.replica_dims, (session.replicas,) if net.replica_dims else ()
     x = data.train.x[:2]
     with eval_mode(net):
-        y = net(x.expand(*over, *x.shape))
+        y = net(x.expand(*replicas, *x.shape))
     if not isinstance(y, Tensor):
         raise UserError(f"model: the net ends in a tuple of {len(y)} tensors; end it in one, with Add or Concat")
-    for name, part in data.parts().items():
-        if len(part):
-            answer = y.narrow(axis, 0, 1).expand(*over, len(part), *y.shape[axis + 1 :])
+    for name, split in data.parts().items():
+        if len(split):
+            outputs = y.narrow(axis, 0, 1).expand(*replicas, len(split), *y.shape[axis + 1 :])
             try:
-                loss.check(answer, part.t.expand(*over, *part.t.shape))
+                loss.check(outputs, split.t.expand(*replicas, *split.t.shape))
             except UserError as error:
-                raise UserError(f"loss, on the {name} part: {error}") from None
+                raise UserError(f"loss, on the {name} split: {error}") from None
     t = data.train.t[:2]
-    _check_sum(loss, y, t.expand(*over, *t.shape))
+    _check_sum(loss, y, t.expand(*replicas, *t.shape))
 
 
 def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
-    """Refuse a loss whose sum is not its mean times its batch weight: parts and batches are put together from these."""
+    """Raise UserError for a loss whose sum is not its mean times its batch weight: batches are combined by these."""
     if loss.reduction != "mean":
         return
     values = loss.fwd(y, t)[0], loss.summed().fwd(y, t)[0], loss.batch_weight(t)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop: the first is noted, a second one stops at once."""
+"""SIGINT and SIGTERM: the first signal is noted and ends the run after the current step, a second one stops it at once."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """Raised inside an evaluation to leave it; the run stops where it is and can be resumed there."""
+    """Raised to leave an evaluation after a signal; the run stops there and can be resumed from there."""
 
 
 @contextmanager
 def noting(note: Callable[[int], None]) -> Iterator[None]:
-    """Call `note` with the first signal's number; a second one has its usual effect.
+    """Call `note` with the number of the first signal; a second one has its usual effect.
 
-    Off the main thread nothing changes, and a signal that is ignored stays so: a shell starts background jobs with SIGINT
-    ignored, so that Ctrl-C does not reach them.
+    Outside the main thread no handler is set. A signal that is ignored remains ignored: a shell starts
+    background jobs with SIGINT ignored, so that Ctrl-C does not reach them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -29,15 +29,15 @@ def noting(note: Callable[[int], None]) -> Iterator[None]:
 
     noted = False
 
-    def restore(upto: int = signal.SIGTERM) -> None:
+    def restore(highest: int = signal.SIGTERM) -> None:
         for s, handler in before.items():
-            if s <= upto:
+            if s <= highest:
                 signal.signal(s, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal noted
         second, noted = noted, True
-        restore(number)  # Python hears pending signals in ascending order, and loses one whose handler goes meanwhile
+        restore(number)  # Python runs pending handlers in ascending order: one removed before its turn loses its signal
         usual = before[signal.Signals(number)]
         if not second:
             note(number)
@@ -55,9 +55,10 @@ def noting(note: Callable[[int], None]) -> Iterator[None]:
 
 
 def exit_code(number: int) -> int:
-    """The shell's convention: 130 for SIGINT, 143 for SIGTERM."""
+    """Return the exit code by the shell's convention: 130 for SIGINT, 143 for SIGTERM."""
     return 128 + number
 
 
 def name(number: int) -> str:
+    """Return the name of a signal, such as SIGTERM."""
     return signal.Signals(number).name

@@ -1,4 +1,4 @@
-"""What a run amounts to: the content of summary.json."""
+"""The content of summary.json."""
 
 from __future__ import annotations
 

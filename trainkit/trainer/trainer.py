@@ -1,4 +1,4 @@
-"""The trainer: settings, and what is done with them: fit, validate, test, predict."""
+"""The trainer: settings, and the methods fit, validate, test, predict and save."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from .setup import begin
 from .summary import summarize
 
 Metrics = dict[str, float | list[float]]
-LEFT_OUT = "config.yaml: left out, {}; trainkit.load needs it again"
+LEFT_OUT = "config.yaml: left out, {}; give it to trainkit.load"
 
 
 @dataclass(repr=False)
 class Trainer(Settings):
-    """Trains a net.
+    """A trainer of nets.
 
         trainer = Trainer(max_epochs=20, callbacks=[ValidationSplit(0.2), EarlyStopping("val/loss")])
         summary = trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), tensors(x, t, normalize="feature"))
         trainer.history[-1]["val/loss"], trainer.test(), trainer.predict(x)
 
-    max_epochs, max_steps: where to end; min_epochs: no callback stops the run before it.
+    max_epochs, max_steps: the length of the run; min_epochs: no callback stops the run earlier.
     batch_size: samples of one pass, or None for all of them (gradient descent). accumulate: passes of one step, whose batch is
     then batch_size * accumulate samples. clip_norm, clip_value: limits of the gradient (see `engines/step.py`).
-    replicas: models trained at once, replica r being the run of seed + r, or of seeds[r]. seed: of the order of the data, of
-    Dropout, and of the replicas' weights.
+    replicas: models trained at once; replica r equals the run of seed + r, or of seeds[r]. seed: determines the order of the
+    data, Dropout's masks, and the replicas' weights.
     device: auto (cuda where there is one), cpu, cuda, cuda:1. dtype: of parameters and data.
-    precision: of the passes; full, as dtype says, or bf16, in bfloat16 over parameters of `dtype` (see `engines/bf16.py`).
-    engine: eager, step by step; compile, many steps in one call of compiled code; auto: the faster of the two, by estimate;
+    precision: that of the passes: full is dtype; bf16 is bfloat16 over parameters of `dtype` (see `engines/bf16.py`).
+    engine: eager, step by step; compile, many steps in one call of compiled code; auto, the faster of the two, by estimate;
         graph, replays of a step captured on a CUDA device (see `engines/select.py`).
-    threads: torch's, during a fit; None: one if the products are small, else all (see `threads.py`).
+    threads: torch's number of threads in a fit; None is one if all products are small, else all (see `threads.py`).
     log_every_n_steps: how often losses are copied from the device. callbacks: a mapping by name, or a list.
     run_dir: the run's folder; None leaves no files. config: the configuration as text, saved with every checkpoint; by default
         it is written from the objects that `fit` receives.
@@ -78,8 +78,7 @@ class Trainer(Settings):
     def history(self) -> list[dict[str, Any]]:
         """A row per epoch of the last fit: epoch, step, and each new metric: a number, or a list with one per replica.
 
-        `pandas.DataFrame(trainer.history)` is a table. A resumed fit has the epochs since the checkpoint; all are in
-        metrics.csv.
+        `pandas.DataFrame(trainer.history)` is a table. A resumed fit has the epochs since its checkpoint; metrics.csv has all.
         """
         return [] if self.session is None else self.session.history
 
@@ -95,7 +94,7 @@ class Trainer(Settings):
         """Train `net` in place and return the summary (see `summary.py`).
 
             prepare data, net and optimizer; restore `resume`        setup
-            refuse monitors of metrics that will not come
+            refuse monitors of metrics that will not exist
                                                                      on_fit_start (may refuse; nothing is written yet)
             make the run's folder
                                                                      on_train_start
@@ -108,13 +107,13 @@ class Trainer(Settings):
                 validate, if it is due                               on_validation_end, on_train_epoch_end
                                                                      on_metrics, on_log, on_checkpoint
                                                                      on_checkpoint, on_train_end
-            evaluate the training and test parts                     on_test_end, on_fit_end
+            evaluate the training and test splits                    on_test_end, on_fit_end
 
         resume: a run's folder, a checkpoint file, or the content of one; the run continues from there to the same bits.
         run: the run's folder as an object that is locked already, in place of `run_dir`.
-        SIGINT and SIGTERM end it after the current step with everything saved; `fit` then returns as usual.
-        Raises UserError where an argument is of another kind, or where the folder holds another run or files that are not a
-        run's. A fit that fails before its first step removes the folder that it made.
+        SIGINT and SIGTERM end the fit after the current step with everything saved; `fit` then returns as usual.
+        Raises UserError where an argument has the wrong type, or where the folder holds another run or files that are not a
+        run's. A fit that fails before its first step removes the folder that it created.
         """
         settings = self.settings()
         check_objects(net, loss, optimizer, data)
@@ -147,7 +146,7 @@ class Trainer(Settings):
                     session.call("on_train_start")
                     with torch.inference_mode():
                         loop.train(session)
-                        session.fetch_losses(log=False)  # those that a signal has left
+                        session.fetch_losses(log=False)  # a signal ends the loop with losses not yet fetched
                     session.loop_ended = True
                     session.call("on_checkpoint")
                     if session.failed is not None:
@@ -178,15 +177,15 @@ class Trainer(Settings):
         """Return `test/loss` and `test/error` of the fitted net, on its own test data or on that of `data`.
 
         A metric is a number, or a list with one per replica. `data` is not scaled: the fit's normalization is applied to it.
-        Raises UserError before a fit, or where the data has no such part.
+        Raises UserError before a fit, or where the data has no such split.
         """
         return self._evaluated("test", data)
 
     def predict(self, x: Any) -> Tensor:
         """Return the net's outputs for inputs in the data's own units: x (n, ...) gives (n, ...), with replicas (r, n, ...).
 
-        `predict` scales x as the training data was scaled and runs the net in evaluation mode. `net(x)` does neither: it takes
-        inputs that are scaled already, in the mode that the net is in. x: a tensor, or anything that torch.as_tensor takes.
+        `predict` scales x as the training data was scaled and runs the net in evaluation mode. `net(x)` does neither.
+        x: a tensor, or anything that torch.as_tensor takes.
         Raises UserError before a fit, or where x has other features than the data.
         """
         return self.fitted().predict(x)
@@ -194,7 +193,7 @@ class Trainer(Settings):
     def save(self, path: str | Path) -> None:
         """Write the fitted net, its normalization and the state of the run into one checkpoint file, for `trainkit.load`.
 
-        Raises UserError naming path and cause where it cannot be written.
+        Raises UserError with path and cause where it cannot be written.
         """
         session = self.fitted()
         if not session.config:
@@ -204,13 +203,13 @@ class Trainer(Settings):
         save(session.snapshot(), Path(path))
 
     def fitted(self) -> Session:
-        """The session of the last fit. Raises UserError before one."""
+        """Return the session of the last fit. Raises UserError before a fit."""
         if self.session is None:
-            raise UserError("trainer: nothing is fitted yet; call fit(net, loss, optimizer, data) first, or trainkit.load(RUN)")
+            raise UserError("trainer: not fitted yet; call fit(net, loss, optimizer, data) first, or trainkit.load(RUN)")
         return self.session
 
     def _evaluated(self, name: str, data: Dataset | None) -> Metrics:
-        return plain_metrics(name, self.fitted().evaluate_part(name, data))
+        return plain_metrics(name, self.fitted().evaluate_split(name, data))
 
     def __repr__(self) -> str:
         shown = self.changed() | {k: v for k in ("callbacks", "run_dir") if (v := getattr(self, k))}
@@ -218,14 +217,14 @@ class Trainer(Settings):
 
 
 def plain_metrics(name: str, values: Mapping[str, list[float]]) -> Metrics:
-    """`test/loss` and so on: a number each, or a list with one per replica."""
+    """Return `test/loss` and so on: a number each, or a list with one per replica."""
     return {f"{name}/{metric}": v[0] if len(v) == 1 else v for metric, v in values.items()}
 
 
 def _loaded(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint, or of the newest of a run's folder."""
+    """Return the content of a checkpoint file, or of the newest checkpoint in a run's folder."""
     if not isinstance(path, (str, Path)):
-        raise UserError(f"resume: is {path!r}; give a run's folder, a checkpoint file, or its content")
+        raise UserError(f"resume: not a path (got {path!r}); give a run's folder, a checkpoint file, or its content")
     _, content, skipped = load_run(Path(path))
     terminal.print_stderr(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
     return content

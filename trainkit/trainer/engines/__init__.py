@@ -1,1 +1,1 @@
-"""How the steps of an epoch are taken: one by one (`step`), or many in one call (`compiled`, `cuda_graph`)."""
+"""The engines that take the steps of an epoch: one by one (`step`), or many in one call (`compiled`, `cuda_graph`)."""

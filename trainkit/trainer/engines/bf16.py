@@ -1,7 +1,7 @@
-"""Passes in bfloat16 over parameters that stay wide: `session.settings.precision: bf16`.
+"""Passes in bfloat16 over parameters that keep their dtype: `trainer.precision: bf16`.
 
-bfloat16 has the range of float32 and 8 of its 24 binary digits: enough for activations and their gradients, and half their
-memory; too few for a parameter, in which a step of less than a 512th of it would be lost.
+bfloat16 has the range of float32 and 8 of its 24 significant bits. That is enough for activations and their gradients, and
+halves their memory. It is too few for a parameter: an update below 1/512 of its value would be lost.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from trainkit.core.timing import seconds
 from trainkit.nn.module import Module, Tensors
 
 PASSES = ("fwd", "bwd", "bwd_params")
-SIDE = 256  # of the product by which a device is tried
+SIDE = 256  # of the matrices whose product is timed
 
 
 class InBfloat16:
-    """A net's passes for a step: its parameters and x are rounded to bfloat16, as is dy; y, and what is added to the
-    gradients, has the type of x again. Loss, gradients' sums, optimizer, evaluation and checkpoints know nothing of it.
+    """A net's passes for a step, with parameters, x and dy rounded to bfloat16.
+
+    y, and the gradients that are added, are converted back to the type of x. The rounding does not affect the loss, the sums
+    of gradients, the optimizer, the evaluation and checkpoints.
 
     The passes are those of a copy of the net over rounded parameters and gradients of its own. Each `fwd` rounds the
-    parameters anew and takes over what was set on the net's modules since, such as `training`. Several passes may be in flight
-    as long as the parameters stay the same.
+    parameters again and copies attributes that were set on the net's modules since, such as `training`. Several passes may be
+    in progress at once while the parameters do not change.
     Source: Micikevicius et al. 2018, section 3.1; for bfloat16, where the loss needs no scale, Kalamkar et al. 2019.
     """
 
@@ -34,14 +36,14 @@ class InBfloat16:
         self.narrow_p = [torch.empty_like(p, dtype=torch.bfloat16) for p in self.p]
         self.narrow_g = [torch.empty_like(g, dtype=torch.bfloat16) for g in self.g]
         self.narrow = net.with_parameters(zip(self.narrow_p, self.narrow_g, strict=True))
-        # The attributes of each module, those of its copy, and what the copy has of its own.
+        # The attributes of each module, those of its copy, and the attributes that only the copy has.
         both = [(vars(m), vars(c)) for (_, m), (_, c) in zip(net.modules(), self.narrow.modules(), strict=True)]
         self.attributes = [(m, c, {name: v for name, v in c.items() if v is not m[name] or name in PASSES}) for m, c in both]
 
     def fwd(self, x: Tensors) -> tuple[Tensor, Any]:
-        for theirs, copied, own in self.attributes:
-            copied.update(theirs)
-            for name in PASSES:  # what watches the net's passes, not these
+        for original, copied, own in self.attributes:
+            copied.update(original)
+            for name in PASSES:  # `traced` replaces these on the net; the copy keeps its own
                 copied.pop(name, None)
             copied.update(own)
         for narrow, p in zip(self.narrow_p, self.p, strict=True):
@@ -58,7 +60,7 @@ class InBfloat16:
 
 
 def slowdown() -> float:
-    """How many times as long a product in bfloat16 takes as one in float32, on this processor."""
+    """Return the time of a product in bfloat16 divided by that in float32, on this processor."""
     a = torch.ones(SIDE, SIDE)
     b = a.bfloat16()
     return seconds(lambda: b @ b) / seconds(lambda: a @ a)

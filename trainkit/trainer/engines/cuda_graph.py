@@ -1,6 +1,6 @@
-"""Many training steps as replays of one, captured in a CUDA graph: a launch where an eager step is some thirty.
+"""Many training steps as replays of one that is captured in a CUDA graph: one launch where an eager step needs about thirty.
 
-The step is eager's own, on tensors that stay where they are; it counts itself on the device.
+The step is the eager one, on tensors at fixed addresses. Its number is counted on the device.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from trainkit.nn.layers.container import Recompute, active_generators
 
 from .multi_step import MultiStepEngine
 
-WARM = 3  # steps before the capture, in which libraries and the allocator settle; torch's advice
+WARM = 3  # steps before the capture, to initialize libraries and the allocator, as torch advises
 
 
 class CudaGraphEngine(MultiStepEngine):
-    """Raises UserError on another device than CUDA; whatever torch raises where a step cannot be captured, one that looks at a
-    number, comes through."""
+    """Replays of a captured step. Raises UserError on another device than CUDA.
+
+    Errors of torch's capture are passed on, such as for a step that reads a number on the host.
+    """
 
     kind = "captured"
 
@@ -31,7 +33,7 @@ class CudaGraphEngine(MultiStepEngine):
         net = self.net.with_parameters(self.net.param())
         for _, m in net.modules():
             if isinstance(m, Recompute) and active_generators(m):
-                m.recomputes = False  # its second pass would draw anew
+                m.recomputes = False  # its second pass would draw other masks
         self.gradient, self.gradients = self.gradient_of(net), [g for _, g in self.optimizer.pairs]
         self.replay = captured(order.device, self._step, lambda: self.at.copy_(self.first), active_generators(self.net))
 
@@ -57,11 +59,12 @@ class CudaGraphEngine(MultiStepEngine):
 def captured(
     device: torch.device, step: Callable[[], None], begin: Callable[[], Any], generators: Iterable[torch.Generator]
 ) -> Callable[[], None]:
-    """`step` as a function that replays it. begin: before it is tried; generators: those that it draws from.
+    """Return a function that replays `step`. begin: called before each trial step; generators: those that the step draws from.
 
-    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs"""
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+    """
     if device.type != "cuda":
-        raise UserError(f"a CUDA graph needs trainer.device=cuda, and this is {device}")
+        raise UserError(f"a CUDA graph needs trainer.device=cuda (got {device})")
     side, here = torch.cuda.Stream(), torch.cuda.current_stream()
     side.wait_stream(here)
     with torch.cuda.stream(side):

@@ -1,4 +1,4 @@
-"""One step of training: a plain function of tensors, without a look at the host."""
+"""One training step: a plain function of tensors that never waits for the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainkit.optim.optimizer import Optimizer
 
 
 class Differentiable(Protocol):
-    """What a step asks of a net."""
+    """What a step needs of a net."""
 
     replica_dims: int
 
@@ -37,16 +37,15 @@ def training_step(
     clip_norm: float | None = None,
     clip_value: float | None = None,
 ) -> Step:
-    """step(x, t) -> loss: zero, forward, loss, backward, clip, update. x (n, ...), or (r, n, ...) with replicas.
+    """Return step(x, t) -> loss: zero, forward, loss, backward, clip, update. x (n, ...), or (r, n, ...) with replicas.
 
-    accumulate: take the batch in that many parts, one after the other; their gradients add up to the whole batch's. A batch
-    of which nothing counts (all targets ignored, or of weight 0) adds 0, where the mean of an undivided one is 0 / 0, as in
-    torch.
+    accumulate: the number of parts into which the batch is divided; their gradients add up to that of the whole batch. If no
+    target of a batch counts (all ignored, or of weight 0), it adds 0. The mean of an undivided one is 0 / 0, as in torch.
     clip_norm: scale the gradient (each replica's) to at most this Euclidean norm; clip_value: clamp its elements to ±this.
     """
     if not optimizer.has_grad_buffer and (clip_norm is not None or clip_value is not None):
         raise UserError(
-            "trainer: SGD with accumulate_into_momentum holds no gradient to clip; leave out clip_norm and clip_value, or that"
+            "trainer: SGD with accumulate_into_momentum holds no gradient to clip; leave out clip_norm and clip_value, or it"
         )
     gradient, clip = loss_and_grad(net, loss, accumulate), clipping(net.replica_dims, clip_norm, clip_value)
 
@@ -64,7 +63,7 @@ def training_step(
 
 
 def loss_and_grad(net: Differentiable, loss: Loss, accumulate: int = 1) -> Gradient:
-    """gradient(x, t) -> loss, adding to the gradients of the net's parameters: forward, loss, backward."""
+    """Return gradient(x, t) -> loss, which adds to the gradients of the net's parameters: forward, loss, backward."""
 
     def differentiate(x: Tensor, t: Tensor) -> Tensor:
         y, saved = net.fwd(x)
@@ -72,12 +71,12 @@ def loss_and_grad(net: Differentiable, loss: Loss, accumulate: int = 1) -> Gradi
         net.bwd_params(saved, loss.bwd(s))
         return value
 
-    summed = loss.summed()  # sums add up over parts, means do not: a part may count for nothing, which alone is 0 / 0
+    summed = loss.summed()  # sums add up over parts; the mean of a part without a target that counts is 0 / 0
 
     def differentiate_in_parts(x: Tensor, t: Tensor) -> Tensor:
         size = -(-x.shape[net.replica_dims] // accumulate)
         count: float | Tensor = loss.batch_weight(t) if loss.reduction == "mean" else 1
-        scale = torch.where(count == 0, 0, 1 / count) if isinstance(count, Tensor) else 1 / count  # 0: all is ignored
+        scale = torch.where(count == 0, 0, 1 / count) if isinstance(count, Tensor) else 1 / count  # 0 if no target counts
         total = torch.zeros((), dtype=x.dtype, device=x.device)
         for xi, ti in zip(x.split(size, net.replica_dims), t.split(size, net.replica_dims), strict=True):
             y, saved = net.fwd(xi)
@@ -95,8 +94,11 @@ def loss_and_grad(net: Differentiable, loss: Loss, accumulate: int = 1) -> Gradi
 
 
 def clipping(replica_dims: int, norm: float | None, value: float | None) -> Clip | None:
-    """clip(g, gradients), in place on the flat gradient g and its views, one per parameter: first the value, then the norm, as
-    torch.nn.utils.clip_grad_* do each. None where nothing is to be clipped."""
+    """Return clip(g, gradients), which clips the flat gradient g in place, or None if neither limit is given.
+
+    gradients: the views of g, one per parameter. First the value is clipped, then the norm, each as in
+    torch.nn.utils.clip_grad_value_ and clip_grad_norm_.
+    """
     if norm is None and value is None:
         return None
 
