@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import json
 import os
 import shutil
 import signal
@@ -158,7 +159,7 @@ def test_a_run_goes_on_in_its_own_folder_or_a_new_one(capsys: pytest.CaptureFixt
     more = "trainer.max_epochs=5"
     for words in (["run"], ["run/checkpoints/last.pt"], ["theirs.pt"]):
         assert "run folder other: holds a run already" in refused(capsys, "fit", "--resume", *words, "--run-dir", "other", more)
-    assert "lies in no run's folder; say where to go on: --run-dir DIR" in refused(capsys, "fit", "--resume", "theirs.pt", more)
+    assert "is not in a run's folder; name a new folder, --run-dir DIR" in refused(capsys, "fit", "--resume", "theirs.pt", more)
     assert main(["fit", "--resume", "theirs.pt", "--run-dir", "new", more]) == 0
     assert main(["fit", "--resume", "run/checkpoints/last.pt", "--run-dir", "./run", more]) == 0
     Path("link").symlink_to("other")
@@ -332,7 +333,9 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 
 
 def test_verify_resume_s_runs_are_interrupted_though_signals_are_ignored() -> None:
-    words = [sys.executable, "-m", "trainkit.app.verify_resume.interrupt", "step", "3", "0", "eager", "fit", "conf.yaml"]
+    point = {"phase": "step", "step": 3, "saved": 0, "engine": "eager"}
+    fit = {"paths": ["conf.yaml"], "overrides": [], "imports": [], "run_dir": "run"}
+    words = [sys.executable, "-m", "trainkit.app.verify_resume.interrupt", json.dumps({**point, **fit})]
     shell = ["/bin/sh", "-c", "trap '' INT TERM; exec \"$@\"", "sh"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([*shell, *words], capture_output=True, env=environment).returncode == 143
