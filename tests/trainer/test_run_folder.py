@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -334,7 +334,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 
 def test_verify_resume_s_runs_are_interrupted_though_signals_are_ignored() -> None:
     point = {"phase": "step", "step": 3, "saved": 0, "engine": "eager"}
-    fit = {"paths": ["conf.yaml"], "overrides": [], "imports": [], "run_dir": "run"}
+    fit = {"paths": ["conf.yaml"], "overrides": [], "imports": [], "run_dir": "interrupted"}
     words = [sys.executable, "-m", "trainkit.app.verify_resume.interrupt", json.dumps({**point, **fit})]
     shell = ["/bin/sh", "-c", "trap '' INT TERM; exec \"$@\"", "sh"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
