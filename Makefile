@@ -1,10 +1,10 @@
-# make fit | test | bench | reports: train conf/mlp.yaml, run all checks, measure the speed, reproduce the five reports (some 7 minutes).
-# make torture: attack runs, checkpoints and configurations until something gives, and write docs/reliability.md (some 20 minutes).
-# make fashion-mnist | breast-cancer | diabetes: data of the examples, into .data/.
+# make fit | test | bench | reports: train conf/mlp.yaml, run all checks, measure the speed, reproduce the five reports (about 7 minutes).
+# make torture: try to break runs, checkpoints and configurations, and write docs/reliability.md (about 45 minutes).
+# make fashion-mnist | breast-cancer | diabetes: fetch the data of the examples into .data/.
 
 PYTHON ?= .venv/bin/python
 FASHION := .data/fashion_mnist
-# The last of the four files to be moved: when it is there, all are.
+# The last of the four files to be moved: if it exists, all do.
 FASHION_LAST := $(FASHION)/train-labels-idx1-ubyte.gz
 
 .PHONY: help fit test bench reports torture fashion-mnist breast-cancer diabetes

@@ -1,4 +1,4 @@
-"""Forward and backward of each activation beside the same torch.nn module under autograd. `python benchmarks/activations.py`"""
+"""Forward and backward of each activation, and of the same torch.nn module with autograd. `python benchmarks/activations.py`"""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import trainkit
 from trainkit import Module
 
 SHAPES = ((50, 25), (128, 256), (768, 512))
-SLICE = 0.02  # seconds of one contender in a round: short, so that both meet the same machine
-CALLS = 3  # at least, in a slice
+SLICE = 0.02  # seconds per contender and round: short, so that both run at the same machine speed
+CALLS = 3  # the minimum in a slice
 
 MODULES: tuple[tuple[Module, torch.nn.Module], ...] = (
     (trainkit.Identity(), torch.nn.Identity()),
@@ -33,7 +33,7 @@ MODULES: tuple[tuple[Module, torch.nn.Module], ...] = (
 
 
 def by_hand(module: Module, x: Tensor, dy: Tensor) -> Callable[[], Tensor]:
-    """dx as a training step computes it: in inference mode, as the trainer's steps are."""
+    """Return a function that computes dx as a training step does, in inference mode."""
 
     def both() -> Tensor:
         _, saved = module.fwd(x)
@@ -43,13 +43,13 @@ def by_hand(module: Module, x: Tensor, dy: Tensor) -> Callable[[], Tensor]:
 
 
 def by_autograd(module: torch.nn.Module, x: Tensor, dy: Tensor) -> Callable[[], Tensor]:
-    """The same dx; `torch.autograd.grad` adds to no buffer, which is autograd's quickest way."""
+    """Return a function that computes the same dx by `torch.autograd.grad`, autograd's fastest way: it adds to no buffer."""
     leaf = x.clone().requires_grad_()
     return lambda: torch.autograd.grad(module(leaf), leaf, dy)[0]
 
 
 def seconds(function: Callable[[], Tensor], calls: int) -> float:
-    """A call's, of `calls` in a row."""
+    """Return the seconds per call, over `calls` calls."""
     begin = time.perf_counter()
     for _ in range(calls):
         function()
@@ -57,9 +57,9 @@ def seconds(function: Callable[[], Tensor], calls: int) -> float:
 
 
 def measure(pair: tuple[Module, torch.nn.Module], shape: tuple[int, ...], rounds: int) -> tuple[list[float], list[float]]:
-    """Microseconds of forward and backward, ours and torch's, in turn; which begins changes from round to round."""
+    """Return the microseconds of forward and backward, trainkit's and torch's, in turn. The order changes with each round."""
     g = torch.Generator().manual_seed(0)
-    x, dy = (torch.randn(shape, generator=g) for _ in range(2))  # random signs, as they come out of a product
+    x, dy = (torch.randn(shape, generator=g) for _ in range(2))  # of both signs, like the output of a linear layer
     both = [by_hand(pair[0], x, dy), by_autograd(pair[1], x, dy)]
     for function in both:
         seconds(function, 10 * CALLS)
@@ -80,8 +80,8 @@ def main() -> None:
         rows.append([repr(pair[0]), *(cell for ours, theirs in times for cell in (spread(ours), ratio(ours, theirs)))])
     header = ["module", *(cell for n, m in SHAPES for cell in (f"us, {n} x {m}", "ratio"))]
     note = (
-        "Forward and backward of normally distributed inputs: us per pair of ours, median (min to max), and the ratio to"
-        f" torch.nn under autograd; {rounds} rounds of {1e3 * SLICE:.0f} ms in turn. {environment(1)}"
+        "Forward and backward of normally distributed inputs: us per pair of calls of trainkit, median (min to max), and the"
+        f" ratio to torch.nn with autograd; {rounds} rounds of {1e3 * SLICE:.0f} ms in turn. {environment(1)}"
     )
     show("activations", header, rows, note, page)
 

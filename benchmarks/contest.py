@@ -1,5 +1,7 @@
-"""Contenders in turn, round by round, since the speed of a shared machine drifts; each in a process of its own, so that
-settings that hold for a process (threads, Keras's backend) are its own. And the tables of what they give."""
+"""Contenders in turn, round by round, since the speed of a shared machine drifts; and the tables of their results.
+
+Each contender has its own process, since threads and Keras's backend are settings of a process.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,11 @@ from task import Result, Task
 
 @dataclass(frozen=True)
 class Contender:
-    """name: a row's, {} being the version of `package`. function: "module:name" in peers/, called with a task, epochs, options.
-    share: of the epochs; the slow ones run fewer."""
+    """A row of a table, and the function that is timed.
+
+    name: of the row, with {} for the version of `package`. function: "module:name" in peers/, called with a task, epochs and
+    options. share: of the epochs; slow contenders run fewer.
+    """
 
     name: str
     function: str
@@ -48,7 +53,7 @@ KERAS = {name: {"KERAS_BACKEND": name} for name in ("torch", "jax")}
 
 
 def missing(package: str, name: str) -> bool:
-    """Whether a package is not there; says so."""
+    """Return whether a package is not installed, and print it."""
     if find_spec({"scikit-learn": "sklearn"}.get(package, package)) is not None:
         return False
     print(f"skipped, {package} is not installed: {name}", file=sys.stderr)
@@ -56,11 +61,12 @@ def missing(package: str, name: str) -> bool:
 
 
 def installed(contenders: Iterable[Contender]) -> dict[str, Contender]:
-    """By name; one whose package is not there is told and left out."""
+    """Return the contenders by name, without those whose package is not installed."""
     return {c.name.format(version(c.package)): c for c in contenders if not missing(c.package, c.name)}
 
 
 def silence() -> None:
+    """Send the output of this process to /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
@@ -68,7 +74,7 @@ def silence() -> None:
 
 @contextmanager
 def process(env: dict[str, str], threads: int) -> Iterator[Callable[..., Any]]:
-    """A fresh silent process: the function given calls another there."""
+    """Start a new silent process; return a function that calls another one there."""
     one = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"} if threads == 1 else {}
     with patch.dict(os.environ, {"OMP_NUM_THREADS": str(threads), **one, **env}):
         pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=silence)
@@ -78,7 +84,10 @@ def process(env: dict[str, str], threads: int) -> Iterator[Callable[..., Any]]:
 
 
 def contest(chosen: dict[str, Contender], task: Task, epochs: int, rounds: int, threads: int, warm: Task) -> list[list[Result]]:
-    """The results of each contender, round by round. Each first trains two epochs of `warm`: what compiles does so here."""
+    """Return the results of each contender, round by round.
+
+    Each first trains two epochs of `warm`, so that code is compiled before the measurement.
+    """
     results: list[list[Result]] = [[] for _ in chosen]
     with ExitStack() as stack:
         calls = [stack.enter_context(process(c.env, threads)) for c in chosen.values()]
@@ -86,13 +95,13 @@ def contest(chosen: dict[str, Contender], task: Task, epochs: int, rounds: int, 
             print(f"  {name}", file=sys.stderr)
             call(c, warm, 2)
         for _ in range(rounds):
-            for call, c, mine in zip(calls, chosen.values(), results, strict=True):
-                mine.append(call(c, task, epochs))
+            for call, c, own in zip(calls, chosen.values(), results, strict=True):
+                own.append(call(c, task, epochs))
     return results
 
 
 def alone(c: Contender, threads: int, function: Callable[..., Any], *args: Any) -> Any:
-    """function(c, *args) in a process for this one call, the contender's module loaded."""
+    """Return function(c, *args), called in a new process that has loaded the contender's module."""
     with process(c.env, threads) as call:
         call(c.load)
         return call(function, c, *args)
@@ -102,17 +111,18 @@ def alone(c: Contender, threads: int, function: Callable[..., Any], *args: Any) 
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
-    middle, least, most = (f"{f(values):.{digits}f}" for f in (statistics.median, min, max))
-    return f"{middle} ({least} to {most})"
+    """Return `median (min to max)`."""
+    median, low, high = (f"{f(values):.{digits}f}" for f in (statistics.median, min, max))
+    return f"{median} ({low} to {high})"
 
 
 def ratio(values: Sequence[float], base: Sequence[float], digits: int = 2) -> str:
-    """The median of the ratios to the same round's base."""
+    """Return the median of the ratios to the base of the same round."""
     return f"{statistics.median(v / b for v, b in zip(values, base, strict=True)):.{digits}f}"
 
 
 def show(section: str, header: Sequence[str], rows: Iterable[Sequence[str]], note: str, page: Path | None) -> None:
-    """Print a table, and put it between the marks of its section of `page`."""
+    """Print a table, and write it into its section of `page`."""
     lines = ["| " + " | ".join(line) + " |" for line in (header, *rows)]
     lines.insert(1, "|---" * len(header) + "|")
     text = "\n".join([*lines, "", note])
@@ -122,12 +132,13 @@ def show(section: str, header: Sequence[str], rows: Iterable[Sequence[str]], not
 
 
 def environment(threads: int) -> str:
+    """Return dtype, device, threads, versions and cores as a sentence."""
     words = f"float32, CPU, {threads} thread{'s' * (threads > 1)}. torch {version('torch')}, Python {platform.python_version()}"
     return f"{words}, {os.cpu_count()} cores, {platform.machine()}."
 
 
 def options(doc: str | None, rounds: int) -> tuple[int, Path | None]:
-    """The rounds and the page to write that the command line asks for."""
+    """Return the number of rounds and the page to write, from the command line."""
     p = argparse.ArgumentParser(description=doc)
     p.add_argument("--rounds", type=int, default=rounds)
     p.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")

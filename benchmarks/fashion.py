@@ -1,4 +1,4 @@
-"""Fashion-MNIST: seconds an epoch and the accuracy that they bring, trainkit beside others. `python benchmarks/fashion.py`
+"""Fashion-MNIST: seconds per epoch and accuracy of trainkit and others. `python benchmarks/fashion.py`
 
 Needs the data: `make fashion-mnist`.
 """
@@ -25,7 +25,7 @@ CONTENDERS = (
     Contender("Keras {} on torch, bare", "keras:bare", "keras", env=KERAS["torch"]),
     Contender("Keras {} on JAX, bare", "keras:bare", "keras", env=KERAS["jax"]),
     Contender("skorch {}, bare", "skorch:bare", "skorch"),
-    Contender("scikit-learn {}: MLPClassifier (its own first weights)", "sklearn:fit", "scikit-learn"),
+    Contender("scikit-learn {}: MLPClassifier (its own initial weights)", "sklearn:fit", "scikit-learn"),
     Contender("JAX {}: jit of a step", "jax:step", "jax"),
     Contender("JAX {}: jit and scan over an epoch", "jax:scan", "jax"),
 )
@@ -34,18 +34,23 @@ CONTENDERS = (
 def main() -> None:
     rounds, page = options(__doc__, rounds=7)
     if not (ROOT / ".data" / TASK.data).is_dir():
-        raise SystemExit("skipped Fashion-MNIST, the data is not there: make fashion-mnist")
+        raise SystemExit("skipped Fashion-MNIST, no data: make fashion-mnist")
     chosen = installed(CONTENDERS)
     warm = replace(TASK, samples=10 * TASK.batch + TASK.samples % TASK.batch)  # ends with the same short batch
     results = contest(chosen, TASK, EPOCHS, rounds, THREADS, warm)
     times = [[r.seconds / EPOCHS for r in rs] for rs in results]
-    right = [[100 * r.accuracy for r in rs if r.accuracy is not None] for rs in results]
-    rows = [[n, spread(t, 2), ratio(t, times[0]), spread(a, 1)] for n, t, a in zip(chosen, times, right, strict=True)]
-    header = ("what", "seconds an epoch, median (min to max)", "ratio to the bare loop", f"% right after {EPOCHS} epochs")
+    accuracy = [[100 * r.accuracy for r in rs if r.accuracy is not None] for rs in results]
+    rows = [[n, spread(t, 2), ratio(t, times[0]), spread(a, 1)] for n, t, a in zip(chosen, times, accuracy, strict=True)]
+    header = (
+        "contender",
+        "seconds per epoch, median (min to max)",
+        "ratio to the bare loop",
+        f"accuracy in % after {EPOCHS} epochs",
+    )
     note = (
         f"Net {'-'.join(map(str, TASK.sizes))} with ReLU, cross entropy, Adam with rate {TASK.lr}, batch {TASK.batch},"
-        f" {TASK.samples} images, all from the same first weights but where said; {rounds} rounds of {EPOCHS} epochs in turn."
-        f" {environment(THREADS)} The loops alone are timed, not the tests of 10,000 images."
+        f" {TASK.samples} images, all from the same initial weights unless noted; {rounds} rounds of {EPOCHS} epochs in turn."
+        f" {environment(THREADS)} Only the training loops are timed, not the tests on 10,000 images."
     )
     show("fashion", header, rows, note, page)
 

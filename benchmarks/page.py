@@ -1,4 +1,4 @@
-"""Where the benchmarks write: between the marks of a page, so that each replaces its own table and nothing else."""
+"""Write sections of a page. Each benchmark replaces its own table and nothing else."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 def write(section: str, text: str, path: Path = PAGE) -> None:
-    """Replace what stands between a page's `<!-- section -->` and `<!-- /section -->`."""
+    """Replace the text between a page's `<!-- section -->` and `<!-- /section -->`."""
     before, begin, rest = path.read_text(encoding="utf-8").partition(f"<!-- {section} -->\n")
     _, end, after = rest.partition(f"<!-- /{section} -->")
     if not begin or not end:

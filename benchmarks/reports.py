@@ -1,7 +1,7 @@
-"""The five reports run again: `python benchmarks/reports.py` writes docs/reports.md and its figures.
+"""Reproduce the five reports: `python benchmarks/reports.py` writes docs/reports.md and its figures.
 
-The page's words stand in reports.md.in, the reports' numbers here and there as they print them; every other number comes out of
-a run. One thread, so that the numbers do not hang on the machine's cores.
+The page's text is in reports.md.in. The reports' own numbers are quoted here and there; every other number is measured. One
+thread is used, so that the numbers do not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ from trainkit.metrics.statistics import summarize  # noqa: E402
 
 CONF = ROOT / "conf" / "reports"
 PAGE = ROOT / "docs" / "reports.md"
-Values = dict[str, str]  # what the page's {names} stand for
+Values = dict[str, str]  # the values of the page's {names}
 QUIET = "callbacks.progress_bar=null"
 LOSSES = {"mse": "MSE", "mae": "MAE", "ce": "cross entropy"}
-CADEI = {  # theirs: train and test error, mean and deviation of ten runs
+CADEI = {  # the report's train and test error, mean and standard deviation of ten runs
     "mse": ((0.0162, 0.0051), (0.0255, 0.0051)),
     "mae": ((0.0232, 0.0085), (0.0312, 0.0094)),
     "ce": ((0.0162, 0.0068), (0.0229, 0.0082)),
 }
-SUN = {  # theirs: milliseconds, training and test error in percent of ten runs
-    "theirs": ((222, 249, 231, 217, 222, 221, 234, 226, 216, 235),
+SUN = {  # the report's milliseconds, training and test error in percent, of ten runs
+    "the report": ((222, 249, 231, 217, 222, 221, 234, 226, 216, 235),
                (5.5, 11.9, 7.0, 4.9, 6.4, 7.7, 15.5, 5.6, 5.4, 4.0),
                (5.5, 10.6, 5.4, 4.1, 5.3, 7.4, 13.9, 4.8, 4.8, 5.0)),
-    "their PyTorch": ((260, 252, 257, 245, 255, 264, 301, 255, 258, 259),
+    "the report's PyTorch": ((260, 252, 257, 245, 255, 264, 301, 255, 258, 259),
                       (8.3, 1.4, 4.7, 7.4, 3.7, 2.7, 6.0, 5.9, 5.7, 3.6),
                       (10.3, 5.6, 6.5, 12.7, 9.0, 6.4, 7.9, 8.6, 11.2, 8.5)),
 }  # fmt: skip
 
 
 def config(conf: str, *overrides: str) -> dict[str, Any]:
-    """A report's configuration with overrides, without a bar."""
+    """Return a report's configuration with overrides, without the progress bar."""
     return resolve(compose([CONF / f"{conf}.yaml"], [QUIET, *overrides]))
 
 
 def run(conf: str, *overrides: str, name: str | None = None, against: str | None = None) -> Trial:
-    """The trial of a configuration; told on stderr while it runs."""
+    """Train a configuration, and print it on stderr; return its trial."""
     print("  ", conf, *overrides, against or "", file=sys.stderr, flush=True)
     return trial.run(name or conf, config(conf, *overrides), against)
 
 
-def drawn_with(conf: str, init: str) -> Trial:
-    """The configuration with other initial weights."""
+def with_init(conf: str, init: str) -> Trial:
+    """Train a configuration with other initial weights; return its trial."""
     composed = compose([CONF / f"{conf}.yaml"], [QUIET])
     for i, layer in enumerate(composed.model):
         if not isinstance(layer, str):
@@ -92,9 +92,9 @@ def pair(numbers: tuple[float, float]) -> str:
     return f"{numbers[0]:.4f} ± {numbers[1]:.4f}"
 
 
-def covered(theirs: tuple[float, float], o: TimedFit, metric: str) -> str:
-    """Whether our mean lies within their mean ± deviation."""
-    return "yes" if abs(average(o, metric) - theirs[0]) <= theirs[1] else "no"
+def covered(reported: tuple[float, float], o: TimedFit, metric: str) -> str:
+    """Return whether our mean is within the report's mean ± its standard deviation."""
+    return "yes" if abs(average(o, metric) - reported[0]) <= reported[1] else "no"
 
 
 def bare(values: Sequence[float], digits: int) -> str:
@@ -107,7 +107,7 @@ def percent(o: TimedFit, metric: str) -> str:
 
 
 def outcome_rows(trials: Sequence[Trial], metrics: Sequence[str]) -> str:
-    """A row a trial: mean ± deviation and median (least to largest) of each metric, and how many failed."""
+    """Return a row per trial: mean ± std and median (min to max) of each metric, and how many models failed."""
     head = [h for m in metrics for h in (f"{m}, mean ± std", "median (min to max)")]
     rows = [["configuration", *head, "failed"]]
     for t in trials:
@@ -117,17 +117,17 @@ def outcome_rows(trials: Sequence[Trial], metrics: Sequence[str]) -> str:
 
 
 def drawn(report: str, names: Sequence[str], trials: Sequence[Trial], words: str, log: bool = False) -> str:
-    """Some of the trials' figures as files beside the page; the lines that show them."""
-    made = figures.draw(trials, log)
+    """Write some of the trials' figures beside the page; return the lines that show them."""
+    files = figures.draw(trials, log)
     folder = PAGE.with_suffix("")
     folder.mkdir(exist_ok=True)
     for name in names:
-        write(made[name], folder / f"{report}-{name}.png")
+        write(files[name], folder / f"{report}-{name}.png")
     return "\n\n".join(f"![{report}: {words}]({folder.name}/{report}-{name}.png)" for name in names)
 
 
 def grid(conf: str, *axes: str) -> str:
-    """The table of a grid over a configuration, ten models a point, with a tenth of the data for validation."""
+    """Return the table of a grid over a configuration, with ten models per point and a tenth of the data for validation."""
     trials = []
     overrides = [QUIET, "trainer.replicas=10", "callbacks.validation_split.fraction=0.1"]
     for plan in planned(CONF / f"{conf}.yaml", overrides, [axis(a) for a in axes], several=False):
@@ -137,28 +137,38 @@ def grid(conf: str, *axes: str) -> str:
 
 
 def beside_torch(t: Trial) -> tuple[str, float, float]:
-    """The table of a trial against torch.nn; the ratios to torch.nn of a model alone, and of one of the replicas."""
-    rows = [["who", "train error, %", "test error, %", "test loss", "seconds", "µs a step and model", "largest difference"]]
+    """Return the table of a trial and torch.nn, and the ratios to torch.nn of a model alone and of one of the replicas."""
+    rows = [
+        [
+            "implementation",
+            "train error, %",
+            "test error, %",
+            "test loss",
+            "seconds",
+            "µs per step and model",
+            "largest difference",
+        ]
+    ]
     for o in t.outcomes:
-        apart = "" if o.difference is None else tables.apart(o.difference)
+        difference = "" if o.difference is None else tables.format_difference(o.difference)
         errors = [percent(o, "train/error"), percent(o, "test/error"), cell(o, "test/loss")]
-        rows.append([o.by, *errors, f"{o.seconds:.2f}", f"{o.us_a_step:.1f}", apart])
-    together, alone, rival = (o.us_a_step for o in t.outcomes)
-    return tables.table(rows), alone / rival, together / rival
+        rows.append([o.by, *errors, f"{o.seconds:.2f}", f"{o.us_per_step:.1f}", difference])
+    together, alone, other = (o.us_per_step for o in t.outcomes)
+    return tables.table(rows), alone / other, together / other
 
 
 # -- the reports ------------------------------------------------------------------------------------------------------
 
 
 def cadei() -> Values:
-    readings = {"": "the reading", "_text": "its text", "_scaled": "inputs scaled"}
-    trials = {(k, r): run(f"cadei_{k}{r}") for k in LOSSES for r in readings}
+    variants = {"": "as interpreted", "_text": "as written", "_scaled": "inputs scaled"}
+    trials = {(k, r): run(f"cadei_{k}{r}") for k in LOSSES for r in variants}
     head = [
         "loss",
         "run",
-        "train error, theirs",
+        "train error, report",
         "ours",
-        "test error, theirs",
+        "test error, report",
         "ours",
         "median (min to max)",
         "covered",
@@ -169,7 +179,7 @@ def cadei() -> Values:
         o, (train, test) = t.outcomes[0], CADEI[k]
         row = [
             LOSSES[k],
-            f"[{readings[r]}](../conf/reports/cadei_{k}{r}.yaml)",
+            f"[{variants[r]}](../conf/reports/cadei_{k}{r}.yaml)",
             pair(train),
             cell(o, "train/error"),
             pair(test),
@@ -186,12 +196,12 @@ def cadei() -> Values:
         "cadei_draws_least": f"{min(draws):.4f}",
         "cadei_draws_most": f"{max(draws):.4f}",
         "cadei_inits": outcome_rows(
-            [drawn_with("cadei_mse", init) for init in ("fan_out", "xavier", "standard")], ["test/error"]
+            [with_init("cadei_mse", init) for init in ("fan_out", "xavier", "standard")], ["test/error"]
         ),
-        "cadei_lagging": lagging({f"{LOSSES[k]}, {readings[r]}": trials[k, r] for r in ("", "_scaled") for k in LOSSES}),
-        "cadei_figures": drawn("cadei", ["loss", "regions"], losses, "the loss by epoch, and what the nets answer where")
+        "cadei_lagging": lagging({f"{LOSSES[k]}, {variants[r]}": trials[k, r] for r in ("", "_scaled") for k in LOSSES}),
+        "cadei_figures": drawn("cadei", ["loss", "regions"], losses, "the loss by epoch, and the decision regions")
         + "\n\n"
-        + drawn("cadei_scaled", ["predictions"], [trials[k, "_scaled"] for k in LOSSES], "right and wrong answers"),
+        + drawn("cadei_scaled", ["predictions"], [trials[k, "_scaled"] for k in LOSSES], "right and wrong predictions"),
         "cadei_grid": grid(
             "cadei_ce_scaled",
             "optimizer.SGD.lr=0.0003,0.001,0.003",
@@ -202,7 +212,7 @@ def cadei() -> Values:
 
 
 def lagging(trials: dict[str, Trial]) -> str:
-    """The seeds whose test error is more than twice the median, the worst first, and what twice the epochs make of them."""
+    """Return the seeds whose test error is more than twice the median, the worst first, and their errors after 600 epochs."""
     rows = [["run", "median", "seeds above twice the median, with their test error", "the same after 600 epochs"]]
     for name, t in trials.items():
         o = t.outcomes[0]
@@ -221,13 +231,14 @@ def lagging(trials: dict[str, Trial]) -> str:
 def sun() -> Values:
     ours, text = run("sun", against="torch"), run("sun_text")
     exact = run("sun_text", "trainer.dtype=float64", "trainer.replicas=3", against="torch")
-    theirs = [["who", "train error, %", "test error, %", "milliseconds a run"]]
-    for who, (ms, train, test) in SUN.items():
-        theirs.append([who, bare(train, 1), bare(test, 1), bare(ms, 0)])
+    reported = [["implementation", "train error, %", "test error, %", "milliseconds per run"]]
+    for name, (ms, train, test) in SUN.items():
+        reported.append([name, bare(train, 1), bare(test, 1), bare(ms, 0)])
+    report_ms, pytorch_ms = (sum(ms) for ms, _, _ in SUN.values())
     table, alone, together = beside_torch(ours)
     return {
-        "sun_theirs": tables.table(theirs),
-        "sun_ratio_theirs": f"{sum(SUN['theirs'][0]) / sum(SUN['their PyTorch'][0]):.2f}",
+        "sun_theirs": tables.table(reported),
+        "sun_ratio_theirs": f"{report_ms / pytorch_ms:.2f}",
         "sun_table": table,
         "sun_alone": f"{alone:.2f}",
         "sun_together": f"{together:.3f}",
@@ -240,7 +251,7 @@ def sun() -> Values:
 
 
 def chaos() -> str:
-    """How a difference of one bit grows in report sun: to torch.nn, and to trainkit from the next weights, in float64."""
+    """Return how a difference of one bit grows in report sun, in float64: to torch.nn, and to trainkit from moved weights."""
     rows = [["steps", "to torch.nn", "to itself, one bit off"]]
     for steps in (1, 10, 50, 100, 200):
         settings = ("trainer.dtype=float64", "trainer.replicas=1", f"trainer.max_steps={steps}")
@@ -254,7 +265,7 @@ def chaos() -> str:
                     p.copy_(torch.nextafter(p, torch.full_like(p, math.inf)))
             timed_fit.train(parts, parts.data(), Clock(), quiet=True)
             ends.append(parts.net.state_dict())
-        rows.append([str(steps), f"{t.outcomes[-1].difference:.1e}", f"{reference.apart(*ends):.1e}"])
+        rows.append([str(steps), f"{t.outcomes[-1].difference:.1e}", f"{reference.max_difference(*ends):.1e}"])
     return tables.table(rows)
 
 
@@ -281,14 +292,16 @@ def bonatti() -> Values:
         for a in (0.01, 0.1, 0.3, 0.5)
     ]
     slow = run("bonatti", "optimizer.SGD.lr=0.0001", "trainer.replicas=10")
-    mended = run("bonatti")
+    corrected = run("bonatti")
     return {
-        "bonatti_table": outcome_rows([*text, mended], ["train/loss", "test/loss"]),
-        "bonatti_mended": cell(mended.outcomes[0], "test/loss"),
+        "bonatti_table": outcome_rows([*text, corrected], ["train/loss", "test/loss"]),
+        "bonatti_corrected": cell(corrected.outcomes[0], "test/loss"),
         "bonatti_slow": cell(slow.outcomes[0], "test/loss"),
         "bonatti_against": beside_torch(run("bonatti", "trainer.replicas=3", against="torch"))[0],
         "bonatti_slopes": outcome_rows(slopes, ["test/loss"]),
-        "bonatti_figures": drawn("bonatti", ["loss"], [text[0], mended], "the loss by epoch, by the text and mended", log=True),
+        "bonatti_figures": drawn(
+            "bonatti", ["loss"], [text[0], corrected], "the loss by epoch, as written and corrected", log=True
+        ),
     }
 
 
@@ -303,15 +316,15 @@ def bracone() -> Values:
         tanh, relu = (average(trials[act, kind].outcomes[0], "test/loss") for act in ("tanh", "relu"))
         return "tanh" if tanh < relu else "ReLU"
 
-    pair_of = [trials["tanh", ""], trials["relu", ""]]
+    both = [trials["tanh", ""], trials["relu", ""]]
     return {
         "bracone_table": outcome_rows([*trials.values(), text], ["train/loss", "test/loss", "test/error"]),
         "bracone_lower": lower(""),
         "bracone_xavier_lower": lower("_xavier"),
         "bracone_inside": f"{int(label.sum())} of {len(label)}",
-        "bracone_figures": drawn("bracone", ["against"], pair_of, "error and loss by epoch", log=True)
+        "bracone_figures": drawn("bracone", ["against"], both, "error and loss by epoch", log=True)
         + "\n\n"
-        + drawn("bracone", ["predictions"], pair_of, "right and wrong answers of the median model"),
+        + drawn("bracone", ["predictions"], both, "right and wrong predictions of the median model"),
     }
 
 
@@ -326,9 +339,7 @@ REPORTS: tuple[Callable[[], Values], ...] = (cadei, sun, bian, bonatti, bracone,
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument(
-        "reports", nargs="*", help="cadei, sun, ...: run and print these alone; without one, all, and write the page"
-    )
+    p.add_argument("reports", nargs="*", help="cadei, sun, ...: run and print only these; default: run all, and write the page")
     chosen = p.parse_args().reports
     torch.set_num_threads(1)
     began = time.perf_counter()
@@ -341,8 +352,8 @@ def main() -> None:
     if chosen:
         print("\n\n".join(f"{name}:\n{value}" for name, value in values.items()))
         return
-    words = Path(__file__).with_name("reports.md.in").read_text(encoding="utf-8")
-    PAGE.write_text(re.sub(r"\{(\w+)\}", lambda m: values[m[1]], words), encoding="utf-8")
+    template = Path(__file__).with_name("reports.md.in").read_text(encoding="utf-8")
+    PAGE.write_text(re.sub(r"\{(\w+)\}", lambda m: values[m[1]], template), encoding="utf-8")
     print(f"{PAGE.relative_to(ROOT)}: {time.perf_counter() - began:.0f} s")
 
 

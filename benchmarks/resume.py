@@ -1,9 +1,9 @@
-"""How exact a resume is elsewhere: `python benchmarks/resume.py` (extra `bench`).
+"""How exact a resume is in Lightning and in trainkit: `python benchmarks/resume.py` (extra `bench`).
 
 Four epochs with shuffled data and dropout. A checkpoint is taken at the end of epoch 2 and one inside epoch 3; the script then
-begins anew, with the same seed, as a user's would in a new process, and resumes. The table has the largest difference between
-the parameters at the end and those of the uninterrupted run. `trainkit verify-resume CONF` makes the trial for trainkit with
-processes that are killed. `--write` puts the table into docs/benchmarks.md.
+starts again with the same seed, as in a new process, and resumes. The table has the largest difference between the parameters
+at the end and those of the uninterrupted run. `trainkit verify-resume CONF` tests trainkit with processes that are killed.
+`--write` puts the table into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def points() -> tuple[Tensor, Tensor]:
 
 
 def of_lightning(folder: Path, resume: Path | None = None) -> tuple[Tensor, Tensor]:
-    """The parameters at the beginning and at the end."""
+    """Train with Lightning; return the parameters at the beginning and at the end."""
     import lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # set anew where it is imported
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # the import of Lightning sets it
 
     class Net(lightning.LightningModule):
         def __init__(self) -> None:
@@ -70,12 +70,12 @@ def of_lightning(folder: Path, resume: Path | None = None) -> tuple[Tensor, Tens
 
 
 def saved(folder: Path, step: int) -> Path:
-    """Lightning's checkpoint of that step: where an epoch ends there, the one of its end."""
+    """Return Lightning's checkpoint of a step. If an epoch ends there, it is the one of the epoch's end."""
     return folder / ("steps" if step % EACH else "epochs") / f"step={step}.ckpt"
 
 
 class Keep(trainkit.Callback):
-    """A snapshot after each step that is asked for, once its epoch has ended where it ends there."""
+    """Keeps a snapshot after each of `steps`; if an epoch ends there, after the epoch's end."""
 
     def __init__(self, steps: Collection[int] = ()) -> None:
         self.steps = steps
@@ -87,6 +87,7 @@ class Keep(trainkit.Callback):
 
 
 def of_trainkit(keep: Keep, resume: dict[str, Any] | None = None) -> tuple[Tensor, Tensor]:
+    """Train with trainkit; return the parameters at the beginning and at the end."""
     net = trainkit.Sequential(
         trainkit.Linear(2, WIDTH), trainkit.ReLU(), trainkit.Dropout(P), trainkit.Linear(WIDTH, 2)
     ).initialize(torch.Generator().manual_seed(0))
@@ -101,7 +102,7 @@ Pair = tuple[float, float]  # Lightning's and trainkit's
 
 
 def trial(folder: Path, steps: Collection[int]) -> tuple[Pair, Pair, dict[int, Pair]]:
-    """The largest difference of a parameter: end and beginning, the whole run again, and by step the run resumed from there."""
+    """Return the largest change of a parameter in the run, and its difference in a repeated run and in each resumed run."""
     keep = Keep(steps)
     start, whole = of_lightning(folder)
     ours_start, ours = of_trainkit(keep)
@@ -116,15 +117,15 @@ def trial(folder: Path, steps: Collection[int]) -> tuple[Pair, Pair, dict[int, P
 
 def main() -> None:
     _, page = options(__doc__, rounds=1)
-    if missing("lightning", "the trial of resuming"):
+    if missing("lightning", "the comparison of resumed runs"):
         return
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
         moved, again, resumed = trial(Path(name), list(STOPS.values()))
-    ends = {"nothing: the whole run again": again, **{words: resumed[step] for words, step in STOPS.items()}}
+    ends = {"nothing: the run repeated": again, **{words: resumed[step] for words, step in STOPS.items()}}
     rows = [(words, f"{theirs:.2g}", f"{mine:.2g}") for words, (theirs, mine) in ends.items()]
     note = (
-        "The largest difference of a parameter at the end from the uninterrupted run, which moved one by at most"
+        "The largest difference of a final parameter from the uninterrupted run. Training changes a parameter by up to"
         f" {moved[0]:.2g} (Lightning) and {moved[1]:.2g} (trainkit)."
     )
     show("resume", ("resumed from", f"Lightning {version('lightning')}", "trainkit"), rows, note, page)

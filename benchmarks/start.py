@@ -1,4 +1,4 @@
-"""What comes before the steps: whole processes, and the first step of each contender. `python benchmarks/start.py`"""
+"""The time before the steps: complete processes, and the first step of each contender. `python benchmarks/start.py`"""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CONTENDERS = (
 
 
 def seconds(arguments: tuple[str, ...], env: dict[str, str]) -> float:
-    """A whole process of this Python, from the top of the repository, on one thread."""
+    """Return the seconds of a Python process, run from the top of the repository with one thread."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
     with tempfile.TemporaryDirectory() as folder:
         if "fit" in arguments:
@@ -68,7 +68,7 @@ def seconds(arguments: tuple[str, ...], env: dict[str, str]) -> float:
 
 
 def first_step(c: Contender) -> float:
-    """From nothing but imported packages and loaded data to a trained batch."""
+    """Return the seconds from imported packages and loaded data to the first trained batch."""
     load(ONE_BATCH)
     began = time.perf_counter()
     c(ONE_BATCH, 1)
@@ -89,12 +89,12 @@ def main() -> None:
     header = ("process", "seconds, median (min to max)", "ratio to importing torch")
     rows = [[p[0], spread(t, 2), ratio(t, processes[0])] for p, t in zip(every, processes, strict=True)]
     show("start", header, rows, f"{rounds} rounds in turn. {environment(1)}", page)
-    header = ("what", "ms to the first step, median (min to max)", "ratio to the bare loop")
+    header = ("contender", "ms to the first step, median (min to max)", "ratio to the bare loop")
     rows = [[name, spread(t), ratio(t, steps[0])] for name, t in zip(chosen, steps, strict=True)]
     note = (
-        "To make the net and train one batch, each time in a process of its own, packages imported and data there."
-        " torch.optim imports torch's compiler when first used; Lightning and Keras have imported it before. What compiles"
-        f" finds the files of an earlier process, if it keeps any. {rounds} rounds. {environment(1)}"
+        "The time to build the net and train one batch, in a new process with the packages imported and the data loaded."
+        " torch.optim imports torch's compiler when first used; Lightning and Keras import it earlier. Compilers that keep a"
+        f" cache reuse that of an earlier process. {rounds} rounds. {environment(1)}"
     )
     show("first", header, rows, note, page)
 

@@ -1,4 +1,4 @@
-"""Microseconds a training step on the reports' net, trainkit beside a bare PyTorch loop and others. `python benchmarks/step.py`
+"""Microseconds per training step of the reports' net, in trainkit, a bare PyTorch loop and others. `python benchmarks/step.py`
 
 `--write` puts the table into docs/benchmarks.md and the README.
 """
@@ -14,7 +14,7 @@ from task import Task
 TASK = Task(sizes=(2, 25, 25, 25, 2), batch=50, rule="sgd", lr=0.1, data="disk", samples=900)
 REPLICAS, EPOCHS = 30, 100
 EXTRAS = "validation, early stopping, checkpoints"
-ALONE = {"overrides": ("callbacks={}", "data.train=900")}  # as many as a split leaves the others
+ALONE = {"overrides": ("callbacks={}", "data.train=900")}  # as many as validation_split leaves for training
 MANY = {"overrides": (*ALONE["overrides"], f"trainer.replicas={REPLICAS}"), "models": REPLICAS}
 CORES = {"OMP_NUM_THREADS": str(os.cpu_count())}
 ALL = {"overrides": ("callbacks.early_stopping.patience=1000000",)}
@@ -23,14 +23,21 @@ CONTENDERS = (
     Contender("bare PyTorch loop (autograd, optim.SGD)", "loops:bare"),
     Contender("trainkit, no callbacks", "ours:conf", options=ALONE),
     Contender("trainkit, all callbacks of conf/mlp.yaml", "ours:conf", options=ALL),
-    Contender(f"trainkit, {REPLICAS} replicas, no callbacks, a model", "ours:conf", share=0.3, options=MANY),
+    Contender(f"trainkit, {REPLICAS} replicas, no callbacks, per model", "ours:conf", share=0.3, options=MANY),
     Contender("trainkit, compiled, no callbacks", "ours:conf", options={**ALONE, "compiled": True}),
     Contender("trainkit, compiled, all callbacks of conf/mlp.yaml", "ours:conf", options={**ALL, "compiled": True}),
-    Contender(f"trainkit, compiled, {REPLICAS} replicas, a model", "ours:conf", share=0.3, options={**MANY, "compiled": True}),
+    Contender(
+        f"trainkit, compiled, {REPLICAS} replicas, per model", "ours:conf", share=0.3, options={**MANY, "compiled": True}
+    ),
     Contender("the bare loop with optim.SGD(fused=True)", "loops:bare", options={"fused": True}),
     Contender("the bare loop with torch.compile on the model", "loops:compiled"),
     Contender(f"the bare loop with torch's own number of threads, {CORES['OMP_NUM_THREADS']}", "loops:bare", env=CORES),
-    Contender("trainkit, no callbacks, the same (a fit takes one where all is small)", "ours:conf", env=CORES, options=ALONE),
+    Contender(
+        "trainkit, no callbacks, the same (trainkit chooses one thread for small tensors)",
+        "ours:conf",
+        env=CORES,
+        options=ALONE,
+    ),
     Contender("Lightning {}, bare", "lightning:bare", "lightning", 0.2),
     Contender(f"Lightning {{}}: {EXTRAS}, TensorBoard", "lightning:full", "lightning", 0.1),
     Contender("Keras {} on torch, bare", "keras:bare", "keras", 0.1, KERAS["torch"]),
@@ -42,7 +49,7 @@ CONTENDERS = (
     Contender("scikit-learn {}: MLPClassifier", "sklearn:fit", "scikit-learn", 0.5),
     Contender("JAX {}: jit of a step", "jax:step", "jax"),
     Contender("JAX {}: jit and scan over an epoch", "jax:scan", "jax"),
-    Contender(f"JAX {{}}: vmap and scan, {REPLICAS} models, a model", "jax:scan", "jax", 0.3, options={"models": REPLICAS}),
+    Contender(f"JAX {{}}: vmap and scan, {REPLICAS} models, per model", "jax:scan", "jax", 0.3, options={"models": REPLICAS}),
 )
 README = ("bare PyTorch", "trainkit", "early stopping", "MLPClassifier", "scan")  # the rows of its table
 
@@ -52,12 +59,12 @@ def main() -> None:
     chosen = installed(CONTENDERS)
     times = [[r.seconds / r.steps * 1e6 for r in rs] for rs in contest(chosen, TASK, EPOCHS, rounds, 1, warm=TASK)]
     rows = [[name, spread(t), ratio(t, times[0])] for name, t in zip(chosen, times, strict=True)]
-    header = ("what", "us a step, median (min to max)", "ratio to the bare loop")
+    header = ("contender", "us per step, median (min to max)", "ratio to the bare loop")
     note = (
         f"Net 2-25-25-25-2 with ReLU, cross entropy, SGD with momentum, batch {TASK.batch}, {TASK.samples} samples;"
-        f" {rounds} rounds of {EPOCHS} epochs in turn, fewer for the slow. {environment(1)}"
-        " A step of trainkit is a whole `fit`: preparation, validation, files and final evaluation divided by the steps;"
-        " of compiled code, as JAX's and torch.compile's, the loop without the compiling before it."
+        f" {rounds} rounds of {EPOCHS} epochs in turn, fewer for slow contenders. {environment(1)}"
+        " A step of trainkit is its share of a complete `fit`: preparation, validation, files and final evaluation included."
+        " Compilation, in trainkit, JAX and torch.compile, is excluded."
     )
     show("step", header, rows, note, page)
     if page is not None:

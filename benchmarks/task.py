@@ -1,6 +1,6 @@
-"""What the contenders train, a net of linear layers and ReLUs on cross entropy, and what a run of it gives.
+"""The task of the contenders, a net of linear layers and ReLUs with cross entropy, and its result.
 
-A contender is a function (task, epochs, options) -> Result in `peers/`, a file for each package.
+A contender is a function (task, epochs, options) -> Result in `peers/`, which has one file per package.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Result(NamedTuple):
 
 
 class Stopwatch:
-    """`with Stopwatch() as watch:` holds the seconds, and the most memory of the process inside."""
+    """`with Stopwatch() as watch:` measures the seconds and the peak memory of its body."""
 
     seconds, peak = 0.0, 0
 
@@ -53,14 +53,15 @@ class Task:
     rule: Literal["sgd", "adam"]
     lr: float
     data: Literal["disk", "fashion_mnist", "random"]
-    samples: int  # of the training part; the first so many
+    samples: int  # the first ones of the training split
 
     def train(self) -> tuple[Tensor, Tensor]:
-        part = load(self).train
-        return part.x, part.t
+        """Return the inputs and targets of the training split."""
+        split = load(self).train
+        return split.x, split.t
 
     def net(self) -> torch.nn.Sequential:
-        """The net with the weights that everybody starts from."""
+        """Return the net with the initial weights of all contenders."""
         torch.manual_seed(0)
         layers: list[torch.nn.Module] = []
         for n, m in zip(self.sizes, self.sizes[1:], strict=False):
@@ -73,7 +74,7 @@ class Task:
         return torch.optim.SGD(parameters, lr=self.lr, momentum=MOMENTUM, fused=fused)
 
     def result(self, watch: Stopwatch, epochs: int, answer: Callable[[Tensor], Any] | None = None, models: int = 1) -> Result:
-        """`answer`: the scores (n, classes), or the classes (n,), of inputs (n, in)."""
+        """Return the result. answer: a function from inputs (n, in) to scores (n, classes) or to classes (n,)."""
         test, accuracy = load(self).test, None
         if test is not None and answer is not None:
             with torch.no_grad():
@@ -84,7 +85,7 @@ class Task:
 
 @cache
 def load(task: Task) -> Dataset:
-    """The data, scaled; float32, an image as a row."""
+    """Return the scaled data in float32, with images as rows."""
     if task.data == "random":
         g = torch.Generator().manual_seed(0)
         x = torch.randn(task.samples, task.sizes[0], generator=g)
@@ -92,17 +93,17 @@ def load(task: Task) -> Dataset:
     data = disk(train=task.samples) if task.data == "disk" else idx(str(ROOT / ".data" / task.data), train=task.samples)
     scale = Normalizer.fit(data)
 
-    def part(p: Split) -> Split:
-        return Split(scale.apply(p).x.flatten(1), p.t, p.label)
+    def scaled(split: Split) -> Split:
+        return Split(scale.apply(split).x.flatten(1), split.t, split.label)
 
-    test = part(data.test) if task.data == "fashion_mnist" and data.test is not None else None
-    return data.with_parts(train=part(data.train), test=test)
+    test = scaled(data.test) if task.data == "fashion_mnist" and data.test is not None else None
+    return data.with_parts(train=scaled(data.train), test=test)
 
 
 def resident(kind: Literal["VmRSS", "VmHWM"]) -> int:
-    """Resident bytes of this process: now (VmRSS), or the most since `forget_peak` (VmHWM); 0 where there is no /proc.
+    """Return resident bytes of this process: now (VmRSS), or at most since `forget_peak` (VmHWM); 0 if there is no /proc.
 
-    Not getrusage: its ru_maxrss begins with what the parent held.
+    The ru_maxrss of getrusage would include the parent's memory.
     """
     if not os.path.exists("/proc/self/status"):
         return 0
@@ -111,7 +112,7 @@ def resident(kind: Literal["VmRSS", "VmHWM"]) -> int:
 
 
 def forget_peak() -> None:
-    """VmHWM starts again from VmRSS (man 5 proc, clear_refs)."""
+    """Reset VmHWM to VmRSS (man 5 proc, clear_refs)."""
     if os.path.exists("/proc/self/clear_refs"):
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")

@@ -1,4 +1,4 @@
-"""A wide net, where the matrix products are the step: time, share of the products' rate, memory. `python benchmarks/wide.py`"""
+"""A wide net, whose step is mostly matrix products: time, FLOP rate, memory. `python benchmarks/wide.py`"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from task import Task, resident
 
 TASK = Task(sizes=(784, 2048, 2048, 2048, 10), batch=512, rule="sgd", lr=0.01, data="random", samples=6 * 512)
 THREADS, MIB = 2, 2**20
-PEAKS = 3  # rounds of the memory's table at most: a process for each
+PEAKS = 3  # the maximum number of rounds of the memory table, which starts a process for each
 PRODUCTS = "its matrix products alone (torch.mm)"
 
 CONTENDERS = (
@@ -27,14 +27,14 @@ CONTENDERS = (
 
 
 def flop() -> float:
-    """Of the products of a step: y = x wᵀ, dw = dyᵀ x and, but for the first layer, dx = dy w; 2 n in out each."""
-    each = [2 * TASK.batch * n * m for n, m in pairwise(TASK.sizes)]
-    return 3 * sum(each) - each[0]
+    """Return the FLOP of a step's products: y = x wᵀ, dw = dyᵀ x and, except in the first layer, dx = dy w; 2 n in out each."""
+    per_layer = [2 * TASK.batch * n * m for n, m in pairwise(TASK.sizes)]
+    return 3 * sum(per_layer) - per_layer[0]
 
 
 def peak(c: Contender) -> int:
-    """Bytes at the peak of three steps above what is resident when a small net of the same kind has been trained."""
-    c(replace(TASK, sizes=(8, 8, 8, 8, 2)), 1)  # loads code, makes threads
+    """Return the peak bytes of three steps, above the resident bytes after training a small net of the same kind."""
+    c(replace(TASK, sizes=(8, 8, 8, 8, 2)), 1)  # loads code, starts threads
     before = resident("VmRSS")
     return c(replace(TASK, samples=3 * TASK.batch), 1).peak - before
 
@@ -47,10 +47,16 @@ def main() -> None:
         [n, spread([1e3 * v for v in t]), ratio(t, times[0]), f"{flop() / statistics.median(t) / 1e9:.0f}", ratio(times[-1], t)]
         for n, t in zip(chosen, times, strict=True)
     ]
-    header = ("what", "ms a step, median (min to max)", "ratio to the bare loop", "GFLOP/s", "share of the products' rate")
+    header = (
+        "contender",
+        "ms per step, median (min to max)",
+        "ratio to the bare loop",
+        "GFLOP/s",
+        "share of the rate of the products alone",
+    )
     note = (
         f"Net {'-'.join(map(str, TASK.sizes))} with ReLU, cross entropy, SGD with momentum, batch {TASK.batch};"
-        f" {rounds} rounds of {TASK.samples // TASK.batch} steps in turn; {flop() / 1e9:.1f} GFLOP of products a step."
+        f" {rounds} rounds of {TASK.samples // TASK.batch} steps in turn; {flop() / 1e9:.1f} GFLOP of products per step."
         f" {environment(THREADS)}"
     )
     show("wide", header, rows, note, page)
@@ -59,18 +65,19 @@ def main() -> None:
 
 
 def memory(chosen: dict[str, Contender], rounds: int, page: Path | None) -> None:
+    """Measure the peak memory of each contender, and print the table."""
     parameters = 4 * sum((n + 1) * m for n, m in pairwise(TASK.sizes))
-    held = (2 * parameters + 3 * TASK.batch * (4 * TASK.sizes[0] + 8)) / MIB  # with momentum and data
+    fixed = (2 * parameters + 3 * TASK.batch * (4 * TASK.sizes[0] + 8)) / MIB  # with momentum and data
     peaks = [[alone(c, THREADS, peak) / MIB for _ in range(rounds)] for c in chosen.values()]
-    steps = [[v - held for v in p] for p in peaks]
+    steps = [[v - fixed for v in p] for p in peaks]
     rows = [
         [n, spread(p), ratio(p, peaks[0]), spread(s), ratio(s, steps[0])] for n, p, s in zip(chosen, peaks, steps, strict=True)
     ]
-    header = ("what", "MiB at the peak", "ratio to the bare loop", "MiB of these for the step", "ratio to the bare loop")
+    header = ("contender", "peak MiB", "ratio to the bare loop", "MiB of these for the step", "ratio to the bare loop")
     note = (
-        "The most resident memory in three steps, above what is resident after a small net of the same kind, in a"
-        f" process for each; {rounds} times, median (min to max). For the step: without parameters, momentum and data"
-        f" ({held:.0f} MiB)."
+        "The peak resident memory of three steps, above that after a small net of the same kind, in a new process;"
+        f" {rounds} rounds, median (min to max). For the step: without parameters, momentum and data"
+        f" ({fixed:.0f} MiB)."
     )
     show("memory", header, rows, note, page)
 

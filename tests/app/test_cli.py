@@ -480,7 +480,7 @@ def test_show_tells_layers_costs_hooks_and_the_rate(capsys: pytest.CaptureFixtur
     words = ["callbacks.lr_scheduler={CosineAnnealingLR: {T_max: 2}}", "trainer.replicas=2"]
     assert main(["show", "conf/a.yaml", *words]) == 0
     out = capsys.readouterr().out
-    sizes = ("84 parameters in 2 replicas", "train 60, val 20, test 20", "6 steps an epoch")
+    sizes = ("84 parameters in 2 replicas", "train 60, val 20, test 20", "6 steps per epoch")
     for part in ("0.Linear", "2.Linear", *sizes, "on_checkpoint"):
         assert part in out
     assert "12 steps" in out.splitlines()[-1]
@@ -622,4 +622,4 @@ def test_a_resumed_run_may_go_on_in_another_folder() -> None:
 
 def test_one_file_to_predict_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "run", "a.csv", "b.csv.gz"]) == 2
-    assert "one file to predict at a time" in capsys.readouterr().err
+    assert "2 files to predict; name one" in capsys.readouterr().err

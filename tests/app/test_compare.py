@@ -17,7 +17,7 @@ import torch
 from trainkit import Split, UserError
 from trainkit.app.cli.main import main
 from trainkit.app.compare import command, figures, grid, reference, tables, trial
-from trainkit.app.compare.reference import apart, largest
+from trainkit.app.compare.reference import max_difference, max_or_nan
 from trainkit.app.compare.timed_fit import Clock, TimedFit, failures, train
 from trainkit.app.compare.trial import Curves, Trial
 from trainkit.app.config.build import build
@@ -70,7 +70,7 @@ def made_up(name: str, **metrics: list[float]) -> Trial:
 def test_the_table_has_loss_and_error_of_each_part_and_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "a.yaml", "b.yaml", "trainer.replicas=2", "--out", "out"]) == 0
     said = capsys.readouterr().out
-    head = "trial, by, metric, mean ± std, median, min to max, failed, seconds, µs a step and model"
+    head = "trial, by, metric, mean ± std, median, min to max, failed, seconds, µs per step and model"
     assert [c.strip() for c in said.splitlines()[0].strip("|").split("|")] == head.split(", ")
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in said.splitlines()[2:14]]
     assert [row[2] for row in rows] == [*tables.METRICS] * 2
@@ -182,7 +182,7 @@ def test_the_votes_over_the_plane_sum_to_one() -> None:
     assert plane.boundary is not None
     assert plane.class_shares.shape == (2, len(plane.y), len(plane.x))
     torch.testing.assert_close(plane.class_shares.sum(0), torch.ones_like(plane.class_shares[0]))
-    assert len(plane.answer) == len(plane.test) == 20
+    assert len(plane.predicted) == len(plane.test) == 20
 
 
 # -- a grid ----------------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_rates_train_apart_where_the_net_takes_no_replicas_or_there_is_one(rates
 
 def test_points_whose_keys_end_alike_are_told_apart() -> None:
     axes = [grid.axis("data.train=40,60"), grid.axis("optimizer.SGD.lr=0.1"), grid.axis("callbacks.validation_split.train=1")]
-    assert list(grid.labelled(axes).values()) == ["data.train", "lr", "callbacks.validation_split.train"]
+    assert list(grid.axis_labels(axes).values()) == ["data.train", "lr", "callbacks.validation_split.train"]
 
 
 # -- against a rival -------------------------------------------------------------------------------------------------------
@@ -245,8 +245,8 @@ def test_no_difference_is_told_to_a_rival_that_draws_other_masks_or_keeps_no_bes
 def test_a_difference_that_is_no_number_is_not_passed_over() -> None:
     nan, zero = torch.tensor([math.nan]), torch.zeros(1)
     for a in ({"w": nan, "b": zero}, {"b": zero, "w": nan}):
-        assert math.isnan(apart(a, {"w": zero, "b": zero}))
-    assert math.isnan(largest([0.0, math.nan]))
+        assert math.isnan(max_difference(a, {"w": zero, "b": zero}))
+    assert math.isnan(max_or_nan([0.0, math.nan]))
     o = made_up("a", train_loss=[0.1]).outcomes[0]
     text = tables.markdown([replace(made_up("a", train_loss=[0.1]), outcomes=[replace(o, difference=math.nan)])])
     assert text.splitlines()[2].endswith("| not finite         |")
@@ -332,8 +332,8 @@ MISTAKES = {
     ),
     "an option without its value": (["a.yaml", "--grid"], "--grid: no value; write --grid KEY=A,B"),
     "two axes of one key": (["a.yaml", "--grid", "seed=1", "--grid", "seed=2"], "--grid seed: two axes; write all"),
-    "a value twice": (["a.yaml", "--grid", "seed=1,1"], "--grid seed=1,1: a value stands there twice"),
-    "an axis without values": (["a.yaml", "--grid", "seed"], "--grid seed: no axis; write key=value,value"),
+    "a value twice": (["a.yaml", "--grid", "seed=1,1"], "--grid seed=1,1: a value is given twice"),
+    "an axis without values": (["a.yaml", "--grid", "seed"], "--grid seed: not an axis; write key=value,value"),
     "a seed that is text": (["a.yaml", "--grid", "optimizer.SGD.lr=1,2", "seed=x"], "seed: 'x'; needs a whole number"),
     "seeds that are no list": (["a.yaml", "--grid", "optimizer.SGD.lr=1,2", "trainer.seeds=5"], "trainer.seeds: 5; needs a li"),
     "seeds that are texts": (["a.yaml", "trainer.seeds=[x]"], "trainer.seeds: ['x']; needs a list of whole numbers"),
@@ -344,7 +344,7 @@ MISTAKES = {
     ),
     "what the rival has not": (["a.yaml", "--against", "torch", "optimizer=SignSGD"], "SignSGD: torch has no such optimizer"),
     "a rival and a grid": (["a.yaml", "--against", "torch", "--grid", "seed=1"], "--grid and --against do not go together"),
-    "a file twice": (["a.yaml", "a.yaml"], "a.yaml stands there twice; name each CONF once"),
+    "a file twice": (["a.yaml", "a.yaml"], "a.yaml is given twice; name each CONF once"),
     "the second file's mistake": (["a.yaml", "bad.yaml"], "bad.yaml: loss: no loss 'Cross'"),
     "a folder that is a file": (
         ["a.yaml", "--out", "a.yaml"],

@@ -21,7 +21,7 @@ from trainkit.app.compare.trial import Curves, Trial
 
 pytest.importorskip("matplotlib")
 
-from trainkit.app.compare.figures.epochs import Line, against, courses
+from trainkit.app.compare.figures.epochs import Line, compare_curves, metric_curves
 from trainkit.app.compare.figures.panel import png, shortened, wrapped
 from trainkit.app.compare.figures.plane import predictions, regions, samples
 
@@ -87,7 +87,7 @@ def test_equal_trials_give_equal_bytes(drawn: dict[str, bytes]) -> None:
 def test_nothing_is_cut_off_and_empty_cells_are_gone(count: int) -> None:
     trials = [a_trial(f"{LONG}{i}", plane=a_plane()) for i in range(count)]
     planes = [(t, t.plane) for t in trials if t.plane is not None]
-    for figure in (courses(trials, "loss", True), predictions(planes) if count == 1 else regions(planes)):
+    for figure in (metric_curves(trials, "loss", True), predictions(planes) if count == 1 else regions(planes)):
         assert figure is not None
         panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
         assert len(panels) == count
@@ -108,10 +108,10 @@ def test_what_a_trial_lacks_is_not_drawn() -> None:
 
 
 def test_the_axes_are_named() -> None:
-    for metric, unit in (("loss", "loss, a sample"), ("error", "error, %")):
-        figure = courses([a_trial(), a_trial()], metric, False)
+    for metric, unit in (("loss", "loss per sample"), ("error", "error, %")):
+        figure = metric_curves([a_trial(), a_trial()], metric, False)
         assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes] == [("epoch", unit), ("epoch", "")]
-        side_by_side = against([a_trial(), a_trial()], False)
+        side_by_side = compare_curves([a_trial(), a_trial()], False)
         assert ("epoch", unit) in [(axes.get_xlabel(), axes.get_ylabel()) for axes in side_by_side.axes]
     planes = [(a_trial(), a_plane())]
     for figure in (samples(planes)["data"], regions(planes), predictions(planes)):
@@ -122,7 +122,7 @@ def test_the_line_is_the_median_and_the_band_holds_most_of_the_replicas() -> Non
     curves = Curves([0.0, 1.0], {"train/error": [[i / 10 for i in range(11)], [0.5] * 11]})
     line = Line.of(curves, "train/error")
     assert [line.low.tolist(), line.middle.tolist(), line.high.tolist()] == [[10, 50], [50, 50], [90, 50]]
-    several, one = (courses([a_trial(replicas=r)], "loss", False) for r in (2, 1))
+    several, one = (metric_curves([a_trial(replicas=r)], "loss", False) for r in (2, 1))
     assert words(several) == ["train", "validation", "test", "10 % to 90 % of the replicas"]
     assert words(one) == ["train", "validation", "test"]
     assert (len(several.axes[0].collections), len(one.axes[0].collections)) == (3, 0)
@@ -133,22 +133,22 @@ def test_replicas_that_are_not_finite_are_left_out_and_counted(log: bool) -> Non
     nan, inf = math.nan, math.inf
     trial = a_trial(train_loss=[[1.0, 1.0, 1.0], [0.5, 0.7, nan], [0.4, inf, nan]])
     assert Line.of(trial.curves, "train/loss").middle.tolist() == pytest.approx([1.0, 0.6, 0.4])
-    assert notes(courses([trial], "loss", log)) == ["2 of 3 replicas not finite at the end"]
-    assert words(against([replace(trial, name=n) for n in "ab"], log))[0] == "a (2 of 3 replicas not finite at the end)"
+    assert notes(metric_curves([trial], "loss", log)) == ["2 of 3 replicas not finite at the end"]
+    assert words(compare_curves([replace(trial, name=n) for n in "ab"], log))[0] == "a (2 of 3 replicas not finite at the end)"
     never = a_trial(train_loss=[[nan], [nan]], replicas=1)
-    assert notes(courses([never], "loss", log)) == ["not finite at the end\nno finite number"]
-    png(courses([trial, never], "loss", log))
+    assert notes(metric_curves([never], "loss", log)) == ["not finite at the end\nno finite number"]
+    png(metric_curves([trial, never], "loss", log))
 
 
 @pytest.mark.parametrize("log", [False, True])
 def test_an_outburst_does_not_hide_the_rest(log: bool) -> None:
-    figure = courses([a_trial(train_loss=[[0.7], [0.2], [0.1], [1e18]], replicas=1)], "loss", log)
+    figure = metric_curves([a_trial(train_loss=[[0.7], [0.2], [0.1], [1e18]], replicas=1)], "loss", log)
     assert figure.axes[0].get_ylim()[1] < (1000 if log else 3)
     assert notes(figure) == ["cut off above: up to 1e+18"]
     png(figure)
-    start = courses([a_trial(train_loss=[[1e18], *([0.2], [0.1]) * 10], replicas=1)], "loss", False)
+    start = metric_curves([a_trial(train_loss=[[1e18], *([0.2], [0.1]) * 10], replicas=1)], "loss", False)
     assert start.axes[0].get_ylim()[1] < 1
-    whole = courses([a_trial()], "loss", log)
+    whole = metric_curves([a_trial()], "loss", log)
     assert whole.axes[0].get_ylim()[1] > 0.71
     assert notes(whole) == [""]
 
@@ -156,30 +156,30 @@ def test_an_outburst_does_not_hide_the_rest(log: bool) -> None:
 def test_no_number_is_too_large_to_draw() -> None:
     trials = [a_trial(train_loss=[[first], [1e307]], replicas=1) for first in (1e308, 0.0, -1e308)]
     for log in (False, True):
-        png(courses(trials, "loss", log))
+        png(metric_curves(trials, "loss", log))
 
 
 def test_an_error_of_0_is_said_to_lie_below_a_logarithmic_axis() -> None:
     trials = [a_trial(train_error=[[0.5], [0.0]], replicas=1), a_trial(train_error=[[0.5], [0.001]], replicas=1)]
-    figure = courses(trials, "error", True)
+    figure = metric_curves(trials, "error", True)
     assert notes(figure) == ["0 lies below the axis", ""]
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     assert figure.axes[0].lines[0].get_ydata()[1] < figure.axes[0].get_ylim()[0]
 
 
 def test_twelve_trials_differ_by_stroke_or_marker() -> None:
-    figure = against([a_trial(f"{i}") for i in range(12)], False)
+    figure = compare_curves([a_trial(f"{i}") for i in range(12)], False)
     for axes in figure.axes:
         assert len({(line.get_linestyle(), line.get_marker(), str(line._dash_pattern)) for line in axes.lines}) == 12
 
 
 def test_losses_are_held_against_each_other_only_where_they_are_the_same() -> None:
     a, b = a_trial("a"), a_trial("b")
-    assert [axes.get_title() for axes in against([a, b], False).axes] == ["test error", "test loss"]
-    assert [axes.get_title() for axes in against([a, replace(b, loss="MSELoss()")], False).axes] == ["test error"]
+    assert [axes.get_title() for axes in compare_curves([a, b], False).axes] == ["test error", "test loss"]
+    assert [axes.get_title() for axes in compare_curves([a, replace(b, loss="MSELoss()")], False).axes] == ["test error"]
     without = a_trial("c", val_error=[[0.5], [0.4]], train_error=[[0.5], [0.4]], replicas=1)
-    assert [axes.get_title() for axes in against([a, without], False).axes] == ["validation error"]
-    assert against([a], False) is None
+    assert [axes.get_title() for axes in compare_curves([a, without], False).axes] == ["validation error"]
+    assert compare_curves([a], False) is None
 
 
 def test_each_data_set_is_drawn_once() -> None:
@@ -197,7 +197,7 @@ def test_each_data_set_is_drawn_once() -> None:
 def test_regions_show_the_share_of_two_classes_and_the_most_voted_of_three() -> None:
     two = regions([(a_trial(), a_plane())])
     assert float(two.axes[0].images[0].get_array()[0, 0]) == 0.75
-    assert two.axes[1].get_ylabel() == "share of the replicas\nthat say high"
+    assert two.axes[1].get_ylabel() == "share of the replicas\nthat predict high"
     assert words(two) == ["true boundary"]
     three = regions([(a_trial(), a_plane(("low", "high", "other")))])
     assert float(three.axes[0].images[0].get_array()[0, 0]) == 1
@@ -225,7 +225,7 @@ def test_names_are_broken_after_a_mark_and_lose_their_middle() -> None:
 
 
 def test_any_name_can_be_drawn() -> None:
-    png(against([replace(a_trial("_first"), loss="MSELoss()"), a_trial("$x_1$ 中文")], False))
+    png(compare_curves([replace(a_trial("_first"), loss="MSELoss()"), a_trial("$x_1$ 中文")], False))
 
 
 def test_figures_are_files_and_images_of_tensorboard(drawn: dict[str, bytes], tmp_path: Path) -> None:

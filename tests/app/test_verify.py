@@ -225,7 +225,7 @@ def test_a_generator_that_no_checkpoint_holds_is_found(capsys: pytest.CaptureFix
             assert first is not None
             assert step < int(first[1]) <= 9
     assert re.search(r"last.pt model.0.weight: \d+ of 48 differ, by up to [\d.e-]+, first at \[0, 0, 0\]: ", out)
-    last = "4 of 4 resumed runs end otherwise, while two uninterrupted ones are equal: it is the resume."
+    last = "4 of 4 resumed runs end differently, while two uninterrupted ones are equal: the resume is not exact."
     assert out.splitlines()[-1] == last
 
 
@@ -243,7 +243,11 @@ def test_kept_folders_are_there_to_be_compared(capsys: pytest.CaptureFixture[str
 @pytest.mark.usefixtures("unkilled")
 def test_a_run_that_never_repeats_is_told_from_a_resume_that_is_not_exact(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*OWN, "callbacks.weather={Weather: {}}"]) == 1
-    assert capsys.readouterr().out.splitlines()[-1].startswith("Two uninterrupted runs differ too, so this run never repeats")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith("Two uninterrupted runs differ too, so this run is not reproducible")
+    )
 
 
 @pytest.mark.usefixtures("unkilled")
@@ -263,8 +267,8 @@ def test_an_optimizer_slot_that_is_not_saved_is_found(
 def test_what_fails_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         (["much.yaml", "trainer.max_epochs=0"], "the run has no step"),
-        (["much.yaml", "callbacks.checkpoint=null"], "nothing to resume from without callbacks.checkpoint"),
-        (["much.yaml", "callbacks.clock.Timer.max_time=0.000001"], "the clock ended the run"),
+        (["much.yaml", "callbacks.checkpoint=null"], "no callbacks.checkpoint, so no run can be resumed"),
+        (["much.yaml", "callbacks.clock.Timer.max_time=0.000001"], "the run ended by max_time"),
         (["much.yaml", "model[0].Linear=[3,8]"], "0.Linear: x is (3, 2, 2), needs (r, n, 3)"),
         (["much.yaml", "--points", "-1"], "--points: -1; needs at least 0"),
         ([], "verify-resume: no CONF"),

@@ -1,1 +1,1 @@
-"""Attacks on what trainkit promises: `make torture`. One file a family; `tests/test_torture.py` is the short form."""
+"""Attempts to break what trainkit promises: `make torture`. One file per family; `tests/test_torture.py` runs a few of each."""

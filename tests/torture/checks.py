@@ -1,4 +1,4 @@
-"""Configurations that `fit` would fail on later: drawn good, or then spoilt in one place, by torch's documented ranges."""
+"""Random configurations, valid ones and ones with one error that `fit` would meet later, by torch's documented ranges."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ EPOCHS, STEPS = 2, 8  # of every run: 32 samples in batches of 8
 RATE = 0.1
 
 
-# -- good ------------------------------------------------------------------------------------------------------------------
+# -- valid -----------------------------------------------------------------------------------------------------------------
 
 
 def good(draw: random.Random) -> Config:
-    """A configuration that trains: data, loss, optimizer, schedule, monitors and file names that go together."""
+    """Return a configuration that trains: data, loss, optimizer, schedule, monitors and file names that are compatible."""
     classes, split, momentum = draw.random() < 0.7, draw.random() < 0.8, draw.random() < 0.5
     config: Config = {
         "seed": draw.randrange(99),
@@ -60,7 +60,7 @@ def good(draw: random.Random) -> Config:
 
 
 def optimizers(momentum: bool) -> list[Config]:
-    """Good ones, with a momentum that a schedule may move or without one."""
+    """Return valid optimizers, with a momentum that a schedule may change or without one."""
     if not momentum:
         return [{"SGD": {"lr": RATE}}, {"RMSprop": {"lr": 0.01}}, {"Adagrad": {"lr": 0.01}}, {"SignSGD": {"lr": 0.01}}]
     sgd = {"lr": RATE, "momentum": 0.9}
@@ -122,7 +122,7 @@ SCHEDULES: dict[str, Callable[[random.Random, int], Config]] = {
 }
 
 
-# -- spoilt ----------------------------------------------------------------------------------------------------------------
+# -- invalid ---------------------------------------------------------------------------------------------------------------
 
 COUNTS = [("StepLR", "step_size"), ("ConstantLR", "total_iters"), ("LinearLR", "total_iters"), ("PolynomialLR", "total_iters")]
 COUNTS += [("CosineAnnealingLR", "T_max"), ("CosineAnnealingWarmRestarts", "T_0"), ("CyclicLR", "step_size_up")]
@@ -130,10 +130,10 @@ NUMBERS = [("StepLR", "gamma"), ("ConstantLR", "factor"), ("LinearLR", "start_fa
 NUMBERS += [("PolynomialLR", "power"), ("CosineAnnealingLR", "eta_min"), ("CyclicLR", "max_lr"), ("OneCycleLR", "max_lr")]
 NUMBERS += [("OneCycleLR", "div_factor"), ("ReduceLROnPlateau", "threshold"), ("MultiStepLR", "gamma")]
 NUMBERS += [("CyclicLR", "base_momentum"), ("ReduceLROnPlateau", "factor"), ("OneCycleLR", "pct_start")]
-NO_COUNT: list[Any] = [0, -1, 2.5, "3", "x", True, None, [2], {"a": 1}, float("nan"), 10**30]
-NO_NUMBER: list[Any] = [-0.1, "0.1", "x", True, None, [[1]], {}, float("nan"), float("inf")]
-NO_METRIC = ["val_loss", "val/acc", "train/error", "test/loss", "loss", "", "x" * 500, "\x1b[2J", "val/loss "]
-OUTRIGHT: dict[str, Config] = {  # schedules that torch's documentation rules out, alone
+BAD_COUNTS: list[Any] = [0, -1, 2.5, "3", "x", True, None, [2], {"a": 1}, float("nan"), 10**30]
+BAD_NUMBERS: list[Any] = [-0.1, "0.1", "x", True, None, [[1]], {}, float("nan"), float("inf")]
+BAD_METRICS = ["val_loss", "val/acc", "train/error", "test/loss", "loss", "", "x" * 500, "\x1b[2J", "val/loss "]
+BAD_SCHEDULES: dict[str, Config] = {  # schedules that torch's documentation excludes
     "a factor above 1": {"ConstantLR": {"factor": 2}},
     "an end above 1": {"LinearLR": {"end_factor": 2}},
     "a start of 0": {"LinearLR": {"start_factor": 0}},
@@ -187,7 +187,7 @@ OUTRIGHT: dict[str, Config] = {  # schedules that torch's documentation rules ou
 PLAIN = {"lr": RATE}
 INTO = {"SGD": {"lr": RATE, "momentum": 0.9, "accumulate_into_momentum": True}}
 CYCLE = {"CyclicLR": {"base_lr": 0.01, "max_lr": 0.1, "cycle_momentum": True}}
-ELSEWHERE: dict[str, dict[str, Any]] = {  # keys of the configuration and what they become
+BAD_KEYS: dict[str, dict[str, Any]] = {  # keys of the configuration and their new values
     "no gradient to clip": {"optimizer": INTO, "trainer.clip_norm": 1.0},
     "no gradient to clamp": {"optimizer": INTO, "trainer.clip_value": 1.0},
     "no gradient to measure": {"optimizer": INTO, "callbacks.gradient_norms": {}},
@@ -228,23 +228,23 @@ ELSEWHERE: dict[str, dict[str, Any]] = {  # keys of the configuration and what t
 }
 
 
-def spoilt(config: Config, draw: random.Random) -> str:
-    """Spoil a good configuration in one place; return what was done."""
-    kind = draw.choice(["count", "number", "outright", "outright", "monitor", "monitor", "elsewhere", "elsewhere"])
+def with_error(config: Config, draw: random.Random) -> str:
+    """Make one error in a valid configuration; return what was changed."""
+    kind = draw.choice(["count", "number", "schedule", "schedule", "monitor", "monitor", "key", "key"])
     callbacks = config["callbacks"]
     if kind in ("count", "number"):
-        table, values = (COUNTS, NO_COUNT) if kind == "count" else (NUMBERS, NO_NUMBER)
+        table, values = (COUNTS, BAD_COUNTS) if kind == "count" else (NUMBERS, BAD_NUMBERS)
         (name, argument), value = draw.choice(table), draw.choice(values)
         callbacks["lr_scheduler"] = {name: {**schedule(name, draw, STEPS), argument: value}}
         return f"{name}.{argument}={value!r}"
-    if kind == "outright":
-        what = draw.choice(list(OUTRIGHT))
-        callbacks["lr_scheduler"] = {"monitor": "train/loss", **OUTRIGHT[what]}
-        if "cycle_momentum" in str(OUTRIGHT[what]):
+    if kind == "schedule":
+        what = draw.choice(list(BAD_SCHEDULES))
+        callbacks["lr_scheduler"] = {"monitor": "train/loss", **BAD_SCHEDULES[what]}
+        if "cycle_momentum" in str(BAD_SCHEDULES[what]):
             config["optimizer"] = {"Adam": {"lr": 0.01}}
         return what
     if kind == "monitor":
-        metric = draw.choice([*NO_METRIC, "val/loss", "val/error"])
+        metric = draw.choice([*BAD_METRICS, "val/loss", "val/error"])
         if metric in ("val/loss", "val/error"):
             for name in ("validation_split", "early_stopping", "checkpoint", "lr_scheduler"):
                 callbacks.pop(name, None)
@@ -252,8 +252,8 @@ def spoilt(config: Config, draw: random.Random) -> str:
         more = {"ReduceLROnPlateau": {}} if name == "lr_scheduler" else {}
         callbacks[name] = {"monitor": metric, **more}
         return f"{name}.monitor={metric!r}"
-    what = draw.choice(list(ELSEWHERE))
-    for key, value in ELSEWHERE[what].items():
+    what = draw.choice(list(BAD_KEYS))
+    for key, value in BAD_KEYS[what].items():
         part, _, name = key.partition(".")
         if name:
             config[part][name] = value
@@ -263,40 +263,41 @@ def spoilt(config: Config, draw: random.Random) -> str:
 
 
 def checks(folder: Path, n: int, seed: int = 0) -> list[Tally]:
-    """n good configurations and n spoilt ones, each given to `check` and to `fit`."""
-    fine = Tally("configurations that are right", "`check` exits 0 and leaves nothing; `fit` trains its 2 epochs")
+    """Run `check` and `fit` on n valid configurations and on n with an error."""
+    fine = Tally("valid configurations", "`check` exits 0 and leaves no file; `fit` trains its 2 epochs")
     wrong = Tally(
-        "configurations spoilt in one place: schedules, monitors, file names, options", "`check` and `fit` exit 2; no folder"
+        "configurations with one error: schedules, monitors, file names, options",
+        "`check` and `fit` exit 2 and leave no folder",
     )
     draw = random.Random(seed)
     with inside(folder):
         for tally, code in ((fine, 0), (wrong, 2)):
             for _ in range(n):
                 config = good(draw)
-                what = "" if tally is fine else spoilt(config, draw)
+                what = "" if tally is fine else with_error(config, draw)
                 Path("conf.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
                 if why := trial(code):
-                    shutil.copy("conf.yaml", f"gave{len(fine.gave) + len(wrong.gave)}.yaml")
+                    shutil.copy("conf.yaml", f"failed{len(fine.failures) + len(wrong.failures)}.yaml")
                     why = f"{what or config['callbacks']['lr_scheduler']}: {why}"
                 tally.count(why)
     return [fine, wrong]
 
 
 def trial(code: int) -> str | None:
-    """What is wrong with `check` and `fit` of conf.yaml, which must exit with `code`."""
+    """Return what is wrong with `check` and `fit` of conf.yaml, which must exit with `code`."""
     before = {p.name for p in Path().iterdir()}
-    answers: dict[str, Shot] = {"check": shot("check", "conf.yaml")}
+    shots: dict[str, Shot] = {"check": shot("check", "conf.yaml")}
     left = {p.name for p in Path().iterdir()} - before
-    answers["fit"] = shot("fit", "conf.yaml", "--run-dir", "r")
+    shots["fit"] = shot("fit", "conf.yaml", "--run-dir", "r")
     summary = Path("r", "summary.json")
     epochs = json.loads(summary.read_text())["epoch"] if summary.exists() else None
     there = Path("r").exists()
     shutil.rmtree("r", ignore_errors=True)
-    for name, answer in answers.items():
-        if said := answer.wrong(code):
-            return f"{name}: {said}"
-        if code == 2 and len(answer.said.strip().splitlines()) > 3:
-            return f"{name} says too much: {answer.said[:300]}"
+    for name, done in shots.items():
+        if wrong := done.wrong(code):
+            return f"{name}: {wrong}"
+        if code == 2 and len(done.err.strip().splitlines()) > 3:
+            return f"{name} prints too much: {done.err[:300]}"
     if left:
         return f"check left {', '.join(left)}"
     if code == 2:

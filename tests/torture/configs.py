@@ -1,4 +1,4 @@
-"""Configurations from a stranger: bombs, tags, names that try to import; and thousands that are drawn by mutation."""
+"""Foreign configurations: bombs, tags, names that try to import; and thousands that are made by random mutation."""
 
 from __future__ import annotations
 
@@ -130,15 +130,15 @@ BOMBS: dict[str, str | bytes] = {
     "a byte order mark": b"\xef\xbb\xbf" + GOOD.encode(),
     "control characters": GOOD + 'a: "\x07"\n',
     "duplicate keys": GOOD + "seed: 1\n",
-    "keys that are no text": GOOD + "z: {1: 2, null: 3, true: 4, 1.5: 5}\n",
-    "keys that are no text, in the trainer": but("max_epochs: 2", "1: 2, null: 3, true: 4, 1.5: 5"),
+    "keys that are not text": GOOD + "z: {1: 2, null: 3, true: 4, 1.5: 5}\n",
+    "keys that are not text, in the trainer": but("max_epochs: 2", "1: 2, null: 3, true: 4, 1.5: 5"),
     "a key that is a list": GOOD + "z: {[a, b]: 1}\n",
     "keys of a million": GOOD + "x" * 900_000 + ": 1\n",
 }
 
 
 def poison(folder: Path, every: int = 1) -> list[Tally]:
-    bombs = Tally("configurations that unfold, nest, repeat or are no text", REFUSED)
+    bombs = Tally("configurations that unfold, nest, repeat or are not text", REFUSED)
     code = Tally("tags, resolvers and names that would import or run, at each place", HARMLESS)
     numbers = Tally("odd numbers at each place", HARMLESS)
     paths = Tally("devices, pipes and odd paths as data", REFUSED)
@@ -149,7 +149,7 @@ def poison(folder: Path, every: int = 1) -> list[Tally]:
         conf.write_text(GOOD)
         warm = Tally("", "")
         fire(warm, "", ("check", conf), ("show", conf), codes=(0,))
-        assert not [w for w in warm.gave if " took " not in w], warm.gave
+        assert not [w for w in warm.failures if " took " not in w], warm.failures
         for name, text in list(BOMBS.items())[:: 1 + every // 10]:
             conf.write_bytes(text if isinstance(text, bytes) else text.encode())
             fire(bombs, name, ("check", conf), ("show", conf), codes=(0, 2) if name in FINE else (2,))
@@ -168,7 +168,7 @@ def poison(folder: Path, every: int = 1) -> list[Tally]:
             ):
                 conf.write_text(but("{name: disk, train: 40, test: 10}", data))
                 fire(paths, data[:60], ("check", conf))
-            if value not in ("pipe", "/dev/stdin"):  # the user's own, and waited for
+            if value not in ("pipe", "/dev/stdin"):  # the command line's own files, which are waited for
                 fire(paths, f"CONF {value[:20]}", ("check", value.replace("\\0", "\0") or "x"))
         for value in [*CODE, *NUMBERS][::every]:
             conf.write_text(GOOD)
@@ -182,7 +182,7 @@ FINE = {"a byte order mark", "900 kB of a comment", "Residuals in Residuals"}
 
 @contextmanager
 def bounded(more: float = 2048) -> Iterator[None]:
-    """At most so many megabytes of addresses more: what a configuration asks for in earnest is refused, not given."""
+    """Limit the address space to `more` further megabytes, so that a huge allocation is refused."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     now = status("VmSize")
     if now:
@@ -205,24 +205,24 @@ VALUES: list[Any] = [
 
 
 def fuzz(folder: Path, n: int, seed: int = 0) -> list[Tally]:
-    """n configurations, each one of conf/ mutated up to six times with pieces of the others; built as `check` builds."""
+    """Mutate configurations of conf/ up to six times with pieces of others, n in all; build each as `check` does."""
     tally = Tally(
-        "configurations drawn by mutating those of conf/",
-        "built or refused; no other exception; nothing runs; at most 2 s of CPU time",
+        "random mutations of the configurations of conf/",
+        "built or refused; no other exception; no foreign code runs; at most 2 s of CPU time",
     )
     draw = random.Random(seed)
     seeds = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "conf").rglob("*.yaml"))]
     built = 0
     with inside(folder), bounded():
-        while tally.tried < n:
+        while tally.runs < n:
             config = copy.deepcopy(draw.choice(seeds))
             for _ in range(draw.choice([1, 1, 2, 2, 3, 6])):
                 mutate(config, seeds, draw)
             text = yaml.safe_dump(config, sort_keys=False, allow_unicode=draw.random() < 0.5)
             if draw.random() < 0.1:
                 text = garbled(text, draw)
-            if "replicas" in text and many(config):
-                continue  # a million models are a long wait, not an error
+            if "replicas" in text and has_many_replicas(config):
+                continue  # a million models take long, but are not an error
             Path("conf.yaml").write_text(text, encoding="utf-8", errors="surrogateescape")
             wrong = None
             with watched() as took:
@@ -230,23 +230,23 @@ def fuzz(folder: Path, n: int, seed: int = 0) -> list[Tally]:
                     build(resolve(compose([Path("conf.yaml")])))
                     built += 1
                 except UserError as error:
-                    wrong = None if str(error).strip() else "refused without a word"
+                    wrong = None if str(error).strip() else "refused without a message"
                 except TooLong:
-                    wrong = "does not come back"
+                    wrong = "does not end"
                 except BaseException as error:
                     wrong = repr(error)[:300]
             wrong = wrong or tally.measure(took[0], 0)
             if Path("RAN").exists():
-                wrong = "A STRANGER'S CODE RAN"
+                wrong = "FOREIGN CODE RAN"
             if wrong:
-                shutil.copy("conf.yaml", f"gave{len(tally.gave)}.yaml")
+                shutil.copy("conf.yaml", f"failed{len(tally.failures)}.yaml")
             tally.count(wrong)
-    tally.attack += f" ({built} of them could be built)"
+    tally.case += f" ({built} of them could be built)"
     return [tally]
 
 
-def many(config: Any) -> bool:
-    """Whether it asks for more than a thousand replicas."""
+def has_many_replicas(config: Any) -> bool:
+    """Return whether a configuration has more than a thousand replicas."""
     trainer = config.get("trainer") if isinstance(config, dict) else None
     replicas = trainer.get("replicas") if isinstance(trainer, dict) else None
     return (isinstance(replicas, (int, float)) and replicas > 1000) or isinstance(replicas, str)
@@ -264,7 +264,7 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 def mutate(config: dict[str, Any], seeds: list[Any], draw: random.Random) -> None:
-    """One change at a random place: another value, gone, doubled, nested, or a piece of another configuration."""
+    """Make one change at a random place: another value, removed, doubled, nested, or a piece of another configuration."""
     there = spots(config)
     if not there:
         return
@@ -292,14 +292,14 @@ def mutate(config: dict[str, Any], seeds: list[Any], draw: random.Random) -> Non
         second = draw.choice(there)
         a, b = copy.deepcopy(holder[key]), copy.deepcopy(at(config, second))
         holder[key] = b
-        with suppress(KeyError, IndexError, TypeError):  # it lay inside the first
+        with suppress(KeyError, IndexError, TypeError):  # it was inside the first
             at(config, second[:-1])[second[-1]] = a
     else:
         holder[key] = copy.deepcopy(draw.choice(VALUES))
 
 
 def garbled(text: str, draw: random.Random) -> str:
-    """A few characters of the text gone, doubled or others."""
+    """Return the text with a few characters removed, doubled or replaced."""
     letters = list(text)
     for _ in range(draw.randrange(1, 6)):
         i = draw.randrange(len(letters))

@@ -1,4 +1,4 @@
-"""Each call that a run's files need fails, or is the last one before a kill: open, write, fsync, rename, unlink, one by one."""
+"""Each system call on a run's files fails in turn, or is the last before a kill: open, write, fsync, rename, unlink."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ MODES = ("ENOSPC once", "EIO from then on", "SIGKILL")
 
 
 class Calls:
-    """Counts the calls, and strikes at number `at`; `done` lists the checkpoints that are in place: call, name, step."""
+    """Counts the calls, and lets call number `at` fail. `done` lists the finished checkpoints: call, name, step."""
 
     def __init__(self, at: int = 0, mode: str = "") -> None:
         self.at, self.mode, self.n = at, mode, 0
         self.done: list[tuple[int, str, int]] = []
 
-    def strike(self, half: Callable[[], object] = lambda: None) -> None:
-        """One more call; `half` is what is done of it before it fails."""
+    def count(self, half: Callable[[], object] = lambda: None) -> None:
+        """Count a call. If it fails, `half` is called first, which does a part of it."""
         self.n += 1
         if self.at and (self.n == self.at or (self.n > self.at and self.mode == "EIO from then on")):
             half()
@@ -55,20 +55,20 @@ class Calls:
             raise OSError(number, os.strerror(number))
 
 
-class Struck:
-    """A file whose writes count: one that fails has written half."""
+class CountedFile:
+    """A file whose writes are counted. A write that fails has written half of its data."""
 
     def __init__(self, file: Any, calls: Calls) -> None:
         self.file, self.calls = file, calls
 
-    def __enter__(self) -> Struck:
+    def __enter__(self) -> CountedFile:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.file.close()
 
     def write(self, data: bytes) -> None:
-        self.calls.strike(lambda: os.write(self.file.fileno(), data[: len(data) // 2]))
+        self.calls.count(lambda: os.write(self.file.fileno(), data[: len(data) // 2]))
         self.file.write(data)
 
     def __getattr__(self, name: str) -> Any:
@@ -77,12 +77,12 @@ class Struck:
 
 @contextmanager
 def sabotaged(calls: Calls) -> Iterator[None]:
-    """os, with `calls` between."""
+    """Patch the functions of os so that `calls` counts them."""
     real = {name: getattr(os, name) for name in ("open", "fsync", "replace", "unlink", "fdopen")}
 
-    def made(name: str) -> Callable[..., Any]:
+    def counted(name: str) -> Callable[..., Any]:
         def call(*args: Any, **kw: Any) -> Any:
-            calls.strike()
+            calls.count()
             step = None
             if name == "replace" and not calls.at and str(args[1]).endswith(".pt"):
                 step = checkpoint.load(Path(args[0]))["state"]["step"]
@@ -93,21 +93,21 @@ def sabotaged(calls: Calls) -> Iterator[None]:
 
         return call
 
-    def fdopen(*args: Any, **kw: Any) -> Struck:
-        return Struck(real["fdopen"](*args, **kw), calls)
+    def fdopen(*args: Any, **kw: Any) -> CountedFile:
+        return CountedFile(real["fdopen"](*args, **kw), calls)
 
     with (
-        patch.object(os, "open", made("open")),
-        patch.object(os, "fsync", made("fsync")),
-        patch.object(os, "replace", made("replace")),
-        patch.object(os, "unlink", made("unlink")),
+        patch.object(os, "open", counted("open")),
+        patch.object(os, "fsync", counted("fsync")),
+        patch.object(os, "replace", counted("replace")),
+        patch.object(os, "unlink", counted("unlink")),
         patch.object(os, "fdopen", fdopen),
     ):
         yield
 
 
 def sweep(folder: Path, every: int = 1, modes: tuple[str, ...] = MODES) -> list[Tally]:
-    """Every `every`-th call of a run, in each mode."""
+    """Let every `every`-th call of a run fail, in each mode."""
     with inside(folder):
         return [_sweep(mode, every) for mode in modes]
 
@@ -120,7 +120,7 @@ def _sweep(mode: str, every: int) -> Tally:
     dry = Calls()
     with sabotaged(dry):
         whole = shot("fit", "conf.yaml", "--run-dir", "whole")
-    assert whole.code == 0, whole.said
+    assert whole.code == 0, whole.err
     for n in range(1, dry.n + 1, every):
         shutil.rmtree("run", ignore_errors=True)
         there = [(name, step) for at, name, step in dry.done if at < n]
@@ -130,8 +130,8 @@ def _sweep(mode: str, every: int) -> Tally:
 
 
 KEPT = (
-    "the error names file and cause; every checkpoint is whole; the run stands at the last completed save; the resumed one"
-    " ends with the bits and the files of an undisturbed one; no temporary is left"
+    "the error names file and cause; every checkpoint is complete; the newest one is the last completed save; the resumed run"
+    " ends with the bits and files of an uninterrupted one; no temporary file remains"
 )
 
 
@@ -143,22 +143,22 @@ def _one(n: int, mode: str, step: int | None) -> str | None:
             return main(["fit", "conf.yaml", "--run-dir", "run"])
 
     if mode == "SIGKILL":
-        struck = ended(fork(act, Path("log")), Path("log"))
-        if struck.code != -signal.SIGKILL:
-            return f"call {n}: was not killed: {struck.code} {struck.said[-200:]}"
+        end = ended(fork(act, Path("log")), Path("log"))
+        if end.code != -signal.SIGKILL:
+            return f"call {n}: was not killed: {end.code} {end.err[-200:]}"
     else:
         with sabotaged(calls):
-            struck = shot("fit", "conf.yaml", "--run-dir", "run")
-        if wrong := struck.wrong(2):
+            end = shot("fit", "conf.yaml", "--run-dir", "run")
+        if wrong := end.wrong(2):
             return f"call {n}: {wrong}"
         name = "ENOSPC" if mode == "ENOSPC once" else "EIO"
-        if "run" not in struck.said or (name not in struck.said and os.strerror(getattr(errno, name)) not in struck.said):
-            return f"call {n}: the error names no path and cause: {struck.said}"
+        if "run" not in end.err or (name not in end.err and os.strerror(getattr(errno, name)) not in end.err):
+            return f"call {n}: the error names no path and cause: {end.err}"
     return after(f"call {n}", step)
 
 
 def after(where: str, step: int | None) -> str | None:
-    """What is wrong with `run` after a failure and its resume, `step` being the last that was saved; None where nothing is."""
+    """Return what is wrong with `run` after a failure and a resume, or None. `step` is the last one that was saved."""
     files = checkpoint.list_checkpoints(Path("run/checkpoints"))
     for file in files:
         try:
@@ -166,29 +166,30 @@ def after(where: str, step: int | None) -> str | None:
         except UserError as error:
             return f"{where}: unreadable: {error}"
     if files:
-        stands = checkpoint.load_latest(Path("run/checkpoints"))[1]["state"]["step"]
-        if step is not None and stands != step:
-            return f"{where}: stands at step {stands}, the last save was of {step}"
+        newest = checkpoint.load_latest(Path("run/checkpoints"))[1]["state"]["step"]
+        if step is not None and newest != step:
+            return f"{where}: the newest checkpoint is of step {newest}, the last save was of step {step}"
         again = shot("fit", "--resume", "run")
     elif step is not None:
-        return f"{where}: nothing is left, the last save was of step {step}"
+        return f"{where}: no checkpoint, the last save was of step {step}"
     else:
         again = shot("fit", "conf.yaml", "--run-dir", "run")
     if wrong := again.wrong(0):
         return f"{where}: resume: {wrong}"
     if digest("run") != digest("whole"):
-        return f"{where}: the resumed run ends otherwise"
+        return f"{where}: the resumed run ends with other bits"
     if stale := [str(p) for p in Path("run").rglob(f"{TEMPORARY}*")]:
-        return f"{where}: left over: {stale}"
-    mine, theirs = stand("run"), stand("whole")
-    return None if mine == theirs else f"{where}: the checkpoints are {mine}, of the undisturbed run {theirs}"
+        return f"{where}: temporary files remain: {stale}"
+    mine, theirs = checkpoints_of("run"), checkpoints_of("whole")
+    return None if mine == theirs else f"{where}: the checkpoints are {mine}, of the uninterrupted run {theirs}"
 
 
-def stand(run: str) -> dict[str, tuple[int, str]]:
-    """What the checkpoints of a run hold: step and parameters."""
+def checkpoints_of(run: str) -> dict[str, tuple[int, str]]:
+    """Return step and parameter hash of each checkpoint of a run."""
     contents = {p.name: checkpoint.load(p) for p in checkpoint.list_checkpoints(Path(run, "checkpoints"))}
     return {name: (c["state"]["step"], digest_of(c["model"].items())[:8]) for name, c in contents.items()}
 
 
 def digest(run: str) -> Any:
+    """Return the hash of a run's final parameters."""
     return json.loads(Path(run, "summary.json").read_text())["params_sha256"]

@@ -1,4 +1,4 @@
-"""The families at their full size, and one of them in a process of its own."""
+"""The families of cases at their full size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from . import (
 )
 from .tally import Tally
 
-FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the table; the longest begin first
+FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the page
     "crash": crash.sweep,
     "kills": lambda folder: kills.kills(folder, 200),
     "resume": lambda folder: [*resume.trials(folder / "a"), *resume.beside(folder / "b")],
@@ -69,14 +69,25 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the ta
         *notebook.notebook(folder / "f"),
     ],
 }
-LONGEST = ("shapes", "forged", "load", "signals", "resume", "configs", "values", "kills", "crash", "fuzz")
+LONGEST = (  # these begin first
+    "shapes",
+    "forged",
+    "load",
+    "signals",
+    "resume",
+    "configs",
+    "values",
+    "kills",
+    "crash",
+    "fuzz",
+)
 
 
 def family(name: str) -> tuple[str, list[Tally], float]:
-    """One family in a folder of its own."""
+    """Run a family in a new folder; return its name, its tallies and its seconds. The folder remains if a case failed."""
     torch.set_num_threads(1)
     folder, began = Path(mkdtemp(prefix=f"torture-{name}-")), time.monotonic()
     tallies = FAMILIES[name](folder)
-    if not any(t.gave for t in tallies):
+    if not any(t.failures for t in tallies):
         rmtree(folder, ignore_errors=True)
     return name, tallies, time.monotonic() - began

@@ -16,16 +16,17 @@ REFUSED = "refused, in one line that names the file"
 
 
 def damage(folder: Path, flips: int, cuts: int, sectors: int, seed: int = 0) -> list[Tally]:
+    """Load a checkpoint with `flips` flipped bits, one at a time, `cuts` lengths and `sectors` damaged sectors."""
     draw = random.Random(seed)
     with inside(folder):
         made = shot("fit", ROOT / "conf/mlp.yaml", "trainer.max_epochs=2", "--run-dir", "run")
-        assert made.code == 0, made.said
+        assert made.code == 0, made.err
         data = Path("run/checkpoints/last.pt").read_bytes()
         return [
             refused(f"one bit of {8 * len(data):,} flipped", flipped(data, flips, draw)),
             refused("cut short", (data[: draw.randrange(len(data))] for _ in range(cuts))),
             refused("a sector of 512 bytes is zeros, or another's", sectored(data, sectors, draw)),
-            refused("bytes behind its end", (data + draw.randbytes(draw.randrange(1, 600)) for _ in range(sectors))),
+            refused("bytes after its end", (data + draw.randbytes(draw.randrange(1, 600)) for _ in range(sectors))),
         ]
 
 
@@ -44,14 +45,15 @@ def sectored(data: bytes, n: int, draw: random.Random) -> Iterator[bytes]:
             yield data[:at] + sector + data[at + 512 :]
 
 
-def refused(attack: str, files: Iterator[bytes]) -> Tally:
-    tally, path = Tally(attack, REFUSED), Path("damaged.pt")
+def refused(case: str, files: Iterator[bytes]) -> Tally:
+    """Load each file; each must be refused."""
+    tally, path = Tally(case, REFUSED), Path("damaged.pt")
     for data in files:
         path.write_bytes(data)
         with watched() as took:
             try:
                 checkpoint.load(path)
-                wrong = f"{len(data)} bytes were taken"
+                wrong = f"{len(data)} bytes were loaded"
             except UserError as error:
                 wrong = None if "damaged.pt" in str(error) and "\n" not in str(error) else str(error)
             except Exception as error:

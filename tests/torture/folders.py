@@ -1,4 +1,4 @@
-"""Run folders laid out by somebody else: links, devices, folders for files; names that lead elsewhere; other models."""
+"""Foreign run folders: links, devices, folders in place of files; names that lead elsewhere; other models."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .tally import Tally, inside, shot
 PRECIOUS = Path("precious")
 
 
-def precious(tally: Tally, name: str) -> None:
-    """What lies outside the run has to stay as it is."""
+def check_precious(tally: Tally, name: str) -> None:
+    """Count a failure if a file outside the run has changed."""
     held = {p.name: p.read_bytes() if p.is_file() else None for p in PRECIOUS.iterdir()} if PRECIOUS.is_dir() else {}
     if held != {"keep": b"keep", "model.pt": Path("made/checkpoints/last.pt").read_bytes()}:
-        tally.gave.append(f"{name}: a file outside the run was changed: {sorted(held)}")
+        tally.failures.append(f"{name}: a file outside the run was changed: {sorted(held)}")
 
 
 def guard() -> None:
@@ -73,7 +73,7 @@ LAYOUTS: dict[str, Callable[[], None]] = {
 
 def layouts(folder: Path, every: int = 1) -> list[Tally]:
     tally = Tally(
-        "links, devices, pipes and folders among the files of a run", f"{HARMLESS}; nothing outside the run is touched"
+        "links, devices, pipes and folders among the files of a run", f"{HARMLESS}; no file outside the run is changed"
     )
     with inside(folder):
         prepare()
@@ -91,7 +91,7 @@ def layouts(folder: Path, every: int = 1) -> list[Tally]:
                     Path("logs/conf").mkdir(parents=True)
                     Path("run").rename("logs/conf/run")
                 fire(tally, name, words, codes=(0, 2))
-                precious(tally, name)
+                check_precious(tally, name)
     return [tally]
 
 
@@ -128,7 +128,7 @@ def names(folder: Path, every: int = 1) -> list[Tally]:
             fire(templates, f"--checkpoint {name!r}", ("test", "run", f"--checkpoint={name}"), codes=(0, 2))
         shutil.rmtree("new", ignore_errors=True)
         if (after := tree()) != before:
-            templates.gave.append(f"files came or went: {sorted(after ^ before)}")
+            templates.failures.append(f"files appeared or vanished: {sorted(after ^ before)}")
         Path("link").unlink(missing_ok=True)
         Path("link").symlink_to("precious")
         for name in RUN_DIRS[::every]:
@@ -136,18 +136,18 @@ def names(folder: Path, every: int = 1) -> list[Tally]:
                 shutil.copy("../conf.yaml", "conf.yaml")
                 fire(runs, repr(name[:40]), ("fit", "conf.yaml", f"--run-dir={name}"), codes=(0, 2))
             shutil.rmtree("elsewhere")
-        precious(runs, "run folders")
+        check_precious(runs, "run folders")
     return [templates, runs]
 
 
 def tree() -> set[str]:
-    """What lies beside the run."""
+    """Return the paths beside the run."""
     skip = ("run", "named.yaml", "new")
     return {str(p) for p in Path().rglob("*") if p.parts[0] not in skip}
 
 
 def quoted(text: str) -> str:
-    """A YAML text in double quotes."""
+    """Return a YAML text in double quotes."""
     return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text) + '"'
 
 
@@ -165,8 +165,8 @@ NETS = {
 
 
 def others(folder: Path, every: int = 1) -> list[Tally]:
-    """Each of some runs goes on with the configuration of another."""
-    tally = Tally("the checkpoint of another model, optimizer or data", f"{HARMLESS}; a wrong one leaves the run as it was")
+    """Resume each run with the configuration of another."""
+    tally = Tally("the checkpoint of another model, optimizer or data", f"{HARMLESS}; a refused one leaves the run unchanged")
     with inside(folder), patch.object(os, "fsync", lambda handle: None):
         prepare()
         for name, (old, new) in NETS.items():
@@ -175,7 +175,7 @@ def others(folder: Path, every: int = 1) -> list[Tally]:
             text = text.replace("test: 10", "test: 10, targets: binary") if name == "one output" else text
             Path(f"{name}.yaml").write_text(text)
             made = shot("fit", f"{name}.yaml", "--run-dir", name)
-            assert made.code == 0, made.said
+            assert made.code == 0, made.err
         for a, b in list(permutations(NETS, 2))[::every]:
             shutil.rmtree("run")
             shutil.copytree(a, "run")
@@ -188,6 +188,6 @@ def others(folder: Path, every: int = 1) -> list[Tally]:
                 seen.code == 0
                 and checkpoint.load(LAST)["model"].keys() != checkpoint.load(Path(b, *LAST.parts[1:]))["model"].keys()
             ):
-                wrong = "went on with another model"
+                wrong = "continued with another model"
             tally.count(f"{a} as {b}: {wrong}" if wrong else tally.measure(seen.seconds, seen.megabytes))
     return [tally]

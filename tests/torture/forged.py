@@ -1,4 +1,4 @@
-"""Sealed checkpoints whose lists and numbers are forged: they name the user's files, one of them often, any step and score."""
+"""Checkpoints with forged lists and numbers and valid checksums: they list the user's files, repeated names, any step."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ HARMLESS = "exit 0 or 2, no traceback; no file but the run's own is changed or d
 
 
 def forgeries(folder: Path, count: int, seed: int = 0) -> list[Tally]:
-    """`count` mutations, each as the last.pt of a run and as a lone file that is resumed into a new folder."""
-    run = Tally("a sealed last.pt with forged lists and numbers, resumed among the user's files", HARMLESS)
-    lone = Tally("the same as a lone file, resumed into a new folder", HARMLESS)
+    """`count` mutations, each as the last.pt of a run and as a single file that is resumed into a new folder."""
+    run = Tally("last.pt with forged lists and numbers and a valid checksum, resumed among the user's files", HARMLESS)
+    lone = Tally("the same as a single file, resumed into a new folder", HARMLESS)
     draw = random.Random(seed)
     with inside(folder), patch.object(os, "fsync", lambda handle: None):  # thousands of runs
         content = prepare()
@@ -55,13 +55,13 @@ def forgeries(folder: Path, count: int, seed: int = 0) -> list[Tally]:
 
 
 def users_files() -> None:
-    """Beside the run's own: notes, links, and checkpoints of another run, one under a name that this run's template makes."""
+    """Add notes, links, and checkpoints of another run, one with a name that this run's template makes."""
     shutil.rmtree("theirs", ignore_errors=True)
     made = shot(
         "fit", "conf.yaml", "--run-dir", "theirs", "seed=5", "callbacks.checkpoint.save_top_k=9", "trainer.max_epochs=5"
     )
-    assert made.code == 0, made.said
-    theirs = Path("theirs/checkpoints/epoch5-step20.pt")  # under its own name: the run's template makes it too
+    assert made.code == 0, made.err
+    theirs = Path("theirs/checkpoints/epoch5-step20.pt")  # a name that the run's template makes too
     folder = Path("made/checkpoints")
     for name in USERS:
         if not (folder / name).exists():
@@ -76,7 +76,7 @@ def fresh() -> None:
 
 
 def tree() -> dict[str, Any]:
-    """Every file outside of what runs make now."""
+    """Return the content of every file and link, other than those of new runs."""
     return {
         str(p): os.readlink(p) if p.is_symlink() else p.read_bytes()
         for top in ("run", "made", "outside.pt", "conf.yaml", str(LONE))
@@ -86,15 +86,15 @@ def tree() -> dict[str, Any]:
 
 
 def check(tally: Tally, name: str, before: dict[str, Any], own: str = "run/") -> None:
-    """Every path that is not the run's own must be as it was."""
+    """Count a failure if a file that is not the run's own has changed."""
     after = tree()
     changed = [p for p in before if after.get(p) != before[p] and not (p.startswith(own) and is_ours(p))]
     if changed:
-        tally.gave.append(f"{name}: changed or deleted: {sorted(changed)}")
+        tally.failures.append(f"{name}: changed or deleted: {sorted(changed)}")
 
 
 def is_ours(path: str) -> bool:
-    """Whether the run may replace or delete it: its logs, and its own checkpoints."""
+    """Return whether the run may replace or delete it: its logs, and its own checkpoints."""
     if "/checkpoints/" not in path:
         return True
     return path.rsplit("/", 1)[-1] in OURS
@@ -104,11 +104,11 @@ def is_ours(path: str) -> bool:
 
 
 def mutation(content: dict[str, Any], draw: random.Random) -> tuple[str, dict[str, Any]]:
-    """One to three places of a checkpoint forged; what was done, and the content."""
+    """Forge one to three places of a checkpoint; return what was done, and the content."""
     words = []
     for _ in range(draw.choice((1, 1, 2, 3))):
         name = draw.choice(list(FORGE))
-        with suppress(AttributeError, KeyError, TypeError):  # an earlier one has left nothing there to forge
+        with suppress(AttributeError, KeyError, TypeError):  # an earlier one has removed this place
             content = FORGE[name](content, draw)
             words.append(name)
     return ", ".join(words), content
@@ -121,7 +121,7 @@ def entry(draw: random.Random) -> list[Any]:
 
 
 def lists(key: str) -> Callable[[dict[str, Any], random.Random], dict[str, Any]]:
-    """A short list of any names, or a long one: a name often, or many names that the template makes."""
+    """Return a forger of a list: a short one of any names, or a long one of few names or of names that the template makes."""
 
     def forge(content: dict[str, Any], draw: random.Random) -> dict[str, Any]:
         kind = draw.randrange(6)
@@ -139,7 +139,7 @@ def lists(key: str) -> Callable[[dict[str, Any], random.Random], dict[str, Any]]
 
 
 def honest(content: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """The run's own list with a score or a step changed, or moved from one list to the other."""
+    """Change a score or a step in the run's own list, or move it from one list to the other."""
     kept = [list(e) for e in content["callbacks"]["checkpoint"]["kept"] if len(e) == 3]
     if not kept:
         return content
@@ -148,7 +148,7 @@ def honest(content: dict[str, Any], draw: random.Random) -> dict[str, Any]:
 
 
 def foreign(content: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """The user's file of another run by its own name and step, with a score that makes it the first to go."""
+    """List the user's file of another run by its name and step, with a score that makes it the first to be deleted."""
     content = put(content, ("state", "step"), draw.choice((8, 20, 10**6)))
     return put(
         content,
@@ -158,7 +158,7 @@ def foreign(content: dict[str, Any], draw: random.Random) -> dict[str, Any]:
 
 
 def numbers(*place: str) -> Callable[[dict[str, Any], random.Random], dict[str, Any]]:
-    """One number below `place` replaced by an odd one."""
+    """Return a forger that replaces one number below `place` by an odd one."""
 
     def forge(content: dict[str, Any], draw: random.Random) -> dict[str, Any]:
         below: Any = content
@@ -171,7 +171,7 @@ def numbers(*place: str) -> Callable[[dict[str, Any], random.Random], dict[str, 
 
 
 def longer(content: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """Any list made long, or repeated."""
+    """Make any list long, or repeat it."""
     found = [p for p in parts(content) if isinstance(at(content, p), list)]
     place = draw.choice(found)
     value = at(content, place)

@@ -16,17 +16,17 @@ from trainkit.app.cli.main import main
 from .crash import CONF, after
 from .tally import Tally, ended, fork, inside, shot
 
-HOLDS = (
-    "exit 2; one line or two that name ENOSPC or EFBIG; the checkpoints that were there are whole; with room again the run"
-    " resumes to the bits of an undisturbed one"
+EXPECTED = (
+    "exit 2; one line or two that name ENOSPC or EFBIG; the earlier checkpoints are complete; with space again the run"
+    " resumes to the bits of an uninterrupted one"
 )
 LOGS = CONF.replace("csv_logger: {}", "csv_logger: {}\n  tensorboard: {}").replace("max_epochs: 3", "max_epochs: 20")
 LIMITED = CONF.replace("csv_logger: {}", "csv_logger: {}\n  tensorboard: {}")
 
 
 def limits(folder: Path, n: int, seed: int = 0) -> list[Tally]:
-    """RLIMIT_FSIZE at n sizes, from 1,000 bytes (the words go into a file too) to the largest file."""
-    tally = Tally("a limit to the size of files (RLIMIT_FSIZE)", HOLDS)
+    """Set RLIMIT_FSIZE to n sizes, from 1,000 bytes (the messages go into a file too) to the largest file."""
+    tally = Tally("a limit of the file size (RLIMIT_FSIZE)", EXPECTED)
     with inside(folder):
         prepare(LIMITED)
         largest = max(p.stat().st_size for p in Path("whole").rglob("*") if p.is_file())
@@ -38,13 +38,13 @@ def limits(folder: Path, n: int, seed: int = 0) -> list[Tally]:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
                 return main(["fit", "conf.yaml", "--run-dir", "run"])
 
-            tally.count(judge(f"{size} bytes", act, ("EFBIG", "File too large")))
+            tally.count(outcome(f"{size} bytes", act, ("EFBIG", "File too large")))
     return [tally]
 
 
 def devices(folder: Path) -> list[Tally]:
-    """Each file of a run in turn is /dev/full."""
-    tally = Tally("each file that is made is /dev/full", HOLDS)
+    """Replace each file of a run in turn by /dev/full."""
+    tally = Tally("each new file in turn is /dev/full", EXPECTED)
     if not Path("/dev/full").exists():
         return [tally]
     real = os.open
@@ -76,17 +76,17 @@ def devices(folder: Path) -> list[Tally]:
                 with patch.object(os, "open", full):
                     return main(["fit", "conf.yaml", "--run-dir", "run"])
 
-            tally.count(judge(f"file {n}", act, ("ENOSPC", "No space left")))
+            tally.count(outcome(f"file {n}", act, ("ENOSPC", "No space left")))
     return [tally]
 
 
 def mounts(folder: Path, n: int) -> list[Tally]:
-    """A tmpfs of n sizes, where mounting is allowed."""
-    tally = Tally("a small file system (tmpfs) that fills up", HOLDS)
+    """Train on a tmpfs of n sizes, where mounting is allowed."""
+    tally = Tally("a small file system (tmpfs) that fills up", EXPECTED)
     with inside(folder):
         Path("disk").mkdir(exist_ok=True)
         if not mount("size=1m"):
-            tally.attack += ": not tried, mounting is not allowed here"
+            tally.case += ": skipped, mounting is not allowed here"
             return [tally]
         subprocess.run(["umount", "disk"], check=True)
         prepare(LOGS)
@@ -95,10 +95,12 @@ def mounts(folder: Path, n: int) -> list[Tally]:
             shutil.rmtree("run", ignore_errors=True)
             assert mount(f"size={pages * 4}k")
             try:
-                full = judge(f"{pages * 4} kB", lambda: main(["fit", "conf.yaml", "--run-dir", "disk/run"]), SPACE, "disk/run")
+                full = outcome(
+                    f"{pages * 4} kB", lambda: main(["fit", "conf.yaml", "--run-dir", "disk/run"]), SPACE, "disk/run"
+                )
             finally:
                 subprocess.run(["umount", "disk"], check=True)
-            if full != "had room":
+            if full != "had space":
                 tally.count(full)
     return [tally]
 
@@ -117,19 +119,19 @@ def prepare(text: str) -> None:
     Path("conf.yaml").write_text(text)
     shutil.rmtree("whole", ignore_errors=True)
     whole = shot("fit", "conf.yaml", "--run-dir", "whole")
-    assert whole.code == 0, whole.said
+    assert whole.code == 0, whole.err
 
 
-def judge(where: str, act: Callable[[], int], names: tuple[str, ...], run: str = "run") -> str | None:
-    """What is wrong with how `act` fails for want of room, and with what comes after."""
-    struck = ended(fork(act, Path("log")), Path("log"))
-    if struck.code == 0:
-        return None if run == "run" else "had room"
-    if wrong := struck.wrong(2):
+def outcome(where: str, act: Callable[[], int], names: tuple[str, ...], run: str = "run") -> str | None:
+    """Return what is wrong with how `act` fails without space, and with the resume after it."""
+    end = ended(fork(act, Path("log")), Path("log"))
+    if end.code == 0:
+        return None if run == "run" else "had space"
+    if wrong := end.wrong(2):
         return f"{where}: {wrong}"
-    told = [line for line in struck.said.splitlines() if line.startswith("error: ")]
-    if not any(name in struck.said for name in names) or not 1 <= len(told) <= 2:
-        return f"{where}: {struck.said[-300:]}"
+    messages = [line for line in end.err.splitlines() if line.startswith("error: ")]
+    if not any(name in end.err for name in names) or not 1 <= len(messages) <= 2:
+        return f"{where}: {end.err[-300:]}"
     if run != "run" and Path(run).exists():
-        shutil.copytree(run, "run", dirs_exist_ok=True)  # to where there is room
+        shutil.copytree(run, "run", dirs_exist_ok=True)  # where there is space
     return after(where, None)

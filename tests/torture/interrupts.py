@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM, both, twice, and SIGHUP in every phase of `fit`; the run goes on to the bits of one that was left alone."""
+"""SIGINT, SIGTERM, both, twice, and SIGHUP in every phase of `fit`; the resumed run ends like an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -32,83 +32,83 @@ TWO = {
 }
 CODES = {INT: 130, TERM: 143}
 RESUMED = (
-    "no traceback, every checkpoint whole, and `fit --resume` ends with the bits and files of an undisturbed run, no temporary"
-    " left"
+    "no traceback, every checkpoint complete; `fit --resume` ends with the bits and files of an uninterrupted run, without"
+    " temporary files"
 )
 CONF = SAVING.replace("  csv_logger: {}", "  csv_logger: {}\n  tensorboard: {}\n  terminate_on_nan: {}\n  progress_bar: {}")
 EARLY = ("reading the configuration", "building", "taking the folder", "loading data")
-LATE = ("the summary", "closing", "the last words")
+LATE = ("the summary", "closing", "the final output")
 
 
 def prepare(text: str, code: int = 0) -> None:
     Path("conf.yaml").write_text(text)
     shutil.rmtree("whole", ignore_errors=True)
     alone = fork(lambda: main(["fit", "conf.yaml", "--run-dir", "whole"]), Path("log"))
-    whole = ended(alone, Path("log"))  # not a shot, which may take no longer than compiling does
-    assert whole.code == code, whole.said
+    whole = ended(alone, Path("log"))  # not a shot: compiling may exceed its time limit
+    assert whole.code == code, whole.err
 
 
 def usual(act: Callable[[], int]) -> int:
-    """With a new process's handlers."""
+    """Call `act` with the signal handlers of a new process."""
     signal.signal(INT, signal.default_int_handler)
     signal.signal(TERM, signal.SIG_DFL)
     return act()
 
 
-def struck(place: str, n: int, behind: bool, numbers: tuple[int, ...], words: tuple[str, ...]) -> Shot:
-    """`trainkit words`, sent these signals one after the other by itself at the place."""
+def interrupted(place: str, n: int, behind: bool, numbers: tuple[int, ...], words: tuple[str, ...]) -> Shot:
+    """Run `trainkit words` in a fork that sends itself these signals, one after the other, at the place."""
 
-    def strike() -> None:
+    def send() -> None:
         for number in numbers:
             signal.raise_signal(number)
 
     def act() -> int:
-        with at(place, n, strike, behind):
+        with at(place, n, send, behind):
             return main(list(words))
 
     return ended(fork(lambda: usual(act), Path("log")), Path("log"))
 
 
 def calls() -> dict[str, int]:
-    """How often each place is come to in a whole run."""
+    """Return how often a complete run reaches each place."""
     found = {}
     for place in PLACES:
         shutil.rmtree("run", ignore_errors=True)
         with at(place, 0, lambda: None) as counted:
             whole = shot("fit", "conf.yaml", "--run-dir", "run")
-        assert whole.code == 0, whole.said
+        assert whole.code == 0, whole.err
         found[place] = counted[0]
     return found
 
 
-FEW = 12  # moments of a place
+MAX_MOMENTS = 12  # per place
 
 
 def moments(every: int) -> list[tuple[str, int, bool]]:
-    """Place, which call, and whether behind it: up to FEW calls of each, spread over the run."""
+    """Return place, number of the call, and whether after it: up to MAX_MOMENTS calls of each, spread over the run."""
     chosen = []
     for place, n in calls().items():
         if n:
-            picked = sorted({1 + i * (n - 1) // max(1, min(n, FEW) - 1) for i in range(min(n, FEW))})
+            picked = sorted({1 + i * (n - 1) // max(1, min(n, MAX_MOMENTS) - 1) for i in range(min(n, MAX_MOMENTS))})
             chosen += [(place, k, behind) for k in picked for behind in (False, True)]
     return chosen[::every]
 
 
 def once(folder: Path, every: int = 1) -> list[Tally]:
-    """One signal at each of `moments`."""
+    """Send one signal at each of `moments`."""
     tallies = []
     with inside(folder):
         prepare(CONF)
         chosen = moments(every)
         for name, numbers in ONE.items():
             tally = Tally(
-                f"one {name} in every phase, from reading the configuration to the last words",
-                f"ends after the step, exit {CODES[numbers[0]]}, everything saved that was trained; {RESUMED}",
+                f"one {name} in every phase, from reading the configuration to the final output",
+                f"ends after the step, exit {CODES[numbers[0]]}, with all trained steps saved; {RESUMED}",
             )
             for place, n, behind in chosen:
-                where = f"{'behind' if behind else 'before'} {place} {n}, {name}"
+                where = f"{'after' if behind else 'before'} {place} {n}, {name}"
                 shutil.rmtree("run", ignore_errors=True)
-                end = struck(place, n, behind, numbers, ("fit", "conf.yaml", "--run-dir", "run"))
+                end = interrupted(place, n, behind, numbers, ("fit", "conf.yaml", "--run-dir", "run"))
                 tally.count(
                     stopped(where, end, numbers[0], saved=place not in (*EARLY, *LATE, "setup", "scaling"))
                     or after(where, None)
@@ -118,18 +118,18 @@ def once(folder: Path, every: int = 1) -> list[Tally]:
 
 
 def stopped(where: str, end: Shot, number: int, saved: bool) -> str | None:
-    """What is wrong with how one signal ended the run."""
+    """Return what is wrong with how one signal ended the run."""
     if end.code not in (CODES[number], -number) or (end.code == -number and saved):
-        return f"{where}: exit {end.code}: {end.said[-300:]}"
-    if re.search("Traceback|fault in the code", end.said):
-        return f"{where}: {end.said[-300:]}"
+        return f"{where}: exit {end.code}: {end.err[-300:]}"
+    if re.search("Traceback|fault in the code", end.err):
+        return f"{where}: {end.err[-300:]}"
     if saved and not checkpoint.list_checkpoints(Path("run/checkpoints")):
-        return f"{where}: nothing is saved"
+        return f"{where}: no checkpoint"
     return None
 
 
 def twice(folder: Path, every: int = 1) -> list[Tally]:
-    """Two signals at once at each of `moments`, and SIGHUP, which trainkit leaves as it is."""
+    """Send two signals at once at each of `moments`, and SIGHUP, which trainkit does not handle."""
     tallies = []
     with inside(folder):
         prepare(CONF)
@@ -137,12 +137,12 @@ def twice(folder: Path, every: int = 1) -> list[Tally]:
         for name, numbers in {**TWO, "SIGHUP": (HUP,)}.items():
             tally = Tally(f"{name} in every phase", f"ends at once, by the signal or with its exit code; {RESUMED}")
             for place, n, behind in chosen:
-                where = f"{'behind' if behind else 'before'} {place} {n}, {name}"
+                where = f"{'after' if behind else 'before'} {place} {n}, {name}"
                 shutil.rmtree("run", ignore_errors=True)
-                end = struck(place, n, behind, numbers, ("fit", "conf.yaml", "--run-dir", "run"))
+                end = interrupted(place, n, behind, numbers, ("fit", "conf.yaml", "--run-dir", "run"))
                 codes = {-number for number in numbers} | {CODES[k] for k in numbers if k in CODES}
-                wrong = None if end.code in codes else f"exit {end.code}: {end.said[-300:]}"
-                wrong = wrong or (end.said[-300:] if re.search("Traceback|fault in the code", end.said) else None)
+                wrong = None if end.code in codes else f"exit {end.code}: {end.err[-300:]}"
+                wrong = wrong or (end.err[-300:] if re.search("Traceback|fault in the code", end.err) else None)
                 tally.count(f"{where}: {wrong}" if wrong else after(where, None))
             tallies.append(tally)
     return tallies
@@ -156,23 +156,23 @@ DIVERGING = DIVERGING.replace("train: 30", "train: 80")
 
 
 def rewinding(folder: Path, every: int = 1) -> list[Tally]:
-    """A signal in each step that terminate_on_nan takes again to find the one that failed, and in the saves behind it."""
+    """Send a signal in each step that terminate_on_nan repeats to find the one that failed, and in the saves after it."""
     tally = Tally(
         "a signal in the rewind of terminate_on_nan",
-        "exit 3, 130 or 143, no traceback; every checkpoint whole; resumed, the run comes to the state and the exit code of an"
-        " undisturbed one",
+        "exit 3, 130 or 143, no traceback; every checkpoint complete; the resumed run ends with the bits and the exit code"
+        " of an uninterrupted one",
     )
     with inside(folder):
         prepare(DIVERGING, 3)
         for place, n, behind in rewinds()[::every]:
             for name, numbers in {**ONE, **TWO}.items():
-                where = f"{'behind' if behind else 'before'} {place} {n}, {name}"
+                where = f"{'after' if behind else 'before'} {place} {n}, {name}"
                 shutil.rmtree("run", ignore_errors=True)
-                end = struck(place, n, behind, numbers, ("fit", "conf.yaml", "--run-dir", "run"))
-                wrong = None if end.code in (3, 130, 143, -INT, -TERM) else f"exit {end.code}: {end.said[-300:]}"
-                wrong = wrong or (end.said[-300:] if re.search("Traceback|fault in the code", end.said) else None)
-                begun = bool(checkpoint.list_checkpoints(Path("run/checkpoints")))
-                words = ("--resume", "run") if begun else ("conf.yaml", "--run-dir", "run")
+                end = interrupted(place, n, behind, numbers, ("fit", "conf.yaml", "--run-dir", "run"))
+                wrong = None if end.code in (3, 130, 143, -INT, -TERM) else f"exit {end.code}: {end.err[-300:]}"
+                wrong = wrong or (end.err[-300:] if re.search("Traceback|fault in the code", end.err) else None)
+                saved = bool(checkpoint.list_checkpoints(Path("run/checkpoints")))
+                words = ("--resume", "run") if saved else ("conf.yaml", "--run-dir", "run")
                 again = shot("fit", *words)
                 wrong = wrong or again.wrong(3) or (None if digest("run") == digest("whole") else "ends with other bits")
                 tally.count(f"{where}: {wrong}" if wrong else None)
@@ -191,8 +191,8 @@ def rewinds() -> list[tuple[str, int, bool]]:
 
 
 def compiling(folder: Path) -> list[Tally]:
-    """A signal while the steps are compiled."""
-    tally = Tally("a signal before, in and behind the compilation of engine=compile", f"exit 130 or 143; {RESUMED}")
+    """Send a signal while the steps are compiled."""
+    tally = Tally("a signal before, in and after the compilation of engine=compile", f"exit 130 or 143; {RESUMED}")
     with inside(folder):
         prepare(CONF.replace("max_epochs: 3", "max_epochs: 3, engine: compile"))
         for seconds in (1.0, 4.0):
@@ -203,21 +203,21 @@ def compiling(folder: Path) -> list[Tally]:
 
 
 def _sent(where: str, numbers: tuple[int, ...], seconds: float, words: tuple[str, ...]) -> str | None:
-    """A signal from outside after so many seconds, and the run resumed."""
+    """Send signals to a run after `seconds`, and resume it."""
     child = fork(lambda: usual(lambda: main(list(words))), Path("log"))
     time.sleep(seconds)
     for number in numbers:
         os.kill(child, number)
     end = ended(child, Path("log"))
     if end.code not in (0, 130, 143, *(-number for number in numbers)):
-        return f"{where}: exit {end.code}: {end.said[-300:]}"
-    if re.search("Traceback|Exception ignored|fault in the code", end.said):
-        return f"{where}: {end.said[-300:]}"
+        return f"{where}: exit {end.code}: {end.err[-300:]}"
+    if re.search("Traceback|Exception ignored|fault in the code", end.err):
+        return f"{where}: {end.err[-300:]}"
     return after(where, None)
 
 
 def anywhen(folder: Path, forks: int, starts: int, seed: int = 0) -> list[Tally]:
-    """Signals from outside at random moments: of forks in `fit`, and of new processes from their first instruction on."""
+    """Send signals at random moments to forks in `fit`, and to new processes from their first instruction on."""
     running = Tally(
         "a signal, or two, at random moments of `fit` and `fit --resume`", f"exit 130, 143 or by the signal; {RESUMED}"
     )
@@ -230,28 +230,32 @@ def anywhen(folder: Path, forks: int, starts: int, seed: int = 0) -> list[Tally]
         prepare(CONF.replace("max_epochs: 3", "max_epochs: 20"))
         began = time.monotonic()
         ended(fork(lambda: main(["fit", "conf.yaml", "--run-dir", "timed"]), Path("log")), Path("log"))
-        each = time.monotonic() - began
+        duration = time.monotonic() - began
         for i in range(forks):
             name = draw.choice(list(kinds))
             shutil.rmtree("run", ignore_errors=True)
-            running.count(_sent(f"{i}, {name}", kinds[name], draw.uniform(0, each), ("fit", "conf.yaml", "--run-dir", "run")))
+            running.count(
+                _sent(f"{i}, {name}", kinds[name], draw.uniform(0, duration), ("fit", "conf.yaml", "--run-dir", "run"))
+            )
         began = time.monotonic()
         shutil.rmtree("run", ignore_errors=True)
         words = [sys.executable, "-m", "trainkit", "fit", "conf.yaml", "--run-dir", "run"]
         subprocess.run(words, env=variables_of({}), capture_output=True, check=True)
-        each = time.monotonic() - began
-        while starting.tried < starts:
+        duration = time.monotonic() - began
+        while starting.runs < starts:
             name = draw.choice(list(ONE))
             shutil.rmtree("run", ignore_errors=True)
-            moment = draw.uniform(0.05, each)
+            moment = draw.uniform(0.05, duration)
             child = subprocess.Popen(words, env=variables_of({}), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             time.sleep(moment)
             child.send_signal(ONE[name][0])
-            said = child.communicate()[1].decode()
-            if "Traceback" in said and "trainkit" not in said:
-                continue  # Python's own start: no line of ours had been read
-            where = f"{name} after {moment:.2f} of {each:.2f} s"
+            errors = child.communicate()[1].decode()
+            if "Traceback" in errors and "trainkit" not in errors:
+                continue  # the start of Python, before trainkit was imported
+            where = f"{name} after {moment:.2f} of {duration:.2f} s"
             wrong = None if child.returncode in (0, 130, 143, -INT, -TERM) else f"exit {child.returncode}"
-            wrong = f"{wrong or ''} {said[-400:]}" if wrong or "Traceback" in said or "Exception ignored" in said else None
+            wrong = (
+                f"{wrong or ''} {errors[-400:]}" if wrong or "Traceback" in errors or "Exception ignored" in errors else None
+            )
             starting.count(f"{where}: {wrong}" if wrong else after(where, None))
     return [running, starting]

@@ -1,4 +1,4 @@
-"""Long runs, shared folders and clocks that jump: nothing grows, nobody is harmed, no duration is told by the wall clock."""
+"""Long runs, shared folders and clocks that jump: no resource grows, no run is damaged, no duration uses the wall clock."""
 
 from __future__ import annotations
 
@@ -47,15 +47,16 @@ PARTS = 20
 
 
 def long(folder: Path, steps: int = 1_000_000) -> list[Tally]:
-    """Memory, descriptors, threads and files at every 5 % of one long run after its first 10 %."""
+    """Measure memory, descriptors, threads and files at every 5 % of one long run, after its first 10 %."""
     held = Tally(
-        "", "at every 5 % of the run the memory is within 1 % of the least; as many descriptors and threads; at most 12 files"
+        "",
+        "at every 5 % of the run the memory is within 1 % of the minimum; constant descriptors and threads; at most 12 files",
     )
-    grown = Tally("", "a row of metrics.csv, a record of TensorBoard's and a checkpoint take the same bytes all along, to 10 %")
+    grown = Tally("", "the sizes of a row of metrics.csv, a TensorBoard record and a checkpoint are constant to 10 %")
     with inside(folder):
         Path("conf.yaml").write_text(LONG.replace("STEPS", str(steps)))
         began = time.monotonic()
-        # Not a fork: what its parent has freed would leave memory in the middle of the run.
+        # Not a fork, whose memory depends on what its parent has freed.
         words = [sys.executable, "-c", f"import sys, {__name__} as load; sys.exit(load.watched_run({steps}))"]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
@@ -75,13 +76,13 @@ def long(folder: Path, steps: int = 1_000_000) -> list[Tally]:
     for step, *cost in costs:
         more = [(c, first) for c, first in zip(cost, costs[0][1:], strict=True) if not 0.9 * first < c < 1.1 * first]
         grown.count(f"step {step:.0f}: bytes and those of the first piece {more}" if more else None)
-    held.attack = f"a run of {steps:,} steps, looked at every 5 %: {least:.1f} to {most:.1f} MB, {took:.0f} s"
-    grown.attack = f"the same run's files: {costs[-1][1]:.0f} bytes a row, {costs[-1][2] * 10:.0f} bytes a record"
+    held.case = f"a run of {steps:,} steps, measured every 5 %: {least:.1f} to {most:.1f} MB, {took:.0f} s"
+    grown.case = f"the same run's files: {costs[-1][1]:.0f} bytes per row, {costs[-1][2] * 10:.0f} bytes per record"
     return [held, grown]
 
 
 def watched_run(steps: int) -> int:
-    """`fit`, and what the process holds at every 5 % from 10 % on, into seen.json."""
+    """Run `fit`, and write what the process holds at every 5 % after the first 10 % into seen.json."""
     seen: list[dict[str, float]] = []
     real = Session.record_steps
 
@@ -135,35 +136,35 @@ def prepare() -> None:
     Path("conf.yaml").write_text(CONF)
     shutil.rmtree("whole", ignore_errors=True)
     whole = shot("fit", "conf.yaml", "--run-dir", "whole")
-    assert whole.code == 0, whole.said
+    assert whole.code == 0, whole.err
 
 
 def shared(folder: Path, every: int = 1) -> list[Tally]:
-    """A second trainer comes to a run's folder at each of WHEN; then the first is killed there, and the run goes on."""
+    """Start a second trainer in a run's folder at each of WHEN; then kill the first one there, and resume the run."""
     refused = Tally(
-        "a second trainer in a run's folder, of the same process and of another, new and resumed",
-        "refused, exit 2, by one line that says that another trainer is at work; the first ends with its bits and files",
+        "a second trainer in a run's folder, from the same process and from another, new and resumed",
+        "refused, exit 2, by one line that names the other trainer; the first ends with its bits and files",
     )
     killed = Tally(
-        "the first trainer is killed (SIGKILL), and the folder is taken again",
-        "the run goes on, or begins again where nothing was saved, to the bits of an undisturbed one",
+        "the first trainer is killed (SIGKILL), and the folder is used again",
+        "the run continues, or begins again if nothing was saved, and ends with the bits of an uninterrupted one",
     )
     with inside(folder):
         prepare()
         for place, n in WHEN[::every]:
             shutil.rmtree("run", ignore_errors=True)
 
-            def come(place: str = place, n: int = n) -> int:
-                with at(place, n, lambda: Path("said.json").write_text(json.dumps(visits()))) as calls:
+            def visited(place: str = place, n: int = n) -> int:
+                with at(place, n, lambda: Path("visits.json").write_text(json.dumps(visits()))) as calls:
                     code = main(["fit", "conf.yaml", "--run-dir", "run"])
-                assert calls[0] >= n, f"{place} came {calls[0]} times"
+                assert calls[0] >= n, f"{place} was reached {calls[0]} times"
                 return code
 
-            first = ended(fork(come, Path("log")), Path("log"))
+            first = ended(fork(visited, Path("log")), Path("log"))
             wrong = first.wrong(0) or unlike_whole()
-            for visitor, verdict in json.loads(Path("said.json").read_text()).items():
+            for visitor, refusal in json.loads(Path("visits.json").read_text()).items():
                 where = f"{place} {n}, {visitor}: "
-                refused.count(where + (verdict or f"the first: {wrong}") if verdict or wrong else None)
+                refused.count(where + (refusal or f"the first: {wrong}") if refusal or wrong else None)
             shutil.rmtree("run", ignore_errors=True)
 
             def die(place: str = place, n: int = n) -> int:
@@ -176,31 +177,32 @@ def shared(folder: Path, every: int = 1) -> list[Tally]:
 
 
 def visits() -> dict[str, str | None]:
-    """What is wrong with how each second trainer is received, now."""
+    """Return what is wrong with how each second trainer is refused at this moment."""
     new, more = ("fit", "conf.yaml", "--run-dir", "run"), ("fit", "--resume", "run")
     words = {"new": new} | ({"resumed": more} if checkpoint.list_checkpoints(Path("run/checkpoints")) else {})
     found: dict[str, str | None] = {}
     for name, command in words.items():
-        said = shot(*command)
-        found[f"{name}, same process"] = received(said.wrong(2), said.said)
+        second = shot(*command)
+        found[f"{name}, same process"] = received(second.wrong(2), second.err)
         child = ended(fork(lambda command=command: main(list(command)), Path("visitor")), Path("visitor"))  # type: ignore[misc]
-        found[f"{name}, another process"] = received(child.wrong(2), child.said)
+        found[f"{name}, another process"] = received(child.wrong(2), child.err)
     try:
         from trainkit.trainer.run_folder import RunFolder
 
         RunFolder(Path("run")).lock()
-        found["in code"] = "was let in"
+        found["in code"] = "was not refused"
     except UserError as error:
         found["in code"] = None if "another trainer is at work" in str(error) else str(error)
     return found
 
 
-def received(wrong: str | None, said: str) -> str | None:
-    return wrong or (None if re.search("another trainer is at work|holds a run already", said) else said)
+def received(wrong: str | None, errors: str) -> str | None:
+    """Return what is wrong with a refusal."""
+    return wrong or (None if re.search("another trainer is at work|holds a run already", errors) else errors)
 
 
 def unlike_whole() -> str | None:
-    """How `run` differs from the undisturbed one."""
+    """Return how `run` differs from the uninterrupted one."""
     if digest("run") != digest("whole"):
         return "ends with other bits"
     mine, theirs = (Path(run, "metrics.csv").read_text() for run in ("run", "whole"))
@@ -211,14 +213,14 @@ def unlike_whole() -> str | None:
 
 
 def curve(run: Path) -> list[tuple[int, str, float]]:
-    """TensorBoard's points."""
+    """Return TensorBoard's points."""
     files = sorted(str(p) for p in run.glob("events.out.tfevents.*"))
     events = (event for file in files for event in LegacyEventFileLoader(file).Load())
     return [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value if v.HasField("simple_value")]
 
 
 HOUR, DAY = 3600.0, 86400.0
-JUMPS: dict[str, Callable[[int], float]] = {  # seconds that the clock is wrong by, after so many steps
+JUMPS: dict[str, Callable[[int], float]] = {  # the error of the clock in seconds, by the number of steps
     "an hour back": lambda step: -HOUR,
     "ten hours back": lambda step: -10 * HOUR,
     "a day forward": lambda step: DAY,
@@ -231,11 +233,11 @@ JUMPS: dict[str, Callable[[int], float]] = {  # seconds that the clock is wrong 
 
 
 def clocks(folder: Path, every: int = 1) -> list[Tally]:
-    """The wall clock jumps after each of some steps, by each of JUMPS; and stands still while a timer has to end the run."""
+    """Let the wall clock jump after several steps, by each of JUMPS, also while a timer has to end the run."""
     tally = Tally(
         "the wall clock jumps in a run, back by hours or forward by days",
-        "exit 0, no traceback; bits, metrics.csv and TensorBoard's points of an undisturbed run; durations of seconds; a"
-        " resumed run's event file is read last; timer and saves by time go by a clock that does not jump",
+        "exit 0, no traceback; bits, metrics.csv and TensorBoard's points of an uninterrupted run; durations of seconds; a"
+        " resumed run's event file is read last; timer and saves by time use a monotonic clock",
     )
     cases = [(name, step) for name in JUMPS for step in (1, 4, 7)]
     with inside(folder):
@@ -250,7 +252,7 @@ def clocks(folder: Path, every: int = 1) -> list[Tally]:
 
 
 def wrong_clock(name: str, step: int, words: list[str]) -> int:
-    """`trainkit words` under a wall clock that jumps after `step` steps."""
+    """Run `trainkit words` with a wall clock that jumps after `step` steps."""
     real, real_ns, record_steps = time.time, time.time_ns, Session.record_steps
     off, taken = 0.0, 0
 
@@ -269,13 +271,13 @@ def wrong_clock(name: str, step: int, words: list[str]) -> int:
 
 
 def jumped(name: str, step: int) -> str | None:
-    """A run under the jump; the same in two halves, the second one resumed under it."""
+    """Train under the jump; then in two halves, the second one resumed under it."""
     end = ended(fork(lambda: wrong_clock(name, step, ["fit", "conf.yaml", "--run-dir", "run"]), Path("log")), Path("log"))
     if wrong := end.wrong(0) or unlike_whole():
         return f"{name} after step {step}: {wrong}"
     seconds = json.loads(Path("run/summary.json").read_text())["wall_s"]
     if not 0 <= seconds < 60:
-        return f"{name} after step {step}: says that it took {seconds} s"
+        return f"{name} after step {step}: wall_s is {seconds}"
     shutil.rmtree("run")
     half = ["fit", "conf.yaml", "--run-dir", "run", "trainer.max_steps=5"]
     ended(fork(lambda: wrong_clock(name, 2, half), Path("log")), Path("log"))
@@ -286,7 +288,7 @@ def jumped(name: str, step: int) -> str | None:
 
 
 def timed(name: str) -> str | None:
-    """A timer of 0.3 s, and saves every 0.1 s, under the jump."""
+    """Train under the jump with a timer of 0.3 s and a save every 0.1 s."""
     words = ["fit", "conf.yaml", "--run-dir", "run", "trainer.max_epochs=1000000", "callbacks.timer.max_time=0.3"]
     words += ["callbacks.checkpoint={every_seconds: 0.1}"]
     end = ended(fork(lambda: wrong_clock(name, 2, words), Path("log")), Path("log"))

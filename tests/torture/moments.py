@@ -1,4 +1,4 @@
-"""A moment of `fit` and what to do at it, deterministically: the places of the trainer that are patched, and their names."""
+"""Moments of `fit` at which to act, deterministically: the places of the trainer that are patched, and their names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainkit.trainer.session import Session
 
 Act = Callable[[], object]
 
-PLACES: dict[str, tuple[Any, str]] = {  # what is called at it
+PLACES: dict[str, tuple[Any, str]] = {  # the function that is called there
     "reading the configuration": (commands, "compose"),
     "building": (experiment, "build"),
     "taking the folder": (RunFolder, "begin"),
@@ -39,13 +39,13 @@ PLACES: dict[str, tuple[Any, str]] = {  # what is called at it
     "the final evaluation": (loop, "finish"),
     "the summary": (trainer, "summarize"),
     "closing": (RunFolder, "close"),
-    "the last words": (commands, "_print_metrics"),
+    "the final output": (commands, "_print_metrics"),
 }
 
 
 @contextmanager
 def at(place: str, n: int, act: Act, after: bool = False) -> Iterator[list[int]]:
-    """`act` before, or `after`, the n-th call at `place`; how many calls there were, in the list given."""
+    """Call `act` before, or `after`, the n-th call at `place`. The list given holds the number of calls."""
     home, name = PLACES[place]
     real = getattr(home, name)
     calls = [0]

@@ -1,4 +1,4 @@
-"""`fit` in a cell of a Jupyter kernel that is interrupted: control comes back, and the net is usable."""
+"""`fit` in a cell of a Jupyter kernel that is interrupted: control returns, and the net is usable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Slow(Callback):
 x = torch.rand(100, 2); t = (x.sum(1) > 1).long()
 net = Sequential(Linear(2, 4), ReLU(), Linear(4, 2)).initialize(torch.Generator().manual_seed(0))
 def fit(resume=None, epochs=10**6):
-    callbacks = [ValidationSplit(0.2), Checkpoint("val/loss"), CSVLog(), ProgressBar(), Slow()]
+    callbacks = [ValidationSplit(0.2), Checkpoint("val/loss"), CSVLogger(), ProgressBar(), Slow()]
     trainer = Trainer(max_epochs=epochs, batch_size=10, run_dir="run", callbacks=callbacks)
     return trainer, trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), 0.1), tensors(x, t), resume=resume)
 """
@@ -33,7 +33,7 @@ assert summary["stop_reason"] == "max_epochs", summary
 
 
 def notebook(folder: Path) -> list[Tally]:
-    """A cell interrupted once, and twice."""
+    """Interrupt a cell once, and twice."""
     tally = Tally(
         "a Jupyter kernel interrupted in a cell that runs fit, once and twice",
         "once: fit returns; twice: KeyboardInterrupt; the next cells use the net, and resume the run from last.pt",
@@ -42,7 +42,7 @@ def notebook(folder: Path) -> list[Tally]:
         from jupyter_client.kernelspec import KernelSpec
         from jupyter_client.manager import KernelManager
     except ImportError:
-        tally.attack += ": not tried, jupyter_client is not installed"
+        tally.case += ": skipped, jupyter_client is not installed"
         return [tally]
     for times, seconds in ((1, 0.01), (1, 0.2), (2, 2.0)):
         with inside(folder / f"{times}-{seconds}"):
@@ -65,13 +65,13 @@ def notebook(folder: Path) -> list[Tally]:
 
 
 def cell(client: Any, code: str, manager: Any = None, times: int = 0, wanted: str = "") -> str | None:
-    """What is wrong with a cell's end: another error than `wanted`."""
-    asked = client.execute(code)
+    """Run a cell and interrupt it `times` times. Return its error, unless that is `wanted`."""
+    request = client.execute(code)
     for _ in range(times):
         time.sleep(0.5)
         manager.interrupt_kernel()
     reply = client.get_shell_msg(timeout=60)
-    while reply["parent_header"].get("msg_id") != asked:
+    while reply["parent_header"].get("msg_id") != request:
         reply = client.get_shell_msg(timeout=60)
     error = reply["content"].get("ename", "")
     return None if error == wanted else f"{error}: {reply['content'].get('evalue')}"

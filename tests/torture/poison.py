@@ -1,4 +1,4 @@
-"""Checkpoints that somebody has forged who has read the source: the checksum is right, and what it seals is not."""
+"""Checkpoints forged by an attacker who has read the source: the checksum is valid, the content is not."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ callbacks:
 LAST = Path("run/checkpoints/last.pt")
 CANARY = Path("RAN")
 RESUME, TEST = ("fit", "--resume", LAST, "trainer.max_epochs=3"), ("test", LAST)
-LOOK, VERIFY = ("checkpoint", "show", LAST), ("checkpoint", "verify", LAST)
-REFUSED = "refused, exit 2, no traceback; nothing runs; at most 2 s of CPU time and 200 MB"
-HARMLESS = "refused, or harmless: exit 0 or 2, no traceback; nothing runs; at most 2 s of CPU time and 200 MB"
+SHOW, VERIFY = ("checkpoint", "show", LAST), ("checkpoint", "verify", LAST)
+REFUSED = "refused, exit 2, no traceback; no foreign code runs; at most 2 s of CPU time and 200 MB"
+HARMLESS = "refused or harmless: exit 0 or 2, no traceback; no foreign code runs; at most 2 s of CPU time and 200 MB"
 
 
 def prepare() -> dict[str, Any]:
-    """The run that is spoilt, in `made`; the content of its last checkpoint."""
+    """Make the run to forge in `made`, and a copy in `run`; return the content of its last checkpoint."""
     Path("conf.yaml").write_text(CONF)
     if not Path("made").exists():
         made = shot("fit", "conf.yaml", "--run-dir", "made")
-        assert made.code == 0, made.said
+        assert made.code == 0, made.err
     fresh()
     return checkpoint.load(LAST)
 
@@ -63,7 +63,7 @@ def fresh() -> None:
 
 
 def sealed(data: bytes) -> bytes:
-    """An archive with trainkit's mark and checksum."""
+    """Return an archive with trainkit's mark and checksum."""
     head = data[:-2] + struct.pack("<H", checkpoint.COMMENT_BYTES)
     return head + checkpoint.CHECKSUM_PREFIX + hashlib.sha256(head).hexdigest().encode()
 
@@ -75,7 +75,7 @@ def stored(value: Any, protocol: int = 2) -> bytes:
 
 
 def rezipped(data: bytes, change: Callable[[str, bytes], list[tuple[str, bytes]]], method: int = zipfile.ZIP_STORED) -> bytes:
-    """The archive with other entries."""
+    """Return the archive with other entries."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", method) as new:
         for entry in old.infolist():
@@ -85,17 +85,17 @@ def rezipped(data: bytes, change: Callable[[str, bytes], list[tuple[str, bytes]]
 
 
 def pickled(data: bytes, body: bytes) -> bytes:
-    """The archive with another pickle in it."""
+    """Return the archive with another pickle in it."""
     return rezipped(data, lambda name, old: [(name, body if name.endswith("/data.pkl") else old)])
 
 
 def fire(tally: Tally, name: str, *commands: tuple[Any, ...], codes: tuple[int, ...] = (2,)) -> None:
-    """Each command on what lies there; a verdict of `checkpoint verify` is 1."""
+    """Run each command on the current files. `checkpoint verify` may exit with 1."""
     for words in commands:
         seen = shot(*words)
         wrong = seen.wrong(*codes, *((1,) if words == VERIFY else ()))
         if CANARY.exists():
-            wrong = "A STRANGER'S CODE RAN"
+            wrong = "FOREIGN CODE RAN"
             CANARY.unlink()
         wrong = wrong or tally.measure(seen.seconds, seen.megabytes)
         tally.count(f"{name}: {' '.join(map(str, words[:2]))}: {wrong}" if wrong else None)
@@ -139,7 +139,7 @@ def gadgets() -> dict[str, Any]:
 
 
 def parts(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place of a content, the whole included."""
+    """Yield every place of a content, the root included."""
     yield path
     below = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
     for k, v in below:
@@ -147,7 +147,7 @@ def parts(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def put(content: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """A copy of the content, tuples as lists, with `value` at that place."""
+    """Return a copy of the content, tuples as lists, with `value` at that place."""
     if not path:
         return value
     copied = dict(content) if isinstance(content, dict) else list(content)
@@ -156,7 +156,7 @@ def put(content: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 def code(folder: Path, share: float = 1.0, seed: int = 0) -> list[Tally]:
-    """Pickles that call something, at every place of a content, and as files of other kinds."""
+    """Load pickles that call a function, at every place of a content, and as files of other kinds."""
     tally = Tally("a pickle that runs code, alone and at every place of a checkpoint", REFUSED)
     draw = random.Random(seed)
     with inside(folder):
@@ -230,7 +230,7 @@ TENSORS: list[Callable[[Tensor], Any]] = [
 
 
 def values(folder: Path, share: float = 1.0, seed: int = 0) -> list[Tally]:
-    """Every leaf of a content replaced by each of the wrong values, left out, or given a neighbour; then read and resumed."""
+    """Replace every leaf of a content by each of the wrong values, or leave it out; then read and resume the file."""
     leaf = Tally(f"each value of a checkpoint replaced by each of {len(LEAVES)} wrong ones, or left out", HARMLESS)
     shapes = Tally(f"each tensor replaced by each of {len(TENSORS)} others: shapes, dtypes, strides, kinds", HARMLESS)
     draw = random.Random(seed)
@@ -248,7 +248,7 @@ def values(folder: Path, share: float = 1.0, seed: int = 0) -> list[Tally]:
                 spoilt = changed(content, path, what(value) if callable(what) else what, leave_out=what == "left out")
                 LAST.write_bytes(stored(spoilt))
                 words = "another tensor" if callable(what) else repr(what)[:30]
-                fire(tally, f"{'.'.join(map(str, path))} = {words}", TEST, RESUME, LOOK, codes=(0, 2))
+                fire(tally, f"{'.'.join(map(str, path))} = {words}", TEST, RESUME, SHOW, codes=(0, 2))
     return [leaf, shapes]
 
 
@@ -269,8 +269,8 @@ def changed(content: Any, path: tuple[Any, ...], value: Any, leave_out: bool) ->
 
 
 def bombs(folder: Path, every: int = 1) -> list[Tally]:
-    """Files that claim, unfold to, or compute more than they hold."""
-    tally = Tally("bombs: what a file claims, unfolds to or makes the reader compute", REFUSED)
+    """Load files that claim, unfold to, or compute more than they contain."""
+    tally = Tally("bombs: files that claim, unfold to or compute more than they contain", REFUSED)
     with inside(folder):
         content = prepare()
         data = LAST.read_bytes()
@@ -285,7 +285,7 @@ def bombs(folder: Path, every: int = 1) -> list[Tally]:
             else:
                 LAST.write_bytes(body)
             codes = (0, 2) if name in FINE else (2,)
-            fire(tally, name, TEST, RESUME, ("fit", "--resume", "run"), LOOK, VERIFY, codes=codes)
+            fire(tally, name, TEST, RESUME, ("fit", "--resume", "run"), SHOW, VERIFY, codes=codes)
             fresh()
     return [tally]
 
@@ -312,12 +312,12 @@ def ring() -> list[Any]:
 
 
 def called(name: str, argument: bytes) -> bytes:
-    """A pickle of `name(argument)`, where weights-only loads allow the name."""
+    """Return a pickle of `name(argument)`, with a name that weights-only loads allow."""
     return b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n" + argument + b"\x85R."
 
 
 def colliding(n: int) -> bytes:
-    """A mapping whose n keys have one hash: tuples of -1 and -2, which Python hashes alike."""
+    """Return the pickle of a mapping whose n keys have the same hash: tuples of -1 and -2, whose hashes are equal."""
     keys = []
     for i in range(n):
         bits = [b"J\xff\xff\xff\xff" if i >> b & 1 else b"J\xfe\xff\xff\xff" for b in range(18)]
@@ -326,7 +326,7 @@ def colliding(n: int) -> bytes:
 
 
 def claims(data: bytes, numel: int, dtype: str = "FloatStorage") -> bytes:
-    """A tensor whose storage claims `numel` numbers, over an entry of a few bytes."""
+    """Return a tensor whose storage claims `numel` elements, with an entry of a few bytes."""
     body = (
         b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\n"
         + dtype.encode()
@@ -340,7 +340,7 @@ def claims(data: bytes, numel: int, dtype: str = "FloatStorage") -> bytes:
 
 
 def overlapping(data: bytes) -> bytes:
-    """A thousand entries of the directory that all mean the same megabyte."""
+    """Return an archive with a thousand directory entries of the same megabyte."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("archive/data.pkl", bytes(1 << 20))
@@ -355,13 +355,13 @@ SCHEDULE = ("callbacks", "lr_scheduler")
 
 
 def long_run(content: dict[str, Any]) -> bytes:
-    """Counters that agree, and the state of another schedule: its rate is that after all of them."""
+    """Return consistent counters of a very long run with the state of another schedule, which it may have to catch up with."""
     state = {**content["state"], "epoch": 10**12, "step": 4 * 10**12}
     return earlier_schedule({**content, "state": state}, "StepLR", {"last_epoch": 10**12})
 
 
 def earlier_schedule(content: dict[str, Any], name: str, progress: dict[str, Any]) -> bytes:
-    """With the state of a schedule as releases saved it that stepped torch's schedulers."""
+    """Return a content with the state of a schedule as earlier releases saved it, which stepped torch's schedulers."""
     state = {"schedule": f"(('{name}', {{}}), 'epoch')", "monitor": "min val/loss", "advanced": 10**12}
     groups = [[{"lr": 0.1, "initial_lr": 0.1}]]
     return stored(put(content, SCHEDULE, {**state, "progress": [progress], "groups": groups}))
@@ -423,7 +423,7 @@ BOMBS: dict[str, Callable[[dict[str, Any], bytes], bytes | int]] = {
     "a configuration that unfolds": lambda c, d: stored({**c, "config": c["config"] + UNFOLDING}),
     "a configuration that merges": lambda c, d: stored({**c, "config": c["config"] + MERGING}),
 }
-FINE = {name for name in BOMBS if name.startswith(("a configuration", "a run", "a schedule"))}  # to look into
+FINE = {name for name in BOMBS if name.startswith(("a configuration", "a run", "a schedule"))}  # `show` may accept these
 UNFOLDING = "z: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
     f"z{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )

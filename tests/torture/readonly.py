@@ -21,9 +21,9 @@ from .load import prepare
 from .moments import at
 from .tally import Tally, ended, fork, inside, shot
 
-HOLDS = (
-    "exit 2, no traceback, one line or two that name the folder and the cause; the checkpoints that were there are whole, byte"
-    " by byte; where it can be written again the run goes on to the bits of an undisturbed one"
+EXPECTED = (
+    "exit 2, no traceback, one line or two that name the folder and the cause; the earlier checkpoints are unchanged; once the"
+    " folder is writable again, the run resumes to the bits of an uninterrupted one"
 )
 COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {  # on a file system that cannot be written, with the run `disk/run`
     "a new run": (("fit", "conf.yaml", "--run-dir", "disk/new"), 2),
@@ -42,24 +42,26 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {  # on a file system that ca
 
 
 def mounted(folder: Path) -> list[Tally]:
-    """Each of COMMANDS on a file system that was mounted read-only after a half run."""
-    tally = Tally("a file system that is mounted read-only: fit, resume, predict, compare, and what only reads", HOLDS)
+    """Run each of COMMANDS on a file system that is mounted read-only after half a run."""
+    tally = Tally(
+        "a file system that is mounted read-only: fit, resume, predict, compare, and the commands that only read", EXPECTED
+    )
     with inside(folder):
         Path("disk").mkdir(exist_ok=True)
         if not mount("size=8m"):
-            tally.attack += ": not tried, mounting is not allowed here"
+            tally.case += ": skipped, mounting is not allowed here"
             return [tally]
         try:
             prepare()
             half = shot("fit", "conf.yaml", "--run-dir", "disk/run", "trainer.max_epochs=2")
-            assert half.code == 0, half.said
+            assert half.code == 0, half.err
             subprocess.run(["mount", "-o", "remount,ro", "disk"], check=True)
             before = held("disk")
             for name, (words, code) in COMMANDS.items():
                 seen = shot(*words)
                 wrong = seen.wrong(code)
-                if not wrong and code == 2 and ("disk" not in seen.said or "ead-only" not in seen.said):
-                    wrong = f"names no place and cause: {seen.said}"
+                if not wrong and code == 2 and ("disk" not in seen.err or "ead-only" not in seen.err):
+                    wrong = f"does not name place and cause: {seen.err}"
                 tally.count(f"{name}: {wrong}" if wrong else f"{name}: files differ" if held("disk") != before else None)
             subprocess.run(["mount", "-o", "remount,rw", "disk"], check=True)
             shutil.copytree("disk/run", "run")
@@ -76,7 +78,7 @@ def held(folder: str) -> dict[Path, bytes]:
 
 @contextmanager
 def frozen(there: Path) -> Iterator[None]:
-    """Nothing below `there` can be written, as under EROFS."""
+    """Let every write below `there` fail with EROFS."""
     opened, moved, removed, written = os.open, os.replace, os.unlink, builtins.open
 
     def check(path: Any) -> None:
@@ -115,8 +117,8 @@ MOMENTS += [("setup", 1), ("an epoch's end", 2), ("the final evaluation", 1), ("
 
 
 def midway(folder: Path, every: int = 1) -> list[Tally]:
-    """The run's folder turns read-only at each of MOMENTS."""
-    tally = Tally("the run's folder turns read-only at a step, a save, an epoch's end, the summary", HOLDS)
+    """Make the run's folder read-only at each of MOMENTS."""
+    tally = Tally("the run's folder becomes read-only at a step, a save, an epoch's end, the summary", EXPECTED)
     with inside(folder):
         prepare()
         for place, n in MOMENTS[::every]:
@@ -129,7 +131,7 @@ def midway(folder: Path, every: int = 1) -> list[Tally]:
 
             end = ended(fork(act, Path("log")), Path("log"))
             wrong = end.wrong(2)
-            if not wrong and ("run" not in end.said or "ead-only" not in end.said):
-                wrong = f"names no place and cause: {end.said[-300:]}"
+            if not wrong and ("run" not in end.err or "ead-only" not in end.err):
+                wrong = f"does not name place and cause: {end.err[-300:]}"
             tally.count(f"{place} {n}: {wrong}" if wrong else after(f"{place} {n}", None))
     return [tally]

@@ -1,4 +1,4 @@
-"""What is refused leaves everything as it was: the run that was to be resumed, and folders with files of the user's own."""
+"""A refused command changes nothing: neither the run to resume, nor folders with the user's files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from trainkit.checkpoint import file as checkpoint
 from trainkit.trainer.run_folder import RunFolder
 
-from .crash import digest, stand
+from .crash import checkpoints_of, digest
 from .folders import folder_for, link, pipe_for
 from .poison import stored
 from .tally import Tally, inside, shot
@@ -39,7 +39,7 @@ REFUSE = """\
 from trainkit import Callback, UserError
 
 class Refuse(Callback):
-    '''Refuses at the last moment.'''
+    '''Raises at the last moment.'''
 
     def on_fit_start(self, session):
         raise UserError("not today")
@@ -72,7 +72,7 @@ OVERRIDES = {  # of a resume inside an epoch
     "an unknown callback": ["callbacks.x={}"],
     "a callback that refuses": ["callbacks.last={Refuse: {}}", "--import", "refuse.py"],
     "a callback named for a terminal": ['callbacks={"\\e[31m": {Timer: {max_time: 5}}}'],
-    "two that write one file": ["callbacks.again={CSVLog: {}}"],
+    "two that write one file": ["callbacks.again={CSVLogger: {}}"],
     "a file name that leads out": ["callbacks.checkpoint.filename=../x"],
     "another run's folder": ["--run-dir", "whole"],
     "a folder of the user's": ["--run-dir", "mine"],
@@ -81,7 +81,7 @@ OVERRIDES = {  # of a resume inside an epoch
 
 
 def forge(change: Callable[[dict[str, Any]], object]) -> Callable[[], None]:
-    """last.pt with other content and the right checksum."""
+    """Return a function that changes the content of last.pt and gives it a valid checksum."""
 
     def make() -> None:
         content = checkpoint.load(LAST)
@@ -97,7 +97,7 @@ def damage() -> None:
     LAST.write_bytes(data)
 
 
-LAYOUTS: dict[str, Callable[[], None]] = {  # what is done to the run before it is resumed by its last.pt
+LAYOUTS: dict[str, Callable[[], None]] = {  # changes to the run before it is resumed from its last.pt
     "damaged": damage,
     "cut short": lambda: os.truncate(LAST, LAST.stat().st_size - 9),
     "empty": lambda: os.truncate(LAST, 0),
@@ -129,7 +129,7 @@ LAYOUTS: dict[str, Callable[[], None]] = {  # what is done to the run before it 
 
 
 def tree(folder: Path) -> dict[str, tuple[object, ...]]:
-    """All that is in a folder: what it is, when it was changed, what it holds."""
+    """Return type, time and content of every path in a folder."""
     found: dict[str, tuple[object, ...]] = {}
     for path in (folder, *folder.rglob("*")):
         status = path.lstat()
@@ -150,7 +150,7 @@ def changed(before: dict[str, tuple[object, ...]], folder: Path) -> str | None:
 
 
 def prepare() -> None:
-    """`whole`, an undisturbed run; `made`, the same run stopped inside an epoch; files of the user's in `mine`."""
+    """Make `whole`, an uninterrupted run; `made`, the same run stopped inside an epoch; and the user's files in `mine`."""
     Path("conf.yaml").write_text(CONF)
     Path("refuse.py").write_text(REFUSE)
     Path("mine").mkdir(exist_ok=True)
@@ -159,7 +159,7 @@ def prepare() -> None:
     for name, more in (("whole", []), ("made", ["trainer.max_steps=5"])):
         if not Path(name).exists():
             made = shot("fit", "conf.yaml", "--run-dir", name, *more)
-            assert made.code == 0, made.said
+            assert made.code == 0, made.err
     fresh()
 
 
@@ -180,11 +180,11 @@ def locked() -> Iterator[None]:
 
 
 def resumes(folder: Path, n: int, seed: int = 0) -> list[Tally]:
-    """n refused resumes, each of a drawn cause; each run that is not spoilt by it is then resumed."""
+    """Refuse n resumes, each for a random cause. A run that the cause leaves intact is then resumed."""
     tally = Tally(
-        "a resume that is refused: configurations, forged and damaged checkpoints, links and pipes, a locked folder",
-        "exit 2, no traceback; every byte, name and time of the folder is as it was; resumed, the run ends with the bits of an"
-        " undisturbed one",
+        "a refused resume: configurations, forged and damaged checkpoints, links and pipes, a locked folder",
+        "exit 2, no traceback; the bytes, names and times of the folder are unchanged; the resumed run ends with the bits of an"
+        " uninterrupted one",
     )
     causes = [*OVERRIDES, *(f"the run: {name}" for name in LAYOUTS), "locked"]
     random.Random(seed).shuffle(causes)
@@ -196,7 +196,7 @@ def resumes(folder: Path, n: int, seed: int = 0) -> list[Tally]:
 
 
 def refused(cause: str) -> str | None:
-    """What is wrong with how one cause is refused."""
+    """Return what is wrong with how one cause is refused."""
     fresh()
     words: list[str] = ["fit", "conf.yaml", "--resume", "run", *OVERRIDES.get(cause, [])]
     if cause.startswith("the run: "):
@@ -211,9 +211,9 @@ def refused(cause: str) -> str | None:
     wrong = seen.wrong(2) or changed(before, Path())
     if not wrong and not cause.startswith("the run: "):
         wrong = shot("fit", "conf.yaml", "--resume", "run").wrong(0)
-        ends = (digest, stand, lambda run: Path(run, "metrics.csv").read_text())
+        ends = (digest, checkpoints_of, lambda run: Path(run, "metrics.csv").read_text())
         if not wrong and any(end("run") != end("whole") for end in ends):
-            wrong = "resumed afterwards, the run ends otherwise"
+            wrong = "resumed afterwards, the run ends differently"
     return f"{cause}: {wrong}" if wrong else None
 
 
@@ -229,7 +229,7 @@ def checkpoints_of_mine(folder: Path) -> None:
     (folder / "checkpoints" / "mine.pt").write_text("mine")
 
 
-USERS: dict[str, Callable[[Path], object]] = {  # what the user's folder holds
+USERS: dict[str, Callable[[Path], object]] = {  # the content of the user's folder
     "config.yaml": lambda f: (f / "config.yaml").write_text("# notes\n"),
     "metrics.csv": lambda f: (f / "metrics.csv").write_text("x,y,t\n1,2,3\n"),
     "summary.json": lambda f: (f / "summary.json").write_text("{}"),
@@ -257,10 +257,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 
 def users(folder: Path, n: int) -> list[Tally]:
-    """n fits, predictions and comparisons into folders with the user's files."""
+    """Run n fits, predictions and comparisons into folders with the user's files."""
     tally = Tally(
-        "fit, resume, predict and compare into a folder with files of the user's, links, pipes, devices, another run",
-        "refused, or done beside them: exit 0 or 2, no traceback; what was there is as it was, what it is, holds, and its time",
+        "fit, resume, predict and compare into a folder with the user's files, links, pipes, devices, another run",
+        "refused, or written beside them: exit 0 or 2, no traceback; type, content and time of the earlier files unchanged",
     )
     cases = [case for case in product(USERS, COMMANDS) if case != ("another run", "resume the folder")]  # that one is allowed
     cases += [(u, f"--out {name}") for u in USERS for name in ("predictions.csv", "metrics.csv")]
@@ -286,9 +286,9 @@ def beside(user: str, command: str) -> str | None:
     wrong = seen.wrong(0, 2)
     now = {**tree(Path("theirs")), **tree(Path("mine")), **tree(Path("made"))}
     if seen.code == 0:
-        del mine["theirs"]  # a new file beside the others changes the folder's time
+        del mine["theirs"]  # a new file changes the folder's time
     if not wrong and (differ := sorted(k for k in mine if now.get(k) != mine[k])):
         wrong = f"exit {seen.code}, changed: {', '.join(differ[:5])}"
     if not wrong and seen.code == 2 and now.keys() != mine.keys():
-        wrong = f"refused, and left {sorted(now.keys() - mine.keys())[:5]}"
+        wrong = f"refused, but wrote {sorted(now.keys() - mine.keys())[:5]}"
     return f"{command}, {user}: {wrong}" if wrong else None

@@ -1,4 +1,4 @@
-"""The trial of `verify-resume` on configurations as they are used, interpreted and compiled; and a like trial on Lightning."""
+"""`verify-resume` on typical configurations, eager and compiled; and a similar test of Lightning."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ from trainkit.core.errors import UserError
 from .tally import Tally, inside
 
 ROOT = Path(__file__).parents[2]
-HOLDS = "each point is an interruption in one process and `fit --resume` in another; no bit of the run's files differs"
+EXPECTED = "each point is an interruption in one process and `fit --resume` in another; no bit of the run's files differs"
 FASHION, CANCER = "conf/fashion_mnist.yaml", "conf/breast_cancer.yaml"
-DATA = {FASHION: ("root", ".data/fashion_mnist"), CANCER: ("path", ".data/breast_cancer.csv")}  # the key, and what make brings
-CONFIGS: dict[str, tuple[list[str], str]] = {  # overrides, and what to say of them
+DATA = {
+    FASHION: ("root", ".data/fashion_mnist"),
+    CANCER: ("path", ".data/breast_cancer.csv"),
+}  # the key, and the path that make creates
+CONFIGS: dict[str, tuple[list[str], str]] = {  # overrides, and their description
     "conf/mlp.yaml": ([], ""),
     FASHION: (["trainer.max_epochs=2"], " of 2 epochs"),
     CANCER: ([], " (batches of 3,600 bytes)"),
     "tests/torture/resume.yaml": ([], " (Dropout, Adam, ReduceLROnPlateau, accumulation, replicas)"),
 }
 ENGINES = ("eager", "compile")
-STEPS = 5  # random ones; a validation, a save and an epoch's end beside them
+STEPS = 5  # random ones, besides a validation, a save and an epoch's end
 
 
 PHASES = {
@@ -56,27 +59,27 @@ def trials(
     steps: int = STEPS,
     phases: Collection[str] = tuple(PHASES),
 ) -> list[Tally]:
-    """A row for each configuration and engine: its run left alone once, and interrupted at points of each kind."""
+    """Return a row per configuration and engine: an uninterrupted run, and runs interrupted at each kind of point."""
     compile = "compile" in engines
     with inside(folder), forks(compile) as process, patch.object(verify, "process", process), ThreadPoolExecutor(2) as pool:
         keys = [
             (name, engine) for engine in reversed(ENGINES) for name in configs if engine in engines
-        ]  # the longest begin first
+        ]  # the compiled ones, which take longest, begin first
         whole = {(name, engine): pool.submit(Whole, name, engine, steps, phases) for name, engine in keys}
         runs = {key: run.result() for key, run in whole.items()}
         tried = {key: [pool.submit(run.trial, i) for i in range(len(run.points))] for key, run in runs.items()}
-        for key, verdicts in tried.items():
-            for verdict in verdicts:
-                runs[key].tally.count(verdict.result())
+        for key, results in tried.items():
+            for result in results:
+                runs[key].tally.count(result.result())
     return [runs[name, engine].tally for name in configs for engine in ENGINES if engine in engines]
 
 
 class Whole:
-    """An uninterrupted run and the points to interrupt others at; where it cannot be, no points, and the tally says why."""
+    """An uninterrupted run and the points at which to interrupt others. If it is skipped, the tally's case gives the reason."""
 
     def __init__(self, name: str, engine: str, steps: int, phases: Collection[str]) -> None:
         overrides, words = CONFIGS[name]
-        self.tally = Tally(f"{name}{words}, {engine}", HOLDS)
+        self.tally = Tally(f"{name}{words}, {engine}", EXPECTED)
         self.points: list[verify.Point] = []
         self.folder = Path.cwd() / f"{Path(name).stem}-{engine}"
         overrides = [*overrides, f"trainer.engine={engine}", "callbacks.progress_bar=null"]
@@ -84,7 +87,7 @@ class Whole:
             key, data = DATA[name]
             overrides.append(f"data.{key}={ROOT / data}")
             if not (ROOT / data).exists():
-                self.tally.attack += f": skipped, {data} is not there (see the Makefile)"
+                self.tally.case += f": skipped, {data} is not there (see the Makefile)"
                 return
         self.fit = {"paths": [str(ROOT / name)], "overrides": overrides, "imports": []}
         config = resolve(compose([ROOT / name], overrides))
@@ -95,19 +98,21 @@ class Whole:
             self.tally.count(str(error))
             return
         if self.run.engine != engine:
-            self.tally.attack += ": skipped, it is not compiled here; `trainkit fit` with trainer.engine=compile says why"
+            self.tally.case += (
+                ": skipped, it is not compiled here; `trainkit fit` with trainer.engine=compile prints the reason"
+            )
             return
         self.points = [p for p in verify.points(self.run, steps, config.get("seed", 0)) if p.phase in phases]
         there = [p.phase for p in self.points]
-        self.tally.attack += f": interrupted {', '.join(PHASES[p].format(there.count(p)) for p in dict.fromkeys(there))}"
+        self.tally.case += f": interrupted {', '.join(PHASES[p].format(there.count(p)) for p in dict.fromkeys(there))}"
 
     def trial(self, i: int) -> str | None:
-        """What differs at point number i."""
+        """Return what differs at point number i."""
         own = self.folder / f"point{i + 1}"
-        begun, verdict = verify.trial(self.points[i], self.fit, own, self.run, self.kinds)
-        if not verdict:
+        resumed_from, found = verify.trial(self.points[i], self.fit, own, self.run, self.kinds)
+        if not found:
             rmtree(own, ignore_errors=True)
-        return f"{self.points[i]}, resumed from {begun}: {'; '.join(verdict[:3])}" if verdict else None
+        return f"{self.points[i]}, resumed from {resumed_from}: {'; '.join(found[:3])}" if found else None
 
 
 # -- processes -------------------------------------------------------------------------------------------------------------
@@ -119,9 +124,9 @@ Process = Callable[..., subprocess.CompletedProcess[str]]
 
 @contextmanager
 def forks(compile: bool) -> Iterator[Process]:
-    """`verify.process` in a fork of a process that has loaded its modules and done nothing: most of a start is spared.
+    """Run `verify.process` in a fork of an idle process that has loaded its modules, which saves most of a start.
 
-    One thread each, since two run at a time.
+    Each has one thread, since two run at a time.
     """
     context, numbers, lock = get_context("forkserver"), count(), Lock()
     context.set_forkserver_preload(LOADED + COMPILER * compile)
@@ -129,7 +134,7 @@ def forks(compile: bool) -> Iterator[Process]:
     def process(module: str, *words: str) -> subprocess.CompletedProcess[str]:
         log = Path(f"log{next(numbers)}").resolve()
         child = context.Process(target=act, args=(module, words, str(log)))
-        with lock:  # a start asks after all children, and only one may hear how one ended
+        with lock:  # a start waits for all children, and only one call may receive an exit code
             child.start()
         wait([child.sentinel])
         with lock:
@@ -143,7 +148,7 @@ def forks(compile: bool) -> Iterator[Process]:
 
 
 def act(module: str, words: Sequence[str], log: str) -> None:
-    """`python -m module words`, its stderr in a file."""
+    """Run `python -m module words`, with its stderr in a file."""
     for handle, name in ((1, os.devnull), (2, log)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o644), handle)
     sys.exit(import_module("trainkit.app.cli.main" if module == "trainkit" else module).main(list(words)))
@@ -153,9 +158,9 @@ def act(module: str, words: Sequence[str], log: str) -> None:
 
 
 def beside(folder: Path, seed: int = 0) -> list[Tally]:
-    """The trial of benchmarks/resume.py at more points: a row for trainkit, and Lightning's outcome as a remark."""
+    """Run the test of benchmarks/resume.py at more points. Return a row for trainkit, and Lightning's result as a note."""
     if find_spec("lightning") is None:
-        return [Tally("The comparison with Lightning: skipped, lightning is not installed (extra bench)", HOLDS)]
+        return [Tally("The comparison with Lightning: skipped, lightning is not installed (extra bench)", EXPECTED)]
     from resume import EACH, EPOCHS
     from resume import trial as both
 
@@ -166,18 +171,18 @@ def beside(folder: Path, seed: int = 0) -> list[Tally]:
         warnings.simplefilter("ignore")
         moved, again, resumed = both(folder, [*steps, *ends])
     stops = f"{STEPS} steps inside an epoch and {len(ends)} epochs' ends"
-    ours = Tally(f"the net of benchmarks/resume.py, from Python: resumed at {stops}", HOLDS_IN_PYTHON)
+    ours = Tally(f"the net of benchmarks/resume.py, from Python: resumed at {stops}", EXPECTED_IN_PYTHON)
     for step, (_, gap) in resumed.items():
         ours.count(f"step {step}: a parameter differs by {gap:.2g}" if gap or again[1] else None)
     apart = {step: theirs for step, (theirs, _) in resumed.items() if theirs}
-    words = f"Lightning {version('lightning')}, which does not promise it, at the same points of the same task"
+    words = f"Lightning {version('lightning')}, which does not promise this, at the same points of the same task"
     words += f" (`fit(ckpt_path=...)`, a new trainer, torch's DataLoader): {len(apart)} of {len(resumed)} runs ended with other"
     words += " parameters"
     if apart:
         words += f", the largest difference of each {min(apart.values()):.2g} to {max(apart.values()):.2g}"
-        words += f" where the run itself moved one by {moved[0]:.2g}"
-    words += "; two runs that were not interrupted are " + ("equal" if not again[0] else f"{again[0]:.2g} apart")
-    return [ours, Tally(words, HOLDS_IN_PYTHON)]
+        words += f" where training changes a parameter by up to {moved[0]:.2g}"
+    words += "; two runs that were not interrupted are " + ("equal" if not again[0] else f"different by {again[0]:.2g}")
+    return [ours, Tally(words, EXPECTED_IN_PYTHON)]
 
 
-HOLDS_IN_PYTHON = "from Python the parameters are compared"
+EXPECTED_IN_PYTHON = "from Python the parameters are compared"

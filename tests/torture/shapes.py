@@ -1,8 +1,8 @@
-"""Runs of any shape: stopped and resumed, taken back, streamed and left to `auto`, against the run left alone; bit by bit.
+"""Runs of any shape, resumed, rolled back, streamed and with engine auto, compared bit by bit with the uninterrupted run.
 
-A batch's bytes are seldom a multiple of 64 here. On some processors a matrix product rounds by where its operands lie, on
-others it does not, so the bits alone would show a fault on some machines only. `Products` therefore compares the operands'
-strides and offsets too: equal products of equal operands at equal offsets have equal bits on every machine.
+The size of a batch is seldom a multiple of 64 bytes here. On some processors the rounding of a matrix product depends on the
+addresses of its operands, so the bits alone would show an error on some machines only. `Products` therefore compares the
+strides and offsets of the operands too: equal products of equal operands at equal offsets have equal bits on every machine.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ OPTIMIZERS: list[Callable[[Any], Any]] = [
     lambda p: RMSprop(p, 0.005),
     lambda p: Adagrad(p, 0.05),
 ]
-LOSSES: dict[str, list[Callable[[int], Loss]]] = {  # by the kind of target; of the number of outputs
+LOSSES: dict[str, list[Callable[[int], Loss]]] = {  # by the kind of target, as functions of the number of outputs
     "index": [
         lambda k: CrossEntropyLoss(),
         lambda k: CrossEntropyLoss("sum"),
@@ -80,7 +80,7 @@ LOSSES: dict[str, list[Callable[[int], Loss]]] = {  # by the kind of target; of 
 
 @dataclass(frozen=True)
 class Case:
-    """A run: data, net and settings. `loss` and `optimizer` are places in the lists above."""
+    """A run: data, net and settings. `loss` and `optimizer` are indices into the lists above."""
 
     shape: tuple[int, ...]  # of a sample
     samples: int
@@ -118,11 +118,11 @@ class Case:
 
 
 def drawn(draw: random.Random, compiled: bool = False) -> Case:
-    """A case. `draw` may be hypothesis' own, which then makes a failing one small."""
+    """Return a random case. `draw` may be that of hypothesis, which then shrinks a failing case."""
     batch = draw.choice([None, *[draw.randint(1, 100)] * 9])
     targets = draw.choice(["index", "index", "real", "binary"])
     optimizer = draw.randrange(len(OPTIMIZERS))
-    no_gradient = optimizer == 3  # accumulate_into_momentum: nothing to clip, and no compiled code
+    no_gradient = optimizer == 3  # accumulate_into_momentum: no gradient to clip, and no compiled code
     if compiled and no_gradient:
         optimizer, no_gradient = 1, False
     accumulate = 1 if batch is None else draw.choice([1, 1, 1, 2, 3, 4, 5])
@@ -151,9 +151,9 @@ def drawn(draw: random.Random, compiled: bool = False) -> Case:
 
 
 class Keep(Callback):
-    """Snapshots after the steps named, as a checkpoint holds them."""
+    """Keeps snapshots after the given steps, as a checkpoint holds them."""
 
-    handles_nonfinite = True  # it may keep what broke
+    handles_nonfinite = True  # it may keep non-finite values
 
     def __init__(self, steps: Sequence[int] = ()) -> None:
         self.steps, self.kept = steps, dict[int, Content]()
@@ -171,7 +171,7 @@ class Keep(Callback):
 
 
 class Products(TorchDispatchMode, Callback):
-    """The operands of each matrix product of a run, by the step before it: shape, strides, offset modulo ALIGN."""
+    """Records the operands of each matrix product of a run, by the step before it: shape, strides, offset modulo ALIGN."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,13 +192,13 @@ class Products(TorchDispatchMode, Callback):
         return function(*args, **(kwargs or {}))
 
     def differs(self, other: Products) -> str | None:
-        """The first step at which `other`, which began later, has other products."""
+        """Return the first step at which `other`, which began later, has other products."""
         wrong = [step for step, seen in other.seen.items() if seen != self.seen.get(step)]
         return f"other operands after step {min(wrong)}" if wrong else None
 
 
 def data_of(case: Case, folder: Path, poisoned: int | None = None) -> Dataset:
-    """The case's data, in memory or streamed; one target infinite where `poisoned` says so."""
+    """Return the case's data, in memory or streamed. The sample with index `poisoned` is infinite."""
     make = np.random.default_rng(case.seed)
     x = make.standard_normal((case.samples, *case.shape)).astype(case.dtype)
     first = x.reshape(len(x), -1)[:, 0]
@@ -210,7 +210,7 @@ def data_of(case: Case, folder: Path, poisoned: int | None = None) -> Dataset:
     if poisoned is not None:
         x.reshape(len(x), -1)[poisoned] = np.inf
     if not case.stream:
-        memory = torch.empty(x.size + 1, dtype=getattr(torch, case.dtype))[1:].view(x.shape)  # as unaligned as can be
+        memory = torch.empty(x.size + 1, dtype=getattr(torch, case.dtype))[1:].view(x.shape)  # as badly aligned as possible
         return tensors(memory.copy_(torch.from_numpy(x)), torch.from_numpy(t))
     np.save(folder / "x.npy", x)
     np.save(folder / "t.npy", t)
@@ -220,7 +220,7 @@ def data_of(case: Case, folder: Path, poisoned: int | None = None) -> Dataset:
 def run(
     case: Case, data: Dataset, *callbacks: Callback, resume: Content | None = None, **changed: Any
 ) -> tuple[Trainer, Content]:
-    """The trainer after the case's run, and its last state."""
+    """Train the case; return the trainer and its last state."""
     seed_globals(case.seed)
     features = int(np.prod(case.shape))
     layers = [Linear(features, case.hidden), (ReLU, Tanh, GELU)[case.activation](), Linear(case.hidden, case.outputs)]
@@ -248,38 +248,38 @@ def run(
 
 
 def differs(a: Content, b: Content, ignored: Sequence[str] = ("config", "environment", "callbacks")) -> str | None:
-    """The first difference between two states, or None. A configuration names callbacks and data, which may be others."""
+    """Return the first difference between two states, or None. Configuration and callbacks may differ."""
     found = differences({k: v for k, v in a.items() if k not in ignored}, {k: v for k, v in b.items() if k not in ignored})
     return f"{found[0].place}: {found[0].words}" if found else None
 
 
 def resumed(case: Case, folder: Path) -> Iterator[str | None]:
-    """For each stop: what differs between the run resumed there and the run left alone."""
+    """Yield for each stop what differs between the run resumed there and the uninterrupted one."""
     data = data_of(case, folder)
     products = Products()
     whole = watched(case, data, products)
     keep = Keep(case.stops)
     _, interrupted = run(case, data, keep)
-    apart = differs(whole, interrupted)
+    difference = differs(whole, interrupted)
     for step in case.stops:
-        if apart is not None:
-            yield f"looked at after {case.stops}, {apart}; {case}"
+        if difference is not None:
+            yield f"with snapshots after {case.stops}, {difference}; {case}"
         elif step in keep.kept:
             again = Products()
-            difference = differs(whole, watched(case, data, again, keep.kept[step])) or products.differs(again)
-            yield None if difference is None else f"resumed at step {step}, {difference}; {case}"
+            found = differs(whole, watched(case, data, again, keep.kept[step])) or products.differs(again)
+            yield None if found is None else f"resumed at step {step}, {found}; {case}"
 
 
 def watched(case: Case, data: Dataset, products: Products, resume: Content | None = None) -> Content:
-    """The last state of the case's run, its products watched where they are calls of Python."""
+    """Return the last state of the case's run. Eager runs record their products."""
     if case.engine != "eager":
         return run(case, data, resume=resume)[1]
     with products:
         return run(case, data, products, resume=resume)[1]
 
 
-def taken_back(case: Case, folder: Path, draw: random.Random) -> str | None:
-    """What differs between the state that `terminate_on_nan` goes back to and the last finite one of the run without it."""
+def rolled_back(case: Case, folder: Path, draw: random.Random) -> str | None:
+    """Return what differs between the state that `terminate_on_nan` restores and the last finite one of the run without it."""
     held = set(ValidationSplit(0.2).indices(case.samples).tolist())
     data = data_of(case, folder, draw.choice([i for i in range(case.samples) if i not in held]))
     trainer, before = run(case, data, TerminateOnNaN(), log_every_n_steps=draw.randint(2, 9))
@@ -289,25 +289,27 @@ def taken_back(case: Case, folder: Path, draw: random.Random) -> str | None:
         r for r, active in enumerate(trainer.session.progress.active) if not active or trainer.summary["stop_reason"] == "nan"
     ]
     finite = {r: [s for s in (of_replica(c, r, case) for c in keep.kept.values()) if s.isfinite().all()] for r in ended}
-    n = sum(p.numel() for p in before["model"].values()) // case.replicas  # a stopped replica's slots go on
-    first = min(map(len, finite.values()), default=0)  # those behind go on with other rates, which rounds otherwise
+    n = sum(p.numel() for p in before["model"].values()) // case.replicas  # a stopped replica's slots still change
+    first = min(
+        map(len, finite.values()), default=0
+    )  # the later ones continue with other learning rates, which changes the rounding
     if not first:
         return f"no replica stopped, or one has no finite state; {case}"
     for r, states in finite.items():
         if len(states) == first and not torch.equal(of_replica(before, r, case)[:n], states[-1][:n]):
-            return f"replica {r} went back to other parameters; {case}"
+            return f"replica {r} has other parameters after the rollback; {case}"
     return None
 
 
 def of_replica(content: Content, r: int, case: Case) -> torch.Tensor:
-    """The parameters and slots of replica r in a row."""
+    """Return the parameters and slots of replica r as one vector."""
     model = list(content["model"].values())
     slots = [v for slot in content["optimizer"].values() if isinstance(slot, torch.Tensor) for v in unflatten(slot, model)]
     return torch.cat([(v[r] if case.replicas > 1 else v).reshape(-1) for v in (*model, *slots)])
 
 
 def streamed(case: Case, folder: Path) -> str | None:
-    """What differs between the run from a file and the run from memory, metrics too."""
+    """Return what differs between the run from a file and the run from memory, metrics included."""
     products = Products(), Products()
     cases = [replace(case, stream=stream) for stream in (False, True)]
     states = [watched(c, data_of(c, folder), p) for c, p in zip(cases, products, strict=True)]
@@ -316,34 +318,36 @@ def streamed(case: Case, folder: Path) -> str | None:
 
 
 def chosen(case: Case, folder: Path) -> str | None:
-    """What differs between the run of auto and that of the engine it chose."""
+    """Return what differs between the run with engine auto and that with the engine it chose."""
     data = data_of(case, folder)
     trainer, auto = run(case, data, engine="auto")
     difference = differs(auto, run(case, data, engine=trainer.session.running)[1])
     return None if difference is None else f"{difference}; {case}"
 
 
-HOLDS = "no bit of the last state differs: parameters, slots, counters, random states, metrics"
+EXPECTED = "no bit of the last state differs: parameters, slots, counters, random states, metrics"
 
 
 def shapes(folder: Path, eager: int, compiled: int, seed: int = 0) -> list[Tally]:
-    """Draw `eager` eager cases and `compiled` compiled ones, and try each."""
+    """Run `eager` random eager cases and `compiled` compiled ones."""
     draw = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    alone = f"the run left alone and the resumed one: {HOLDS}"
-    stopped = Tally(f"{eager} drawn runs, eager, stopped at two steps each and resumed", alone)
-    fast = Tally(f"{compiled} drawn runs, compiled, stopped at two steps each and resumed", alone)
-    back = Tally("the same runs with an infinite input, taken back by terminate_on_nan", "the last finite state of such a run")
-    held = Tally("the same runs from a file and from memory", f"each other: {HOLDS}")
-    auto = Tally("the same runs with engine auto", f"the engine it chose: {HOLDS}")
+    uninterrupted = f"equal to the uninterrupted run: {EXPECTED}"
+    stopped = Tally(f"{eager} random runs, eager, stopped at two steps each and resumed", uninterrupted)
+    fast = Tally(f"{compiled} random runs, compiled, stopped at two steps each and resumed", uninterrupted)
+    back = Tally(
+        "the same runs with an infinite input, rolled back by terminate_on_nan", "equal to the last finite state of such a run"
+    )
+    held = Tally("the same runs from a file and from memory", f"equal to each other: {EXPECTED}")
+    auto = Tally("the same runs with engine auto", f"equal to the engine it chose: {EXPECTED}")
     for _ in range(eager):
         case = drawn(draw)
-        for verdict in resumed(case, folder):
-            stopped.count(verdict)
-        back.count(taken_back(case, folder, draw))
+        for difference in resumed(case, folder):
+            stopped.count(difference)
+        back.count(rolled_back(case, folder, draw))
         held.count(streamed(case, folder))
         auto.count(chosen(case, folder))
     for _ in range(compiled):
-        for verdict in resumed(drawn(draw, compiled=True), folder):
-            fast.count(verdict)
+        for difference in resumed(drawn(draw, compiled=True), folder):
+            fast.count(difference)
     return [stopped, fast, back, held, auto]

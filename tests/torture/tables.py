@@ -1,4 +1,4 @@
-"""CSV files as people have them: other encodings, cut short, ragged, empty, huge; each trains, or is refused by its place."""
+"""CSV files as they occur: other encodings, cut short, ragged, empty, huge. Each trains, or is refused with the place."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ GOOD = (HEAD + "\n".join(ROWS) + "\n").encode()
 
 
 def row(text: str | bytes, number: int = 22) -> bytes:
-    """The good file with this in place of a row, the header being row 1."""
+    """Return the good file with `text` in place of a row, where the header is row 1."""
     rows = GOOD.split(b"\n")
     rows[number - 1] = text.encode() if isinstance(text, str) else text
     return b"\n".join(rows)
 
 
 def column(values: list[str]) -> bytes:
-    """The good file with other values in the column b."""
+    """Return the good file with other values in the column b."""
     return (HEAD + "".join(f"{i},{v},{i % 2}\n" for i, v in enumerate(values))).encode()
 
 
@@ -47,7 +47,7 @@ UTF8, NUL, ODD, WIDTH = (
     "the header has 3; correct",
 )
 MISSING, INFINITE = "missing .1 such.; correct .* data.missing", r"is not finite .1 such.; correct"
-FILES: dict[str, tuple[bytes, str]] = {  # what is in it, and what is said of it, or "" where it trains
+FILES: dict[str, tuple[bytes, str]] = {  # content, and a pattern of the message, or "" if it trains
     "whole": (GOOD, ""),
     "UTF-8 with a mark": (b"\xef\xbb\xbf" + GOOD, ""),
     "Latin-1 in the header": (GOOD.replace(b"a,b", b"\xe4,b"), f"line 1, byte 1: 0xe4 {UTF8}"),
@@ -114,26 +114,28 @@ SPLITS = ("fraction: 0.1", "fraction: 0.5", "fraction: 0.9", "{fraction: 0.5, st
 
 
 def files(folder: Path, every: int = 1) -> list[Tally]:
-    """`fit` on each of EVERY, and `predict` on it with a run that was trained on the good one."""
+    """Run `fit` on each of EVERY, and `predict` on it with a run that was trained on the good file."""
     fits = Tally(
-        "fit on CSV files in other encodings, cut short, ragged, empty, of odd values",
-        "trains without a NaN, or is refused, exit 2, by a line that names file, row, value and cure; no traceback",
+        "fit on CSV files in other encodings, cut short, ragged, empty, with odd values",
+        "trains without a NaN, or is refused, exit 2, by a line that names file, row, value and fix; no traceback",
     )
-    predicts = Tally("predict on the same files, by a run of a whole one", "answers or is refused, exit 0 or 2, no traceback")
+    predicts = Tally(
+        "predict on the same files, with a run of the good one", "predicts or is refused, exit 0 or 2, no traceback"
+    )
     with inside(folder):
         Path("conf.yaml").write_text(CONF.replace("OUT", "20"))
         lay("whole")
         made = shot("fit", "conf.yaml", "--run-dir", "trained")
-        assert made.code == 0, made.said
+        assert made.code == 0, made.err
         for name in list(EVERY)[::every]:
             lay(name)
-            says, wide = EVERY[name][1], ["model.0.Linear.0=3"] if name == "a line break in a text" else []
+            pattern, wide = EVERY[name][1], ["model.0.Linear.0=3"] if name == "a line break in a text" else []
             shutil.rmtree("run", ignore_errors=True)
             seen = shot("fit", "conf.yaml", "--run-dir", "run", *wide)
-            wrong = seen.wrong(2 if says else 0)
-            if not wrong and says and not (re.search(says, seen.said) and re.search("d.csv|data.test", seen.said)):
-                wrong = f"says: {seen.said[:300]}"
-            wrong = wrong or ("a metric is NaN" if not says and re.search(r"\b(nan|inf)\b", seen.out) else None)
+            wrong = seen.wrong(2 if pattern else 0)
+            if not wrong and pattern and not (re.search(pattern, seen.err) and re.search("d.csv|data.test", seen.err)):
+                wrong = f"prints: {seen.err[:300]}"
+            wrong = wrong or ("a metric is NaN" if not pattern and re.search(r"\b(nan|inf)\b", seen.out) else None)
             fits.count(f"{name}: {wrong}" if wrong else None)
             seen = shot("predict", "trained", "d.csv", "--out", "answers.csv")
             predicts.count(f"{name}: {wrong}" if (wrong := seen.wrong(0, 2)) else None)
@@ -141,7 +143,7 @@ def files(folder: Path, every: int = 1) -> list[Tally]:
 
 
 def lay(name: str) -> None:
-    """The file `name` as d.csv."""
+    """Write the file `name` as d.csv."""
     shutil.rmtree("d.csv", ignore_errors=True)
     Path("d.csv").unlink(missing_ok=True)
     if name == "a folder":
@@ -151,10 +153,10 @@ def lay(name: str) -> None:
 
 
 def classes(folder: Path, every: int = 1) -> list[Tally]:
-    """A class of one row, which one of the parts has to go without, under each of SPLITS and many seeds."""
+    """Train with a class of one row, which is missing in one split, with each of SPLITS and several seeds."""
     tally = Tally(
-        "a class of one or two rows, missing from the training or the validation part",
-        "trains; no metric is NaN; `validate` and `test` of the run say the same as the run",
+        "a class of one or two rows, missing from the training or the validation split",
+        "trains; no metric is NaN; `validate` and `test` of the run print the metrics of the run",
     )
     cases = [(rare, split, seed) for rare in (1, 2) for split in SPLITS for seed in range(4)]
     with inside(folder):
@@ -166,9 +168,9 @@ def classes(folder: Path, every: int = 1) -> list[Tally]:
             shutil.rmtree("run", ignore_errors=True)
             seen = shot("fit", "conf.yaml", "--run-dir", "run")
             wrong = seen.wrong(0) or ("a metric is NaN" if re.search(r"\b(nan|inf)\b", seen.out) else None)
-            for part in ("val", "test"):
-                again = shot("validate" if part == "val" else "test", "run")
-                lines = [line for line in seen.out.splitlines() if f" {part}/" in line]
+            for split_name in ("val", "test"):
+                again = shot("validate" if split_name == "val" else "test", "run")
+                lines = [line for line in seen.out.splitlines() if f" {split_name}/" in line]
                 wrong = (
                     wrong or again.wrong(0) or (None if lines == again.out.splitlines()[1:] else f"{lines}, then {again.out}")
                 )
@@ -177,7 +179,7 @@ def classes(folder: Path, every: int = 1) -> list[Tally]:
 
 
 def large(folder: Path, rows: int = 10_000_000, megabytes: float = 1000.0) -> list[Tally]:
-    """A file of so many rows, read and trained on for an epoch of huge batches."""
+    """Read a file of `rows` rows, and train on it for an epoch of huge batches."""
     tally = Tally("", f"trains; the process takes at most {megabytes:,.0f} MB more than before")
     with inside(folder):
         block = "".join(
@@ -202,7 +204,7 @@ def large(folder: Path, rows: int = 10_000_000, megabytes: float = 1000.0) -> li
         took, size = time.monotonic() - began, Path("d.csv").stat().st_size / 1e6
         Path("d.csv").unlink()
         memory = float(Path("memory").read_text())
-        wrong = end.wrong(0) or ("a metric is NaN" if re.search(r"\b(nan|inf)\b", end.said) else None)
+        wrong = end.wrong(0) or ("a metric is NaN" if re.search(r"\b(nan|inf)\b", end.err) else None)
         tally.count(wrong or (f"takes {memory:.0f} MB" if memory > megabytes else None))
-    tally.attack = f"a CSV file of {rows:,} rows, {size:.0f} MB: an epoch in {took:.0f} s and {memory:.0f} MB of memory"
+    tally.case = f"a CSV file of {rows:,} rows, {size:.0f} MB: an epoch in {took:.0f} s and {memory:.0f} MB of memory"
     return [tally]

@@ -1,4 +1,4 @@
-"""What an attack is measured by: the command line run in this process or in a fork of it, its words, its time, its memory."""
+"""How a case is measured: the command line run in this process or in a fork, its output, its time, its memory."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from types import FrameType
 
 from trainkit.app.cli.main import main
 
-SECONDS, MEGABYTES = 2.0, 200.0  # of CPU time and of memory, that a stranger's file may take
-LONGEST = 60.0  # seconds by the clock after which a shot is given up
-MOST = 40  # failures told of an attack
+SECONDS, MEGABYTES = 2.0, 200.0  # the CPU time and the memory that a foreign file may take
+LONGEST = 60.0  # seconds of wall time after which a shot is stopped
+MAX_PRINTED = 40  # failures printed per case
 
 
 @dataclass
 class Tally:
-    """An attack, how often it was tried, and each time that something gave."""
+    """A case, what is expected of it, the number of runs, and the failures."""
 
-    attack: str
-    holds: str
-    tried: int = 0
-    gave: list[str] = field(default_factory=list)
+    case: str
+    expected: str
+    runs: int = 0
+    failures: list[str] = field(default_factory=list)
     slowest: float = 0.0
     largest: float = 0.0
 
     def count(self, wrong: str | None) -> None:
-        self.tried += 1
+        """Count a run, and the failure if there is one."""
+        self.runs += 1
         if wrong:
-            self.gave.append(wrong)
+            self.failures.append(wrong)
 
     def measure(self, seconds: float, megabytes: float) -> str | None:
-        """What is wrong with that much CPU time and memory."""
+        """Record the CPU time and the memory of a run; return what is wrong if they are too large."""
         self.slowest, self.largest = max(self.slowest, seconds), max(self.largest, megabytes)
         if seconds > SECONDS:
             return f"took {seconds:.1f} s of CPU time"
@@ -47,37 +48,37 @@ class Tally:
 
 
 class TooLong(BaseException):
-    """A shot that does not come back."""
+    """A shot that does not end."""
 
 
 @dataclass
 class Shot:
-    """What `trainkit words` gave: its exit code (None where an exception escaped), stderr, CPU seconds, megabytes at most."""
+    """The result of `trainkit words`: exit code (None if an exception escaped), stderr, CPU seconds, peak megabytes, stdout."""
 
     code: int | None
-    said: str
+    err: str
     seconds: float
     megabytes: float
     out: str = ""
 
     def wrong(self, *codes: int) -> str | None:
-        """Why this is no clean answer, or None."""
+        """Return what is wrong with the exit code or the messages, or None."""
         if self.code is None:
-            return f"escaped: {self.said.strip().splitlines()[-1][:300]}"
-        if "Traceback" in self.said or "fault in the code" in self.said:
-            return f"a fault: {self.said.strip()[:300]}"
+            return f"escaped: {self.err.strip().splitlines()[-1][:300]}"
+        if "Traceback" in self.err or "fault in the code" in self.err:
+            return f"a fault: {self.err.strip()[:300]}"
         if codes and self.code not in codes:
-            return f"exit {self.code}: {self.said.strip()[:300]}"
-        if self.code == 2 and not self.said.strip():
-            return "exit 2 without a word"
+            return f"exit {self.code}: {self.err.strip()[:300]}"
+        if self.code == 2 and not self.err.strip():
+            return "exit 2 without a message"
         return None
 
 
 @contextmanager
 def watched(limit: float = LONGEST) -> Iterator[list[float]]:
-    """The seconds of CPU time and the megabytes that the body takes, in the list given; TooLong after `limit` seconds.
+    """Measure the CPU seconds and the megabytes of the body, into the list given; raise TooLong after `limit` seconds.
 
-    Not the seconds by the clock: on a busy machine those are other people's. One that waits instead of working meets `limit`.
+    Wall time would depend on other processes of a busy machine. A body that waits instead of working meets `limit`.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -97,7 +98,7 @@ def watched(limit: float = LONGEST) -> Iterator[list[float]]:
 
 
 def shot(*words: object) -> Shot:
-    """`trainkit words` in this process."""
+    """Run `trainkit words` in this process."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", how, write_through=True) for how in ("strict", "backslashreplace"))
     code = None
     with watched() as took:
@@ -105,28 +106,28 @@ def shot(*words: object) -> Shot:
             with redirect_stdout(out), redirect_stderr(err):
                 code = main([str(w) for w in words])
         except TooLong:
-            err.write("\ndoes not come back")
+            err.write("\ndoes not end")
         except BaseException:
             err.write(traceback.format_exc())
-    said, printed = (file.buffer.getvalue().decode("utf-8", "replace") for file in (err, out))  # type: ignore[attr-defined]
-    return Shot(code, said, *took, printed)
+    errors, printed = (file.buffer.getvalue().decode("utf-8", "replace") for file in (err, out))  # type: ignore[attr-defined]
+    return Shot(code, errors, *took, printed)
 
 
 def cpu_seconds() -> float:
-    """What this process and those of its children that have ended have taken of the processor, all threads together."""
+    """Return the CPU time of this process and of its children that have ended, over all threads."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def lowest_mark() -> float:
-    """Forget the highest memory so far; the memory now, in megabytes."""
+    """Reset the peak of this process's memory; return the memory now, in megabytes."""
     if os.access("/proc/self/clear_refs", os.W_OK):
         Path("/proc/self/clear_refs").write_text("5")
     return status("VmRSS")
 
 
 def status(key: str) -> float:
-    """A line of /proc/self/status in megabytes; 0 where there is none."""
+    """Return a line of /proc/self/status in megabytes, or 0 if there is none."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -135,18 +136,18 @@ def status(key: str) -> float:
 
 
 def fork(act: Callable[[], int], log: Path) -> int:
-    """A process that does `act` with its words in `log` and ends with its code; the id. Nothing of this process's is closed."""
+    """Call `act` in a fork that writes into `log` and exits with its result; return the process id. No file is closed."""
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of newer Pythons: there are threads, which do not touch this
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of threads, which do not matter here
         child = os.fork()
     if child:
         return child
     code = 70
     try:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, which a child inherits
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, which a child inherits
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
@@ -161,14 +162,14 @@ def fork(act: Callable[[], int], log: Path) -> int:
 
 
 def ended(child: int, log: Path) -> Shot:
-    """What a fork has said and how it ended; a signal is a negative code."""
+    """Wait for a fork; return its output and its exit code, which is negative for a signal."""
     status = os.waitpid(child, 0)[1]
     return Shot(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"), 0.0, 0.0)
 
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    """The current folder, for what a configuration names by relative paths."""
+    """Make `folder` the current one, since configurations name files by relative paths."""
     before = Path.cwd()
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)

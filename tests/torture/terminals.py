@@ -1,4 +1,4 @@
-"""`python -m trainkit` with standard streams that are closed, full, read by nobody, narrow, wide, or spelled in ASCII."""
+"""`python -m trainkit` with standard streams that are closed, full, without a reader, narrow, wide, or in ASCII."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "show": ("show", "conf.yaml", "trainer.replicas=2"),
     "an error": ("fti", "conf.yaml"),
 }
-SHELL: dict[str, tuple[str, Mapping[str, str]]] = {  # how the shell calls it: redirections, variables
+SHELL: dict[str, tuple[str, Mapping[str, str]]] = {  # the shell's redirections and variables
     "to files": (">out 2>err", {}),
     "to /dev/null": (">/dev/null 2>/dev/null", {}),
     "to /dev/full": (">/dev/full 2>err", {}),
@@ -49,23 +49,23 @@ SHELL: dict[str, tuple[str, Mapping[str, str]]] = {  # how the shell calls it: r
     "COLUMNS=1": (">out 2>err", {"COLUMNS": "1"}),
     "unbuffered": (">out 2>err", {"PYTHONUNBUFFERED": "1"}),
 }
-PIPES = {"stdout": (0, 1), "stderr": (0, 1), "both": (0, 1)}  # whose reader closes after so many lines
+PIPES = {"stdout": (0, 1), "stderr": (0, 1), "both": (0, 1)}  # the reader closes after this number of lines
 NARROW = (0, 1, 2, 5, 10, 20, 40, 80, 200, 10_000)
 
 
 def streams(folder: Path, every: int = 1) -> list[Tally]:
-    """Each of COMMANDS under each of SHELL and PIPES."""
+    """Run each of COMMANDS with each of SHELL and PIPES."""
     tally = Tally(
-        "fit and the commands that print, their streams closed, full, read by nobody, in ASCII",
-        "no traceback; fit trains to the end, to the same bits, exit 0 (2 where its last words find a full disk); what prints"
-        " ends quietly, exit 0 or 1 without a reader",
+        "fit and the commands that print, with streams that are closed, full, without a reader, in ASCII",
+        "no traceback; fit trains to the end, to the same bits, exit 0 (2 if its final output meets a full disk); the others"
+        " end without a message, exit 0, or 1 without a reader",
     )
     with inside(folder):
         ready()
         cases = [(c, how) for c in COMMANDS for how in [*SHELL, *((pipe, n) for pipe in PIPES for n in PIPES[pipe])]]
         for command, how in cases[::every]:
             shutil.rmtree("run", ignore_errors=True)
-            tally.count(verdict(command, how))
+            tally.count(outcome(command, how))
     return [tally]
 
 
@@ -74,10 +74,11 @@ def ready() -> None:
     for run, more in (("whole", ()), ("both", ("trainer.replicas=2",))):
         shutil.rmtree(run, ignore_errors=True)
         made = shot("fit", "conf.yaml", "--run-dir", run, *more)
-        assert made.code == 0, made.said
+        assert made.code == 0, made.err
 
 
-def verdict(command: str, how: str | tuple[str, int]) -> str | None:
+def outcome(command: str, how: str | tuple[str, int]) -> str | None:
+    """Run a command with these streams; return what is wrong."""
     for name in ("out", "err"):
         Path(name).write_text("")
     words = [sys.executable, "-m", "trainkit", *COMMANDS[command]]
@@ -88,7 +89,7 @@ def verdict(command: str, how: str | tuple[str, int]) -> str | None:
         ).returncode
     else:
         code = piped(words, *how)
-    said = Path("err").read_text(errors="replace")
+    errors = Path("err").read_text(errors="replace")
     wanted = {2} if command == "an error" else {0}
     if how == "to /dev/full":
         wanted = {2}
@@ -96,9 +97,9 @@ def verdict(command: str, how: str | tuple[str, int]) -> str | None:
         wanted = {0, 1}
     where = f"{command}, {how}: "
     if code not in wanted:
-        return f"{where}exit {code}: {said[-300:]}"
-    if re.search("Traceback|Exception ignored|fault in the code", said):
-        return f"{where}{said[-300:]}"
+        return f"{where}exit {code}: {errors[-300:]}"
+    if re.search("Traceback|Exception ignored|fault in the code", errors):
+        return f"{where}{errors[-300:]}"
     if command == "fit" and digest("run") != digest("both"):
         return f"{where}the run ends with other bits"
     return None
@@ -110,7 +111,7 @@ def variables_of(more: Mapping[str, str]) -> dict[str, str]:
 
 
 def piped(words: list[str], which: str, lines: int) -> int:
-    """Into a pipe that is closed after so many lines."""
+    """Run a command into a pipe that is closed after `lines` lines; return the exit code."""
     with open("out", "wb") as out, open("err", "wb") as err:
         pipe = {"stdout": {"stdout": subprocess.PIPE, "stderr": err}, "stderr": {"stdout": out, "stderr": subprocess.PIPE}}
         both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -123,10 +124,10 @@ def piped(words: list[str], which: str, lines: int) -> int:
 
 
 def columns(folder: Path, widths: tuple[int, ...] = NARROW) -> list[Tally]:
-    """`fit` on a terminal of so many columns, its bar on it."""
+    """Run `fit` with its progress bar on terminals of these widths."""
     tally = Tally(
-        "fit on a terminal of 0 (not said) to 10,000 columns",
-        "exit 0, no traceback, the same bits; every state of the bar fits on one line, and the last one is there",
+        "fit on a terminal of 0 (unknown width) to 10,000 columns",
+        "exit 0, no traceback, the same bits; every state of the bar fits on one line, and the last one is printed",
     )
     with inside(folder):
         ready()
@@ -137,7 +138,7 @@ def columns(folder: Path, widths: tuple[int, ...] = NARROW) -> list[Tally]:
 
 
 def drawn(width: int) -> str | None:
-    """What is wrong with the bar of a terminal so wide."""
+    """Return what is wrong with the progress bar on a terminal of this width."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
 

@@ -159,7 +159,7 @@ def test_a_run_goes_on_in_its_own_folder_or_a_new_one(capsys: pytest.CaptureFixt
     more = "trainer.max_epochs=5"
     for words in (["run"], ["run/checkpoints/last.pt"], ["theirs.pt"]):
         assert "run folder other: holds a run already" in refused(capsys, "fit", "--resume", *words, "--run-dir", "other", more)
-    assert "lies in no run's folder; say where to go on: --run-dir DIR" in refused(capsys, "fit", "--resume", "theirs.pt", more)
+    assert "is not in a run's folder; name a new folder, --run-dir DIR" in refused(capsys, "fit", "--resume", "theirs.pt", more)
     assert main(["fit", "--resume", "theirs.pt", "--run-dir", "new", more]) == 0
     assert main(["fit", "--resume", "run/checkpoints/last.pt", "--run-dir", "./run", more]) == 0
     Path("link").symlink_to("other")

@@ -1,4 +1,4 @@
-"""What each command does, with the words already parsed."""
+"""The commands, one function each. Their arguments are parsed in `main`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from trainkit.app.config.build import build, run_folder
 from trainkit.app.config.files import compose, in_one_line, resolve, to_yaml
 from trainkit.app.experiment import Experiment, exit_code, load, own_config, run_of
 from trainkit.app.output import Output
-from trainkit.checkpoint import list_checkpoints as list_checkpoints
-from trainkit.checkpoint import load_run
+from trainkit.checkpoint import list_checkpoints, load_run
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import Split
@@ -33,10 +32,10 @@ if TYPE_CHECKING:
 
 
 def fit(args: argparse.Namespace, extra_callbacks: Mapping[str, Callback] | None = None) -> int:
-    """Train from a configuration, from the beginning or from a checkpoint; `extra_callbacks` come last."""
+    """Train from a configuration, from the beginning or from a checkpoint. `extra_callbacks` are called last."""
     _imports(args)
     run, origin = _places(args)
-    with closing(run):  # locked at once where it goes on: what is read of it then is the last that was written
+    with closing(run):  # a run that continues is locked before it is read, so no other process changes it
         run.open(going_on=origin is not None)
         content = None if origin is None else _resumed(origin)
         experiment = Experiment(_configured(args, run, content), content, extra_callbacks=extra_callbacks)
@@ -45,12 +44,12 @@ def fit(args: argparse.Namespace, extra_callbacks: Mapping[str, Callback] | None
         terminal.print_stdout(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {run.path}")
         _print_metrics(summary["metrics"])
     except BrokenPipeError:
-        terminal.silence(sys.stdout)  # the run is complete: the exit code is its own
+        terminal.silence(sys.stdout)  # the run is complete, so its exit code is returned
     return exit_code(trainer, summary)
 
 
 def _configured(args: argparse.Namespace, run: RunFolder, content: dict[str, Any] | None) -> DictConfig:
-    """The configuration of the files, or that of the run that continues."""
+    """Return the configuration of the given files, or else that of the run that continues."""
     if args.paths:
         return compose(args.paths, args.overrides)
     if content is None or (not run.new and (run.path / "config.yaml").is_file()):
@@ -59,7 +58,7 @@ def _configured(args: argparse.Namespace, run: RunFolder, content: dict[str, Any
 
 
 def _places(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
-    """The run's folder, and the run or checkpoint that it continues, if any. A run goes on in its own folder or a new one."""
+    """Return the run's folder, its own or a new one, and the run or checkpoint to continue, if any."""
     if args.resume is None:
         if not args.paths:
             raise UserError("fit: no CONF; name a YAML file, fit conf/mlp.yaml")
@@ -70,17 +69,17 @@ def _places(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
     own = RunFolder(origin if origin.is_dir() else run_of(origin))
     if not own.marked:
         if origin.is_dir():
-            cure = "name a run's folder, or a checkpoint and where to go on: --run-dir DIR"
-            raise UserError(f"resume: {origin} is not a run's folder, it has no file {RunFolder.marker}; {cure}")
+            fix = "name a run's folder, or a checkpoint and a new folder, --run-dir DIR"
+            raise UserError(f"resume: {origin} is not a run's folder, it has no file {RunFolder.marker}; {fix}")
         if args.run_dir is None:
-            raise UserError(f"resume: {origin} lies in no run's folder; say where to go on: --run-dir DIR")
+            raise UserError(f"resume: {origin} is not in a run's folder; name a new folder, --run-dir DIR")
     elif args.run_dir is None or (args.run_dir.exists() and args.run_dir.samefile(own.path)):
         return own, origin
     return RunFolder(args.run_dir, new=True), origin
 
 
 def _resumed(origin: Path) -> dict[str, Any]:
-    """The checkpoint to continue from: of a run's folder its newest."""
+    """Return the content of the checkpoint to continue from. Of a run's folder it is the newest one."""
     file, content, skipped = load_run(origin)
     terminal.print_stderr(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
     state = content["state"]
@@ -90,7 +89,7 @@ def _resumed(origin: Path) -> dict[str, Any]:
 
 def _newest_run(args: argparse.Namespace) -> Path:
     if not args.paths:
-        raise UserError("resume: name a run, --resume logs/mlp/2026-01-31_12-00-00, or a CONF whose newest run to continue")
+        raise UserError("resume: no run; name one, --resume logs/mlp/2026-01-31_12-00-00, or a CONF to continue its newest run")
     folder = run_folder(args.paths[0]).parent
     runs = [RunFolder(path) for path in folder.glob("*") if RunFolder(path).marked]
     saved = {r.path: max(f.lstat().st_mtime_ns for f in files) for r in runs if (files := list_checkpoints(r.checkpoints))}
@@ -114,8 +113,8 @@ def _evaluate(args: argparse.Namespace, name: str) -> int:
     session = experiment.session(split=name == "val")
     split: Split | None = getattr(session.data, name)
     if split is None:
-        cure = "callbacks: {validation_split: {}}" if name == "val" else "data with a test part"
-        raise UserError(f"{experiment.file}: its data has no {name} part; train with {cure}")
+        fix = "callbacks: {validation_split: {}}" if name == "val" else "data with a test split"
+        raise UserError(f"{experiment.file}: its data has no {name} split; train with {fix}")
     session.evaluate_and_log(name, split)
     terminal.print_stdout(f"{experiment.file}, {len(split)} samples")
     _print_metrics({n: json_summary(v) for n, v in session.metrics.items()})
@@ -123,17 +122,17 @@ def _evaluate(args: argparse.Namespace, name: str) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Write the outputs and answers for the test split, or for the rows of a CSV file, as CSV."""
+    """Write the outputs and predictions for the test split, or for the rows of a CSV file, as CSV."""
     tables = [p for p in args.paths if p.name.endswith((".csv", ".csv.gz"))]
     args.paths = [p for p in args.paths if p not in tables]
     if len(tables) > 1:
-        raise UserError(f"{', '.join(map(str, tables))}: one file to predict at a time")
+        raise UserError(f"{', '.join(map(str, tables))}: {len(tables)} files to predict; name one")
     experiment = _loaded(args)
     session = experiment.session_for_table(tables[0]) if tables else experiment.session()
     file, split = experiment.file, session.data.test
     assert file is not None
     if split is None:
-        raise UserError(f"{file}: its data has no test part; name a CSV file to predict")
+        raise UserError(f"{file}: its data has no test split; name a CSV file to predict")
     out = Output(args.out or run_of(file) / "predictions.csv", follow=args.out is not None)
     with out, closing(as_csv(session.net, session.loss, session.data, split.x, session.replicas)) as chunks:
         for chunk in chunks:
@@ -145,11 +144,11 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def _loaded(args: argparse.Namespace) -> Experiment:
-    """The experiment of RUN (or --run-dir) and --checkpoint."""
-    given: list[Path] = [p for p in args.paths if p != args.run_dir]
-    if len(given) > 1:
-        raise UserError(f"{', '.join(map(str, given))}: one RUN at a time")
-    run: Path | None = given[0] if given else args.run_dir
+    """Return the experiment of RUN (or --run-dir) and --checkpoint."""
+    runs: list[Path] = [p for p in args.paths if p != args.run_dir]
+    if len(runs) > 1:
+        raise UserError(f"{', '.join(map(str, runs))}: one RUN at a time")
+    run: Path | None = runs[0] if runs else args.run_dir
     if run is None:
         raise UserError("no RUN; name a run's folder or a checkpoint, logs/mlp/2026-01-31_12-00-00")
     return load(run, *args.overrides, checkpoint=args.checkpoint, imports=args.imports)
@@ -171,7 +170,7 @@ def verify_resume(args: argparse.Namespace) -> int:
 
 
 def checkpoint_show(args: argparse.Namespace) -> int:
-    """What a checkpoint file holds."""
+    """Print what a checkpoint file holds."""
     from trainkit.checkpoint import inspection
 
     (file,) = _files(args, "show", 1)
@@ -179,30 +178,30 @@ def checkpoint_show(args: argparse.Namespace) -> int:
 
 
 def checkpoint_verify(args: argparse.Namespace) -> int:
-    """Whether a checkpoint file is whole, check by check."""
+    """Check that a checkpoint file is complete and valid; print each check."""
     from trainkit.checkpoint import inspection
 
     return inspection.verify(*_files(args, "verify", 1))
 
 
 def checkpoint_diff(args: argparse.Namespace) -> int:
-    """What differs between two checkpoint files."""
+    """Print what differs between two checkpoint files."""
     from trainkit.checkpoint import inspection
 
     return inspection.diff(*_files(args, "diff", 2))
 
 
 def _files(args: argparse.Namespace, verb: str, n: int) -> list[Path]:
-    given: list[Path] = [*args.paths, *map(Path, args.overrides)]
-    if len(given) != n:
-        raise UserError(f"checkpoint {verb}: {len(given)} files; needs {n}, checkpoint {verb}{' logs/mlp/last.pt' * n}")
-    return given
+    files: list[Path] = [*args.paths, *map(Path, args.overrides)]
+    if len(files) != n:
+        raise UserError(f"checkpoint {verb}: {len(files)} files; needs {n}, checkpoint {verb}{' logs/mlp/last.pt' * n}")
+    return files
 
 
 def check(args: argparse.Namespace) -> int:
-    """All errors of a configuration; shapes; each derivative against central differences; two steps on trial.
+    """Find all errors of a configuration, compare each derivative with finite differences, and train two trial steps.
 
-    1 if a derivative is wrong.
+    Return 1 if a derivative is wrong.
     """
     from trainkit.app.rehearsal import untouched
 
@@ -227,9 +226,9 @@ def _check(composed: DictConfig) -> int:
     calls = trace(net, x)
     for call in calls:
         if isinstance(call.module, Container) and type(call.module).__module__.startswith("trainkit."):
-            continue  # ours are checked by their parts, and as wholes in the tests
-        verdicts = gradcheck(call.module, call.given, elements=64)
-        worst = max(verdicts, key=lambda v: v.error)
+            continue  # its modules are checked one by one; the tests check the container itself
+        results = gradcheck(call.module, call.given, elements=64)
+        worst = max(results, key=lambda v: v.error)
         rows.append((call.place, worst.name, worst.error))
     y = calls[-1].gave
     rows.append((f"loss.{type(parts.loss).__name__}", "y", gradcheck_loss(parts.loss, y, t).error))
@@ -246,7 +245,7 @@ def _check(composed: DictConfig) -> int:
 
 
 def show(args: argparse.Namespace) -> int:
-    """What a configuration amounts to."""
+    """Print layers, shapes, costs, hooks and the learning rate of a configuration."""
     from trainkit.app.cli.show import outline
     from trainkit.nn.summary import layers
 
@@ -265,9 +264,9 @@ def _composed(args: argparse.Namespace) -> DictConfig:
 
 
 def _sample(session: Session, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first n training samples on the CPU in float64, with the replica axis where there is one."""
-    part = session.data.train.to(torch.device("cpu"), torch.float64)
-    x, t = part.x[:n], part.t[:n]
+    """Return the first n training samples on the CPU in float64, with the replica axis if the net has one."""
+    train = session.data.train.to(torch.device("cpu"), torch.float64)
+    x, t = train.x[:n], train.t[:n]
     return (x.expand(session.replicas, *x.shape), t.expand(session.replicas, *t.shape)) if session.net.replica_dims else (x, t)
 
 

@@ -1,7 +1,7 @@
-"""The command line: words to a command, errors to one or a few lines and an exit code. Imports torch only to do something.
+"""The command line: parse the arguments, run the command, print an error in a few lines, and return the exit code.
 
-The commands and their options are declared in `options.py`; each has an argparse parser of its own. Which words are options is
-decided here: argparse cannot mix the words and options of a subparser freely.
+torch is imported only if a command runs. The commands and their options are declared in `options.py`; each has an argparse
+parser of its own. The options are separated from the other words here, since an argparse subparser cannot mix them freely.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def interrupted(error: BaseException | None) -> bool:
-    """Whether a KeyboardInterrupt caused an error: a library that was cleaning up may have raised another one."""
+    """Return whether a KeyboardInterrupt caused an error. A library that cleans up may raise another error after it."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -77,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the command's options as attributes, its `paths` and `overrides`, and its `function` of commands.py.
 
-    If the help or the version is asked for, `text` is what to print, and there is nothing else; otherwise it is empty.
+    If the help or the version is requested, `text` is what to print, and no other attribute is set. Otherwise it is empty.
     Raises UserError.
     """
     if any("\0" in word for word in argv):
@@ -86,16 +86,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     names = [option.partition("=")[0] for option in options]
     if words[:1] == ["help"]:
         words, names = words[1:], [*names, "--help"]
-    wants_help = "--help" in names or "-h" in names
+    help_requested = "--help" in names or "-h" in names
     command = next((c for c in COMMANDS.values() if words[: len(c.words)] == c.words), None)
     for name in names:
         check_option(name, command)
     if "--version" in names:
         return argparse.Namespace(text=f"trainkit {version()}\n")
     if command is None:
-        check_group(words, names, wants_help)
+        check_group(words, names, help_requested)
         return argparse.Namespace(text=overview(" ".join(words)))
-    if wants_help:
+    if help_requested:
         return argparse.Namespace(text=command.parser().format_help())
     for option in options:
         check_value(option)
@@ -137,19 +137,19 @@ def split_argv(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def is_option(word: str) -> bool:
-    """Whether a word begins with a hyphen, and is neither `-` nor a negative number."""
+    """Return whether a word begins with a hyphen, and is neither `-` nor a negative number."""
     return len(word) > 1 and word[0] == "-" and not re.fullmatch(r"-\d*\.?\d+", word)
 
 
 def is_path_of_resume(word: str, words: Sequence[str]) -> bool:
-    """Whether the word after `--resume` is its PATH: not a CONF, a `key=value` or, if `words` has none yet, the command."""
+    """Return whether the word after `--resume` is its PATH: not a CONF, a `key=value` or, if `words` is empty, the command."""
     if word.endswith((".yaml", ".yml")) or ("=" in word and not exists(word)):
         return False
     return bool(words) or word not in FIRST_WORDS
 
 
 def exists(word: str) -> bool:
-    """Whether a word is the path of something that exists. A word that is too long or malformed is not."""
+    """Return whether a word is the path of something that exists. A word that is too long or malformed is not."""
     try:
         return Path(word).exists()
     except (OSError, ValueError):
@@ -157,7 +157,7 @@ def exists(word: str) -> bool:
 
 
 def check_option(name: str, command: Command | None) -> None:
-    """Raise UserError if the command has no such option or, where no command is named, none has it."""
+    """Raise UserError if the command has no such option or, without a command, no command has it."""
     own, place = (command.options, f"{command.name}: ") if command else (OPTIONS, "")
     if name in own:
         return
@@ -182,8 +182,8 @@ def check_value(text: str) -> None:
         raise UserError(f"{name}: takes no value (got {value!r})")
 
 
-def check_group(words: Sequence[str], names: Sequence[str], wants_help: bool) -> None:
-    """Raise UserError unless `words`, which name no command, are none or a group (`checkpoint`) whose help is wanted."""
+def check_group(words: Sequence[str], names: Sequence[str], help_requested: bool) -> None:
+    """Raise UserError unless `words`, which name no command, are empty or a group (`checkpoint`) with --help."""
     if not words:
         for name in names:
             if name not in by_name(COMMON):
@@ -194,11 +194,12 @@ def check_group(words: Sequence[str], names: Sequence[str], wants_help: bool) ->
     verbs = [c.words[1] for c in COMMANDS.values() if c.words[0] == words[0]]
     if len(words) > 1:
         raise UserError(f"{words[0]}: no {words[1]!r}{suggest(words[1], verbs)}")
-    if not wants_help:
+    if not help_requested:
         raise UserError(f"{words[0]}: needs one of {', '.join(verbs)}; write {words[0]} {verbs[0]} FILE")
 
 
 def version() -> str:
+    """Return the version of trainkit, which is imported only now."""
     from trainkit import __version__
 
     return __version__

@@ -1,4 +1,4 @@
-"""The commands: each is declared once, in COMMANDS, with its words, its options, and a help of its own."""
+"""The commands. Each is declared once, in COMMANDS, with its usage, its options and its help."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its name, the words it takes (WORDS explains them), what it does, an example, and its own options."""
+    """A command: its name, its arguments (explained in WORDS), what it does, an example, and its own options."""
 
     name: str
     usage: str
@@ -52,7 +52,7 @@ class Command:
         return self.name.split()
 
     def parser(self) -> Parser:
-        """Return a parser of its options. Its positional arguments are for the help alone: `parse` never passes words."""
+        """Return a parser of its options. The positional arguments appear in the help only; `main.parse` reads them."""
         p = Parser(
             prog=f"trainkit {self.name}",
             usage=fill(f"trainkit {self.name} {self.usage} [options]", columns() - len("usage: "), subsequent_indent="  "),
@@ -76,14 +76,14 @@ def by_name(options: Iterable[Option]) -> dict[str, Option]:
 
 
 def whole_number(text: str) -> int:
-    """Return the value of an option as an int; raise ArgumentTypeError with our words, not argparse's, if it is not one."""
+    """Return the value of an option as an int. Raises ArgumentTypeError, with our message in place of argparse's."""
     try:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"needs a whole number (got {text!r})") from None
 
 
-WORDS = {  # the help of the words in a usage
+WORDS = {  # the arguments of a usage, with their help
     "CONF": "a YAML file; several are merged from left to right",
     "RUN": "a run's folder, or one checkpoint file (.pt)",
     "FILE.csv": "predict the rows of this file; default: the run's test data",
@@ -95,7 +95,7 @@ WORDS = {  # the help of the words in a usage
 COMMON = (
     Option("-h", "--help", action="store_true", help="print this help"),
     Option("--debug", action="store_true", help="print the traceback of an error too"),
-    Option("--version", action="store_true", help=argparse.SUPPRESS),  # `trainkit --help` has it
+    Option("--version", action="store_true", help=argparse.SUPPRESS),  # listed by `trainkit --help`
 )
 
 

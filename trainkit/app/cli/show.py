@@ -1,4 +1,4 @@
-"""`show`: what a configuration amounts to, in tables of text."""
+"""The text of `show`: data, loss, optimizer, hooks, and a plot of the learning rate."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from trainkit.trainer.session import Session
 
 
 def outline(parts: Parts, session: Session) -> str:
-    """Data, loss, optimizer, hooks, and the learning rate over the run."""
+    """Return data, loss, optimizer, hooks, and the learning rate over the run, as text."""
     data = session.data
     sizes = ", ".join(
         f"{n} {len(p)}" for n, p in (("train", data.train), ("val", data.val), ("test", data.test)) if p is not None
     )
-    length = f"{session.steps_per_epoch} steps an epoch, {session.settings.max_epochs} epochs"
+    length = f"{session.steps_per_epoch} steps per epoch, {session.settings.max_epochs} epochs"
     lines = [
         "",
         f"data: {sizes}; {length} on {session.device.type} in {str(session.dtype).removeprefix('torch.')}",
@@ -32,11 +32,11 @@ def outline(parts: Parts, session: Session) -> str:
     return "\n".join(lines)
 
 
-MAX_DRAWN_STEPS = 200_000  # whose rates are computed one by one to be drawn
+MAX_DRAWN_STEPS = 200_000  # since the learning rates are computed one by one
 
 
 def curve(values: list[float], width: int = 60, height: int = 8) -> str:
-    """A plot in text: the mean of each stretch of steps, a column each."""
+    """Return a plot in characters. Each column is the mean over a stretch of steps."""
     if not values:
         return "  (no steps)"
     if not all(map(math.isfinite, values)):

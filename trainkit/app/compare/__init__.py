@@ -1,1 +1,1 @@
-"""`trainkit compare`: several configurations trained side by side, as tables and figures."""
+"""`trainkit compare`: train several configurations, and compare them in tables and figures."""

@@ -1,4 +1,4 @@
-"""`compare`: configurations trained side by side, in one table and a few figures."""
+"""`compare`: train configurations; write one table and a few figures."""
 
 from __future__ import annotations
 
@@ -23,35 +23,37 @@ from .trial import Trial
 if TYPE_CHECKING:
     import argparse
 
-DRAWN = 12  # trials in one figure, at most
+MAX_DRAWN = 12  # trials in one figure
 
 
 class Stopped(BaseException):
-    """A signal came; nothing on its way out takes it for an error."""
+    """A signal ended the training. It is a BaseException, so that no code handles it as an error."""
 
 
 def compare(args: argparse.Namespace) -> int:
     """Train each configuration, or each point of a grid over it; print the table; write it and the figures into a folder.
 
-    Whatever ends it, an error or a signal, the trials that are done are in the table.
+    The table has every finished trial, even if an error or a signal ends the command.
     """
     if not args.paths:
         raise UserError("compare: no CONF; name YAML files, compare conf/reports/cadei_*.yaml")
     if args.against is not None:
         interop.find(args.against)
         if args.grid:
-            raise UserError("compare: --grid and --against do not go together; choose a point, then hold it against the rival")
+            raise UserError(
+                "compare: --grid and --against do not go together; choose a point, then compare it with the reference"
+            )
     plans = plans_of(args)
     folder = Comparison(args.out or run_folder(Path("compare")), numbered=args.out is None)
     folder.begin()
     done: list[Trial] = []
     code = 0
     try:
-        with signals.noting(stopped):
-            trained(plans, args.against, done)
+        with signals.noting(raise_stopped):
+            train_all(plans, args.against, done)
     except (Stopped, signals.Interrupted) as stop:
         code = signals.exit_code(stop.args[0])
-        print_stderr(f"{signals.name(stop.args[0])} came; {len(done)} trial{'s' * (len(done) != 1)} done")
+        print_stderr(f"stopped by {signals.name(stop.args[0])}; {len(done)} trial{'s' * (len(done) != 1)} done")
     finally:
         try:
             if done:
@@ -64,7 +66,7 @@ def compare(args: argparse.Namespace) -> int:
 
 
 class Comparison(Folder):
-    """The folder of a comparison: nothing in it is replaced. It is made and locked before anything is trained."""
+    """The folder of a comparison. It is made and locked before the training; no file in it is replaced."""
 
     kind, worker, marker = "comparison folder", "another comparison", ".trainkit-compare"
     files = ("compare.md", "compare.csv", "compare.json", "figures", EVENTS)
@@ -74,19 +76,19 @@ class Comparison(Folder):
         self._check()
         super().begin()
         try:
-            self._check()  # again, as the lock is held only now
+            self._check()  # again, since the lock is held only now
         except UserError:
             self.undo()
             raise
 
     def _check(self) -> None:
-        there = [] if self.numbered else self.there(self.files)
-        if there:
-            raise UserError(f"comparison folder {self.path}: holds {there[0]} already; choose another with --out")
+        existing = [] if self.numbered else self.there(self.files)
+        if existing:
+            raise UserError(f"comparison folder {self.path}: holds {existing[0]} already; choose another with --out")
 
 
 def plans_of(args: argparse.Namespace) -> list[Plan]:
-    """What is to be trained; errors name their file where there are several."""
+    """Return what to train. If there are several files, errors name theirs."""
     axes = axes_of(args.grid)
     several = len(args.paths) > 1
     plans: list[Plan] = []
@@ -97,16 +99,16 @@ def plans_of(args: argparse.Namespace) -> list[Plan]:
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """The files' names without ending; where two would have one name, their paths. Raises UserError for a file named twice."""
+    """Return the files' names without suffix, or their paths if names are equal. Raises UserError for a file given twice."""
     twice = next((p for i, p in enumerate(paths) if p in paths[:i]), None)
     if twice is not None:
-        raise UserError(f"compare: {twice} stands there twice; name each CONF once")
+        raise UserError(f"compare: {twice} is given twice; name each CONF once")
     stems = [p.stem for p in paths]
     return [stem if stems.count(stem) == 1 else str(p) for stem, p in zip(stems, paths, strict=True)]
 
 
-def trained(plans: Sequence[Plan], against: str | None, done: list[Trial]) -> None:
-    """Train each; `done` has every finished trial at any moment, also one whose rival is still at work."""
+def train_all(plans: Sequence[Plan], against: str | None, done: list[Trial]) -> None:
+    """Train each plan. `done` always holds every finished trial, even while its reference is still training."""
     for i, plan in enumerate(plans):
         print_stderr(f"{i + 1} of {len(plans)}: {plan.name}")
         before = len(done)
@@ -116,7 +118,7 @@ def trained(plans: Sequence[Plan], against: str | None, done: list[Trial]) -> No
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Errors begin with the name, if it is one."""
+    """Let errors begin with the name, unless it is empty."""
     try:
         yield
     except UserError as error:
@@ -126,7 +128,7 @@ def naming(name: str) -> Iterator[None]:
         raise UserError("\n".join(x if x.startswith(name) else f"{name}: {x}" for x in lines)) from error
 
 
-def stopped(number: int) -> NoReturn:
+def raise_stopped(number: int) -> NoReturn:
     raise Stopped(number)
 
 
@@ -143,7 +145,7 @@ def report(trials: Sequence[Trial], folder: Path, log: bool, grid: bool) -> None
             write(content.encode(), folder / f"compare.{name}")
     finally:
         print_stdout(short)
-    shown = trials if len(trials) <= DRAWN else tables.ranked(trials)[:DRAWN]
+    shown = trials if len(trials) <= MAX_DRAWN else tables.ranked(trials)[:MAX_DRAWN]
     files = "compare.md, compare.csv, compare.json"
     try:
         figures.write(figures.draw(shown, log), folder)

@@ -1,4 +1,4 @@
-"""A grid over a configuration: each point is a trial; points that differ in the learning rate alone share one training."""
+"""A grid over a configuration. Each point is a trial; points that differ only in the learning rate share one training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .trial import Curves, Trial
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-OWN_RATES = {"OneCycleLR", "CyclicLR"}  # schedules that do not start from the optimizer's rate
+OWN_RATES = {"OneCycleLR", "CyclicLR"}  # schedules that ignore the optimizer's learning rate
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,20 @@ class Axis:
 
 @dataclass(frozen=True)
 class Plan:
-    """One training: a resolved configuration, and the points of the grid that its replicas stand for, by name."""
+    """One training: a resolved configuration, and the names of the grid's points that its replicas represent."""
 
     name: str
     config: dict[str, Any]
     points: list[str]
 
     def run(self, against: str | None, keep: Callable[[Trial], None] = lambda trial: None) -> list[Trial]:
-        """The trials of its points. `keep`: see `trial.run`."""
-        whole = trial.run(self.name, self.config, against, keep)
-        return [whole] if len(self.points) == 1 else parts_of(whole, self.points)
+        """Train, and return a trial per point. `keep`: see `trial.run`."""
+        together = trial.run(self.name, self.config, against, keep)
+        return [together] if len(self.points) == 1 else split_trial(together, self.points)
 
 
 def axis(text: str) -> Axis:
-    """`optimizer.SGD.lr=0.1,0.01` as a key and its values; commas inside brackets do not part."""
+    """Parse `optimizer.SGD.lr=0.1,0.01` as a key and its values. Commas inside brackets do not separate values."""
     key, equals, rest = text.partition("=")
     values, depth = [""], 0
     for c in rest:
@@ -55,22 +55,22 @@ def axis(text: str) -> Axis:
         else:
             values[-1] += c
     if not equals or not key or not all(v.strip() for v in values):
-        raise UserError(f"--grid {text}: no axis; write key=value,value, optimizer.SGD.lr=0.1,0.01")
+        raise UserError(f"--grid {text}: not an axis; write key=value,value, optimizer.SGD.lr=0.1,0.01")
     if len(set(values)) < len(values):
-        raise UserError(f"--grid {text}: a value stands there twice")
+        raise UserError(f"--grid {text}: a value is given twice")
     return Axis(key, values)
 
 
 def planned(path: Path, overrides: Sequence[str], axes: Sequence[Axis], several: bool, name: str = "") -> list[Plan]:
-    """The trainings that a configuration and a grid ask for, each built once to find its errors before anything is trained.
+    """Return the trainings of a configuration and a grid. Each is built once, to find its errors before any training.
 
-    Learning rates become replicas of one training, where the net takes replicas. name: in the table, else the file's.
+    Learning rates become replicas of one training, if the net can be replicated. name: the row's name, by default the file's.
     """
     name = name or path.stem
     if not axes:
         return [single_fit(name, compose([path], overrides))]
     head = [name] if several else []
-    labels = labelled(axes)
+    labels = axis_labels(axes)
     rates = next((a for a in axes if a.key.startswith("optimizer.") and a.key.endswith(".lr")), None)
     rest = [a for a in axes if a is not rates]
     plans: list[Plan] = []
@@ -89,28 +89,28 @@ def planned(path: Path, overrides: Sequence[str], axes: Sequence[Axis], several:
             override(composed, f"{rates.key}={value}")
             single.append(single_fit(point, composed))
         if len(points) > 1 and can_replicate(single[0].config):
-            whole = " ".join([*head, f"{labels[rates.key]}={','.join(rates.values)}", *words])
-            plans.append(Plan(whole, with_rates(single[0].config, rates), points))
+            joint = " ".join([*head, f"{labels[rates.key]}={','.join(rates.values)}", *words])
+            plans.append(Plan(joint, with_rates(single[0].config, rates), points))
         else:
             plans += single
     return plans
 
 
 def single_fit(point: str, composed: DictConfig) -> Plan:
-    """The training of one point. Raises UserErrors for what its configuration has wrong."""
+    """Return the training of one point. Raises UserError for errors of its configuration."""
     config = resolve(composed)
     build(config)
     return Plan(point, config, [point])
 
 
-def labelled(axes: Sequence[Axis]) -> dict[str, str]:
-    """The last word of each key, or the whole key where two end alike."""
+def axis_labels(axes: Sequence[Axis]) -> dict[str, str]:
+    """Return the last word of each key, or the whole key if two end alike."""
     last = [a.key.rpartition(".")[2] for a in axes]
     return {a.key: word if last.count(word) == 1 else a.key for a, word in zip(axes, last, strict=True)}
 
 
 def axes_of(texts: Sequence[str]) -> list[Axis]:
-    """Each `--grid` as an axis. Raises UserError where two have one key."""
+    """Parse each `--grid` as an axis. Raises UserError if two have the same key."""
     axes = [axis(text) for text in texts]
     keys = [a.key for a in axes]
     twice = next((k for k in keys if keys.count(k) > 1), None)
@@ -120,7 +120,7 @@ def axes_of(texts: Sequence[str]) -> list[Axis]:
 
 
 def check_rates(rates: Axis, composed: DictConfig) -> None:
-    """Numbers, for the optimizer that the configuration has, and no schedule that brings rates of its own."""
+    """Raise UserError unless the values are numbers for the configured optimizer, and its schedule uses them."""
     for value in rates.values:
         number(value, rates.key)
     plain = unresolved(composed)
@@ -131,18 +131,18 @@ def check_rates(rates: Axis, composed: DictConfig) -> None:
             raise UserError(f"--grid {rates.key}: {schedule} sets the rate itself, all points would be equal; try {key}")
     named = name_and_arguments("optimizer", optimizer, "optimizer", [])
     if named is None or rates.key.split(".")[1] != named[0]:
-        raise UserError(f"--grid {rates.key}: the optimizer is {yaml_repr(optimizer)}; name its rate")
+        raise UserError(f"--grid {rates.key}: the optimizer is {yaml_repr(optimizer)}; name its learning rate")
     if named[1] is not None and not isinstance(named[1], dict):
         raise UserError(f"--grid {rates.key}: optimizer.{named[0]} is {yaml_repr(named[1])}; name its arguments, {{lr: 0.1}}")
 
 
 def can_replicate(config: dict[str, Any]) -> bool:
-    """Whether every module of the net can be replicated."""
+    """Return whether every module of the net can be replicated."""
     return all(m.can_replicate for _, m in build(config).net.modules())
 
 
 def with_rates(config: dict[str, Any], rates: Axis) -> dict[str, Any]:
-    """The configuration with every replica once for each rate: one training, the same seeds for each rate."""
+    """Return the configuration of one training that has every replica once per learning rate, with the same seeds."""
     seeds = build(config).trainer().replica_seeds()
     values = [number(v, rates.key) for v in rates.values]
     name, arguments = next(iter(config["optimizer"].items()))
@@ -155,26 +155,29 @@ def with_rates(config: dict[str, Any], rates: Axis) -> dict[str, Any]:
 
 
 def number(text: str, key: str) -> float:
+    """Return a learning rate as a float. Raises UserError if it is not a number."""
     try:
         return float(text)
     except ValueError:
         raise UserError(f"--grid {key}: {text}; a learning rate is a number") from None
 
 
-def parts_of(whole: Trial, points: Sequence[str]) -> list[Trial]:
-    """The trials that one training's replicas stand for, in equal stretches."""
-    together = whole.outcomes[0]
-    size = together.models // len(points)
+def split_trial(together: Trial, points: Sequence[str]) -> list[Trial]:
+    """Split one training into a trial per point. Each has an equal stretch of the replicas."""
+    fit = together.outcomes[0]
+    size = fit.models // len(points)
     trials = []
     for k, name in enumerate(points):
-        part = slice(k * size, (k + 1) * size)
+        stretch = slice(k * size, (k + 1) * size)
         own = replace(
-            together,
-            metrics={m: values[part] for m, values in together.metrics.items()},
-            seconds=together.seconds / len(points),
-            seeds=together.seeds[part],
-            failed=[r - k * size for r in together.failed if r // size == k],
+            fit,
+            metrics={m: values[stretch] for m, values in fit.metrics.items()},
+            seconds=fit.seconds / len(points),
+            seeds=fit.seeds[stretch],
+            failed=[r - k * size for r in fit.failed if r // size == k],
         )
-        curves = Curves(whole.curves.epochs, {m: [row[part] for row in rows] for m, rows in whole.curves.values.items()})
-        trials.append(Trial(name, whole.loss, [own], curves, None))
+        curves = Curves(
+            together.curves.epochs, {m: [row[stretch] for row in rows] for m, rows in together.curves.values.items()}
+        )
+        trials.append(Trial(name, together.loss, [own], curves, None))
     return trials

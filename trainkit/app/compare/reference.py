@@ -1,4 +1,4 @@
-"""Replicas trained alone, then by a rival from the same weights over the same batches; how far apart they end."""
+"""Train each replica alone and by a reference implementation, from the same weights and batches; compare the results."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from trainkit.trainer.session import Session
 from .timed_fit import Clock, TimedFit, measured, outcome, train
 
 
-class Settings(Clock):
-    """A clock that notes what a schedule gave the optimizer at each step of a single model, for a rival to repeat."""
+class ScheduleRecorder(Clock):
+    """A clock that records the learning rate and momentum of each step of a single model, for the reference to repeat."""
 
     def on_fit_start(self, session: Session) -> None:
         self.rates: list[float] = []
@@ -33,10 +33,13 @@ class Settings(Clock):
         self.momenta.append(momentum_of(session.optimizer))
 
 
-def pair(rival: str, config: dict[str, Any], data: Dataset) -> tuple[Session, Clock, Any]:
-    """One replica trained alone, its clock, and what the rival made of the same weights over the same batches."""
-    fit = interop.find(rival).fit
-    parts, clock = build(config), Settings()
+def pair(reference: str, config: dict[str, Any], data: Dataset) -> tuple[Session, Clock, Any]:
+    """Train one replica alone, then by the reference, from the same weights and batches.
+
+    Return the session, its clock, and the result of the reference.
+    """
+    fit = interop.find(reference).fit
+    parts, clock = build(config), ScheduleRecorder()
     start = parts.net.state_dict()
     one = train(parts, data, clock, quiet=True)
     with threads.restored():
@@ -44,48 +47,50 @@ def pair(rival: str, config: dict[str, Any], data: Dataset) -> tuple[Session, Cl
         return one, clock, fit(one, start, clock.rates, clock.momenta)
 
 
-def rehearse(rival: str, config: dict[str, Any], seed: int, data: Dataset) -> None:
-    """A few steps of each, uncounted; and what the rival has not is told before anything is trained."""
+def rehearse(reference: str, config: dict[str, Any], seed: int, data: Dataset) -> None:
+    """Train three steps of each, untimed. Raises UserError for what the reference lacks, before the real training."""
     few = of_replica(config, 0, seed)
     few["trainer"]["max_steps"] = 3
-    pair(rival, few, data)
+    pair(reference, few, data)
 
 
 def compare_with_reference(
-    rival: str, config: dict[str, Any], data: Dataset, session: Session, together: TimedFit
+    reference: str, config: dict[str, Any], data: Dataset, session: Session, together: TimedFit
 ) -> list[TimedFit]:
-    """`together`, then each replica trained alone, then by the rival from the same weights over the same batches.
+    """Return `together`, then each replica trained alone, then by the reference from the same weights and batches.
 
-    The two take turns, so that a machine whose speed drifts is fair to both.
+    The two take turns, so that a drift of the machine's speed affects both.
     """
-    whole = session.net.state_dict()
+    trained = session.net.state_dict()
     ours: list[Metrics] = []
     theirs: list[Metrics] = []
     steps, seconds = 0, [0.0, 0.0]
-    apart_whole: list[float] = []
-    apart_rival: list[float] = []
+    to_replica: list[float] = []
+    to_reference: list[float] = []
     for r in range(session.replicas):
-        one, clock, other = pair(rival, of_replica(config, r, session.seeds[r]), data)
+        one, clock, other = pair(reference, of_replica(config, r, session.seeds[r]), data)
         ours.append(measured(one))
         theirs.append({name: [value] for name, value in other.metrics.items()})
         steps += one.progress.step
         seconds = [seconds[0] + clock.seconds, seconds[1] + other.seconds]
         state = one.net.state_dict()
-        apart_rival.append(apart(state, other.state))
-        apart_whole.append(apart(state, whole if session.replicas == 1 else {n: p[r] for n, p in whole.items()}))
+        to_reference.append(max_difference(state, other.state))
+        to_replica.append(max_difference(state, trained if session.replicas == 1 else {n: p[r] for n, p in trained.items()}))
     draws = any(getattr(m, "p", 0) for _, m in session.net.modules() if hasattr(m, "generators"))
-    comparable = not session.params_replaced and not draws  # the rival draws other masks, and keeps no best weights
-    each = steps / session.replicas
-    by = f"{interop.TITLES[rival]}, one by one"
+    comparable = (
+        not session.params_replaced and not draws
+    )  # the reference draws other masks, and does not keep the best weights
+    mean_steps = steps / session.replicas
+    by = f"{interop.TITLES[reference]}, one by one"
     return [
-        replace(together, difference=largest(apart_whole) if session.replicas > 1 else None),
-        outcome("trainkit, one by one", joined(ours), each, seconds[0], session),
-        outcome(by, joined(theirs), each, seconds[1], session, largest(apart_rival) if comparable else None),
+        replace(together, difference=max_or_nan(to_replica) if session.replicas > 1 else None),
+        outcome("trainkit, one by one", joined(ours), mean_steps, seconds[0], session),
+        outcome(by, joined(theirs), mean_steps, seconds[1], session, max_or_nan(to_reference) if comparable else None),
     ]
 
 
 def of_replica(config: dict[str, Any], r: int, seed: int) -> dict[str, Any]:
-    """The configuration of replica r alone."""
+    """Return the configuration of replica r alone."""
     alone = {**config, "seed": seed, "trainer": {**(config.get("trainer") or {}), "replicas": 1, "seeds": None}}
     name, arguments = next(iter(config["optimizer"].items())) if isinstance(config["optimizer"], dict) else ("", None)
     if isinstance(arguments, dict):
@@ -94,16 +99,16 @@ def of_replica(config: dict[str, Any], r: int, seed: int) -> dict[str, Any]:
     return alone
 
 
-def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """The largest difference of an element; NaN where one is."""
-    return largest([float((a[name] - b[name].to(a[name])).abs().max()) for name in a if a[name].numel()])
+def max_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Return the largest difference of an element, or NaN if any is NaN."""
+    return max_or_nan([float((a[name] - b[name].to(a[name])).abs().max()) for name in a if a[name].numel()])
 
 
-def largest(values: Sequence[float]) -> float:
-    """NaN where one is, which `max` would pass over."""
+def max_or_nan(values: Sequence[float]) -> float:
+    """Return the maximum, or NaN if any value is NaN, which `max` may ignore."""
     return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
 
 
 def joined(metrics: Sequence[Metrics]) -> Metrics:
-    """The metrics of single models as those of several."""
+    """Return the metrics of single models as those of several."""
     return {name: [m[name][0] for m in metrics] for name in metrics[0]}

@@ -1,4 +1,4 @@
-"""A configuration trained once, against the clock, and what came out of it."""
+"""Train a configuration once, timed; its metrics, and which of its models failed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from trainkit.trainer.session import Session
 
 @dataclass(frozen=True)
 class TimedFit:
-    """What came out of training some models: `by` whom, metrics (a value a model), steps and seconds of the training alone.
+    """The result of training some models: the implementation (`by`), metrics (one value per model), steps and seconds.
 
-    seeds: of the models. threads: torch's. failed: the places in these lists of those that learned nothing (see `failures`).
+    seeds: one per model. threads: torch's. failed: the indices of the models that learned nothing (see `failures`).
     difference: the largest difference of a parameter to the same model trained alone, or None.
     """
 
     by: str
     metrics: Metrics
-    steps: float  # of one model, the mean: early stopping may end one sooner
+    steps: float  # per model, the mean: early stopping may end some earlier
     seconds: float  # of all models
     seeds: list[int]
     failed: list[int] = field(default_factory=list)
@@ -37,16 +37,16 @@ class TimedFit:
         return len(self.seeds)
 
     @property
-    def us_a_step(self) -> float:
-        """Microseconds a step and model."""
+    def us_per_step(self) -> float:
+        """Microseconds per step and model."""
         return self.seconds / max(1, self.steps * self.models) * 1e6
 
 
 class Clock(Callback):
-    """Seconds of the steps, validations and callbacks of a run."""
+    """Measures the seconds of the steps, validations and callbacks of a run."""
 
     def on_fit_start(self, session: Session) -> None:
-        self.excluded_seconds = 0.0  # seconds spent on something else
+        self.excluded_seconds = 0.0  # not part of the training, such as the recording of curves
         self.began = time.perf_counter()
 
     def on_train_end(self, session: Session) -> None:
@@ -54,12 +54,17 @@ class Clock(Callback):
 
 
 def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Session:
-    """Fit without the callbacks that write into a run's folder; quiet: without the progress bar too."""
+    """Fit without the callbacks that write into a run's folder. quiet: without the progress bar too.
+
+    Raises signals.Interrupted if a signal ended the training.
+    """
     others = {
         k: cb for k, cb in parts.callbacks.items() if not (cb.needs_run_folder or (quiet and isinstance(cb, ProgressBar)))
     }
     parts.callbacks.clear()
-    parts.callbacks.update({"(clock)": clock, **others})  # first: it sees a step before a schedule moves on
+    parts.callbacks.update(
+        {"(clock)": clock, **others}
+    )  # first, so that it reads the learning rate before a schedule changes it
     trainer = parts.trainer()
     trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data)
     session = trainer.fitted()
@@ -69,27 +74,30 @@ def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Ses
 
 
 def measured(session: Session) -> Metrics:
-    """Loss and error of every part as the net is now: `train/loss`, `val/error`."""
+    """Evaluate the current net on every split; return `train/loss`, `val/error` and so on."""
     return {
         f"{name}/{metric}": values
-        for name, part in session.data.parts().items()
-        for metric, values in session.evaluate(part).items()
+        for name, split in session.data.parts().items()
+        for metric, values in session.evaluate(split).items()
     }
 
 
 def outcome(
     by: str, metrics: Metrics, steps: float, seconds: float, session: Session, difference: float | None = None
 ) -> TimedFit:
-    """The outcome of the models of the session's seeds, with those that failed named."""
+    """Return the TimedFit of the models of the session's seeds, with those that failed."""
     failed = [r for r, bad in enumerate(failures(metrics, session.data.train)) if bad]
     return TimedFit(by, metrics, steps, seconds, session.seeds, failed, difference, threads.chosen(session, None))
 
 
-def failures(metrics: Metrics, part: Split) -> list[bool]:
-    """Which models learned nothing: a value is not finite, or the training error is more than half of that of the best
-    constant answer, the commonest class."""
+def failures(metrics: Metrics, train: Split) -> list[bool]:
+    """Return which models learned nothing.
+
+    These have a non-finite value, or a training error of more than half that of the best constant prediction, the most
+    frequent class.
+    """
     finite = [all(map(math.isfinite, values)) for values in zip(*metrics.values(), strict=True)]
-    if part.label is None or "train/error" not in metrics:
+    if train.label is None or "train/error" not in metrics:
         return [not ok for ok in finite]
-    constant = 1 - int(part.label.bincount().max()) / len(part)
+    constant = 1 - int(train.label.bincount().max()) / len(train)
     return [not ok or error > constant / 2 for ok, error in zip(finite, metrics["train/error"], strict=True)]

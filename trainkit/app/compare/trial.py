@@ -1,4 +1,4 @@
-"""A trial: one configuration trained, and looked at while it trains. What `compare` tells and draws of it."""
+"""A trial: one configuration, trained and evaluated while it trains; what `compare` prints and draws."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .decision_regions import DecisionRegions, decision_regions
 from .reference import compare_with_reference, rehearse
 from .timed_fit import Clock, TimedFit, measured, outcome, train
 
-CURVE_POINTS = 60  # how often a run is looked at: enough for a smooth curve
+CURVE_POINTS = 60  # evaluations over a run: enough for a smooth curve
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Loss and error of each part over the run, in evaluation mode.
+    """Loss and error of each split over the run, in evaluation mode.
 
-    `values["val/loss"][i][r]` is replica r's after `epochs[i]` epochs; epoch 0 is the untrained net. A run that ended inside an
-    epoch has a fraction of one last.
+    `values["val/loss"][i][r]` is replica r's after `epochs[i]` epochs; epoch 0 is the untrained net. The last entry is a
+    fraction if the run ended inside an epoch.
     """
 
     epochs: list[float] = field(default_factory=list)
@@ -32,8 +32,8 @@ class Curves:
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration: its name, its loss, who trained it with what outcome (all replicas at once first), the curves of that
-    training, and the plane if it has one."""
+    """One configuration: its name, its loss, a TimedFit per implementation (first all replicas at once), the curves of the
+    first one, and its decision regions, if the data is a plane."""
 
     name: str
     loss: str
@@ -43,7 +43,7 @@ class Trial:
 
 
 class CurveRecorder(Clock):
-    """A clock that evaluates all parts some sixty times over the run, first before its first step. Looking is not counted."""
+    """A clock that evaluates all splits about sixty times over the run, also before the first step. It excludes that time."""
 
     def on_fit_start(self, session: Session) -> None:
         self.curves = Curves()
@@ -65,13 +65,13 @@ class CurveRecorder(Clock):
     def on_train_end(self, session: Session) -> None:
         super().on_train_end(session)
         ended = session.progress.step / session.steps_per_epoch
-        if ended != self.curves.epochs[-1]:  # inside an epoch, or at one where no look was due
+        if ended != self.curves.epochs[-1]:  # inside an epoch, or at one without an evaluation
             self._record(session, ended)
 
     def _record(self, session: Session, epoch: float) -> None:
         try:
             metrics = measured(session)
-        except signals.Interrupted:  # the session has noted it, and ends
+        except signals.Interrupted:  # the session has recorded the signal, and ends
             return
         self.curves.epochs.append(epoch)
         for name, values in metrics.items():
@@ -83,21 +83,21 @@ def run(
 ) -> Trial:
     """Train a resolved configuration, all replicas at once, without the callbacks that write.
 
-    against: the name of a rival (see `rivals/`); each replica is then trained alone too, and by the rival, in turn. `keep` is
-    given the trial before that, so that it is not lost where they break off.
-    Raises UserError for what the configuration or its data has wrong, signals.Interrupted where a signal ended the training.
+    against: the name of a reference implementation (see `trainkit.interop`). Each replica is then trained alone, and by the
+    reference, in turn. `keep` is called with the trial before that, so that it is not lost if those end early.
+    Raises UserError for an error of the configuration or its data, signals.Interrupted if a signal ended the training.
     """
     parts = build(config)
     raw = parts.data()
     if against is not None:
         rehearse(against, config, parts.trainer().replica_seeds()[0], raw)
-    looks = CurveRecorder()
-    session = train(parts, raw, looks)
+    recorder = CurveRecorder()
+    session = train(parts, raw, recorder)
     metrics, by = measured(session), "trainkit" if session.replicas == 1 else f"trainkit, {session.replicas} at once"
     plane = decision_regions(session, raw, metrics)
-    together = outcome(by, metrics, session.progress.step, looks.seconds, session)
-    whole = Trial(name, repr(parts.loss), [together], looks.curves, plane)
+    together = outcome(by, metrics, session.progress.step, recorder.seconds, session)
+    done = Trial(name, repr(parts.loss), [together], recorder.curves, plane)
     if against is None:
-        return whole
-    keep(whole)
-    return replace(whole, outcomes=compare_with_reference(against, config, raw, session, together))
+        return done
+    keep(done)
+    return replace(done, outcomes=compare_with_reference(against, config, raw, session, together))

@@ -1,10 +1,10 @@
-"""A fit that is interrupted at a point, for `verify-resume`.
+"""A fit that interrupts itself at a point, for `verify-resume`.
 
     python -m trainkit.app.verify_resume.interrupt '{"phase": "step", "step": 7, "saved": 0, "engine": "eager", "paths": [...],
                                                      "overrides": [...], "imports": [...], "run_dir": "..."}'
 
-It is `trainkit fit` and one private callback, which sends this very process a signal: SIGTERM, or SIGKILL during a save. The
-run that resumes is `trainkit fit --resume`, and does not know of it.
+It is `trainkit fit` with one private callback, which sends its own process a signal: SIGTERM, or SIGKILL during a save. The
+resumed run is a plain `trainkit fit --resume`.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
 from trainkit.trainer.settings import Engine
 
-NEVER = {"phase": "step", "step": 0, "saved": 0}  # a point that no run comes to
-NAME = "trainkit.interrupt"  # of the callback, as a user would not name one; it is in the interrupted run's checkpoints
+NEVER = {"phase": "step", "step": 0, "saved": 0}  # a point that no run reaches
+NAME = "trainkit.interrupt"  # of the callback, in the interrupted run's checkpoints; a user is unlikely to choose it
 
 
 class SignalAtPoint(Callback):
-    """A signal at `step`, in a run of that mode, as the uninterrupted one was."""
+    """Sends a signal at `step`, in a run with the engine of the uninterrupted one."""
 
-    def __init__(self, step: int, saved: int, mode: Engine) -> None:
-        self.step, self.saved, self.mode = step, saved, mode
+    def __init__(self, step: int, saved: int, engine: Engine) -> None:
+        self.step, self.saved, self.engine = step, saved, engine
 
     def setup(self, session: Session) -> None:
-        session.settings.engine = self.mode
+        session.settings.engine = self.engine
 
     def next_step(self, step: int) -> int | None:
         return min((s for s in (self.saved, self.step) if s > step), default=None)
 
 
 class AtStep(SignalAtPoint):
-    """After the step, as if in it: a signal that comes inside one is heard at its end."""
+    """Sends it after the step, where a signal inside the step is handled too."""
 
     def on_train_batch_end(self, session: Session) -> None:
         if session.progress.step == self.step:
@@ -53,7 +53,7 @@ class AtStep(SignalAtPoint):
 
 
 class AtEpochEnd(SignalAtPoint):
-    """Between an epoch's validation and its checkpoint."""
+    """Sends it between an epoch's validation and its checkpoint."""
 
     def on_train_epoch_end(self, session: Session) -> None:
         if session.progress.step == self.step:
@@ -61,21 +61,21 @@ class AtEpochEnd(SignalAtPoint):
 
 
 class InValidation(SignalAtPoint):
-    """Inside a validation, which is left without a result."""
+    """Sends it inside a validation, which then has no result."""
 
     def on_fit_start(self, session: Session) -> None:
         check = session.check_interrupt
 
-        def strike() -> None:
+        def send_and_check() -> None:
             if session.progress.step == self.step and session.signal is None and not session.loop_ended:
                 signal.raise_signal(signal.SIGTERM)
             check()
 
-        session.check_interrupt = strike  # type: ignore[method-assign]  # it is called before each batch of an evaluation
+        session.check_interrupt = send_and_check  # type: ignore[method-assign]  # called before each batch of an evaluation
 
 
 class InSave(SignalAtPoint):
-    """A save after the step `saved`; in another one after `step` a kill, when the temporary is written and not renamed yet."""
+    """Saves after the step `saved`; kills the process in a save after `step`, when the temporary file is not yet renamed."""
 
     def on_checkpoint(self, session: Session) -> None:
         saver: Any = next(cb for cb in session.callbacks.values() if isinstance(cb, Checkpoint))
@@ -88,6 +88,7 @@ class InSave(SignalAtPoint):
 
 
 def kill(*_: object) -> None:
+    """Kill this process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -95,15 +96,16 @@ PHASES: dict[str, type[SignalAtPoint]] = {"step": AtStep, "epoch": AtEpochEnd, "
 
 
 def main(argv: list[str]) -> int:
+    """Run the fit that the JSON text in `argv` describes, and return its exit code."""
     point = json.loads(argv[0])
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:  # inherited; the fit would leave its own signal ignored
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:  # inherited; the signal would be ignored
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         for path in point["imports"]:
             registry.import_file(Path(path))
-        strike = PHASES[point["phase"]](point["step"], point["saved"], point["engine"])
+        callback = PHASES[point["phase"]](point["step"], point["saved"], point["engine"])
         composed = compose([Path(path) for path in point["paths"]], point["overrides"])
-        trainer, summary = Experiment(composed, extra_callbacks={NAME: strike}).train(
+        trainer, summary = Experiment(composed, extra_callbacks={NAME: callback}).train(
             RunFolder(Path(point["run_dir"]), new=True)
         )
         return exit_code(trainer, summary)

@@ -1,9 +1,9 @@
-"""Does a resumed run end with the bits of the uninterrupted one? Tried on a configuration, in processes of their own.
+"""Test whether resumed runs of a configuration end with the bits of the uninterrupted one. Each run is a process.
 
-One run is left alone. Others are interrupted, each at a point of its own (see `interrupt.py`), and resumed by
-`trainkit fit --resume` in a new process; then the folders are compared. On a difference the uninterrupted run is made once
-more, to tell a resume that is not exact from a run that never repeats. A run that `terminate_on_nan` ends (exit code 3) is a
-run too: the resumed one must end so, with the same files.
+One run is not interrupted. Others are interrupted, each at a different point (see `interrupt.py`), and resumed by
+`trainkit fit --resume` in a new process; then the folders are compared. If they differ, the uninterrupted run is repeated, to
+distinguish an inexact resume from a run that is not reproducible. A run that `terminate_on_nan` ends (exit code 3) counts too:
+the resumed one must end with the same code and files.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from . import interrupt
 if TYPE_CHECKING:
     import argparse
 
-MAX_DIFFERENCES = 4  # differences told of a run
-ENDED = (0, NOT_FINITE)  # exit codes of a run that came to its own end
+MAX_DIFFERENCES = 4  # differences printed per run
+ENDED = (0, NOT_FINITE)  # exit codes of a run that was not interrupted
 
 # What is not compared, and why, by its place in a checkpoint or in summary.json. <Timer> is every callback of that class.
 IGNORED = {
-    ("environment",): "versions, threads and device; `fit --resume` tells where they differ",
-    ("callbacks", interrupt.NAME): "this trial's own instrument, in files that the interrupted run wrote",
+    ("environment",): "versions, threads and device; `fit --resume` prints where they differ",
+    ("callbacks", interrupt.NAME): "this test's own callback, in files of the interrupted run",
     ("callbacks", "<Timer>", "elapsed"): "the clock",
     ("callbacks", "<Checkpoint>", "gone"): "files to delete at the next save; when it saves may depend on the clock",
     ("wall_s",): "the clock, in summary.json",
     ("versions",): "the environment, in summary.json",
-}  # and of TensorBoard everything but the scalars' tags, steps and values: the times of events, the names and number of files
+}  # and of TensorBoard all but the scalars' tags, steps and values: the times of events, the names and number of files
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where to interrupt: at `step`, in a phase of `interrupt.PHASES`; a save has another before it, after the step `saved`."""
+    """Where to interrupt: at `step`, in a phase of `interrupt.PHASES`. `saved`: the step of an earlier save, for that phase."""
 
     phase: str
     step: int
@@ -67,7 +67,7 @@ class Point:
 
 
 def verify_resume(args: argparse.Namespace) -> int:
-    """Print a row for each point and a sentence. 0 if every resumed run ends alike, however the run itself does; else 1."""
+    """Print a row per point and a conclusion. Return 0 if every resumed run ends like the uninterrupted one, else 1."""
     if not args.paths:
         raise UserError("verify-resume: no CONF; name a YAML file, verify-resume conf/mlp.yaml trainer.max_epochs=5")
     n = args.points
@@ -76,50 +76,51 @@ def verify_resume(args: argparse.Namespace) -> int:
     config = resolve(compose(args.paths, args.overrides))
     kinds = callback_kinds(config)
     if "Checkpoint" not in kinds.values():
-        raise UserError(
-            "verify-resume: there is nothing to resume from without callbacks.checkpoint; add callbacks.checkpoint={}"
-        )
+        raise UserError("verify-resume: no callbacks.checkpoint, so no run can be resumed; add callbacks.checkpoint={}")
     fit = {
         "paths": [str(path) for path in args.paths],
         "overrides": args.overrides,
         "imports": [str(path) for path in args.imports],
     }
     with scratch(args.keep) as folder:
-        whole = uninterrupted(fit, folder / "whole")
-        chosen = points(whole, n, config.get("seed", 0))
-        epochs, steps, seconds = (whole.summary[k] for k in ("epoch", "step", "wall_s"))
-        nan = f"ended by terminate_on_nan (exit code {NOT_FINITE}), " if whole.code == NOT_FINITE else ""
-        took = f"{seconds:.1f} s and a start"
-        print_stdout(f"uninterrupted: {steps} steps, {epochs} epochs, {nan}{took}; now {len(chosen)} times the same")
+        expected = uninterrupted(fit, folder / "whole")
+        chosen = points(expected, n, config.get("seed", 0))
+        epochs, steps, seconds = (expected.summary[k] for k in ("epoch", "step", "wall_s"))
+        nan = f"ended by terminate_on_nan (exit code {NOT_FINITE}), " if expected.code == NOT_FINITE else ""
+        print_stdout(f"uninterrupted: {steps} steps, {epochs} epochs, {nan}{seconds:.1f} s; now {len(chosen)} interrupted runs")
         width = max(len("interrupted"), *(len(str(p)) for p in chosen))
-        print_stdout(f"{'interrupted':<{width}}  {'resumed from':<14}verdict")
+        print_stdout(f"{'interrupted':<{width}}  {'resumed from':<14}result")
         wrong = 0
         for i, point in enumerate(chosen):
             own = folder / f"point{i + 1}"
-            resumed_from, verdict = trial(point, fit, own, whole, kinds)
-            first, *rest = verdict or ["exact"]
+            resumed_from, found = trial(point, fit, own, expected, kinds)
+            first, *rest = found or ["exact"]
             more = [f"and {len(rest) - MAX_DIFFERENCES} more"] if len(rest) > MAX_DIFFERENCES else []
             print_stdout(
                 f"{point!s:<{width}}  {resumed_from:<14}{first}", *(f"  {line}" for line in rest[:MAX_DIFFERENCES] + more)
             )
-            wrong += bool(verdict)
+            wrong += bool(found)
             if not args.keep:
                 rmtree(own, ignore_errors=True)
         if not wrong:
             print_stdout(f"{len(chosen)} of {len(chosen)} resumed runs end with the bits of the uninterrupted one.")
             return 0
-        again = compare(whole, uninterrupted(fit, folder / "again", whole.engine), kinds)
+        again = compare(expected, uninterrupted(fit, folder / "again", expected.engine), kinds)
     if again:
-        print_stdout(f"Two uninterrupted runs differ too, so this run never repeats, resumed or not: {'; '.join(again[:2])}.")
+        print_stdout(
+            f"Two uninterrupted runs differ too, so this run is not reproducible, resumed or not: {'; '.join(again[:2])}."
+        )
     else:
         print_stdout(
-            f"{wrong} of {len(chosen)} resumed runs end otherwise, while two uninterrupted ones are equal: it is the resume."
+            f"{wrong} of {len(chosen)} resumed runs end differently, while two uninterrupted ones are equal:"
+            " the resume is not exact."
         )
     return 1
 
 
 @contextmanager
 def scratch(keep: bool) -> Iterator[Path]:
+    """Make a temporary folder; remove it at the end, unless `keep`."""
     folder = Path(mkdtemp(prefix="trainkit-verify-"))
     try:
         yield folder
@@ -134,7 +135,7 @@ def scratch(keep: bool) -> Iterator[Path]:
 
 
 class Ended:
-    """What a run has left in its folder, and the exit code it ended with."""
+    """A run that has ended: its exit code, and the content of its folder."""
 
     def __init__(self, folder: Path, code: int = 0) -> None:
         self.code = code
@@ -145,7 +146,7 @@ class Ended:
         files = [
             *checkpoint.list_checkpoints(folder / "checkpoints"),
             *checkpoint.list_checkpoints(folder),
-        ]  # before_nan.pt stands beside them
+        ]  # such as before_nan.pt
         self.files = {path.relative_to(folder).as_posix(): checkpoint.load(path) for path in files}
 
     @property
@@ -154,32 +155,32 @@ class Ended:
 
     @property
     def engine(self) -> str:
-        """eager, compile or graph: `trainer.engine: auto` chooses by the clock, and would not choose alike each time."""
+        """eager, compile or graph. It is fixed, since `trainer.engine: auto` chooses by time and may choose differently."""
         return str(engine_of(self.last))
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Tag to (step, value), as TensorBoard shows them: without what a resumed run has purged."""
+    """Return (step, value) by tag, as TensorBoard shows them: without what a resumed run has purged."""
     files = [path for path in folder.glob("events.out.tfevents.*") if stat.S_ISREG(path.lstat().st_mode)]
     if not files:
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with TemporaryDirectory(prefix="trainkit-events-") as links:  # of files alone: TensorBoard would wait for a pipe
+    with TemporaryDirectory(prefix="trainkit-events-") as links:  # of regular files only: TensorBoard would wait for a pipe
         for path in files:
             Path(links, path.name).symlink_to(path.absolute())
-        events, said = EventAccumulator(links, size_guidance={"scalars": 0}), logging.getLogger("tensorboard")
-        before = said.level
-        said.setLevel(logging.ERROR)  # each purge is a warning
+        events, logger = EventAccumulator(links, size_guidance={"scalars": 0}), logging.getLogger("tensorboard")
+        before = logger.level
+        logger.setLevel(logging.ERROR)  # each purge is a warning
         try:
             events.Reload()
         finally:
-            said.setLevel(before)
+            logger.setLevel(before)
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def uninterrupted(fit: dict[str, list[str]], folder: Path, engine: str | None = None) -> Ended:
-    """The run left alone, with an engine that may be given."""
+    """Train without an interruption, with the configured engine or with `engine`."""
     if engine is None:
         imports = [f"--import={path}" for path in fit["imports"]]
         done = process("trainkit", "fit", *fit["paths"], *fit["overrides"], *imports, f"--run-dir={folder}")
@@ -189,76 +190,82 @@ def uninterrupted(fit: dict[str, list[str]], folder: Path, engine: str | None = 
         raise UserError("the uninterrupted run failed\n" + "\n".join(stderr_tail(done, 10)))
     ended = Ended(folder, done.returncode)
     if ended.summary["stop_reason"] == "max_time":
-        raise UserError("verify-resume: the clock ended the run (max_time), so no other ends alike; end it by steps or epochs")
+        raise UserError("verify-resume: the run ended by max_time, so others end elsewhere; end it by steps or epochs")
     if not ended.summary["step"]:
-        raise UserError("verify-resume: the run has no step, so nothing can be interrupted")
+        raise UserError("verify-resume: the run has no step to interrupt; set trainer.max_epochs")
     return ended
 
 
-def trial(point: Point, fit: dict[str, list[str]], folder: Path, whole: Ended, kinds: dict[str, str]) -> tuple[str, list[str]]:
-    """Interrupt, resume, compare: what was resumed from, and what differs."""
-    ended = interrupted(fit, folder, whole.engine, vars(point))
+def trial(
+    point: Point, fit: dict[str, list[str]], folder: Path, expected: Ended, kinds: dict[str, str]
+) -> tuple[str, list[str]]:
+    """Interrupt a run, resume it, compare it. Return the step it was resumed from, and what differs."""
+    ended = interrupted(fit, folder, expected.engine, vars(point))
     if ended.returncode != (-signal.SIGKILL if point.phase == "save" else 128 + signal.SIGTERM):
         ending = "ended before that point" if ended.returncode in ENDED else "failed"
-        return "-", [f"the run that was to be interrupted {ending}", *stderr_tail(ended, MAX_DIFFERENCES)]
+        return "-", [f"the run to interrupt {ending}", *stderr_tail(ended, MAX_DIFFERENCES)]
     state = checkpoint.load_latest(folder / "checkpoints")[1]["state"]
     resumed = process("trainkit", "fit", f"--resume={folder}", *(f"--import={path}" for path in fit["imports"]))
     resumed_from = f"step {state['step']}"
     if resumed.returncode not in ENDED:
         return resumed_from, ["the resumed run failed", *stderr_tail(resumed, MAX_DIFFERENCES)]
-    return resumed_from, compare(whole, Ended(folder, resumed.returncode), kinds)
+    return resumed_from, compare(expected, Ended(folder, resumed.returncode), kinds)
 
 
 def interrupted(
     fit: dict[str, list[str]], folder: Path, engine: str, point: Mapping[str, Any]
 ) -> subprocess.CompletedProcess[str]:
-    """A fit in a process of its own that is sent a signal at `point`."""
+    """Run a fit in a new process, which sends itself a signal at `point`."""
     return process(interrupt.__name__, json.dumps({**fit, **point, "engine": engine, "run_dir": str(folder)}))
 
 
 def process(module: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """`python -m module words`, with this very trainkit."""
+    """Run `python -m module words` with this copy of trainkit."""
     root, env = Path(__file__).parents[3], dict(os.environ)
-    if "site-packages" not in root.parts:  # a checkout, which the child might not find
+    if "site-packages" not in root.parts:  # a checkout, which the new process may not find
         env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [env.get("PYTHONPATH")])])
     return subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, errors="replace", env=env)
 
 
 def stderr_tail(done: subprocess.CompletedProcess[str], n: int) -> list[str]:
+    """Return the last n lines of stderr, or the exit code if there are none."""
     return [line.removeprefix("error: ") for line in done.stderr.splitlines()[-n:]] or [f"exit code {done.returncode}"]
 
 
 # -- points ----------------------------------------------------------------------------------------------------------------
 
 
-def points(whole: Ended, n: int, seed: int) -> list[Point]:
-    """n random steps before the last; a validation, a save and an epoch's end where the run has them. A function of the run."""
+def points(run: Ended, n: int, seed: int) -> list[Point]:
+    """Return n random steps before the last, and a validation, a save and an epoch's end if the run has them.
+
+    Equal runs and seeds give equal points.
+    """
     draw = random.Random(stream(seed, "verify-resume"))
-    total, data = whole.summary["step"], whole.last["data"]
-    each = -(-data["train"] // data["batch"])
+    total, data = run.summary["step"], run.last["data"]
+    epoch = -(-data["train"] // data["batch"])  # its steps
     inside = range(1, max(total, 2))
     chosen = [Point("step", s) for s in sorted(draw.sample(inside, min(n, len(inside))))]
-    if validated := validations(whole):
+    if validated := validations(run):
         chosen.append(Point("validation", draw.choice(validated)))
     if total > 1:
         step = draw.randrange(2, total + 1)
         chosen.append(Point("save", step, draw.randrange(1, step)))
-    if ends := list(range(each, total, each)) or list(range(each, total + 1, each)):
+    if ends := list(range(epoch, total, epoch)) or list(range(epoch, total + 1, epoch)):
         chosen.append(Point("epoch", draw.choice(ends)))
     return chosen or [Point("step", 1)]
 
 
-def validations(whole: Ended) -> list[int]:
-    """The steps at which the run validated, by its records."""
-    rows = {int(row["step"]) for row in whole.rows if row.get("val/loss")}
-    return sorted(rows or {step for step, _ in whole.scalars.get("val/loss", [])})
+def validations(run: Ended) -> list[int]:
+    """Return the steps at which the run validated, from its metrics.csv or its scalars."""
+    rows = {int(row["step"]) for row in run.rows if row.get("val/loss")}
+    return sorted(rows or {step for step, _ in run.scalars.get("val/loss", [])})
 
 
 # -- comparison ------------------------------------------------------------------------------------------------------------
 
 
 def compare(a: Ended, b: Ended, kinds: dict[str, str]) -> list[str]:
-    """What differs between two runs, a line each: the first step whose records do, then the files, the largest first."""
+    """Return what differs between two runs, in lines: the first step with other records, then the files, the largest first."""
     first = sorted(filter(None, [first_row(a.rows, b.rows), first_scalar(a.scalars, b.scalars)]))
     lines = [f"differs from step {step} on: {words}" for step, words in first]
     found = [("exit code", f"{a.code} and {b.code}")] if a.code != b.code else []
@@ -276,7 +283,7 @@ def compare(a: Ended, b: Ended, kinds: dict[str, str]) -> list[str]:
 
 
 def compared(value: Any, kinds: dict[str, str], *place: str) -> Any:
-    """`value` without what LEFT_OUT names. A place is a tuple of keys, since a callback's name may contain a dot."""
+    """Return `value` without what IGNORED names. A place is a tuple of keys, since a callback's name may contain a dot."""
     if not isinstance(value, dict):
         return value
     kept = {}
@@ -289,7 +296,7 @@ def compared(value: Any, kinds: dict[str, str], *place: str) -> Any:
 
 
 def callback_kinds(config: dict[str, Any]) -> dict[str, str]:
-    """The class of each callback that is left out in part or needed, by its name in the configuration."""
+    """Return the class, timer or checkpoint, of these callbacks by their names in the configuration."""
     classes = {"timer": "Timer", "checkpoint": "Checkpoint"}
     found = {}
     callbacks = config.get("callbacks")
@@ -304,7 +311,7 @@ def callback_kinds(config: dict[str, Any]) -> dict[str, str]:
 
 
 def first_row(a: list[dict[str, str]], b: list[dict[str, str]]) -> tuple[int, str] | None:
-    """The first row of metrics.csv that differs: its step, and how."""
+    """Return the first row of metrics.csv that differs: its step, and how it differs."""
     for x, y in zip(a, b, strict=False):
         for column in dict.fromkeys([*x, *y]):
             if x.get(column) != y.get(column):
@@ -315,7 +322,7 @@ def first_row(a: list[dict[str, str]], b: list[dict[str, str]]) -> tuple[int, st
 
 
 def first_scalar(a: dict[str, list[tuple[int, float]]], b: dict[str, list[tuple[int, float]]]) -> tuple[int, str] | None:
-    """The first scalar of TensorBoard that differs: its step, and how."""
+    """Return the first scalar of TensorBoard that differs: its step, and how it differs."""
     found = []
     for tag in dict.fromkeys([*a, *b]):
         x, y = a.get(tag, []), b.get(tag, [])

@@ -1,6 +1,6 @@
-"""The figures of `compare`: loss and error over the epochs, and what nets of two inputs say about the plane.
+"""The figures of `compare`: loss and error over the epochs, and the decision regions of nets with two inputs.
 
-matplotlib draws them without pyplot, so nothing outside a figure changes; it is imported when the first figure is made.
+matplotlib draws them without pyplot, so no global state changes. It is imported when the first figure is made.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from trainkit.app.compare.trial import Trial
 from trainkit.core.errors import UserError
 from trainkit.core.files import write as write_file
 
-from .epochs import against, courses
+from .epochs import compare_curves, metric_curves
 from .panel import png
 from .plane import predictions, regions, samples
 
 
 def draw(trials: Sequence[Trial], log: bool = False) -> dict[str, bytes]:
-    """PNG files by name, of what the trials have: loss, error, against, data (or data-NAME), regions, predictions.
+    """Return PNG files by name: loss, error, against, data (or data-NAME), regions, predictions, where the trials have them.
 
-    log: loss and error on logarithmic axes. Equal trials give equal bytes. Raises UserError where matplotlib is missing.
+    log: loss and error on logarithmic axes. Equal trials give equal bytes. Raises UserError if matplotlib is missing.
     """
     planes = [(trial, trial.plane) for trial in trials if trial.plane is not None]
     figures = {
-        "loss": courses(trials, "loss", log),
-        "error": courses(trials, "error", log),
-        "against": against(trials, log),
+        "loss": metric_curves(trials, "loss", log),
+        "error": metric_curves(trials, "error", log),
+        "against": compare_curves(trials, log),
         **samples(planes),
         "regions": regions(planes),
         "predictions": predictions(planes),
@@ -37,7 +37,7 @@ def draw(trials: Sequence[Trial], log: bool = False) -> dict[str, bytes]:
 
 
 def write(figures: dict[str, bytes], folder: Path) -> None:
-    """`figures/NAME.png` in `folder`, and all of them as images in a new TensorBoard event file there."""
+    """Write `figures/NAME.png` into `folder`, and all of them as images into a new TensorBoard event file there."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -49,7 +49,7 @@ def write(figures: dict[str, bytes], folder: Path) -> None:
         pictures.mkdir(parents=True, exist_ok=True)
         for name, data in figures.items():
             write_file(data, pictures / f"{name}.png")
-            width, height = struct.unpack(">II", data[16:24])  # every PNG begins with them
+            width, height = struct.unpack(">II", data[16:24])  # the header of a PNG file
             image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=data)  # 3: RGB
             images.append(Summary.Value(tag=f"figures/{name}", image=image))
         events = EventFile(folder)

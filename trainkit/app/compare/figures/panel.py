@@ -1,4 +1,4 @@
-"""What all figures share: colours, a grid of panels, titles, a legend below them, and the PNG file."""
+"""What all figures share: colors, a grid of panels, titles, a legend below them, and the PNG file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# the palette of Okabe and Ito, which colour-blind readers tell apart; without its yellow, too faint on white
+# the palette of Okabe and Ito, which color-blind readers can distinguish; without its yellow, which is too faint on white
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", VERMILLION, "#000000")
 GREY = "#555555"
-DPI = 110  # a figure is at most 1200 pixels wide: read in a README without being scaled
+DPI = 110  # a figure is at most 1200 pixels wide, so that a README shows it unscaled
 LINE = 0.2  # inches from one row of a legend to the next
-SAMPLE = 0.65  # inches of what a legend's words stand beside
-Legend = list[tuple[Any, str]]  # what is shown, and its words
+SAMPLE = 0.65  # inches of a legend's handle, to the left of its text
+Legend = list[tuple[Any, str]]  # handles and their texts
 
 
 def panels(count: int, widths: Sequence[float], height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels in at most three columns; a panel is widths[columns - 1] by height inches."""
+    """Return a figure of `count` panels in at most three columns. A panel is widths[columns - 1] by height inches."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def label(figure: Figure, x: str, y: str) -> None:
 
 
 def title(axes: Axes, name: str, notes: Iterable[str] = ()) -> None:
-    """The panel's name, bold, and under it a small line for each note."""
+    """Write the panel's name in bold, and each note in small letters below it."""
     figure, place = axes.get_figure(root=True), axes.get_subplotspec()
     assert figure is not None
     assert place is not None
@@ -88,21 +88,21 @@ def title(axes: Axes, name: str, notes: Iterable[str] = ()) -> None:
 
 
 def legend(figure: Figure, entries: Legend) -> None:
-    """One legend for all panels, below them, in as many columns as there is room for; the figure grows by its rows."""
+    """Draw one legend below all panels, in as many columns as fit. The figure grows by the legend's rows."""
     if not entries:
         return
     width, height = figure.get_size_inches()
     words = [shortened(text, letters(figure, text, width - SAMPLE, size=9)) for _, text in entries]
-    each = [SAMPLE + inches(figure, text, size=9) for text in words]
+    widths = [SAMPLE + inches(figure, text, size=9) for text in words]
 
     def needed(columns: int) -> float:
-        rows = -(-len(each) // columns)
-        return sum(max(each[i : i + rows]) for i in range(0, len(each), rows))
+        rows = -(-len(widths) // columns)
+        return sum(max(widths[i : i + rows]) for i in range(0, len(widths), rows))
 
-    columns = next((c for c in range(len(each), 1, -1) if needed(c) <= width), 1)
+    columns = next((c for c in range(len(widths), 1, -1) if needed(c) <= width), 1)
     drawn = figure.legend(
         [handle for handle, _ in entries],
-        [f"{i}" for i in range(len(words))],  # matplotlib 3.9 leaves out words that begin with _
+        [f"{i}" for i in range(len(words))],  # matplotlib 3.9 leaves out labels that begin with _
         loc="outside lower center",
         ncols=columns,
         fontsize=9,
@@ -110,13 +110,13 @@ def legend(figure: Figure, entries: Legend) -> None:
         columnspacing=1.5,
         handlelength=2.8,
     )
-    for text, said in zip(drawn.get_texts(), words, strict=True):
-        text.set(text=said, parse_math=False)
-    figure.set_size_inches(width, height + LINE * -(-len(each) // columns))
+    for text, content in zip(drawn.get_texts(), words, strict=True):
+        text.set(text=content, parse_math=False)
+    figure.set_size_inches(width, height + LINE * -(-len(widths) // columns))
 
 
 def inches(figure: Figure, text: str, **font: Any) -> float:
-    """How wide a line of text is."""
+    """Return the width of a line of text in inches."""
     from matplotlib.font_manager import FontProperties
 
     with warnings.catch_warnings():
@@ -125,26 +125,26 @@ def inches(figure: Figure, text: str, **font: Any) -> float:
 
 
 def letters(figure: Figure, text: str, room: float, **font: Any) -> int:
-    """How many letters like those of `text` have room in so many inches."""
+    """Return how many letters like those of `text` fit into `room` inches."""
     text = escape_control(text)
     return max(8, int(0.97 * room * len(text) / inches(figure, text, **font))) if text else 8
 
 
-def patch(colour: str, alpha: float = 1.0) -> Any:
-    """A filled rectangle, for a legend."""
+def patch(color: str, alpha: float = 1.0) -> Any:
+    """Return a filled rectangle, for a legend."""
     from matplotlib.patches import Patch
 
-    return Patch(facecolor=colour, alpha=alpha, linewidth=0)
+    return Patch(facecolor=color, alpha=alpha, linewidth=0)
 
 
 def shortened(text: str, most: int) -> str:
-    """`text`, its middle left out where it is longer than `most` letters."""
+    """Return `text` in at most `most` letters. If it is longer, its middle is left out."""
     text = escape_control(text)
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-((most - 1) // 2) :]}"
 
 
 def wrapped(text: str, most: int) -> list[str]:
-    """`text` in some three lines of at most `most` letters; a word too long for one is broken after a mark such as _ or /."""
+    """Return `text` in about three lines of at most `most` letters. Longer words are broken after a mark such as _ or /."""
     lines = [""]
     for word in shortened(text, 3 * most).split():
         pieces = re.findall(r"(?:[^_/,.-]|[.-](?=\d))+[_/,.-]*|[_/,.-]+", word) if len(word) > most else [word]
@@ -158,18 +158,18 @@ def wrapped(text: str, most: int) -> list[str]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a file of 256 colours, a third as large as one of all colours; without date and version."""
+    """Return the figure as a PNG of 256 colors, which is a third as large as one of all colors; without date and version."""
     from PIL import Image
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks is drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph")  # letters that the font lacks are drawn as boxes
         layout = figure.get_layout_engine()
         assert layout is not None
-        layout.execute(figure)  # drawing does it again: panels of a fixed aspect have their size only after the first time
+        layout.execute(figure)  # drawing does it again: panels of a fixed aspect get their size in the first pass
         figure.canvas.draw()
     pixels = bytes(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
     image = Image.frombytes("RGBA", figure.canvas.get_width_height(), pixels).convert("RGB")
     file = io.BytesIO()
-    nearest = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # keeps the colour of a thin line
+    nearest = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # keeps the color of a thin line
     nearest.save(file, "PNG", optimize=True)
     return file.getvalue()
