@@ -188,7 +188,7 @@ def test_a_run_in_the_folder_of_one_that_saved_nothing_begins_its_logs_anew(
     fit(tmp_path / "run")
     assert log(tmp_path / "run") == log(whole)
     assert verify.scalars(tmp_path / "run") == verify.scalars(whole)
-    assert "metrics.csv: started over; its rows are of a run that saved nothing\n" in capsys.readouterr().err
+    assert "metrics.csv: started over; its rows are those of a run that saved nothing\n" in capsys.readouterr().err
 
 
 def test_a_run_resumed_into_the_folder_of_one_that_saved_nothing_has_none_of_its_rows(
