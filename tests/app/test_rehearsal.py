@@ -69,7 +69,7 @@ LATER = {
     ),
     "a metric of the end": (
         "callbacks.early_stopping={monitor: test/loss}",
-        "no metric 'test/loss'; did you mean 'train/loss'? (lr, train/loss, val/error, val/loss); it is measured after the",
+        "no metric 'test/loss'; did you mean 'train/loss'? (lr, train/loss, val/error, val/loss); it is measured only",
     ),
     "a metric in a file name": (
         "callbacks.checkpoint={monitor: lr, save_top_k: 2, filename: 'e{acc}'}",

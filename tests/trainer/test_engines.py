@@ -57,7 +57,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.data.loader import batches
-from trainkit.trainer.engines import compiled, cuda_graph, select
+from trainkit.trainer.engines import compiled, cuda_graph, multi_step, select
 from trainkit.trainer.engines.compiled import CompiledEngine, traced
 from trainkit.trainer.engines.cuda_graph import CudaGraphEngine
 from trainkit.trainer.engines.multi_step import MultiStepEngine
@@ -383,18 +383,18 @@ def test_a_callback_that_does_not_say_when_it_looks_is_asked_after_each_step(ste
     looks = CurveRecorder()
     trainer, _ = fit(looks, engine="compile")
     assert looks.steps == list(range(1, 21))
-    assert set(trainer.session.engine.many.calls) == {1}  # type: ignore[union-attr]
+    assert set(trainer.session.engine.multi_step.calls) == {1}  # type: ignore[union-attr]
 
 
 def test_calls_are_as_long_as_nobody_looks(stepwise: type[Stepwise], tmp_path: Any) -> None:
     trainer, _ = fit(CSVLogger(), Checkpoint(every_n_steps=7), engine="compile", run_dir=tmp_path, max_epochs=2)
     # an eager first step, then 4 whole batches of 5 an epoch with an odd one behind; saved after step 7
-    assert trainer.session.engine.many.calls == [3, 2, 2]  # type: ignore[union-attr]
+    assert trainer.session.engine.multi_step.calls == [3, 2, 2]  # type: ignore[union-attr]
     for callbacks, calls in (((), [3, 4]), ((Notes(None),), [1, 2, 1, 2, 1])):  # a log at each second step, where it is heard
         trainer, _ = fit(*callbacks, engine="compile", log_every_n_steps=2, max_epochs=2)
-        assert trainer.session.engine.many.calls == calls  # type: ignore[union-attr]
+        assert trainer.session.engine.multi_step.calls == calls  # type: ignore[union-attr]
     trainer, _ = fit(LRScheduler("step", StepLR={"step_size": 1}), engine="compile", max_epochs=2)
-    assert set(trainer.session.engine.many.calls) == {1}  # type: ignore[union-attr]
+    assert set(trainer.session.engine.multi_step.calls) == {1}  # type: ignore[union-attr]
 
 
 def test_a_run_that_is_over_compiles_nothing(stepwise: type[Stepwise]) -> None:
@@ -647,7 +647,8 @@ def test_a_compiled_step_that_differs_from_eager_is_not_used(
     def wrong(function: Any, arguments: Any) -> Any:
         def run(*tensors: Tensor) -> tuple[Tensor]:
             tensors[0].mul_(1.001)
-            return (tensors[-1].clone(),)
+            losses = next(t for t in tensors if t.shape == (multi_step.MAX_STEPS,))
+            return (losses.clone(),)
 
         return run
 

@@ -43,7 +43,7 @@ def test_a_run_from_a_file_has_the_bits_of_the_run_from_memory(folder: Path, dra
 @EXAMPLES
 @given(draw=st.randoms(use_true_random=False))
 def test_steps_taken_back_lead_to_the_runs_own_state(folder: Path, draw: random.Random) -> None:
-    assert shapes.taken_back(shapes.drawn(draw), folder, draw) is None
+    assert shapes.rolled_back(shapes.drawn(draw), folder, draw) is None
 
 
 @EXAMPLES
