@@ -7,7 +7,7 @@ FASHION := .data/fashion_mnist
 # The last of the four files to be moved: if it exists, all do.
 FASHION_LAST := $(FASHION)/train-labels-idx1-ubyte.gz
 
-.PHONY: help fit test bench reports torture fashion-mnist breast-cancer diabetes
+.PHONY: help fit test shake bench reports torture fashion-mnist breast-cancer diabetes
 
 help:
 	@sed -n 1,3p Makefile
@@ -23,6 +23,10 @@ fit: .venv/bin/python
 
 test: .venv/bin/python
 	.venv/bin/python tests
+
+# The suite ten times, each in another order and with another seed.
+shake: .venv/bin/python
+	@for i in 1 2 3 4 5 6 7 8 9 10; do .venv/bin/python -m pytest -p randomly -n 2 --dist worksteal || exit; done
 
 bench: .venv/bin/python
 	.venv/bin/pip install -q -c constraints.txt -e '.[bench]'

@@ -14,6 +14,11 @@ settings.load_profile("shared machine")
 torch.set_num_threads(1)  # nets this small only lose by more, and the workers of xdist share the cores
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take long, or one worker would still run them when the others have nothing left."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def witness(record_property: Any) -> Any:
     """`witness(name, run, skipped)`: a row of the table. It travels with the test's report, from xdist's workers too."""

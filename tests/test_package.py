@@ -196,6 +196,7 @@ def test_the_wheel_works_from_another_folder(target: Path, user: Path) -> None:
     works_for(user, target, target / "trainkit" / "callbacks")
 
 
+@pytest.mark.slow
 def test_an_editable_install_works_from_another_folder(user: Path, tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     pytest.importorskip("editables", reason="hatchling makes editable installs with it")

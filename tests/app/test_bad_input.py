@@ -21,8 +21,8 @@ import torch
 
 from trainkit.app.cli.main import main
 from trainkit.checkpoint import file as checkpoint
-from trainkit.checkpoint.content import check_types
 from trainkit.checkpoint.plain import check_plain
+from trainkit.checkpoint.schema import check_types
 from trainkit.core.errors import UserError
 
 GOOD = """\

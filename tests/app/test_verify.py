@@ -99,6 +99,7 @@ def table(out: str) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 def test_the_example_resumes_exactly_in_new_processes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -419,6 +419,7 @@ def same(a: Trainer, b: Trainer) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.session.optimizer.state(), b.session.optimizer.state(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_compiled_run_is_eagers_within_rounding_and_resumes_to_the_same_bit_from_anywhere() -> None:
     split = ValidationSplit(0.2, every_n_steps=4)
     common: dict[str, Any] = {"batch_size": 4, "clip_norm": 0.5, "max_epochs": 5, "made": drop_net}  # 4 batches of 4, one of 2
@@ -507,6 +508,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_each_net_compiled_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     """The two nets differ by what is inside the loop alone: a key that left that out would give one the code of the other."""
     seen = []

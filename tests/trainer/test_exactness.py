@@ -28,6 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shapes")
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(draw=st.randoms(use_true_random=False))
 def test_a_run_resumed_at_any_step_has_the_bits_of_the_run_left_alone(folder: Path, draw: random.Random) -> None:

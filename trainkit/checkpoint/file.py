@@ -20,9 +20,9 @@ from trainkit.core.errors import UserError, UserErrors, memory_error_message
 from trainkit.core.files import TEMPORARY, write
 from trainkit.core.validation import short_repr
 
-from .content import FORMAT, check_types
 from .plain import check_plain, to_plain
 from .safe_pickle import MAX_OPCODES, check_pickle, opcodes
+from .schema import FORMAT, check_types
 
 CHECKSUM_PREFIX = b"trainkit sha256 "
 COMMENT_BYTES = len(CHECKSUM_PREFIX) + 64

@@ -1,4 +1,16 @@
-"""The trainer: the loop, the callbacks' hooks, the state of a run and how it is saved, and the engines that take the steps."""
+"""Training: the loop, its state, and what callbacks may do.
+
+trainer        Trainer: fit, validate, test, predict      settings       its arguments, checked
+session        what one fit holds; hooks receive it       progress       epoch, step, why it stopped
+loop           epochs and steps                           setup          everything before the first step
+callback       the hooks, and when each is called         engines/       how steps are taken
+evaluation     loss and error of a split, predictions     predictions_csv  predictions as text
+capture        a session as plain values, and back        random_states, environment, same_data: parts of it
+description    a Python fit as a configuration            arguments      objects of a wrong kind
+replay         earlier steps once more                    nonfinite      where a number is not finite
+run_folder     the files of a run                         summary        summary.json
+signals        SIGINT and SIGTERM                         threads, device
+"""
 
 from .callback import Callback as Callback
 from .session import Session as Session

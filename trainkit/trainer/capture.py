@@ -7,9 +7,9 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from trainkit.checkpoint.content import FORMAT, check_types
 from trainkit.checkpoint.plain import to_plain
 from trainkit.checkpoint.safe_pickle import MAX_OPCODES, opcodes
+from trainkit.checkpoint.schema import FORMAT, check_types
 from trainkit.core.errors import UserError, UserErrors
 from trainkit.data.dataset import Dataset
 from trainkit.data.transforms.normalize import Normalizer

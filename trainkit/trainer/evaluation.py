@@ -14,7 +14,7 @@ from trainkit.data.dataset import Dataset, Split, floating
 from trainkit.data.loader import aligned, iter_batches
 from trainkit.data.mapped import MappedRows
 from trainkit.data.transforms.normalize import Normalizer
-from trainkit.metrics.classification import predicted_classes
+from trainkit.metrics.classification import wrong_predictions
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, eval_mode
 
@@ -53,8 +53,7 @@ def evaluate(
             total += summed.fwd(y, t)[0]
             weight += loss.batch_weight(t) if loss.reduction == "mean" else n
             if data.classes is not None and split.label is not None:
-                missed = predicted_classes(y, loss, data, replica_dims) != split.label[i : i + batch_size]
-                wrong += missed.sum(-1)
+                wrong += wrong_predictions(y, split.label[i : i + batch_size], loss, data, replica_dims)
     metrics = {"loss": (total / weight).tolist()}
     if data.classes is not None and split.label is not None:
         metrics["error"] = (wrong / len(split)).tolist()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainkit.checkpoint.content import check_types
+from trainkit.checkpoint.schema import check_types
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.core.rng import generator

@@ -1,1 +1,1 @@
-"""The command line: `main` parses, `commands` does the work."""
+"""The command line: `options` declares the commands, `main` parses the words, `commands` does the work."""

@@ -15,7 +15,7 @@ from trainkit.app.config import registry
 from trainkit.app.config.build import build, run_folder
 from trainkit.app.config.files import compose, in_one_line, resolve, to_yaml
 from trainkit.app.experiment import Experiment, exit_code, load, own_config, run_of
-from trainkit.app.output import Output
+from trainkit.app.prediction_output import Output
 from trainkit.checkpoint import list_checkpoints, load_run
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
@@ -23,7 +23,7 @@ from trainkit.data.dataset import Split
 from trainkit.metrics.statistics import json_summary
 from trainkit.trainer import signals
 from trainkit.trainer.callback import Callback
-from trainkit.trainer.predictions import as_csv
+from trainkit.trainer.predictions_csv import as_csv
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
 

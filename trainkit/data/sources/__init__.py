@@ -1,9 +1,8 @@
 """Where data comes from: one function per kind of source; each returns a Dataset."""
 
-from trainkit.data.source import memory as memory
-
 from .csv import csv as csv
 from .idx import idx as idx
 from .npy import npy as npy
+from .recorded import memory as memory
 from .synthetic import disk as disk
 from .tensors import tensors as tensors

@@ -15,11 +15,11 @@ from trainkit.core.rng import generator
 from trainkit.data.check import columns
 from trainkit.data.dataset import Dataset, Split, Targets, encode
 from trainkit.data.mapped import MappedRows
-from trainkit.data.source import source
 
 from . import arrow, csv_schema
 from .arrow import MISSING
 from .csv_schema import Missing, Schema
+from .recorded import source
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import MAX_DIMS, Dataset, Split, Targets, encode, floating
 from trainkit.data.mapped import MappedRows, Rows
-from trainkit.data.source import source
 
+from .recorded import source
 from .tensors import class_names
 
 FIX = "run `make fashion-mnist`, or point data.root at the four MNIST-format files"

@@ -15,8 +15,8 @@ from torch import Tensor
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import Dataset, Split, Targets, encode, floating
 from trainkit.data.mapped import MappedRows, Rows
-from trainkit.data.source import source
 
+from .recorded import source
 from .tensors import class_names
 
 DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float16", "float32", "float64")

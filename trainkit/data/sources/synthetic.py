@@ -10,7 +10,8 @@ import torch
 from trainkit.core.errors import UserError
 from trainkit.core.rng import generator
 from trainkit.data.dataset import Dataset, Split, Targets, encode
-from trainkit.data.source import source
+
+from .recorded import source
 
 BALANCED = 1 / math.sqrt(2 * math.pi)  # pi r^2 = 1/2: half the points inside
 

@@ -1,4 +1,10 @@
-"""Layers, one family per file, each with `bwd` directly under `fwd`."""
+"""Layers, one family per file, each with `bwd` directly under `fwd`.
+
+To add a layer: write it in the file of its family, and list its name here, in `trainkit/nn/__init__.py` and in `_PUBLIC` of
+`trainkit/__init__.py`; `python tests/public/stubs.py` writes the stub. The tests then ask for an example each: of its shapes
+(tests/nn/test_contract.py), of torch's layer (tests/nn/test_against_torch.py, trainkit/interop/torch_nn.py), and of its use
+(tests/public/test_types.py).
+"""
 
 from .activation import ELU as ELU
 from .activation import GELU as GELU

@@ -13,16 +13,16 @@ from torch import Tensor
 from trainkit import CrossEntropyLoss, Dataset, Linear, MSELoss, Sequential
 from trainkit.data.dataset import Split
 from trainkit.metrics.classification import predicted_classes
-from trainkit.trainer import predictions
+from trainkit.trainer import predictions_csv
 from trainkit.trainer.evaluation import predict as outputs_of
-from trainkit.trainer.predictions import as_csv
+from trainkit.trainer.predictions_csv import as_csv
 
 NAMES = ("plain", "a,b", 'with "quotes"', "", "two\nlines")
 
 
 def reference(net: Sequential, loss: Any, data: Dataset, x: Tensor, replicas: int) -> bytes:
     """The same file by csv.writer, from all outputs at once."""
-    y = outputs_of(net, x, predictions.BATCH, replicas)
+    y = outputs_of(net, x, predictions_csv.BATCH, replicas)
     answer = predicted_classes(y, loss, data, net.replica_dims).reshape(replicas, -1) if data.classes is not None else None
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -46,8 +46,8 @@ def reference(net: Sequential, loss: Any, data: Dataset, x: Tensor, replicas: in
 def test_the_file_has_the_bytes_of_the_csv_module(
     monkeypatch: pytest.MonkeyPatch, replicas: int, outputs: int, classes: tuple[str, ...] | None, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(predictions, "BATCH", 8)
-    monkeypatch.setattr(predictions, "NUMBERS", 10)
+    monkeypatch.setattr(predictions_csv, "BATCH", 8)
+    monkeypatch.setattr(predictions_csv, "NUMBERS", 10)
     x = torch.randn(29, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
     x[3], x[4], x[5] = torch.inf, torch.nan, 1e-30
     net = Sequential(Linear(2, outputs))
@@ -85,5 +85,5 @@ def test_no_more_than_some_blocks_are_in_memory(replicas: int) -> None:
     chunks = as_csv(net, MSELoss(), data, Rows(), replicas)  # type: ignore[arg-type]
     next(chunks)
     if replicas == 1:
-        assert max(read) < 10 * predictions.BATCH
+        assert max(read) < 10 * predictions_csv.BATCH
     assert max(map(len, chunks)) < 1 << 20

@@ -10,8 +10,7 @@ from typing import ParamSpec
 
 from trainkit.core.errors import UserError
 from trainkit.core.recorded import plain
-
-from .dataset import Dataset
+from trainkit.data.dataset import Dataset
 
 P = ParamSpec("P")
 
