@@ -159,7 +159,7 @@ def test_a_run_goes_on_in_its_own_folder_or_a_new_one(capsys: pytest.CaptureFixt
     more = "trainer.max_epochs=5"
     for words in (["run"], ["run/checkpoints/last.pt"], ["theirs.pt"]):
         assert "run folder other: holds a run already" in refused(capsys, "fit", "--resume", *words, "--run-dir", "other", more)
-    assert "is not in a run's folder; name a new folder, --run-dir DIR" in refused(capsys, "fit", "--resume", "theirs.pt", more)
+    assert "is not in a run's folder; give a new folder: --run-dir DIR" in refused(capsys, "fit", "--resume", "theirs.pt", more)
     assert main(["fit", "--resume", "theirs.pt", "--run-dir", "new", more]) == 0
     assert main(["fit", "--resume", "run/checkpoints/last.pt", "--run-dir", "./run", more]) == 0
     Path("link").symlink_to("other")
@@ -241,10 +241,10 @@ def test_from_python_the_same_is_refused() -> None:
 def test_a_run_at_work_is_refused_to_a_second_trainer_of_the_same_process() -> None:
     class Second(Callback):
         def on_train_epoch_end(self, session: Session) -> None:
-            with pytest.raises(UserError, match=r"another trainer is at work in it|holds a run already"):
+            with pytest.raises(UserError, match=r"in use by another trainer|holds a run already"):
                 fit("new")
             if checkpoint.list_checkpoints(Path("new/checkpoints")):
-                with pytest.raises(UserError, match="another trainer is at work in it"):
+                with pytest.raises(UserError, match="in use by another trainer"):
                     fit("new", checkpoint.load(Path("new/checkpoints/last.pt")))
 
     assert fit("new", callbacks=[Second()]).session.progress.epoch == 2
