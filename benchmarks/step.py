@@ -33,7 +33,7 @@ CONTENDERS = (
     Contender("the bare loop with torch.compile on the model", "loops:compiled"),
     Contender(f"the bare loop with torch's own number of threads, {CORES['OMP_NUM_THREADS']}", "loops:bare", env=CORES),
     Contender(
-        "trainkit, no callbacks, the same (trainkit chooses one thread for small tensors)",
+        "trainkit, no callbacks, default number of threads (it chooses one for small tensors)",
         "ours:conf",
         env=CORES,
         options=ALONE,

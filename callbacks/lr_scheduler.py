@@ -51,7 +51,7 @@ class LRScheduler(Callback):
         if warmup_steps < 0:
             raise UserError(f"LRScheduler: warmup_steps={warmup_steps}; needs 0 or more")
         if len(scheduler) > 1 or not (scheduler or warmup_steps):
-            raise UserError(f"LRScheduler: {', '.join(scheduler) or 'no scheduler'}; name one of {', '.join(SCHEDULERS)}")
+            raise UserError(f"LRScheduler: {', '.join(scheduler) or 'no scheduler'}; give one of {', '.join(SCHEDULERS)}")
         for name, arguments in scheduler.items():
             check(name, arguments)
         self.interval, self.monitor, self.warmup_steps = interval, monitor, warmup_steps
@@ -155,8 +155,9 @@ class LRScheduler(Callback):
             check_length(schedule, end, self.interval)
         in_order = any(schedule.is_recursive for schedule, _ in pairs)
         if in_order and end > LONGEST_IN_ORDER:
-            problem = f"computes each rate from the one before it, and {end:,} {self.interval}s are too many"
-            fix = f"use it for at most {LONGEST_IN_ORDER:,}, or a schedule whose rate follows from their number"
+            limit = f"at most {LONGEST_IN_ORDER:,} {self.interval}s (got {end:,})"
+            problem = f"computes each rate from the previous one and supports {limit}"
+            fix = f"use fewer {self.interval}s, or a schedule that computes the rate directly from the {self.interval}"
             raise UserError(f"{self.chosen[0]}: {problem}; {fix}")
         last = min(end, first + max((TRIED_IN_ORDER if in_order else TRIED) // len(pairs), FEWEST))
         tried = [*range(first, last)]

@@ -92,7 +92,7 @@ class TerminateOnNaN(Callback):
         text = f"replica {r}, {text}" if session.replicas > 1 else text
         if before is None:
             what = "the parameters or slots are not finite" if math.isfinite(loss) else f"the loss is {loss}"
-            return f"{text}{what}, but the steps taken again from step {self.kept.step:,} on give finite numbers"
+            return f"{text}{what}, but repeating the steps from step {self.kept.step:,} gives finite numbers"
         before.restore(session)
         found = locate(session, r)
         if found is not None:
@@ -100,5 +100,5 @@ class TerminateOnNaN(Callback):
         names = ", ".join(self.side_effects.callbacks)
         if session.running != "eager":
             where = "compiled code" if session.running == "compile" else "the captured step"
-            return f"{text}numbers are not finite in {where}; the same step, eager, gives finite ones"
-        return f"{text}numbers are not finite{f' after the step: made so by a callback ({names})' if names else ''}"
+            return f"{text}numbers are not finite in {where}; the same step in eager mode gives finite numbers"
+        return f"{text}numbers are not finite{f' after the step: caused by a callback ({names})' if names else ''}"

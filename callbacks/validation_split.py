@@ -21,7 +21,7 @@ class ValidationSplit(Callback):
     stratify: take the same fraction of each class.
     every_n_epochs, every_n_steps: validate at an epoch's end, inside it, or both.
     The seed is independent of the run's, so that runs with other seeds, and all replicas, have the same validation samples.
-    Errors: UserError where either split would be empty, or where the resumed run was split otherwise.
+    Errors: UserError where either split would be empty, or where the checkpoint has a different split.
     """
 
     def __init__(
@@ -76,6 +76,6 @@ class ValidationSplit(Callback):
         require(state, {"sha256": str}, "state")
         if state["sha256"] != self.sha256:
             raise UserError(
-                "the resumed run was split otherwise (other fraction, seed or data); keep them, or trained samples would be"
-                " used for validation"
+                "the checkpoint has a different validation split (other fraction, seed or data); restore these settings,"
+                " otherwise training samples would be used for validation"
             )

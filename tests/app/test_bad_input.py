@@ -76,7 +76,7 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "a word": ("hello\n", [], ["conf.yaml: holds one value; needs keys"]),
     "a number": ("42\n", [], ["conf.yaml: holds one value; needs keys"]),
     "two documents": (GOOD + "---\nseed: 1\n", [], ["conf.yaml, line 8", "a second document"]),
-    "no such file": (None, [], ["conf.yaml: no such file; name a YAML file"]),
+    "no such file": (None, [], ["conf.yaml: no such file; give a YAML file"]),
     "over 1 MiB": (GOOD + "#" * (1 << 20), [], ["conf.yaml: over 1 MiB"]),
     "alias bomb": (
         GOOD + "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + ALIASES,
@@ -197,8 +197,8 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "a python object as value": (GOOD, ["seed=!!python/object/apply:os.system ['touch RAN']"], ["is not allowed"]),
     "no such option": (GOOD, ["--run-dri", "x"], ["fit: no option '--run-dri'; did you mean '--run-dir'?"]),
     "an option of another command": (GOOD, ["--out", "x.csv"], ["fit: no option --out; predict, compare have it"]),
-    "resume of nothing": (GOOD, ["--resume", "nowhere"], ["resume: no nowhere; name a run's folder or a checkpoint"]),
-    "resume without a run": (GOOD, ["--resume"], ["resume: no run of conf.yaml with a checkpoint in logs/conf"]),
+    "resume of nothing": (GOOD, ["--resume", "nowhere"], ["resume: no nowhere; give a run's folder or a checkpoint"]),
+    "resume without a run": (GOOD, ["--resume"], ["resume: logs/conf has no run of conf.yaml with a checkpoint"]),
     "resume of a folder that is not a run": (
         GOOD,
         ["--resume", "."],
@@ -249,10 +249,10 @@ def test_a_bad_configuration_is_told_by_place_value_and_cure(name: str, capsys: 
 
 SHOTS = {
     "no command": (["fti", "conf.yaml"], "no command 'fti'; did you mean 'fit'?"),
-    "no configuration": (["fit"], "fit: no CONF; name a YAML file"),
+    "no configuration": (["fit"], "fit: no CONF; give a YAML file"),
     "a folder for a configuration": (["fit", "."], ".: cannot be read, Is a directory"),
     "nothing to show": (["show"], "no CONF"),
-    "no run": (["test"], "no RUN; name a run's folder or a checkpoint"),
+    "no run": (["test"], "no RUN; give a run's folder or a checkpoint"),
     "no such run": (["test", "nowhere"], "nowhere: no such run"),
     "a configuration for a run": (["validate", "conf.yaml"], "conf.yaml: is not a .pt file"),
     "no such checkpoint": (["test", "nowhere.pt"], "checkpoint nowhere.pt: is not a file"),
@@ -337,7 +337,7 @@ def test_a_folder_at_work_is_refused(run: Path, capsys: pytest.CaptureFixture[st
     before = tree(run)
     with open(run / ".trainkit-run") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "run folder run: another trainer is at work in it" in refused(capsys, "fit", "--resume", run)
+        assert "run folder run: in use by another trainer" in refused(capsys, "fit", "--resume", run)
         assert tree(run) == before
     assert main(["fit", "--resume", str(run), "trainer.max_epochs=3"]) == 0
 
@@ -623,7 +623,7 @@ RESUMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: c["callbacks"]["lr_scheduler"].update(plateaus="x"),
         "callbacks.lr_scheduler: state.plateaus",
     ),
-    "another split": (lambda c: c["callbacks"]["validation_split"].update(sha256="0"), "was split otherwise"),
+    "another split": (lambda c: c["callbacks"]["validation_split"].update(sha256="0"), "has a different validation split"),
 }
 
 
@@ -645,7 +645,7 @@ OTHER = {
     "another net": ("model[0].Linear=[2,5]", "model[2].Linear=[5,2]", "0.weight: the net has (5, 2), the state (4, 2)"),
     "another optimizer": ("optimizer={Adam: {}}", "seed=0", "the state has m, Adam needs m, v"),
     "other replicas": ("trainer.replicas=3", "seed=0", "the checkpoint has 1 replicas, trainer.replicas is 3"),
-    "another fraction": ("callbacks.validation_split.fraction=0.5", "seed=0", "was split otherwise"),
+    "another fraction": ("callbacks.validation_split.fraction=0.5", "seed=0", "has a different validation split"),
 }
 
 

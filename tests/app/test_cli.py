@@ -590,7 +590,7 @@ def test_restored_parameters_are_in_a_file_and_it_is_what_test_takes(capsys: pyt
 def test_validate_refuses_a_split_that_training_saw(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
     assert main(["validate", "run", "callbacks.validation_split.fraction=0.5"]) == 2
-    assert "split otherwise" in capsys.readouterr().err
+    assert "a different validation split" in capsys.readouterr().err
     assert main(["test", "run", "callbacks.validation_split.fraction=0.5"]) == 0
 
 
@@ -622,4 +622,4 @@ def test_a_resumed_run_may_go_on_in_another_folder() -> None:
 
 def test_one_file_to_predict_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "run", "a.csv", "b.csv.gz"]) == 2
-    assert "2 files to predict; name one" in capsys.readouterr().err
+    assert "2 files to predict; give one" in capsys.readouterr().err

@@ -344,14 +344,14 @@ MISTAKES = {
     ),
     "what the rival has not": (["a.yaml", "--against", "torch", "optimizer=SignSGD"], "SignSGD: torch has no such optimizer"),
     "a rival and a grid": (["a.yaml", "--against", "torch", "--grid", "seed=1"], "--grid and --against do not go together"),
-    "a file twice": (["a.yaml", "a.yaml"], "a.yaml is given twice; name each CONF once"),
+    "a file twice": (["a.yaml", "a.yaml"], "a.yaml is given twice; give each CONF once"),
     "the second file's mistake": (["a.yaml", "bad.yaml"], "bad.yaml: loss: no loss 'Cross'"),
     "a folder that is a file": (
         ["a.yaml", "--out", "a.yaml"],
         "a.yaml: cannot be made or written (Not a directory); choose another",
     ),
     "a folder that is taken": (["a.yaml", "--out", "taken"], "taken: holds compare.json already; choose another"),
-    "no file": ([], "compare: no CONF; name YAML files"),
+    "no file": ([], "compare: no CONF; give YAML files"),
 }
 
 

@@ -97,7 +97,7 @@ LATER = {
     ),
     "a gradient to clip": (
         "optimizer.SGD.accumulate_into_momentum=true trainer.clip_norm=1",
-        "SGD with accumulate_into_momentum holds no gradient to clip",
+        "SGD with accumulate_into_momentum has no gradient to clip",
     ),
 }
 

@@ -112,7 +112,7 @@ def test_the_example_resumes_exactly_in_new_processes(
     phases = [row[0].partition(", ")[2] for row in rows]
     assert phases == ["in a validation", "killed in a save", "at an epoch's end"]
     assert rows[1][0].split(",")[0] != rows[1][1]  # what was being saved is not what there is to resume from
-    assert out.splitlines()[-1] == "3 of 3 resumed runs end with the bits of the uninterrupted one."
+    assert out.splitlines()[-1] == "3 of 3 resumed runs are bit-identical to the uninterrupted run."
     assert err == ""
     assert os.listdir("scratch") == []
 
@@ -152,7 +152,7 @@ def test_batches_that_are_no_multiple_of_64_bytes(inputs: int, batch: int, capsy
     )
     words = ["trainer.replicas=1", "trainer.accumulate=1", f"trainer.batch_size={batch}", "trainer.max_epochs=2"]
     assert main(["verify-resume", "much.yaml", data, model, *words, "--points", "3"]) == 0
-    assert "6 of 6 resumed runs end with the bits of the uninterrupted one." in capsys.readouterr().out
+    assert "6 of 6 resumed runs are bit-identical to the uninterrupted run." in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("inside")

@@ -165,7 +165,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a nan weight": (
         {"act": huge(2, math.nan), "step": 12},
-        r"numbers are not finite after the step: made so by a callback \(at\)",
+        r"numbers are not finite after the step: caused by a callback \(at\)",
     ),
     "weights before the run": (
         {"made": lambda: Sequential(Linear(2, 1, bias=False), Poison()), "step": 1},
@@ -438,7 +438,7 @@ def test_a_number_that_does_not_come_again_is_told_honestly() -> None:
             return dy
 
     trainer = fit(TerminateOnNaN(), made=lambda: Sequential(Linear(2, 1), Once()), log_every_n_steps=10)
-    words = "step 13, epoch 3: the loss is inf, but the steps taken again from step 10 on give finite numbers"
+    words = "step 13, epoch 3: the loss is inf, but repeating the steps from step 10 gives finite numbers"
     assert (trainer.summary["stop_words"], trainer.summary["step"]) == (words, 10)
     assert all(s.isfinite().all() for s in state(trainer))
 
@@ -491,7 +491,7 @@ def test_what_compiled_code_alone_makes_is_told_so(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(compiled, "CompiledEngine", Cracked)
     trainer = fit(TerminateOnNaN(), engine="compile")
-    words = "step 8, epoch 2: numbers are not finite in compiled code; the same step, eager, gives finite ones"
+    words = "step 8, epoch 2: numbers are not finite in compiled code; the same step in eager mode gives finite numbers"
     assert (trainer.summary["stop_words"], trainer.summary["step"]) == (words, 7)
 
 

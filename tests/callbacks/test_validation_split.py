@@ -180,7 +180,7 @@ def test_all_replicas_have_one_validation_set_and_so_have_other_seeds() -> None:
 def test_another_split_on_resume_is_refused(other: ValidationSplit) -> None:
     content = to_plain(run(ValidationSplit(0.2)).session.snapshot())
     assert run(ValidationSplit(0.2), resume=content, max_epochs=4).session.progress.epoch == 4
-    with pytest.raises(UserError, match=r"was split otherwise.*trained samples would be used for validation"):
+    with pytest.raises(UserError, match=r"has a different validation split.*training samples would be used for validation"):
         run(other, resume=content, max_epochs=4)
 
 

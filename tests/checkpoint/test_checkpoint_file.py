@@ -227,7 +227,7 @@ def test_one_trainer_to_a_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     first.begin()
     for act in (second.begin, second.lock):
-        with pytest.raises(UserError, match="another trainer is at work in it"):
+        with pytest.raises(UserError, match="in use by another trainer"):
             act()
     first.close()
     second.begin()

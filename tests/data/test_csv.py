@@ -164,7 +164,7 @@ def test_each_spelling_of_missing_is_nan_or_all_zeros(file: Callable[..., str], 
     assert data.train.x[1, 0].isnan()
     assert data.train.x[2].tolist() == [3, 0, 0]
     assert data.fill == "median"
-    with pytest.raises(UserError, match=r"column 'a', row 3: missing \(1 such\); .* data.missing=mean or median"):
+    with pytest.raises(UserError, match=r"column 'a', row 3: missing \(1 in total\); .* data.missing=mean or median"):
         csv(path, "y", test=0)
 
 
@@ -175,7 +175,7 @@ def test_a_column_without_a_number_is_all_missing(file: Callable[..., str]) -> N
 def test_a_missing_target_is_never_filled(file: Callable[..., str]) -> None:
     for values in (["a", "", "b"], ["1", "", "2"], ["0.5", "", "1.5"]):
         path = file("x,y\n" + "".join(f"1,{value}\n" for value in values))
-        with pytest.raises(UserError, match=r"target 'y', row 3: missing \(1 such\); remove these rows"):
+        with pytest.raises(UserError, match=r"target 'y', row 3: missing \(1 in total\); remove these rows"):
             csv(path, "y", test=0, missing="mean")
 
 
@@ -368,7 +368,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "Latin-1": ("x,y\n1,a\n2,für\n".encode("latin-1"), "line 3, byte 4: 0xfc is not UTF-8; save the file as UTF-8"),
     "a Latin-1 header": ("für,y\n1,a\n2,b\n".encode("latin-1"), "line 1, byte 2: 0xfc is not UTF-8"),
     "UTF-16": ("x,y\n1,a\n2,b\n".encode("utf-16"), "line 1, byte 1: 0xff is not UTF-8"),
-    "infinity": ("x,y\n1,a\n-inf,b\ninf,b\n", r"column 'x', row 3: -inf is not finite \(2 such\); correct it"),
+    "infinity": ("x,y\n1,a\n-inf,b\ninf,b\n", r"column 'x', row 3: -inf is not finite \(2 in total\); correct it"),
     "beyond float64": ("x,y\n1,a\n1e309,b\n", r"column 'x', row 3: inf is not finite"),
     "an infinite target": ("x,y\n1,0.5\n2,inf\n", "column 'y', row 3: inf is not finite"),
     "a missing text": ("x,y\nred,a\n,b\n", "column 'x', row 3: missing"),
@@ -407,7 +407,7 @@ LATER: dict[str, tuple[str, str]] = {
         COLUMNS + "1,rad,true,iris\n",
         r"later.csv: column 'colour', row 2: 'rad' .*'red'\? \(blue, green, red\)",
     ),
-    "a new class": (COLUMNS + "1,red,true,oak\n", r"column 'kind', row 2: 'oak' \(1 such\) is in no .*\(iris, rose\)"),
+    "a new class": (COLUMNS + "1,red,true,oak\n", r"column 'kind', row 2: 'oak' \(1 in total\) is in no .*\(iris, rose\)"),
     "no such column": ("Width,colour,kind\n1,red,iris\n", r"no column 'width' \(and 1 others\), .*; did you mean 'Width'"),
     "no target": ("width,colour,wet\n1,red,true\n", "later.csv: no column 'kind', the target; add it"),
     "a text among numbers": (COLUMNS + "1,red,true,iris\nx1,red,true,iris\n", "column 'width', row 3: 'x1' is not a number"),

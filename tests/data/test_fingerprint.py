@@ -46,10 +46,10 @@ def fit(on: Dataset, split: bool = True, resume: dict[str, Any] | None = None, e
 
 
 REFUSED: dict[str, tuple[Callable[[], Dataset], bool, str]] = {
-    "rows in another order": (lambda: data(X[MIXED], T[MIXED]), True, "training and the validation split"),
+    "rows in another order": (lambda: data(X[MIXED], T[MIXED]), True, "training and validation split"),
     "a row more": (lambda: data(torch.cat([X, HELD[:1]]), torch.cat([T, T[:1]])), True, "otherwise"),
-    "a training row that is a test row now": (lambda: data(X[1:], T[1:], X[:1]), False, "training and the test split"),
-    "other data throughout": (lambda: data(X + 1, T, HELD + 1), True, "training and the validation and test split"),
+    "a training row that is a test row now": (lambda: data(X[1:], T[1:], X[:1]), False, "training and test split"),
+    "other data throughout": (lambda: data(X + 1, T, HELD + 1), True, "training and validation and test split"),
 }
 
 
@@ -126,7 +126,7 @@ def test_an_evaluation_of_changed_data_says_so(
         "data: the test split has changed since the checkpoint (other numbers, rows or order, or data.scale was changed)"
     ]
     assert main(["fit", "--resume", "r", "trainer.max_epochs=3"]) == 2
-    assert "may hold rows that were trained on" in capsys.readouterr().err
+    assert "may contain training rows" in capsys.readouterr().err
 
 
 def test_a_streamed_run_resumes_from_one_in_memory(tmp_path: Path) -> None:

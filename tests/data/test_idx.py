@@ -165,10 +165,10 @@ BAD: dict[str, tuple[dict[str, bytes | None], str]] = {
     "fewer labels": ({"train_labels": labels(0, 2)}, r"train-labels.*: 2 labels for the 3 images of train-images"),
     "a label below 0": (
         {"train_labels": written(0x09, (3,), [0, -1, 1])},
-        r"train-labels.*: label -1 at index 1, outside 0 to 1",
+        r"train-labels.*: label -1 at index 1 is outside 0 to 1",
     ),
     "a huge label": ({"train_labels": written(0x0C, (3,), [0, 2**31 - 1, 1])}, r"label 2147483647 at index 1"),
-    "a test label of its own": ({"t10k_labels": labels(1, 3)}, r"t10k-labels.*: label 3 at index 1, outside 0 to 2"),
+    "a test label of its own": ({"t10k_labels": labels(1, 3)}, r"t10k-labels.*: label 3 at index 1 is outside 0 to 2"),
     "another image size": ({"t10k_images": images(2, side=3)}, r"test images of \(3, 3\), training images of \(2, 2\)"),
 }
 
@@ -186,7 +186,7 @@ WRONG: dict[str, tuple[Callable[[str], object], str]] = {
     "more than there are": (lambda root: idx(root, train=4), r"data.train: 4 samples, .* holds 3"),
     "too few names": (
         lambda root: idx(root, classes=["a", "b"]),
-        r"train-labels.*: label 2 at index 1, outside 0 to 1; give each class",
+        r"train-labels.*: label 2 at index 1 is outside 0 to 1; give each class",
     ),
     "binary": (lambda root: idx(root, targets="binary"), r"data.targets: binary needs 2 classes, the data has 3"),
 }

@@ -180,14 +180,14 @@ def test_a_number_that_is_infinite_in_the_run_is_refused_by_its_place_in_the_sou
     data = saved(tmp_path, part, key, value, stream)
     where = f"{part}_x.npy: row 7, feature 1" if key == "x" and stream else f"row 7 of the {part}.* split, "
     what = "is not finite" if math.isinf(value) else "is infinite in float32"
-    with pytest.raises(UserError, match=rf"{where}.*: {value:g} {what}.* \(1 such\); .*".replace("+", r"\+")):
+    with pytest.raises(UserError, match=rf"{where}.*: {value:g} {what}.* \(1 in total\); .*".replace("+", r"\+")):
         fit(data, *([ValidationSplit(0.5)] if split else []))
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_nan_target_is_refused_and_a_large_number_fits_where_it_is_scaled_or_float64(tmp_path: Path, stream: bool) -> None:
     x = torch.rand(N, 1)
-    with pytest.raises(UserError, match=r"data: row 3 of the training split, target 0: nan is not finite \(1 such\)"):
+    with pytest.raises(UserError, match=r"data: row 3 of the training split, target 0: nan is not finite \(1 in total\)"):
         fit(tensors(x, torch.where(torch.arange(N) == 3, math.nan, 1.0)))
     data = saved(tmp_path, "train", "x", 1e300, stream)
     fit(data, dtype="float64", max_epochs=0)

@@ -376,11 +376,11 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a missing number": (
         "train_t",
         array(np.array([0.0] * 60 + [np.nan])),
-        r"train_t.npy: missing number in row 60 \(1 such\)",
+        r"train_t.npy: missing number in row 60 \(1 in total\)",
     ),
     "labels of shape (n, 1)": ("train_t", array(np.zeros((N, 1), "i8")), r"class indices have shape \(n,\): t\[:, 0\]"),
-    "a negative label": ("train_t", array(np.arange(N) - 1), r"train_t.npy: label -1 at index 0, outside 0 to 59"),
-    "an unknown test label": ("test_t", array(np.full(TEST, 3)), r"test_t.npy: label 3 at index 0, outside 0 to 2"),
+    "a negative label": ("train_t", array(np.arange(N) - 1), r"train_t.npy: label -1 at index 0 is outside 0 to 59"),
+    "an unknown test label": ("test_t", array(np.full(TEST, 3)), r"test_t.npy: label 3 at index 0 is outside 0 to 2"),
     "test targets": (
         "test_t",
         array(np.zeros(TEST)),
@@ -415,11 +415,11 @@ def test_any_header_is_an_array_or_a_user_error(tmp_path_factory: pytest.TempPat
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no such file": (
         {"train_x": "nowhere.npy"},
-        r"data.train_x: no file 'nowhere.npy'; give the path of a .npy file, seen from",
+        r"data.train_x: no file 'nowhere.npy'; give the path of a .npy file, absolute or relative to",
     ),
     "half a test part": ({"test_t": None}, r"data.test_t: missing; test_x needs it: give both, or neither"),
     "scale": ({"scale": 0.0}, r"data.scale: 0.0; needs a number above 0"),
-    "too few names": ({"classes": ["a", "b"]}, r"train_t.npy: label 2 at index .*, outside 0 to 1; give each class a name"),
+    "too few names": ({"classes": ["a", "b"]}, r"train_t.npy: label 2 at index .* is outside 0 to 1; give each class a name"),
     "binary": ({"targets": "binary"}, r"data.targets: binary needs 2 classes, the data has 3"),
 }
 
@@ -452,7 +452,7 @@ def test_a_missing_number_is_refused_wherever_it_is(tmp_path: Path, part: str) -
     data = npy(**saved(tmp_path, x), normalize="feature")
     says = {"train": r"train_x.npy: row 30", "test": r"test_x.npy: row 11"}[
         part
-    ] + r", feature \(1, 2\): nan is missing \(1 such\)"
+    ] + r", feature \(1, 2\): nan is missing \(1 in total\)"
     with pytest.raises(UserError, match=says):
         run(data)
 

@@ -95,15 +95,15 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "t is empty": (lambda: tensors(X, Z(3, 0)), r"t is float32 of shape \(3, 0\)"),
     "lengths": (lambda: tensors(X, LABEL[:2]), "3 inputs, 2 targets"),
     "integers in a column": (lambda: tensors(X, LABEL[:, None]), r"t is int64 of shape \(3, 1\); .* t.squeeze\(1\)"),
-    "a label below 0": (lambda: tensors(X, LABEL - 1), r"data.t: label -1 at index 1, outside 0 to 1"),
-    "a label without a name": (lambda: tensors(X, LABEL, classes=2), "label 2 at index 0, outside 0 to 1; give each class"),
-    "numbers for labels": (lambda: tensors(X, LABEL + 2**40), "label 1099511627778 .* numbers to regress on"),
+    "a label below 0": (lambda: tensors(X, LABEL - 1), r"data.t: label -1 at index 1 is outside 0 to 1"),
+    "a label without a name": (lambda: tensors(X, LABEL, classes=2), "label 2 at index 0 is outside 0 to 1; give each class"),
+    "numbers for labels": (lambda: tensors(X, LABEL + 2**40), "label 1099511627778 .* if these are regression targets"),
     "one-hot of another width": (lambda: tensors(X, HOT, classes=4), r"float32 of shape \(3, 3\) for 4 classes"),
     "test of another width": (lambda: tensors(X, LABEL, test=(Z(1, 3), LABEL[:1])), r"data.test: x is .* \(1, 3\)"),
     "test of another kind": (lambda: tensors(X, LABEL, test=(X, Z(3))), "data.test: t is float32"),
     "a test label of its own": (
         lambda: tensors(X, LABEL, test=(X, LABEL + 1)),
-        "data.test: label 3 at index 0, outside 0 to 2",
+        "data.test: label 3 at index 0 is outside 0 to 2",
     ),
 }
 

@@ -192,13 +192,13 @@ def visits() -> dict[str, str | None]:
         RunFolder(Path("run")).lock()
         found["in code"] = "was not refused"
     except UserError as error:
-        found["in code"] = None if "another trainer is at work" in str(error) else str(error)
+        found["in code"] = None if "in use by another trainer" in str(error) else str(error)
     return found
 
 
 def received(wrong: str | None, errors: str) -> str | None:
     """Return what is wrong with a refusal."""
-    return wrong or (None if re.search("another trainer is at work|holds a run already", errors) else errors)
+    return wrong or (None if re.search("in use by another trainer|holds a run already", errors) else errors)
 
 
 def unlike_whole() -> str | None:

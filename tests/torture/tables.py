@@ -46,7 +46,7 @@ UTF8, NUL, ODD, WIDTH = (
     "is not a number, .* correct it",
     "the header has 3; correct",
 )
-MISSING, INFINITE = "missing .1 such.; correct .* data.missing", r"is not finite .1 such.; correct"
+MISSING, INFINITE = "missing .1 in total.; correct .* data.missing", r"is not finite .1 in total.; correct"
 FILES: dict[str, tuple[bytes, str]] = {  # content, and a pattern of the message, or "" if it trains
     "whole": (GOOD, ""),
     "UTF-8 with a mark": (b"\xef\xbb\xbf" + GOOD, ""),

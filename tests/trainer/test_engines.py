@@ -585,7 +585,7 @@ def test_compiling_leaves_torchs_settings_the_environment_and_the_garbage_collec
 
 @pytest.mark.parametrize(
     ("how", "words"),
-    [({"clip_norm": 1.0}, "holds no gradient to clip"), ({"callbacks": [GradientNorms()]}, "holds no gradient; leave")],
+    [({"clip_norm": 1.0}, "has no gradient to clip"), ({"callbacks": [GradientNorms()]}, "has no gradient buffer; remove")],
     ids=["clipping", "gradient_norms"],
 )
 def test_where_the_gradient_goes_straight_to_the_momentum_nobody_gets_it(how: dict[str, Any], words: str) -> None:

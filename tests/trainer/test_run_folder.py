@@ -159,7 +159,7 @@ def test_a_run_goes_on_in_its_own_folder_or_a_new_one(capsys: pytest.CaptureFixt
     more = "trainer.max_epochs=5"
     for words in (["run"], ["run/checkpoints/last.pt"], ["theirs.pt"]):
         assert "run folder other: holds a run already" in refused(capsys, "fit", "--resume", *words, "--run-dir", "other", more)
-    assert "is not in a run's folder; name a new folder, --run-dir DIR" in refused(capsys, "fit", "--resume", "theirs.pt", more)
+    assert "is not in a run's folder; give a new folder: --run-dir DIR" in refused(capsys, "fit", "--resume", "theirs.pt", more)
     assert main(["fit", "--resume", "theirs.pt", "--run-dir", "new", more]) == 0
     assert main(["fit", "--resume", "run/checkpoints/last.pt", "--run-dir", "./run", more]) == 0
     Path("link").symlink_to("other")
@@ -241,10 +241,10 @@ def test_from_python_the_same_is_refused() -> None:
 def test_a_run_at_work_is_refused_to_a_second_trainer_of_the_same_process() -> None:
     class Second(Callback):
         def on_train_epoch_end(self, session: Session) -> None:
-            with pytest.raises(UserError, match=r"another trainer is at work in it|holds a run already"):
+            with pytest.raises(UserError, match=r"in use by another trainer|holds a run already"):
                 fit("new")
             if checkpoint.list_checkpoints(Path("new/checkpoints")):
-                with pytest.raises(UserError, match="another trainer is at work in it"):
+                with pytest.raises(UserError, match="in use by another trainer"):
                     fit("new", checkpoint.load(Path("new/checkpoints/last.pt")))
 
     assert fit("new", callbacks=[Second()]).session.progress.epoch == 2
@@ -277,13 +277,13 @@ def test_runs_that_begin_at_once_get_a_folder_each_or_one_gets_the_one(numbered:
     if numbered:
         assert said == ["now", *(f"now_{k}" for k in range(2, 7))]
     else:
-        assert [s for s in said if "at work in it" not in s] == ["now"]
+        assert [s for s in said if "in use by another trainer" not in s] == ["now"]
 
 
 def test_of_two_comparisons_in_one_folder_the_second_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     first = Comparison(Path("same"))
     first.begin()
-    assert "another comparison is at work in it" in refused(capsys, "compare", "conf.yaml", "--out", "same")
+    assert "in use by another comparison" in refused(capsys, "compare", "conf.yaml", "--out", "same")
     first.undo()
     assert not Path("same").exists()
 
@@ -299,7 +299,7 @@ def test_a_marker_that_another_process_locks_first_is_left_to_it(monkeypatch: py
     first, second = Folder(Path("x")), Folder(Path("x"))
     real = first._lock_marker
     monkeypatch.setattr(first, "_lock_marker", lambda handle: (second.lock(), real(handle))[1])
-    with pytest.raises(UserError, match="at work in it"):
+    with pytest.raises(UserError, match="in use by another process"):
         first.begin()
     assert second.marked
 
@@ -315,7 +315,7 @@ def test_a_marker_that_was_removed_before_it_was_locked_locks_nothing(monkeypatc
         return handle
 
     monkeypatch.setattr(os, "open", opened)
-    with pytest.raises(UserError, match="at work in it"):
+    with pytest.raises(UserError, match="in use by another process"):
         second.lock()
 
 

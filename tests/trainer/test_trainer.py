@@ -292,7 +292,7 @@ def test_one_trainer_to_a_folder(tmp_path: Path) -> None:
         def on_train_start(self, session: Session) -> None:
             run(run_dir=tmp_path)
 
-    with pytest.raises(UserError, match="another trainer is at work in it"):
+    with pytest.raises(UserError, match="in use by another trainer"):
         run(Second(), run_dir=tmp_path)
 
 

@@ -270,7 +270,7 @@ def checkpoint_file(run: Path, name: str | None = None) -> Path:
     chosen = name or ("final" if (run / "checkpoints" / "final.pt").exists() else "last")
     file = run / "checkpoints" / plain_name(chosen if chosen.endswith(".pt") else f"{chosen}.pt")
     if file.is_symlink():
-        raise UserError(f"{file}: is a link and could lead elsewhere; name its target")
+        raise UserError(f"{file}: is a link and could lead elsewhere; give its target")
     if not file.exists():
         existing = ", ".join(sorted(p.name for p in list_checkpoints(run / "checkpoints"))) or "none"
         raise UserError(f"{file}: no such checkpoint; there are {existing}")

@@ -147,7 +147,7 @@ class Unreadable(UserError):
 
 def _load(path: Path, passed: Callable[[], None]) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"checkpoint {path}: is not a file; name a .pt file or a run's folder")
+        raise UserError(f"checkpoint {path}: is not a file; give a .pt file or a run's folder")
     data = _bytes(path)
     passed()
     fix = "use another checkpoint of the run"
@@ -247,7 +247,7 @@ def load_latest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     for path in sorted(list_checkpoints(folder), key=lambda path: path.name != "last.pt"):
         try:
             if path.is_symlink():
-                raise UserError(f"checkpoint {path}: is a link and could lead elsewhere; name its target")
+                raise UserError(f"checkpoint {path}: is a link and could lead elsewhere; give its target")
             content = load(path)
         except Unreadable:
             raise

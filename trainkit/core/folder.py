@@ -134,8 +134,8 @@ class Folder:
                 raise BlockingIOError
         except BlockingIOError:
             os.close(handle)
-            fix = f"wait for it, or choose another with {self.option}"
-            raise UserError(f"{self.kind} {self.path}: {self.worker} is at work in it; {fix}") from None
+            fix = f"wait until it ends, or choose another folder with {self.option}"
+            raise UserError(f"{self.kind} {self.path}: in use by {self.worker}; {fix}") from None
         except OSError:
             os.close(handle)
             raise

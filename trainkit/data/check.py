@@ -43,7 +43,7 @@ def refuse(
         found = next(filter(None, (_place(source, split, key, wrong) for split in SPLITS)), None)
     place, value, count = found or _place(data, name, key, wrong) or (f"data: the {SPLITS[name]} split", None, 1)
     number = "a number" if value is None else f"{value:g}"
-    raise UserError(f"{place}: {number} {what} ({count} such); {fix}")
+    raise UserError(f"{place}: {number} {what} ({count} in total); {fix}")
 
 
 def check_raw(

@@ -153,5 +153,7 @@ def normalizer(content: dict[str, Any], data: Dataset | None = None) -> Normaliz
         value = getattr(found, name)
         if value is not None and value.dim() and tuple(value.shape) != features:
             shape = tuple(value.shape)
-            raise UserError(f"data: a sample is {features}, the checkpoint's normalizer.{name} is {shape}; keep the data")
+            raise UserError(
+                f"data: a sample is {features}, the checkpoint's normalizer.{name} is {shape}; use the original data"
+            )
     return found

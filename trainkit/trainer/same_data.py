@@ -19,7 +19,9 @@ def check_data(content: dict[str, Any], data: Dataset) -> None:
     """Raise UserError for data with other classes than the checkpoint's: outputs would be taken for other classes."""
     had, has = content["data"]["classes"], data.classes
     if had != (None if has is None else list(has)):
-        raise UserError(f"data: the checkpoint's classes are {class_list(had)}, the data's {class_list(has)}; keep the data")
+        raise UserError(
+            f"data: the checkpoint's classes are {class_list(had)}, the data's {class_list(has)}; use the original data"
+        )
 
 
 def changed_splits(session: Session, content: dict[str, Any], keys: Sequence[str] = ("x", "t")) -> list[str]:
@@ -37,9 +39,9 @@ def check_same(session: Session, content: dict[str, Any]) -> None:
     held = [SPLITS[name] for name in changed if name != "train" and name in session.data.parts()]
     if "train" in changed and held:
         raise UserError(
-            f"data: the training and the {' and '.join(held)} split have changed since the checkpoint"
-            f" (or data.scale was changed), so the {' and '.join(held)} split may hold rows that were trained on;"
-            " keep the data as it was, or start a new run"
+            f"data: the training and {' and '.join(held)} splits, or data.scale, differ from the checkpoint's"
+            f", so the {' and '.join(held)} split may contain training rows;"
+            " use the original data, or start a new run"
         )
     print_changed(session, content, SPLITS)
 

@@ -61,18 +61,18 @@ def _places(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
     """Return the run's folder, its own or a new one, and the run or checkpoint to continue, if any."""
     if args.resume is None:
         if not args.paths:
-            raise UserError("fit: no CONF; name a YAML file, fit conf/mlp.yaml")
+            raise UserError("fit: no CONF; give a YAML file, for example fit conf/mlp.yaml")
         return RunFolder(args.run_dir or run_folder(args.paths[0]), new=True, numbered=args.run_dir is None), None
     origin = Path(args.resume) if args.resume else args.run_dir or _newest_run(args)
     if not origin.exists():
-        raise UserError(f"resume: no {origin}; name a run's folder or a checkpoint")
+        raise UserError(f"resume: no {origin}; give a run's folder or a checkpoint")
     own = RunFolder(origin if origin.is_dir() else run_of(origin))
     if not own.marked:
         if origin.is_dir():
             fix = "name a run's folder, or a checkpoint and a new folder, --run-dir DIR"
             raise UserError(f"resume: {origin} is not a run's folder, it has no file {RunFolder.marker}; {fix}")
         if args.run_dir is None:
-            raise UserError(f"resume: {origin} is not in a run's folder; name a new folder, --run-dir DIR")
+            raise UserError(f"resume: {origin} is not in a run's folder; give a new folder: --run-dir DIR")
     elif args.run_dir is None or (args.run_dir.exists() and args.run_dir.samefile(own.path)):
         return own, origin
     return RunFolder(args.run_dir, new=True), origin
@@ -89,12 +89,14 @@ def _resumed(origin: Path) -> dict[str, Any]:
 
 def _newest_run(args: argparse.Namespace) -> Path:
     if not args.paths:
-        raise UserError("resume: no run; name one, --resume logs/mlp/2026-01-31_12-00-00, or a CONF to continue its newest run")
+        raise UserError(
+            "resume: no run; give one, for example --resume logs/mlp/2026-01-31_12-00-00, or a CONF to continue its newest run"
+        )
     folder = run_folder(args.paths[0]).parent
     runs = [RunFolder(path) for path in folder.glob("*") if RunFolder(path).marked]
     saved = {r.path: max(f.lstat().st_mtime_ns for f in files) for r in runs if (files := list_checkpoints(r.checkpoints))}
     if not saved:
-        raise UserError(f"resume: no run of {args.paths[0]} with a checkpoint in {folder}; name one, --resume RUN")
+        raise UserError(f"resume: {folder} has no run of {args.paths[0]} with a checkpoint; give one: --resume RUN")
     return max(saved, key=lambda p: saved[p])
 
 
@@ -126,13 +128,13 @@ def predict(args: argparse.Namespace) -> int:
     tables = [p for p in args.paths if p.name.endswith((".csv", ".csv.gz"))]
     args.paths = [p for p in args.paths if p not in tables]
     if len(tables) > 1:
-        raise UserError(f"{', '.join(map(str, tables))}: {len(tables)} files to predict; name one")
+        raise UserError(f"{', '.join(map(str, tables))}: {len(tables)} files to predict; give one")
     experiment = _loaded(args)
     session = experiment.session_for_table(tables[0]) if tables else experiment.session()
     file, split = experiment.file, session.data.test
     assert file is not None
     if split is None:
-        raise UserError(f"{file}: its data has no test split; name a CSV file to predict")
+        raise UserError(f"{file}: its data has no test split; give a CSV file to predict")
     out = Output(args.out or run_of(file) / "predictions.csv", follow=args.out is not None)
     with out, closing(as_csv(session.net, session.loss, session.data, split.x, session.replicas)) as chunks:
         for chunk in chunks:
@@ -150,7 +152,7 @@ def _loaded(args: argparse.Namespace) -> Experiment:
         raise UserError(f"{', '.join(map(str, runs))}: one RUN at a time")
     run: Path | None = runs[0] if runs else args.run_dir
     if run is None:
-        raise UserError("no RUN; name a run's folder or a checkpoint, logs/mlp/2026-01-31_12-00-00")
+        raise UserError("no RUN; give a run's folder or a checkpoint, for example logs/mlp/2026-01-31_12-00-00")
     return load(run, *args.overrides, checkpoint=args.checkpoint, imports=args.imports)
 
 
@@ -259,7 +261,7 @@ def show(args: argparse.Namespace) -> int:
 
 def _composed(args: argparse.Namespace) -> DictConfig:
     if not args.paths:
-        raise UserError("no CONF; name a YAML file, conf/mlp.yaml")
+        raise UserError("no CONF; give a YAML file, for example conf/mlp.yaml")
     return compose(args.paths, args.overrides)
 
 

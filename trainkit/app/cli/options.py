@@ -64,7 +64,7 @@ class Command:
         )
         for word in dict.fromkeys(re.findall(r"[^][ ]+", self.usage)):
             if word in WORDS:
-                p.add_argument(word, nargs="*", help=WORDS[word])
+                p.add_argument(word, nargs="*", help=WORDS.get(f"{self.name} {word}", WORDS[word]))
         for option in (*self.own, *COMMON):
             p.add_argument(*option.names, **option.settings)
         return p
@@ -83,8 +83,9 @@ def whole_number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"needs a whole number (got {text!r})") from None
 
 
-WORDS = {  # the arguments of a usage, with their help
+WORDS = {  # the arguments of a usage, with their help; an entry with a command's name is for that command
     "CONF": "a YAML file; several are merged from left to right",
+    "compare CONF": "a YAML file; each file is one configuration to compare",
     "RUN": "a run's folder, or one checkpoint file (.pt)",
     "FILE.csv": "predict the rows of this file; default: the run's test data",
     "FILE": "a checkpoint file (.pt)",
@@ -94,7 +95,7 @@ WORDS = {  # the arguments of a usage, with their help
 
 COMMON = (
     Option("-h", "--help", action="store_true", help="print this help"),
-    Option("--debug", action="store_true", help="print the traceback of an error too"),
+    Option("--debug", action="store_true", help="also print the traceback of an error"),
     Option("--version", action="store_true", help=argparse.SUPPRESS),  # listed by `trainkit --help`
 )
 
@@ -182,7 +183,7 @@ COMMANDS = {
                 Option(
                     "--against",
                     metavar="NAME",
-                    help="train each network also in another library, from the same weights and batches: torch",
+                    help="also train each network in another library, from the same weights and batches: torch",
                 ),
                 Option("--log", action="store_true", help="draw losses and errors on logarithmic axes"),
                 Option("--out", type=Path, metavar="DIR", help="the folder to write; default: logs/compare/<time>"),
@@ -250,7 +251,7 @@ FIRST_WORDS = tuple(dict.fromkeys(command.words[0] for command in COMMANDS.value
 
 
 EXIT_CODES = (
-    "exit codes: 0 done; 1 failed, or a check found a difference; 2 mistake in the command line, the configuration or a file;"
+    "exit codes: 0 success; 1 failed, or a check found a difference; 2 mistake in the command line, configuration or a file;"
     " 3 non-finite values (terminate_on_nan); 130 SIGINT; 143 SIGTERM"
 )
 
@@ -267,7 +268,7 @@ def overview(group: str = "") -> str:
     lines = [
         wrap("usage: trainkit COMMAND [CONF ... | RUN | FILE ...] [key=value ...] [options]"),
         "",
-        wrap("Train small and medium networks: fast, exact, in plain view."),
+        wrap("Train small and medium neural networks."),
         "",
         "commands:",
         *rows,

@@ -36,7 +36,7 @@ def compare(args: argparse.Namespace) -> int:
     The table has every finished trial, even if an error or a signal ends the command.
     """
     if not args.paths:
-        raise UserError("compare: no CONF; name YAML files, compare conf/reports/cadei_*.yaml")
+        raise UserError("compare: no CONF; give YAML files, for example compare conf/reports/cadei_*.yaml")
     if args.against is not None:
         interop.find(args.against)
         if args.grid:
@@ -102,7 +102,7 @@ def names(paths: Sequence[Path]) -> list[str]:
     """Return the files' names without suffix, or their paths if names are equal. Raises UserError for a file given twice."""
     twice = next((p for i, p in enumerate(paths) if p in paths[:i]), None)
     if twice is not None:
-        raise UserError(f"compare: {twice} is given twice; name each CONF once")
+        raise UserError(f"compare: {twice} is given twice; give each CONF once")
     stems = [p.stem for p in paths]
     return [stem if stems.count(stem) == 1 else str(p) for stem, p in zip(stems, paths, strict=True)]
 

@@ -131,9 +131,10 @@ def check_rates(rates: Axis, composed: DictConfig) -> None:
             raise UserError(f"--grid {rates.key}: {schedule} sets the rate itself, all points would be equal; try {key}")
     named = name_and_arguments("optimizer", optimizer, "optimizer", [])
     if named is None or rates.key.split(".")[1] != named[0]:
-        raise UserError(f"--grid {rates.key}: the optimizer is {yaml_repr(optimizer)}; name its learning rate")
+        raise UserError(f"--grid {rates.key}: the optimizer is {yaml_repr(optimizer)}; give its learning rate")
     if named[1] is not None and not isinstance(named[1], dict):
-        raise UserError(f"--grid {rates.key}: optimizer.{named[0]} is {yaml_repr(named[1])}; name its arguments, {{lr: 0.1}}")
+        found = f"optimizer.{named[0]} is {yaml_repr(named[1])}"
+        raise UserError(f"--grid {rates.key}: {found}; give its arguments, for example {{lr: 0.1}}")
 
 
 def can_replicate(config: dict[str, Any]) -> bool:

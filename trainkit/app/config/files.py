@@ -151,7 +151,7 @@ def _read(path: Path) -> DictConfig:
             raise UserError(f"{path}: over {MAX_BYTES >> 20} MiB; a configuration is small")
         text = data.decode("utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; name a YAML file, conf/mlp.yaml") from None
+        raise UserError(f"{path}: no such file; give a YAML file, for example conf/mlp.yaml") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read, {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -69,7 +69,9 @@ class Point:
 def verify_resume(args: argparse.Namespace) -> int:
     """Print a row per point and a conclusion. Return 0 if every resumed run ends like the uninterrupted one, else 1."""
     if not args.paths:
-        raise UserError("verify-resume: no CONF; name a YAML file, verify-resume conf/mlp.yaml trainer.max_epochs=5")
+        raise UserError(
+            "verify-resume: no CONF; give a YAML file, for example verify-resume conf/mlp.yaml trainer.max_epochs=5"
+        )
     n = args.points
     if n < 0:
         raise UserError(f"--points: {n}; needs at least 0")
@@ -103,7 +105,7 @@ def verify_resume(args: argparse.Namespace) -> int:
             if not args.keep:
                 rmtree(own, ignore_errors=True)
         if not wrong:
-            print_stdout(f"{len(chosen)} of {len(chosen)} resumed runs end with the bits of the uninterrupted one.")
+            print_stdout(f"{len(chosen)} of {len(chosen)} resumed runs are bit-identical to the uninterrupted run.")
             return 0
         again = compare(expected, uninterrupted(fit, folder / "again", expected.engine), kinds)
     if again:

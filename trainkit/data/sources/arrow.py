@@ -24,7 +24,7 @@ def header(path: str) -> list[str]:
     except ImportError as error:
         raise UserError("data: reading CSV files needs pyarrow; pip install 'trainkit[csv]'") from error
     if not Path(path).is_file():
-        raise UserError(f"data: no file {path!r}; give the path of a CSV file, seen from {Path.cwd()}")
+        raise UserError(f"data: no file {path!r}; give the path of a CSV file, absolute or relative to {Path.cwd()}")
     options = csv.ReadOptions(use_threads=False, block_size=MAX_LINE_BYTES)
     try:
         with csv.open_csv(path, read_options=options, parse_options=csv.ParseOptions(newlines_in_values=True)) as file:

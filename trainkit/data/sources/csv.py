@@ -110,7 +110,7 @@ def refuse_infinite(path: str, schema: Mapping[str, object], x: Tensor | MappedR
         kind = str(scaled.dtype).removeprefix("torch.")
         raise UserError(
             f"{path}: column {columns(schema)[at]!r}, row {row + 2}: {float(x[row : row + 1][0, at]):g} is not finite in {kind}"
-            f" after scaling ({len(where)} such); correct it, or remove the row"
+            f" after scaling ({len(where)} in total); correct it, or remove the row"
         )
 
 
@@ -156,7 +156,7 @@ def _rows(path: str, table: Any, schema: Schema) -> Rows:
 def _refuse(path: str, place: str, absent: Tensor, fix: str) -> None:
     where = absent.nonzero()[:, 0]
     if len(where):
-        raise UserError(f"{path}: {place}, row {int(where[0]) + 2}: missing ({len(where)} such); {fix}")
+        raise UserError(f"{path}: {place}, row {int(where[0]) + 2}: missing ({len(where)} in total); {fix}")
 
 
 def _numbers(path: str, name: str, column: Any, into: Tensor, fix: str) -> None:
@@ -173,7 +173,8 @@ def _numbers(path: str, name: str, column: Any, into: Tensor, fix: str) -> None:
     if len(where):
         row = int(where[0])
         raise UserError(
-            f"{path}: column {name!r}, row {row + 2}: {float(into[row])} is not finite ({len(where)} such); correct it, {fix}"
+            f"{path}: column {name!r}, row {row + 2}: {float(into[row])} is not finite"
+            f" ({len(where)} in total); correct it, {fix}"
         )
 
 
@@ -195,7 +196,8 @@ def _codes(path: str, name: str, column: Any, known: list[str]) -> Tensor:
         row = int(where[0])
         text = texts[int(entry[row])]
         raise UserError(
-            f"{path}: column {name!r}, row {row + 2}: {text!r} ({len(where)} such) is in no training row{suggest(text, known)}"
+            f"{path}: column {name!r}, row {row + 2}: {text!r} ({len(where)} in total)"
+            f" is in no training row{suggest(text, known)}"
         )
     return code
 

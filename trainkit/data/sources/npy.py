@@ -103,7 +103,9 @@ def _pair(key: str, x_path: str, t_path: str, scale: float | None) -> tuple[Mapp
     else:
         missing = t.isnan().nonzero()
         if len(missing):
-            raise UserError(f"{t_path}: missing number in row {int(missing[0, 0])} ({len(missing)} such); remove these rows")
+            raise UserError(
+                f"{t_path}: missing number in row {int(missing[0, 0])} ({len(missing)} in total); remove these rows"
+            )
     return as_inputs(x, scale), t
 
 
@@ -126,7 +128,7 @@ def open_npy(name: str, place: str) -> Rows:
     """
     path = Path(name).expanduser()
     if not path.is_file():
-        raise UserError(f"{place}: no file {name!r}; give the path of a .npy file, seen from {Path.cwd()}")
+        raise UserError(f"{place}: no file {name!r}; give the path of a .npy file, absolute or relative to {Path.cwd()}")
     array = _mapped(path)
     if array.dtype.names is not None:
         raise UserError(f"{path}: a table with named columns; save its numbers as one array (n, k)")

@@ -24,8 +24,8 @@ def class_names(label: Tensor, classes: list[str] | int | None, place: str) -> t
     wrong = ((label < 0) | (label >= len(names))).nonzero()
     if len(wrong):
         at = int(wrong[0])
-        fix = "give each class a name" if named else "are these numbers to regress on? then give floats"
-        raise UserError(f"{place}: label {int(label[at])} at index {at}, outside 0 to {len(names) - 1}; {fix}")
+        fix = "give each class a name" if named else "if these are regression targets, pass floats"
+        raise UserError(f"{place}: label {int(label[at])} at index {at} is outside 0 to {len(names) - 1}; {fix}")
     return names
 
 

@@ -45,7 +45,8 @@ def training_step(
     """
     if not optimizer.has_grad_buffer and (clip_norm is not None or clip_value is not None):
         raise UserError(
-            "trainer: SGD with accumulate_into_momentum holds no gradient to clip; leave out clip_norm and clip_value, or it"
+            "trainer: SGD with accumulate_into_momentum has no gradient to clip; remove clip_norm and clip_value,"
+            " or set accumulate_into_momentum to false"
         )
     gradient, clip = loss_and_grad(net, loss, accumulate), clipping(net.replica_dims, clip_norm, clip_value)
 
