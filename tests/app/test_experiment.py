@@ -24,6 +24,7 @@ from trainkit import (
     CrossEntropyLoss,
     CSVLogger,
     Dataset,
+    Dropout,
     EarlyStopping,
     Linear,
     LRScheduler,
@@ -97,6 +98,14 @@ def test_other_data_is_scaled_as_the_fit_was() -> None:
     assert trainer.test(tensors(x, t, test=(x[200:], t[200:]))) == trainer.test()
     with pytest.raises(UserError, match="data: has no val split; train with ValidationSplit"):
         trainer.validate(tensors(x, t))
+
+
+def test_data_of_other_features_or_classes_is_refused() -> None:
+    trainer, (x, t) = fitted(), points()
+    with pytest.raises(UserError, match=r"data: a sample of the test split is \(3,\), the fit's is \(4,\)"):
+        trainer.test(tensors(x[:, :3], t, test=(x[:, :3], t)))
+    with pytest.raises(UserError, match="data: the checkpoint's classes are 0, 1, the data's no, yes"):
+        trainer.test(tensors(x, t, test=(x, t), classes=["no", "yes"]))
 
 
 def test_a_fitted_trainer_is_pickled(tmp_path: Path) -> None:
@@ -205,6 +214,22 @@ class Cubed(Module):
 
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return 3 * x * x * dy
+
+
+def test_a_file_without_a_folder_trains_on_and_says_what_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted(tmp_path / "run").save(tmp_path / "model.pt")
+    model = load(tmp_path / "model.pt")
+    assert model.fit(data(), max_epochs=6)["epoch"] == 6
+    assert "fit: no run folder, these callbacks are left out: checkpoint; give run_dir" in capsys.readouterr().err
+
+
+def test_a_loaded_net_stays_in_evaluation_mode(tmp_path: Path) -> None:
+    fitted(tmp_path / "run", net=Sequential(Linear(4, 8), Dropout(0.5), Linear(8, 2)))
+    model = load(tmp_path / "run")
+    model.test(data())
+    assert not any(m.training for _, m in model.net.modules())
 
 
 def test_an_own_layer_is_named_or_given(tmp_path: Path) -> None:

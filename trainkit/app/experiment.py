@@ -165,7 +165,10 @@ class Experiment:
         parts, content = self.parts, self.content
         trainer = parts.trainer(config=to_yaml(self.composed))
         if run is None:
-            trainer.callbacks = {name: cb for name, cb in parts.callbacks.items() if not cb.needs_run_folder}
+            left_out = [name for name, cb in parts.callbacks.items() if cb.needs_run_folder]
+            if left_out:
+                terminal.print_stderr(f"fit: no run folder, these callbacks are left out: {', '.join(left_out)}; give run_dir")
+            trainer.callbacks = {name: cb for name, cb in parts.callbacks.items() if name not in left_out}
         else:
             run.open(check_files(parts.callbacks), going_on=content is not None)
         seed_globals(parts.seed)

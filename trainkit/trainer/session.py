@@ -23,6 +23,7 @@ from .device import find_device
 from .evaluation import PASS, Metrics, evaluate, predict_rows
 from .progress import Progress, StopReason
 from .run_folder import RunFolder
+from .same_data import check_data
 from .settings import Settings
 from .signals import Interrupted
 
@@ -128,6 +129,10 @@ class Session:
             fix = "train with ValidationSplit()" if name == "val" else "give data with a test split"
             raise UserError(f"data: has no {name} split; {fix}")
         if data is not None:
+            features, wanted = tuple(split.x.shape[1:]), tuple(self.data.train.x.shape[1:])
+            if features != wanted:
+                raise UserError(f"data: a sample of the {name} split is {features}, the fit's is {wanted}; give its features")
+            check_data({"data": {"classes": self.data.classes and list(self.data.classes)}}, data)
             split = self.normalizer.apply(split, self.dtype).to(self.device, self.dtype)
         return self.evaluate(split)
 

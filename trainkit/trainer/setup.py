@@ -92,6 +92,7 @@ def prepare_to_evaluate(session: Session, content: dict[str, Any] | None) -> Non
         capture.load_callbacks(session, content)
         print_changed(session, content, [name for name in session.data.parts() if name != "train"])
         session.net.load_state_dict(content["model"])
+    session.net.eval()
 
 
 def _checked(

@@ -81,11 +81,9 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
         return Trainer(**settings, seed=seed, callbacks=callbacks, **extra)
 
     seeds = trainer().replica_seeds()
-    if not is_new:
-        pass  # it is used with the parameters that it has
-    elif len(seeds) > 1:
+    if is_new and len(seeds) > 1:
         _attempt(lambda: net.replicate(seeds), "", errors)
-    else:
+    elif is_new:
         _attempt(lambda: net.initialize(generator(seeds[0], "init")), "", errors)
     _attempt(lambda: optimizer(net), "optimizer.", errors)
     if errors:
