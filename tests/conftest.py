@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from typing import Any
 
@@ -12,6 +13,8 @@ from hypothesis import settings
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 torch.set_num_threads(1)  # nets this small only lose by more, and the workers of xdist share the cores
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; the tests and their children need it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
