@@ -1,23 +1,26 @@
 """Many training steps in one call of compiled code: the step of `step.py`, traced once, in a loop inside the graph.
 
-The graph holds the whole step on the device: gather the batch, zero, forward, loss, backward, clip, update.
+The graph holds the whole step on the device: gather the batch, zero, forward, loss, backward, clip, update. torch's compiler
+(AOTInductor) makes it a library, which is kept in the user's cache folder. A second process traces the step to find its
+library, and does not import the compiler.
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
 import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
+from trainkit.core.library_cache import library
 from trainkit.nn.layers.container import Recompute
 from trainkit.nn.module import Module
 from trainkit.optim.flat_buffer import unflatten
@@ -44,7 +47,7 @@ def _(x: Tensor, which: Tensor, before: Tensor | None) -> Tensor:
     return torch.empty_like(x)
 
 
-CACHE = "TORCHINDUCTOR_CACHE_DIR"  # the variable by which torch finds its cache folder
+Compiled = Callable[[list[Tensor]], Sequence[Tensor]]
 
 OPTIONS = {
     "cpp_wrapper": True,  # the loop too is C++
@@ -53,12 +56,11 @@ OPTIONS = {
     # Without these three, g++ reads torch's headers several times, and every process compiles again (docs/decisions.md).
     "cpp.vec_isa_ok": True,  # use the vector instructions that the processor reports; compile no trial program
     "cpp_cache_precompile_headers": False,  # for a single graph, precompiling them takes longer than it saves
-    "unsafe_marked_cacheable_functions": {"torch.ops.higher_order.while_loop": "1"},  # else torch caches no graph with a loop
 }
 
 
 class CompiledEngine(MultiStepEngine):
-    """Compiled code for many steps. Compiling takes about ten seconds; loading cached code takes about two (see `compiled`).
+    """Compiled code for many steps. Compiling takes about ten seconds; a library in the cache is loaded in less than one.
 
     Raises UserError where the net cannot be traced. Errors of torch's compiler, such as for a missing C++ compiler, are passed
     on.
@@ -73,46 +75,19 @@ class CompiledEngine(MultiStepEngine):
         # Tensors made in inference mode cannot be traced. torch's compiler warns about its own code.
         with torch.inference_mode(False), torch.no_grad(), collection_paused(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            arguments = [a.clone() for a in self._arguments(order)]
-            steps, constants = self._traced(arguments)
-            self.call, self.constants = compiled(steps, [*arguments, *constants]), constants
+            *state, first, _, x, t, order, table, _ = arguments = [a.clone() for a in self._arguments(order)]
+            step, self.constants = traced(self._step, (first, table[0], x, t, order, *state))
+            arguments += self.constants
+            self.call = compiled(many_steps(step, len(state)), arguments, library_key(step, arguments))
 
     def run(self, order: Tensor, first: int, count: int) -> Tensor:
         self.first.fill_(first)
         self.end.fill_(first + count)
-        losses: Tensor = self.call(*self._arguments(order))[0]
-        return losses[:count]
+        return self.call(list(self._arguments(order)))[0][:count]
 
     def _arguments(self, order: Tensor) -> tuple[Tensor, ...]:
         table = self.first, self.end, self.x, self.t, order, self.table, self.losses
         return (*self.optimizer.state(), *table, *self.constants)
-
-    def _traced(self, arguments: Sequence[Tensor]) -> tuple[Callable[..., tuple[Tensor]], list[Tensor]]:
-        """Return the steps from the argument `first` up to `end` as a function of tensors, and its constants."""
-        *state, first, _, x, t, order, table, _ = arguments
-        step, constants = traced(self._step, (first, table[0], x, t, order, *state))
-        n = len(state)
-
-        def steps(*tensors: Tensor) -> tuple[Tensor]:
-            state, (first, end, x, t, order, table, losses, *constants) = tensors[:n], tensors[n:]
-
-            def more(i: Tensor, *tensors: Tensor) -> Tensor:
-                return i < tensors[n + 2]  # end
-
-            def body(i: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-                state, (losses, first, _, x, t, order, table, *constants) = tensors[:n], tensors[n:]
-                k = (i - first).view(1)  # the step's place in this call
-                value, *after = step(i, table.index_select(0, k).squeeze(0), x, t, order, *state, *constants)
-                return (i + 1, *after, losses.index_copy(0, k, value.unsqueeze(0)))
-
-            carried = (first.clone(), *(s.clone() for s in state), losses.clone())
-            read = (first, end, x, t, order, table, *constants)
-            _, *after, losses = torch.ops.higher_order.while_loop(more, body, carried, read)
-            for s, a in zip(state, after, strict=True):
-                s.copy_(a)
-            return (losses,)
-
-        return steps, constants
 
     def _step(self, i: Tensor, row: Tensor, x: Tensor, t: Tensor, order: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Return the loss of step `i` and the state after it: a function of its arguments alone."""
@@ -141,6 +116,36 @@ class CompiledEngine(MultiStepEngine):
         return copied
 
 
+def many_steps(step: Callable[..., tuple[Tensor, ...]], n: int) -> Callable[..., tuple[Tensor]]:
+    """Return a function that takes the steps from its argument `first` up to `end`, and returns their losses.
+
+    Its first n arguments are the state, in which it writes the state after the last step. The arguments after them are first,
+    end, x, t, order, table, losses and the constants. step: a function of the step's number, its row of the table, x, t, order,
+    the state and the constants.
+    """
+
+    def steps(*tensors: Tensor) -> tuple[Tensor]:
+        state, (first, end, x, t, order, table, losses, *constants) = tensors[:n], tensors[n:]
+
+        def more(i: Tensor, *tensors: Tensor) -> Tensor:
+            return i < tensors[n + 2]  # end
+
+        def body(i: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            state, (losses, first, _, x, t, order, table, *constants) = tensors[:n], tensors[n:]
+            k = (i - first).view(1)  # the step's place in this call
+            value, *after = step(i, table.index_select(0, k).squeeze(0), x, t, order, *state, *constants)
+            return (i + 1, *after, losses.index_copy(0, k, value.unsqueeze(0)))
+
+        carried = (first.clone(), *(s.clone() for s in state), losses.clone())
+        read = (first, end, x, t, order, table, *constants)
+        _, *after, losses = torch.ops.higher_order.while_loop(more, body, carried, read)
+        for s, a in zip(state, after, strict=True):
+            s.copy_(a)
+        return (losses,)
+
+    return steps
+
+
 def traced(function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
     """Return `function` as a graph, and the tensors that it uses besides its arguments: the graph takes them after these."""
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -166,64 +171,58 @@ def traced(function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tens
     return graph, constants
 
 
-def compiled(function: Callable[..., tuple[Tensor]], arguments: Sequence[Tensor]) -> Callable[..., tuple[Tensor]]:
-    """Return `function`, of tensors alone, as compiled code for tensors like `arguments`.
+def compiled(function: Callable[..., tuple[Tensor]], arguments: Sequence[Tensor], key: object) -> Compiled:
+    """Return `function`, of tensors alone, as compiled code for tensors like `arguments`; `key` names its library."""
+    path = library(key, lambda folder: build_library(function, arguments, folder))
+    device = "Cpu" if arguments[0].device.type == "cpu" else "Cuda"
+    run: Compiled = getattr(torch._C._aoti, f"AOTIModelContainerRunner{device}")(str(path), 1).run
+    return run
 
-    The code is kept in a folder of torch's cache (`cache_folder`). Its key is the text of the graph and of the loop's body,
-    the values of its constants, the sizes, types and strides of `arguments`, all options of the compiler, the number of
-    threads, and torch's source.
-    """
+
+def build_library(function: Callable[..., tuple[Tensor]], arguments: Sequence[Tensor], folder: Path) -> Path:
+    """Compile `function`, of tensors alone, for tensors like `arguments`; return the path of the library, in `folder`."""
     from torch._guards import TracingContext, tracing
     from torch._inductor import config
-    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.compile_fx import compile_fx_aot
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     graph = make_fx(function)(*arguments)
-    for node in graph.graph.nodes:
-        node.meta.clear()  # the values seen while tracing belong to another fake mode
+    for part in graph.modules():  # the loop's body is a graph of its own
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.clear()  # the values seen while tracing belong to another fake mode
     # All sizes are known. By default the compiler would treat a size that occurs twice as variable.
-    sizes = ShapeEnv(assume_static_by_default=True)
+    mode = FakeTensorMode(shape_env=ShapeEnv(assume_static_by_default=True), allow_non_fake_inputs=True)
+    sized: list[Any] = [mode.from_tensor(a, static_shapes=True) for a in arguments]
     options = {**OPTIONS, "cpp.vec_isa_ok": config.cpp.vec_isa_ok is not False}  # a user may set TORCHINDUCTOR_VEC_ISA_OK=0
-    context = TracingContext(FakeTensorMode(shape_env=sizes, allow_non_fake_inputs=True))
-    with tracing(context), cache_in(cache_folder()), no_probes():
-        code: Any = compile_fx(graph, list(arguments), config_patches=options)
-        return code
+    with tracing(TracingContext(mode)), no_probes():
+        written: Any = compile_fx_aot(graph, sized, config_patches={**options, "aot_inductor.output_path": str(folder)})
+    return Path(written)
 
 
-def cache_folder() -> str:
-    """Return the folder of compiled code: one per processor and version of torch, in torch's cache folder.
+def library_key(step: torch.fx.GraphModule, arguments: Sequence[Tensor]) -> tuple[Any, ...]:
+    """Return all that the library depends on: the step's code, its arguments, the options, this file, torch, the processor.
 
-    torch's cache folder is TORCHINDUCTOR_CACHE_DIR or torch's default. Its keys hold neither the processor nor the version.
-    They hold flags such as `-march=native`, which mean other instructions on another processor, and the path of torch's
-    headers, which an upgrade does not change. With a home directory shared by several machines, or ATEN_CPU_CAPABILITY set
-    for one run, code of another processor would be loaded.
+    torch's headers and `-march=native` have the same names after an upgrade of torch and on another processor, so both are
+    named here. Else a home directory shared by several machines would hold code that ends in SIGILL on some of them.
     """
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    processor: dict[str, Any] = dict(
-        getattr(torch.cpu, "get_capabilities", dict)()
-    )  # missing in older supported versions of torch
-    facts = sorted(
-        (k, v) for k, v in processor.items() if not k.startswith("num_")
-    )  # a container may limit the number of cores
-    identity = (facts, os.environ.get("ATEN_CPU_CAPABILITY"), torch.__version__, torch.version.git_version)
-    return os.path.join(cache_dir(), f"trainkit-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}")
-
-
-@contextmanager
-def cache_in(folder: str) -> Iterator[None]:
-    """Make torch's compiler keep its files in `folder` inside the block."""
-    before = os.environ.get(CACHE)
-    os.environ[CACHE] = folder
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[CACHE]
-        else:
-            os.environ[CACHE] = before
+    layouts = [(tuple(a.shape), a.stride(), a.dtype, a.device) for a in arguments]
+    source = Path(__file__).read_bytes()
+    # Missing in older supported versions of torch. A container may limit the number of cores.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    processor = sorted((k, v) for k, v in capabilities.items() if not k.startswith("num_"))
+    variables = [os.environ.get(name) for name in ("ATEN_CPU_CAPABILITY", "CXX", "TORCHINDUCTOR_VEC_ISA_OK")]
+    return (
+        step.code,
+        layouts,
+        source,
+        torch.__version__,
+        torch.version.git_version,
+        torch.get_num_threads(),
+        processor,
+        variables,
+    )
 
 
 @contextmanager
