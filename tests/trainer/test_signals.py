@@ -167,6 +167,46 @@ def test_a_signal_during_the_last_evaluation_keeps_what_is_trained(tmp_path: Pat
     assert "test/loss" in run(tmp_path, resume=True).session.metrics
 
 
+class OwnEvaluation(Callback):
+    """Measures the test split in one of its hooks, as a user's callback may, and keeps the values."""
+
+    def __init__(self, hook: str) -> None:
+        self.values: list[float] = []
+        setattr(self, hook, self.measure)
+
+    def measure(self, session: Session, *_: Any) -> None:
+        assert session.data.test is not None
+        values = session.evaluate(session.data.test)["loss"]
+        session.log("own/loss", values)
+        self.values += values
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": self.values}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.values = state["values"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "hook", ["on_train_batch_end", "on_losses", "on_validation_end", "on_train_epoch_end", "on_metrics", "on_log"]
+)
+def test_after_a_signal_a_hooks_own_evaluation_is_completed_and_the_run_stops_as_usual(
+    number: int, hook: str, tmp_path: Path
+) -> None:
+    whole = run(tmp_path / "whole", OwnEvaluation(hook))
+    stopped = run(tmp_path / "run", Send(number, hook, 6), OwnEvaluation(hook))
+    assert stopped.summary["stop_reason"] == signal.Signals(number).name
+    resumed = run(tmp_path / "run", OwnEvaluation(hook), resume=True)
+    assert outcome(resumed, tmp_path / "run") == outcome(whole, tmp_path / "whole")
+    assert resumed.callbacks["own_evaluation"].values == whole.callbacks["own_evaluation"].values
+
+
+def test_a_fit_that_a_signal_has_stopped_can_be_evaluated() -> None:
+    stopped = run(None, Send(signal.SIGTERM, "on_train_batch_end", 6))
+    assert stopped.test().keys() == {"test/loss"}
+
+
 def test_a_second_sigint_stops_at_once(tmp_path: Path) -> None:
     closing: list[str] = []
 

@@ -62,13 +62,14 @@ def finish(session: Session) -> None:
     if any(session.progress.samples) and "train/loss" not in session.metrics:
         session.metrics["train/loss"] = session.mean_loss()  # the run ended inside its first epoch
     try:
-        final = session.evaluate(session.data.train)
+        final = session.evaluate(session.data.train, interruptible=True)
         if "error" in final:
             session.log("train/error", final["error"])
         if session.data.test is not None:
-            session.evaluate_and_log("test", session.data.test)
+            session.evaluate_and_log("test", session.data.test, interruptible=True)
         if session.params_replaced and session.data.val is not None:  # the summary describes the final parameters
-            session.metrics.update({f"val/{name}": values for name, values in session.evaluate(session.data.val).items()})
+            values = session.evaluate(session.data.val, interruptible=True)
+            session.metrics.update({f"val/{name}": value for name, value in values.items()})
     except signals.Interrupted:
         finish(session)
         return
@@ -140,7 +141,7 @@ def _validate_inside(session: Session) -> None:
 def _validated(session: Session, split: Split) -> bool:
     """Validate on `split`. Return False where a signal interrupted it."""
     try:
-        session.evaluate_and_log("val", split)
+        session.evaluate_and_log("val", split, interruptible=True)
     except signals.Interrupted:
         return False
     session.call("on_validation_end")

@@ -109,14 +109,19 @@ class Session:
         """Set a metric: one number, or one per replica. A replica that has stopped keeps its value."""
         self.metrics.log(name, value, self.progress.active)
 
-    def evaluate(self, split: Split) -> Metrics:
-        """Return loss and error of the net on `split`, which is scaled and on the device."""
-        size = max(self.settings.batch_size or len(split), PASS)
-        return evaluate(self.net, self.loss, self.data, split, size, self.replicas, self.check_interrupt)
+    def evaluate(self, split: Split, interruptible: bool = False) -> Metrics:
+        """Return loss and error of the net on `split`, which is scaled and on the device.
 
-    def evaluate_and_log(self, name: str, split: Split) -> None:
-        """Evaluate the net on `split` and log `name/loss` and `name/error`."""
-        for metric, values in self.evaluate(split).items():
+        interruptible: leave the evaluation with Interrupted if a signal has arrived. A hook's own evaluation is completed: the
+        hooks of a step are not called again in the resumed run.
+        """
+        size = max(self.settings.batch_size or len(split), PASS)
+        check = (self.check_interrupt,) if interruptible else ()
+        return evaluate(self.net, self.loss, self.data, split, size, self.replicas, *check)
+
+    def evaluate_and_log(self, name: str, split: Split, interruptible: bool = False) -> None:
+        """Evaluate the net on `split` and log `name/loss` and `name/error`. interruptible: as in `evaluate`."""
+        for metric, values in self.evaluate(split, interruptible).items():
             self.log(f"{name}/{metric}", values)
 
     def evaluate_split(self, name: str, data: Dataset | None = None) -> Metrics:
@@ -286,7 +291,7 @@ class Session:
     def check_interrupt(self) -> None:
         """Raise Interrupted if a signal has arrived. Called between the batches of an evaluation."""
         if self.signal is not None:
-            raise Interrupted
+            raise Interrupted(self.signal)
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as a checkpoint holds it."""

@@ -11,7 +11,11 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """Raised to leave an evaluation after a signal; the run stops there and can be resumed from there."""
+    """Raised to leave an evaluation or a command after the signal `number`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @contextmanager

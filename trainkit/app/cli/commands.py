@@ -240,7 +240,7 @@ def _check(composed: DictConfig) -> int:
     try:
         print(rehearse(config, to_yaml(composed), data, session))
     except signals.Interrupted as stop:
-        return signals.exit_code(stop.args[0])
+        return signals.exit_code(stop.number)
     wrong = [r[0] for r in rows if not r[2] <= TOLERANCE]
     print(f"{len(rows) - len(wrong)} of {len(rows)} derivatives agree with central differences to {TOLERANCE:g}")
     return 1 if wrong else 0

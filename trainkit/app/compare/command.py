@@ -29,6 +29,10 @@ MAX_DRAWN = 12  # trials in one figure
 class Stopped(BaseException):
     """A signal ended the training. It is a BaseException, so that no code handles it as an error."""
 
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
 
 def compare(args: argparse.Namespace) -> int:
     """Train each configuration, or each point of a grid over it; print the table; write it and the figures into a folder.
@@ -52,8 +56,8 @@ def compare(args: argparse.Namespace) -> int:
         with signals.noting(raise_stopped):
             train_all(plans, args.against, done)
     except (Stopped, signals.Interrupted) as stop:
-        code = signals.exit_code(stop.args[0])
-        print_stderr(f"stopped by {signals.name(stop.args[0])}; {len(done)} trial{'s' * (len(done) != 1)} done")
+        code = signals.exit_code(stop.number)
+        print_stderr(f"stopped by {signals.name(stop.number)}; {len(done)} trial{'s' * (len(done) != 1)} done")
     finally:
         try:
             if done:

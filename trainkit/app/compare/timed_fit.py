@@ -74,11 +74,11 @@ def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Ses
 
 
 def measured(session: Session) -> Metrics:
-    """Evaluate the current net on every split; return `train/loss`, `val/error` and so on."""
+    """Evaluate the current net on every split; return `train/loss` and so on. Raises Interrupted after a signal."""
     return {
         f"{name}/{metric}": values
         for name, split in session.data.parts().items()
-        for metric, values in session.evaluate(split).items()
+        for metric, values in session.evaluate(split, interruptible=True).items()
     }
 
 
