@@ -330,6 +330,15 @@ MISTAKES = {
         ],
         "OneCycleLR sets the rate itself, all points would be equal; try callbacks.lr_scheduler.OneCycleLR.max_lr",
     ),
+    "a schedule with rates of its own, under another name": (
+        [
+            "a.yaml",
+            "--grid",
+            "optimizer.SGD.lr=1,2",
+            "callbacks.mine={LRScheduler: {OneCycleLR: {max_lr: 0.1, total_steps: 50}}}",
+        ],
+        "OneCycleLR sets the rate itself, all points would be equal; try callbacks.mine.LRScheduler.OneCycleLR.max_lr",
+    ),
     "an option without its value": (["a.yaml", "--grid"], "--grid: no value; write --grid KEY=A,B"),
     "two axes of one key": (["a.yaml", "--grid", "seed=1", "--grid", "seed=2"], "--grid seed: two axes; write all"),
     "a value twice": (["a.yaml", "--grid", "seed=1,1"], "--grid seed=1,1: a value is given twice"),

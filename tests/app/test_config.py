@@ -108,6 +108,13 @@ def test_a_callback_may_have_a_name_of_its_own(tmp_path: Path) -> None:
     assert [type(parts.callbacks[n]).__name__ for n in "ab"] == ["EarlyStopping", "EarlyStopping"]
 
 
+@pytest.mark.parametrize("arguments", ["{}", "{patience: 3}", "{patience: 3, mode: max}"])
+def test_a_callback_may_be_named_by_its_class(arguments: str, tmp_path: Path) -> None:
+    text = GOOD.replace("early_stopping: {patience: 3}", f"EarlyStopping: {arguments}")
+    callbacks = build(composed(text, folder=tmp_path)).callbacks
+    assert type(callbacks["EarlyStopping"]).__name__ == "EarlyStopping"
+
+
 def test_a_reference_is_resolved_and_saved_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(GOOD.replace("step_size: 2", "step_size: '${trainer.max_epochs}'"))
     config = compose([tmp_path / "a.yaml"], ["trainer.max_epochs=6"])

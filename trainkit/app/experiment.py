@@ -241,13 +241,10 @@ def _only_split(config: dict[str, Any]) -> dict[str, Any]:
     callbacks = config.get("callbacks")
     if not isinstance(callbacks, dict):
         return config
-    return {**config, "callbacks": {name: v for name, v in callbacks.items() if _splits(name, v)}}
-
-
-def _splits(name: str, arguments: Any) -> bool:
-    """Return whether a callback of the configuration splits off validation data."""
-    key = name if name in registry.TABLE or not isinstance(arguments, dict) else next(iter(arguments), "")
-    return key in ("validation_split", "ValidationSplit")
+    return {
+        **config,
+        "callbacks": {name: v for name, v in callbacks.items() if registry.callback_entry(name, v)[0] == "ValidationSplit"},
+    }
 
 
 def own_config(content: dict[str, Any], origin: Path, overrides: Sequence[str]) -> DictConfig:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainkit.app.config import registry
 from trainkit.app.config.build import build, name_and_arguments
 from trainkit.app.config.files import compose, override, resolve, unresolved
 from trainkit.core.errors import UserError
@@ -125,9 +126,11 @@ def check_rates(rates: Axis, composed: DictConfig) -> None:
         number(value, rates.key)
     plain = unresolved(composed)
     optimizer, callbacks = plain.get("optimizer"), plain.get("callbacks")
-    for name, arguments in callbacks.items() if isinstance(callbacks, dict) else ():
+    for name, value in callbacks.items() if isinstance(callbacks, dict) else ():
+        class_name, arguments = registry.callback_entry(name, value)
         for schedule in OWN_RATES & set(arguments if isinstance(arguments, dict) else ()):
-            key = f"callbacks.{name}.{schedule}.max_lr"
+            place = f"callbacks.{name}" if arguments is value else f"callbacks.{name}.{class_name}"
+            key = f"{place}.{schedule}.max_lr"
             raise UserError(f"--grid {rates.key}: {schedule} sets the rate itself, all points would be equal; try {key}")
     named = name_and_arguments("optimizer", optimizer, "optimizer", [])
     if named is None or rates.key.split(".")[1] != named[0]:

@@ -222,11 +222,9 @@ def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
         if wrong_name := bad_name(name):
             errors.append(f"callbacks: {wrong_name}")
             continue
-        key = name
-        if name not in registry.names("callback") and isinstance(arguments, dict) and len(arguments) == 1:
-            key, arguments = next(iter(arguments.items()))
+        class_name, arguments = registry.callback_entry(name, arguments)
         try:
-            cls = registry.find("callback", key)
+            cls = registry.find("callback", class_name)
         except UserError as error:
             errors.append(f"{place}: {error}")
             continue

@@ -60,6 +60,18 @@ def find(kind: str, name: str) -> Callable[..., Any]:
     raise UserError(f"no {kind} {name!r}{suggest(name, names(kind))}")
 
 
+def callback_entry(name: str, value: Any) -> tuple[str, Any]:
+    """Return the class, as `find` takes it, and the arguments of an entry under `callbacks`.
+
+    `early_stopping: {patience: 3}` and `EarlyStopping: {...}` name the class; `mine: {EarlyStopping: {...}}` renames it.
+    A class of trainkit is returned as `EarlyStopping`. `find` refuses an unknown class.
+    """
+    known = {*names("callback"), *TABLE.values()}
+    if name not in known and isinstance(value, dict) and len(value) == 1:
+        name, value = next(iter(value.items()))
+    return TABLE.get(name, name), value
+
+
 def _own_callback_files() -> list[str]:
     """Return the names of the files of `callbacks/` in the current folder that are not trainkit's own."""
     folder = Path("callbacks")

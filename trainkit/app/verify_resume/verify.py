@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from trainkit import checkpoint
+from trainkit.app.config import registry
 from trainkit.app.config.files import compose, resolve
 from trainkit.app.experiment import NOT_FINITE
 from trainkit.core.diff import by_size, differences, same
@@ -298,18 +299,11 @@ def compared(value: Any, kinds: dict[str, str], *place: str) -> Any:
 
 
 def callback_kinds(config: dict[str, Any]) -> dict[str, str]:
-    """Return the class, timer or checkpoint, of these callbacks by their names in the configuration."""
-    classes = {"timer": "Timer", "checkpoint": "Checkpoint"}
-    found = {}
+    """Return the class, Timer or Checkpoint, of these callbacks by their names in the configuration."""
     callbacks = config.get("callbacks")
-    for name, arguments in callbacks.items() if isinstance(callbacks, dict) else ():
-        if arguments is None:
-            continue
-        key = name if name in classes or not isinstance(arguments, dict) else next(iter(arguments), "")
-        key = classes.get(key, key)
-        if key in classes.values():
-            found[name] = key
-    return found
+    entries = callbacks.items() if isinstance(callbacks, dict) else ()
+    kinds = {name: registry.callback_entry(name, value)[0] for name, value in entries if value is not None}
+    return {name: kind for name, kind in kinds.items() if kind in ("Timer", "Checkpoint")}
 
 
 def first_row(a: list[dict[str, str]], b: list[dict[str, str]]) -> tuple[int, str] | None:
