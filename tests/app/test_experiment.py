@@ -104,7 +104,7 @@ def test_data_of_other_features_or_classes_is_refused() -> None:
     trainer, (x, t) = fitted(), points()
     with pytest.raises(UserError, match=r"data: a sample of the test split is \(3,\), the fit's is \(4,\)"):
         trainer.test(tensors(x[:, :3], t, test=(x[:, :3], t)))
-    with pytest.raises(UserError, match="data: the checkpoint's classes are 0, 1, the data's no, yes"):
+    with pytest.raises(UserError, match="data: the fit's classes are 0, 1, the data's no, yes"):
         trainer.test(tensors(x, t, test=(x, t), classes=["no", "yes"]))
 
 

@@ -19,7 +19,7 @@ from .callback import Callback, known_metrics
 from .environment import environment
 from .progress import Progress
 from .random_states import check_random_states, random_states, set_random_states
-from .same_data import check_data, check_same
+from .same_data import check_classes, check_same
 
 if TYPE_CHECKING:
     from .session import Session
@@ -111,7 +111,7 @@ def restore(session: Session, content: dict[str, Any]) -> None:
             wrong.append(f"resume: {problem}; keep them, or resume from an epoch's end")
     if wrong:
         raise UserErrors(wrong)
-    check_data(content, session.data)
+    check_classes(content["data"]["classes"], session.data.classes, "the checkpoint's")
     check_random_states(session.device, content["rng"])
     load_callbacks(session, content)  # before the rest, since a callback may refuse its state too
     check_same(session, content)

@@ -9,19 +9,18 @@ from trainkit.core import terminal
 from trainkit.core.errors import MAX_NAMES, UserError
 from trainkit.core.validation import short_repr
 from trainkit.data.check import SPLITS
-from trainkit.data.dataset import Dataset
 
 if TYPE_CHECKING:
     from .session import Session
 
 
-def check_data(content: dict[str, Any], data: Dataset) -> None:
-    """Raise UserError for data with other classes than the checkpoint's: outputs would be taken for other classes."""
-    had, has = content["data"]["classes"], data.classes
-    if had != (None if has is None else list(has)):
-        raise UserError(
-            f"data: the checkpoint's classes are {class_list(had)}, the data's {class_list(has)}; use the original data"
-        )
+def check_classes(had: Sequence[str] | None, has: Sequence[str] | None, whose: str) -> None:
+    """Raise UserError where the data's classes `has` are not `had`, those of the training: outputs would name other classes.
+
+    whose: where `had` is from, such as "the checkpoint's".
+    """
+    if (None if had is None else list(had)) != (None if has is None else list(has)):
+        raise UserError(f"data: {whose} classes are {class_list(had)}, the data's {class_list(has)}; use the original data")
 
 
 def changed_splits(session: Session, content: dict[str, Any], keys: Sequence[str] = ("x", "t")) -> list[str]:

@@ -23,7 +23,7 @@ from .device import find_device
 from .evaluation import PASS, Metrics, evaluate, predict_rows
 from .progress import Progress, StopReason
 from .run_folder import RunFolder
-from .same_data import check_data
+from .same_data import check_classes
 from .settings import Settings
 from .signals import Interrupted
 
@@ -137,7 +137,7 @@ class Session:
             features, wanted = tuple(split.x.shape[1:]), tuple(self.data.train.x.shape[1:])
             if features != wanted:
                 raise UserError(f"data: a sample of the {name} split is {features}, the fit's is {wanted}; give its features")
-            check_data({"data": {"classes": self.data.classes and list(self.data.classes)}}, data)
+            check_classes(self.data.classes, data.classes, "the fit's")
             split = self.normalizer.apply(split, self.dtype).to(self.device, self.dtype)
         return self.evaluate(split)
 

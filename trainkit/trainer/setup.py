@@ -26,7 +26,7 @@ from .callback import check_monitors, overrides
 from .engines.select import StepEngine
 from .environment import differences, engine_of, resumed_engine
 from .progress import Progress
-from .same_data import check_data, print_changed
+from .same_data import check_classes, print_changed
 from .session import Session
 
 
@@ -88,7 +88,7 @@ def prepare_to_evaluate(session: Session, content: dict[str, Any] | None) -> Non
     """Prepare a session for an evaluation: split, scale, move and check the data; load the parameters of `content`."""
     prepare(session, None, None if content is None else capture.normalizer(content, session.data))
     if content is not None:
-        check_data(content, session.data)
+        check_classes(content["data"]["classes"], session.data.classes, "the checkpoint's")
         capture.load_callbacks(session, content)
         print_changed(session, content, [name for name in session.data.parts() if name != "train"])
         session.net.load_state_dict(content["model"])
