@@ -66,7 +66,9 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
         errors.append(f"trainer.mode: was renamed; write trainer.engine={yaml_repr(settings['mode'])}")
     elif isinstance(settings, dict):
         wrong = check_arguments(Trainer, settings, "trainer", (*NOT_CONFIGURED, "seed", "callbacks", "run_dir", "config"))
-        errors += wrong or _attempt(lambda: Trainer(**settings), "", errors=[])[1]
+        errors += wrong
+        if not wrong:
+            _attempt(lambda: Trainer(**settings), "", errors)
     else:
         errors.append(f"trainer: {yaml_repr(settings)}; needs a mapping, {{max_epochs: 5}}")
     callbacks = _callbacks({} if config.get("callbacks") is None else config["callbacks"], errors)
@@ -91,15 +93,15 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
     return Parts(seed, net, loss, callbacks, data, optimizer, trainer)
 
 
-def _attempt(make: Callable[[], Any], prefix: str, errors: list[str]) -> tuple[Any, list[str]]:
-    """Return make(), or None with its error added to `errors`; and `errors`."""
+def _attempt(make: Callable[[], Any], prefix: str, errors: list[str]) -> Any:
+    """Return make(), or None with its error added to `errors`."""
     try:
-        return make(), errors
+        return make()
     except UserError as error:
         errors += [f"{prefix}{line}" for line in str(error).split("\n")]
     except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:  # raised for sizes that are too large
         errors.append(f"{prefix.rstrip('.: ') or 'model'}: {memory_error_message(error) or str(error).splitlines()[0]}")
-    return None, errors
+    return None
 
 
 EXAMPLES = {"layer": "{Linear: [2, 25]}", "loss": "{HuberLoss: {delta: 2}}", "optimizer": "{SGD: {lr: 0.1}}"}
@@ -145,7 +147,7 @@ def _build_one(kind: str, value: Any, place: str, errors: list[str]) -> Any:
     cls, name, arguments = found
     wrong = check_arguments(cls, arguments, f"{place}.{name}", NOT_CONFIGURED)
     errors += wrong
-    return None if wrong else _attempt(lambda: call(cls, arguments), f"{place}.", errors)[0]
+    return None if wrong else _attempt(lambda: call(cls, arguments), f"{place}.", errors)
 
 
 def _net(value: Any, errors: list[str]) -> Sequential | None:
@@ -234,7 +236,7 @@ def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
         wrong = check_arguments(cls, arguments, place, NOT_CONFIGURED)
         errors += wrong
         if not wrong:
-            cb, _ = _attempt(lambda cls=cls, arguments=arguments: cls(**arguments), f"{place}: ", errors)  # type: ignore[misc]
+            cb = _attempt(lambda cls=cls, arguments=arguments: cls(**arguments), f"{place}: ", errors)  # type: ignore[misc]
             if cb is not None:
                 built[name] = cb
     return built
