@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,11 @@ from .errors import UserError
 from .files import kind_of
 
 EVENTS = "events.out.tfevents"  # the start of the names of TensorBoard's files
+
+
+def default_folder(name: str) -> Path:
+    """Return `logs/<name>/<time>`. `Folder.begin` appends a number where two runs begin in one second."""
+    return Path("logs") / (name.strip("-. ") or "run") / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
 class Folder:

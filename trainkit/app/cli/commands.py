@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trainkit.app.config import registry
-from trainkit.app.config.build import build, run_folder
+from trainkit.app.config.build import build
 from trainkit.app.config.files import compose, in_one_line, resolve, to_yaml
 from trainkit.app.experiment import Experiment, exit_code, load, own_config, run_of
 from trainkit.app.prediction_output import Output
 from trainkit.checkpoint import list_checkpoints, load_run
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
+from trainkit.core.folder import default_folder
 from trainkit.data.dataset import Split
 from trainkit.metrics.statistics import json_summary
 from trainkit.trainer import signals
@@ -62,7 +63,7 @@ def _places(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
     if args.resume is None:
         if not args.paths:
             raise UserError("fit: no CONF; give a YAML file, for example fit conf/mlp.yaml")
-        return RunFolder(args.run_dir or run_folder(args.paths[0]), new=True, numbered=args.run_dir is None), None
+        return RunFolder(args.run_dir or default_folder(args.paths[0].stem), new=True, numbered=args.run_dir is None), None
     origin = Path(args.resume) if args.resume else args.run_dir or _newest_run(args)
     if not origin.exists():
         raise UserError(f"resume: no {origin}; give a run's folder or a checkpoint")
@@ -92,7 +93,7 @@ def _newest_run(args: argparse.Namespace) -> Path:
         raise UserError(
             "resume: no run; give one, for example --resume logs/mlp/2026-01-31_12-00-00, or a CONF to continue its newest run"
         )
-    folder = run_folder(args.paths[0]).parent
+    folder = default_folder(args.paths[0].stem).parent
     runs = [RunFolder(path) for path in folder.glob("*") if RunFolder(path).marked]
     saved = {r.path: max(f.lstat().st_mtime_ns for f in files) for r in runs if (files := list_checkpoints(r.checkpoints))}
     if not saved:

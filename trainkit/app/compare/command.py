@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from trainkit import interop
-from trainkit.app.config.build import run_folder
 from trainkit.core.errors import UserError, escape_control
 from trainkit.core.files import write
-from trainkit.core.folder import EVENTS, Folder
+from trainkit.core.folder import EVENTS, Folder, default_folder
 from trainkit.core.terminal import print_stderr, print_stdout
 from trainkit.trainer import signals
 
@@ -48,7 +47,7 @@ def compare(args: argparse.Namespace) -> int:
                 "compare: --grid and --against do not go together; choose a point, then compare it with the reference"
             )
     plans = plans_of(args)
-    folder = Comparison(args.out or run_folder(Path("compare")), numbered=args.out is None)
+    folder = Comparison(args.out or default_folder("compare"), numbered=args.out is None)
     folder.begin()
     done: list[Trial] = []
     code = 0

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -240,8 +238,3 @@ def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:
             if cb is not None:
                 built[name] = cb
     return built
-
-
-def run_folder(conf: Path, root: Path = Path("logs")) -> Path:
-    """Return `logs/<conf name>/<time>`. If two runs begin in one second, `RunFolder.open` appends a number."""
-    return root / (conf.stem.strip("-. ") or "run") / time.strftime("%Y-%m-%d_%H-%M-%S")
