@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainkit.callbacks import ValidationSplit
-from trainkit.checkpoint import list_checkpoints as list_checkpoints
+from trainkit.checkpoint import list_checkpoints
 from trainkit.checkpoint import load as load_checkpoint
 from trainkit.core import terminal
 from trainkit.core.errors import UserError

@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """The result of the reference implementation: the seconds of all steps and validations, the number of steps, the metrics
-    in evaluation mode (`val/loss`, ...), and the parameters under trainkit's names."""
+    """The result of the reference implementation: the seconds of all steps and validations, the metrics in evaluation mode
+    (`val/loss`, ...), and the parameters under trainkit's names."""
 
     seconds: float
-    steps: int
     metrics: dict[str, float]
     state: dict[str, Tensor]
 
@@ -39,14 +38,14 @@ class ReferenceResult:
 def fit(
     session: Session,
     start: Mapping[str, Tensor],
-    rates: Sequence[float] | None = None,
-    momenta: Sequence[Mapping[str, Any]] | None = None,
+    rates: Sequence[float],
+    momenta: Sequence[Mapping[str, Any]],
 ) -> ReferenceResult:
     """Repeat the training of `session`, which has one replica, from the parameters `start`: the same number of steps over the
     same batches, with the same validations.
 
-    rates: the learning rate of each step; None is the configured one. momenta: {"momentum": 0.9} or {"betas": (0.9, 0.999)}
-    of each step, if the schedule changes them. Dropout draws other masks, from the run's seed.
+    rates: the learning rate of each step. momenta: {"momentum": 0.9} or {"betas": (0.9, 0.999)} of each step, or {} for the
+    configured one. Dropout draws other masks, from the run's seed.
     Raises UserError for a layer, loss or optimizer that torch does not have.
     """
     devices = [session.device] if session.device.type == "cuda" else []
@@ -56,7 +55,7 @@ def fit(
         load(net, start)
         loss = criterion(session.loss).to(session.device, session.dtype)
         update = optimizer(session.optimizer, net.parameters())
-        settings = settings_per_step(session, rates, momenta)
+        settings = [{"lr": lr, **momentum} for lr, momentum in zip(rates, momenta, strict=True)]
         if settings:
             update.param_groups[0].update(settings[0])
         changing = iter(settings) if any(s != settings[0] for s in settings) else None
@@ -85,7 +84,7 @@ def fit(
             for metric, value in evaluate(net, loss, session, split).items()
         }
         state = {name: p.detach().clone() for name, p in net.named_parameters()}
-        return ReferenceResult(seconds, session.progress.step, metrics, state)
+        return ReferenceResult(seconds, metrics, state)
 
 
 def train(
@@ -148,16 +147,6 @@ def batch_weight(criterion: Criterion, t: Tensor) -> int | Tensor:
         return len(t)
     counts = t != criterion.ignore_index
     return (counts if criterion.weight is None else criterion.weight[t[counts]]).sum(dtype=torch.float64)
-
-
-def settings_per_step(
-    session: Session, rates: Sequence[float] | None, momenta: Sequence[Mapping[str, Any]] | None
-) -> list[dict[str, Any]]:
-    """Return the optimizer's settings for each step: {"lr": 0.1, "momentum": 0.9}."""
-    steps = session.progress.step
-    rates = [session.optimizer.configured[0]] * steps if rates is None else rates
-    momenta = [{}] * steps if momenta is None else momenta
-    return [{"lr": lr, **momentum} for lr, momentum in zip(rates, momenta, strict=True)]
 
 
 def endless_batches(session: Session) -> Iterator[tuple[Tensor, Tensor]]:

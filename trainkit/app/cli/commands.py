@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ from trainkit.core.folder import default_folder
 from trainkit.data.dataset import Split
 from trainkit.metrics.statistics import json_summary
 from trainkit.trainer import signals
-from trainkit.trainer.callback import Callback
 from trainkit.trainer.predictions_csv import as_csv
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
@@ -32,14 +30,14 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def fit(args: argparse.Namespace, extra_callbacks: Mapping[str, Callback] | None = None) -> int:
-    """Train from a configuration, from the beginning or from a checkpoint. `extra_callbacks` are called last."""
+def fit(args: argparse.Namespace) -> int:
+    """Train from a configuration, from the beginning or from a checkpoint."""
     _imports(args)
     run, origin = _places(args)
     with closing(run):  # a run that continues is locked before it is read, so no other process changes it
         run.open(going_on=origin is not None)
         content = None if origin is None else _resumed(origin)
-        experiment = Experiment(_configured(args, run, content), content, extra_callbacks=extra_callbacks)
+        experiment = Experiment(_configured(args, run, content), content)
         trainer, summary = experiment.train(run)
     try:
         terminal.print_stdout(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {run.path}")
