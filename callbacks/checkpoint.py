@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from trainkit.checkpoint.file import Unreadable, load, save
+from trainkit.checkpoint.file import BEST, FINAL, LAST, Unreadable, load, save
 from trainkit.checkpoint.template import COUNTERS, Template
 from trainkit.core.errors import MAX_NAMES, UserError
 from trainkit.core.files import delete, plain_name
@@ -18,7 +18,6 @@ from trainkit.core.validation import COUNTER, OneOf, mismatches, require, short_
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
 
-LAST, BEST, FINAL = "last.pt", "best.pt", "final.pt"
 FIRST_SAVE_SECONDS = 0.02  # assumed duration of the first save
 SPACING = 20  # the least time between saves, in durations of the last save: saving takes at most 5 % of the time
 Entry = tuple[float, str, int]  # score (smaller is better), file name, step

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import torch
 
-from trainkit.checkpoint.file import save
+from trainkit.checkpoint.file import BEFORE_NAN, save
 from trainkit.core.terminal import print_stderr
 from trainkit.optim.flat_buffer import unflatten
 from trainkit.trainer import replay
@@ -15,8 +15,6 @@ from trainkit.trainer.callback import Callback
 from trainkit.trainer.nonfinite import locate, nonfinite_replicas
 from trainkit.trainer.replay import StepCopy, StepSideEffects
 from trainkit.trainer.session import Session
-
-FILE = "before_nan.pt"  # not in checkpoints/: a resume uses it only if it is named
 
 
 class TerminateOnNaN(Callback):
@@ -31,6 +29,7 @@ class TerminateOnNaN(Callback):
     """
 
     handles_nonfinite = True
+    files = (BEFORE_NAN,)
 
     def on_train_start(self, session: Session) -> None:
         self.side_effects = StepSideEffects(session)
@@ -79,8 +78,8 @@ class TerminateOnNaN(Callback):
             session.rolled_back = True
             saved = ""
             if session.run is not None:
-                save(session.snapshot(), session.run.file(FILE))
-                saved = f"; {FILE} is the state before it"
+                save(session.snapshot(), session.run.file(BEFORE_NAN))
+                saved = f"; {BEFORE_NAN} is the state before it"
             session.stop("nan", "\n".join(messages[r] for r in ending) + saved, force=True)
 
     def _message(self, session: Session, r: int, before: StepCopy | None, rows: list[list[float]], end: int) -> str:

@@ -587,4 +587,4 @@ def test_the_command_has_an_exit_code_of_its_own(
     assert main(["fit", "--resume", "run"]) == 3
     assert main(["fit", "--resume", "run/before_nan.pt", "--run-dir", "rest"]) == 3
     assert main(["fit", "--resume", "run", "callbacks.terminate_on_nan=null"]) == 0
-    assert terminate_on_nan.FILE == "before_nan.pt"
+    assert terminate_on_nan.BEFORE_NAN == "before_nan.pt"

@@ -12,6 +12,7 @@ from torch import Tensor
 from trainkit.callbacks import ValidationSplit
 from trainkit.checkpoint import list_checkpoints
 from trainkit.checkpoint import load as load_checkpoint
+from trainkit.checkpoint.file import FINAL, LAST
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.core.files import plain_name
@@ -156,7 +157,7 @@ class Experiment:
         self.parts = build(self.config, self.net, self.loss)
         self.parts.callbacks.update(callbacks or {})
         _, summary = self.train(run, data)
-        if self.file is not None and run is not None and (last := run.checkpoints / "last.pt").exists():
+        if self.file is not None and run is not None and (last := run.checkpoints / LAST).exists():
             self.file, self.content = last, load_checkpoint(last)
         return summary
 
@@ -267,7 +268,7 @@ def checkpoint_file(run: Path, name: str | None = None) -> Path:
     if not run.is_dir():
         what = "is not a .pt file" if run.is_file() else "no such run"
         raise UserError(f"{run}: {what}; {example}")
-    chosen = name or ("final" if (run / "checkpoints" / "final.pt").exists() else "last")
+    chosen = name or (FINAL if (run / "checkpoints" / FINAL).exists() else LAST)
     file = run / "checkpoints" / plain_name(chosen if chosen.endswith(".pt") else f"{chosen}.pt")
     if file.is_symlink():
         raise UserError(f"{file}: is a link and could lead elsewhere; give its target")

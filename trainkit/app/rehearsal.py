@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from trainkit.checkpoint.file import LAST
 from trainkit.core.errors import UserError
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
@@ -76,7 +77,7 @@ def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Session)
         except (CallbackError, UserError) as error:
             lines = str(error).split("\n") if isinstance(error, UserError) else [str(error).split("\n")[0]]
             raise UserError("\n".join(f"rehearsal of two steps: {line}" for line in lines)) from error
-        saved = (Path(folder) / "checkpoints" / "last.pt").exists()
+        saved = (Path(folder) / "checkpoints" / LAST).exists()
     session = trainer.fitted()
     if session.signal is not None:
         raise signals.Interrupted(session.signal)

@@ -24,6 +24,8 @@ from .plain import check_plain, to_plain
 from .safe_pickle import MAX_OPCODES, check_pickle, opcodes
 from .schema import FORMAT, check_types
 
+LAST, BEST, FINAL = "last.pt", "best.pt", "final.pt"  # in the folder checkpoints of a run
+BEFORE_NAN = "before_nan.pt"  # in the run's folder itself: a resume uses it only if it is named
 CHECKSUM_PREFIX = b"trainkit sha256 "
 COMMENT_BYTES = len(CHECKSUM_PREFIX) + 64
 
@@ -244,7 +246,7 @@ def load_latest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """
     best: tuple[int, Path, dict[str, Any]] | None = None
     skipped: list[str] = []
-    for path in sorted(list_checkpoints(folder), key=lambda path: path.name != "last.pt"):
+    for path in sorted(list_checkpoints(folder), key=lambda path: path.name != LAST):
         try:
             if path.is_symlink():
                 raise UserError(f"checkpoint {path}: is a link and could lead elsewhere; give its target")
@@ -257,7 +259,7 @@ def load_latest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
         step = content["state"]["step"]
         if best is None or step > best[0]:
             best = (step, path, content)
-        if path.name == "last.pt":
+        if path.name == LAST:
             break
     if best is None:
         why = "\n".join(skipped) or f"{folder} has no .pt file"

@@ -7,21 +7,20 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainkit.checkpoint.file import Unreadable, list_checkpoints, load
+from trainkit.checkpoint.file import BEFORE_NAN, BEST, FINAL, LAST, Unreadable, list_checkpoints, load
 from trainkit.core.errors import UserError
 from trainkit.core.files import check_writable, kind_of, plain_name, remove_temporaries, write
 from trainkit.core.folder import Folder
 from trainkit.core.terminal import print_stderr
 
-# The files of a run besides those of its callbacks. A folder comes before the files in it.
+# The names in a run's folder that are a run's even without the callback that writes them: commands look for these files.
+# `open` adds the other files of the callbacks. A folder comes before the files in it.
 RUN_FILES = (
     "config.yaml",
     "summary.json",
-    "before_nan.pt",
+    BEFORE_NAN,
     "checkpoints",
-    "checkpoints/last.pt",
-    "checkpoints/best.pt",
-    "checkpoints/final.pt",
+    *(f"checkpoints/{name}" for name in (LAST, BEST, FINAL)),
 )
 
 
@@ -85,7 +84,7 @@ class RunFolder(Folder):
     def is_ahead(self, step: int, epoch: int) -> bool:
         """Return whether `last.pt` is later than (`step`, `epoch`): an epoch's end is later than its last step."""
         try:
-            state = load(self.checkpoints / "last.pt")["state"]
+            state = load(self.checkpoints / LAST)["state"]
         except Unreadable:
             raise
         except UserError:

@@ -29,6 +29,7 @@ from trainkit import checkpoint
 from trainkit.app.config import registry
 from trainkit.app.config.files import compose, resolve
 from trainkit.app.experiment import NOT_FINITE
+from trainkit.checkpoint.file import FINAL, LAST
 from trainkit.core.diff import by_size, differences, same
 from trainkit.core.errors import UserError
 from trainkit.core.rng import stream
@@ -149,12 +150,12 @@ class Ended:
         files = [
             *checkpoint.list_checkpoints(folder / "checkpoints"),
             *checkpoint.list_checkpoints(folder),
-        ]  # such as before_nan.pt
+        ]  # such as BEFORE_NAN
         self.files = {path.relative_to(folder).as_posix(): checkpoint.load(path) for path in files}
 
     @property
     def last(self) -> dict[str, Any]:
-        return self.files["checkpoints/last.pt"]
+        return self.files[f"checkpoints/{LAST}"]
 
     @property
     def engine(self) -> str:
@@ -273,7 +274,7 @@ def compare(a: Ended, b: Ended, kinds: dict[str, str]) -> list[str]:
     lines = [f"differs from step {step} on: {words}" for step, words in first]
     found = [("exit code", f"{a.code} and {b.code}")] if a.code != b.code else []
     found += [(path, "only in one of the two runs") for path in sorted(a.files.keys() ^ b.files.keys())]
-    for path in sorted(a.files.keys() & b.files.keys(), key=lambda path: Path(path).name not in ("final.pt", "last.pt")):
+    for path in sorted(a.files.keys() & b.files.keys(), key=lambda path: Path(path).name not in (FINAL, LAST)):
         of_file = by_size(differences(compared(a.files[path], kinds), compared(b.files[path], kinds)))
         found += [(f"{Path(path).name} {gap.place}", gap.words) for gap in of_file]
     found += [
