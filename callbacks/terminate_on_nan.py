@@ -98,7 +98,7 @@ class TerminateOnNaN(Callback):
         if found is not None:
             return text + found
         names = ", ".join(self.side_effects.callbacks)
-        if session.running != "eager":
-            where = "compiled code" if session.running == "compile" else "the captured step"
+        if session.engine != "eager":
+            where = "compiled code" if session.engine == "compile" else "the captured step"
             return f"{text}numbers are not finite in {where}; the same step in eager mode gives finite numbers"
         return f"{text}numbers are not finite{f' after the step: caused by a callback ({names})' if names else ''}"

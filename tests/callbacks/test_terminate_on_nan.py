@@ -470,7 +470,7 @@ def test_compiled_steps_are_gone_back_as_exactly(name: str, monkeypatch: pytest.
         on = data(*case.get("on", (None, None)))
         found.append(fit(*more, *act, on=on, made=made, engine="compile", max_steps=None if more else step - 1))
     assert re.search(place, found[0].summary["stop_words"])
-    assert (found[0].summary["step"], found[0].session.running) == (step - 1, "compile")
+    assert (found[0].summary["step"], found[0].session.engine) == (step - 1, "compile")
     assert same(*found)
 
 

@@ -23,7 +23,7 @@ from trainkit.nn.module import eval_mode
 
 from . import capture, threads
 from .callback import check_monitors, overrides
-from .engines.select import StepEngine
+from .engines.engine import StepEngine
 from .environment import differences, engine_of, resumed_engine
 from .progress import Progress
 from .same_data import check_data, print_changed
@@ -43,10 +43,10 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     session.going_back = content is not None and run is not None and run.is_ahead(progress.step, progress.epoch)
     engine = session.settings.engine if content is None else resumed_engine(session.settings.engine, content)
     with torch.inference_mode():
-        session.engine = StepEngine(session, engine)
-    session.running = session.engine.kind
+        session.step_engine = StepEngine(session, engine)
+    session.engine = session.step_engine.name
     if content is not None and not session.steps_left:
-        session.running = engine_of(content)  # the engine of the steps, which were all taken
+        session.engine = engine_of(content)  # the engine of the steps, which were all taken
     session.call("on_fit_start")
     if any(cb.needs_run_folder and overrides(cb, "on_checkpoint") for cb in session.callbacks.values()):
         capture.check_size(session)

@@ -26,7 +26,7 @@ def summarize(session: Session, seconds: float) -> dict[str, Any]:
         "stop_words": message,
         "seed": session.settings.seed,
         "replicas": session.replicas,
-        "mode": session.running,
+        "mode": session.engine,
         "params_sha256": digest((name, p) for name, p, _ in session.net.named_param()),
         "metrics": {name: json_summary(values) for name, values in sorted(session.metrics.items())},
         "wall_s": round(seconds, 3),

@@ -25,7 +25,7 @@ class CudaGraphEngine(MultiStepEngine):
     Errors of torch's capture are passed on, such as for a step that reads a number on the host.
     """
 
-    kind = "captured"
+    adjective = "captured"
 
     def build(self, order: Tensor) -> None:
         self.order = order.clone()
