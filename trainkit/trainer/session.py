@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
+from trainkit.core.text_table import text_table
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.loader import epoch_permutation
 from trainkit.data.transforms.normalize import Normalizer
@@ -294,9 +295,8 @@ class Session:
 
     def show_hooks(self) -> str:
         """Return a table of the hooks in the order of a run, each with the callbacks that override it."""
-        width = max(map(len, HOOKS))
-        rows = (f"  {h:<{width}}  {', '.join(n for n, cb in self.callbacks.items() if overrides(cb, h)) or '-'}" for h in HOOKS)
-        return "\n".join(rows)
+        rows = [(hook, ", ".join(n for n, cb in self.callbacks.items() if overrides(cb, hook)) or "-") for hook in HOOKS]
+        return "\n".join(text_table(rows, indent="  "))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without engine and hooks: a pickled session holds the trained net, its data and its metrics."""

@@ -19,6 +19,7 @@ from trainkit.app.prediction_output import Output
 from trainkit.checkpoint import list_checkpoints, load_run
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
+from trainkit.core.text_table import text_table
 from trainkit.data.dataset import Split
 from trainkit.metrics.statistics import json_summary
 from trainkit.trainer import signals
@@ -234,9 +235,8 @@ def _check(composed: DictConfig) -> int:
         rows.append((call.place, worst.name, worst.error))
     y = calls[-1].gave
     rows.append((f"loss.{type(parts.loss).__name__}", "y", gradcheck_loss(parts.loss, y, t).error))
-    width = max(len(r[0]) for r in rows)
-    for place, name, error in rows:
-        print(f"{place:<{width}}  d{name:<8} {error:.1e}  {'ok' if error <= TOLERANCE else 'WRONG'}")
+    cells = [(place, f"d{name}", f"{error:.1e}", "ok" if error <= TOLERANCE else "WRONG") for place, name, error in rows]
+    print(*text_table(cells), sep="\n")
     try:
         print(rehearse(config, to_yaml(composed), data, session))
     except signals.Interrupted as stop:
