@@ -73,7 +73,7 @@ def load(
 
 
 class Experiment:
-    """The objects that a configuration describes; with `content`, in the state of a run. `trainkit.load` returns one."""
+    """The objects that a configuration describes; with `content`, they have the state of a run. `trainkit.load` returns one."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class Experiment:
         content = self._trained()
         known = content["data"]
         if not known["schema"]:
-            raise UserError(f"{table}: the run was not trained on a CSV file; predict its own test split, without a file")
+            raise UserError(f"{table}: the run was not trained on a CSV file; give no file, to predict its own test split")
         x = read_rows(str(table), known["schema"]).x  # the targets are not used
         raw = Dataset(
             train=Split(x, torch.zeros(len(x))), classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"]

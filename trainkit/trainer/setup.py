@@ -35,7 +35,7 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     if content is not None:
         check_types(content)
         for line in differences(session, content):
-            terminal.print_stderr(f"resumed under other conditions: {line}; bits may differ")
+            terminal.print_stderr(f"resumed under other conditions: {line}; the bits of the result may differ")
     prepare(session, content)
     check_monitors(session)
     threads.use(threads.chosen(session, content))

@@ -109,9 +109,9 @@ class StepEngine:
         """Return whether compiling and compiled steps take less time than eager ones, by estimate; print the choice."""
         saved = self._saving(left)
         if saved <= COMPILE:
-            print_engine(f"auto: eager; compiling takes about {COMPILE:.0f} s and would save {saved:.1f} s of {left:,} steps")
+            print_engine(f"auto: eager; compiling takes about {COMPILE:.0f} s and would save {saved:.1f} s in {left:,} steps")
         else:
-            print_engine(f"auto: compile; it takes about {COMPILE:.0f} s and saves about {saved:.0f} s of {left:,} steps")
+            print_engine(f"auto: compile; it takes about {COMPILE:.0f} s and saves about {saved:.0f} s in {left:,} steps")
         return saved > COMPILE
 
     def _saving(self, left: int) -> float:
