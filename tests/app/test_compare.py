@@ -328,7 +328,7 @@ MISTAKES = {
             "optimizer.SGD.lr=1,2",
             "callbacks.lr_scheduler={OneCycleLR: {max_lr: 0.1, total_steps: 50}}",
         ],
-        "OneCycleLR sets the rate itself, all points would be equal; try callbacks.lr_scheduler.OneCycleLR.max_lr",
+        "OneCycleLR sets the rate itself, so all points would be equal; try callbacks.lr_scheduler.OneCycleLR.max_lr",
     ),
     "an option without its value": (["a.yaml", "--grid"], "--grid: no value; write --grid KEY=A,B"),
     "two axes of one key": (

@@ -167,7 +167,7 @@ class Experiment:
         if run is None:
             left_out = [name for name, cb in parts.callbacks.items() if cb.needs_run_folder]
             if left_out:
-                terminal.print_stderr(f"fit: no run folder, these callbacks are left out: {', '.join(left_out)}; give run_dir")
+                terminal.print_stderr(f"fit: without a run folder, callbacks are left out: {', '.join(left_out)}; give run_dir")
             trainer.callbacks = {name: cb for name, cb in parts.callbacks.items() if name not in left_out}
         else:
             run.open(check_files(parts.callbacks), going_on=content is not None)

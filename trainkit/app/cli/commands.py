@@ -281,6 +281,6 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     for name, value in sorted(metrics.items()):
         if isinstance(value, dict):
             mean, std = (("nan" if v is None else f"{v:.4g}") for v in (value["mean"], value["std"]))
-            terminal.print_stdout(f"  {name:<12} {mean} ± {std} over {len(value['values'])}")
+            terminal.print_stdout(f"  {name:<12} {mean} ± {std} over {len(value['values'])} replicas")
         else:
             terminal.print_stdout(f"  {name:<12} {'nan' if value is None else f'{value:.4g}'}")
