@@ -13,9 +13,9 @@ from trainkit.trainer.session import Session
 
 
 class Timer(Callback):
-    """End of the run after `max_time` of training: seconds, "HH:MM:SS" or "DD:HH:MM:SS". Checked where losses are fetched.
+    """Ends the run after `max_time` of training: seconds, "HH:MM:SS" or "DD:HH:MM:SS". Checked when losses are fetched.
 
-    The training time before a resume counts, the time between the runs does not. The clock is monotonic.
+    The training time before a resume counts; the time between the two runs does not. The clock is monotonic.
     """
 
     def __init__(self, max_time: float | str) -> None:

@@ -45,7 +45,7 @@ class ValidationSplit(Callback):
         samples = session.data.train
         val = self.indices(len(samples), samples.label if self.stratify else None)
         if self.stratify and samples.label is None:
-            raise UserError("stratify needs classes, the data has none; set stratify=false")
+            raise UserError("stratify needs classes, but the data has none; set stratify=false")
         train = others(len(samples), val)
         if len(val) == 0 or len(train) == 0:
             raise UserError(

@@ -269,7 +269,7 @@ def test_what_fails_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         (["much.yaml", "trainer.max_epochs=0"], "the run has no step"),
         (["much.yaml", "callbacks.checkpoint=null"], "no callbacks.checkpoint, so no run can be resumed"),
-        (["much.yaml", "callbacks.clock.Timer.max_time=0.000001"], "the run ended by max_time"),
+        (["much.yaml", "callbacks.clock.Timer.max_time=0.000001"], "max_time ended the run"),
         (["much.yaml", "model[0].Linear=[3,8]"], "0.Linear: x is (3, 2, 2), needs (r, n, 3)"),
         (["much.yaml", "--points", "-1"], "--points: -1; needs at least 0"),
         ([], "verify-resume: no CONF"),

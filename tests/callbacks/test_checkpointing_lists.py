@@ -74,7 +74,7 @@ def test_another_template_on_resume_leaves_the_old_files_and_says_so(
     run(tmp_path, [3, 2], Checkpoint("score", save_top_k=2))
     run(tmp_path, [3, 2, 1, 0], Checkpoint("score", save_top_k=1, filename="net{epoch}"), resume=True)
     said = capsys.readouterr().err
-    assert "no longer ranked, filename does not make these names: epoch1-step3.pt, epoch2-step6.pt" in said
+    assert "no longer ranked, since filename cannot produce these names: epoch1-step3.pt, epoch2-step6.pt" in said
     assert files(tmp_path) == ["best.pt", "epoch1-step3.pt", "epoch2-step6.pt", "last.pt"]
 
 

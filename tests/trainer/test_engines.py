@@ -710,7 +710,7 @@ def test_auto_compiles_where_the_dispatch_of_the_steps_left_takes_longer_than_co
     unused = timed(monkeypatch, whole, *([] if half is None else [half]))
     trainer, _ = fit(engine="auto")
     assert not unused, "half a batch is timed only where the whole one leaves the choice open"
-    assert capsys.readouterr().err.startswith(f"trainer.engine auto: {choice} of {STEPS_LEFT} steps")
+    assert capsys.readouterr().err.startswith(f"trainer.engine auto: {choice} in {STEPS_LEFT} steps")
     assert trainer.session.engine == choice[: choice.index(";")]
     assert same(trainer, fit()[0]), "the steps that were timed are undone"
 

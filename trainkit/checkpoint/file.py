@@ -104,7 +104,10 @@ def _stream(content: dict[str, Any], file: IO[bytes]) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of `folder`, sorted. Temporaries are left out even if complete: files they list may be missing."""
+    """Return the checkpoints of `folder`, sorted.
+
+    Temporary files are left out even if they are complete, since files that they list may be missing.
+    """
     return sorted(path for path in folder.glob("*.pt") if not path.name.startswith(TEMPORARY))
 
 

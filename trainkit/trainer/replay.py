@@ -55,7 +55,7 @@ class StepSideEffects:
 class StepCopy:
     """A copy of what the steps change, on the same device: parameters, slots, counts, and the side effects.
 
-    No other state changes between two steps without the end of an epoch or a validation between them.
+    Between two steps nothing else changes, unless an epoch ends or a validation runs between them.
     """
 
     def __init__(self, session: Session, side_effects: StepSideEffects) -> None:

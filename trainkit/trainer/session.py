@@ -132,7 +132,9 @@ class Session:
         if data is not None:
             features, wanted = tuple(split.x.shape[1:]), tuple(self.data.train.x.shape[1:])
             if features != wanted:
-                raise UserError(f"data: a sample of the {name} split is {features}, the fit's is {wanted}; give its features")
+                raise UserError(
+                    f"data: a sample of the {name} split is {features}, the fit's is {wanted}; give data of that shape"
+                )
             check_data({"data": {"classes": self.data.classes and list(self.data.classes)}}, data)
             split = self.normalizer.apply(split, self.dtype).to(self.device, self.dtype)
         return self.evaluate(split)
@@ -234,7 +236,7 @@ class Session:
         progress.batch += steps
 
     def fetch_losses(self, log: bool = True) -> None:
-        """Copy the new losses to the host (waits for the device); call on_losses, and with `log` on_step_log."""
+        """Copy the new losses to the host (this waits for the device); call on_losses and, if `log`, on_step_log."""
         if not self._losses:
             return
         rows = self.add_losses()

@@ -35,7 +35,7 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     if content is not None:
         check_types(content)
         for line in differences(session, content):
-            terminal.print_stderr(f"resumed under other conditions: {line}; bits may differ")
+            terminal.print_stderr(f"resumed under other conditions: {line}; the bits of the result may differ")
     prepare(session, content)
     check_monitors(session)
     threads.use(threads.chosen(session, content))
@@ -150,7 +150,7 @@ def _check_shapes(session: Session) -> None:
 
 
 def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
-    """Raise UserError for a loss whose sum is not its mean times its batch weight: batches are combined by these."""
+    """Raise UserError for a loss whose sum is not its mean times its batch weight: batches are combined by sums and weights."""
     if loss.reduction != "mean":
         return
     values = loss.fwd(y, t)[0], loss.summed().fwd(y, t)[0], loss.batch_weight(t)
@@ -158,6 +158,6 @@ def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
     known = mean.isfinite() & total.isfinite() & (weight != 0)
     if known.any() and not torch.allclose(total[known], (mean * weight)[known], rtol=1e-3, atol=1e-6):
         raise UserError(
-            f"loss: {type(loss).__name__} with reduction=sum gives {total.tolist()}, its mean times its batch weight is"
+            f"loss: {type(loss).__name__} with reduction=sum gives {total.tolist()}, but its mean times its batch weight is"
             f" {(mean * weight).tolist()}; compute with self.reduce and self.reduction_factor, or override batch_weight"
         )

@@ -18,7 +18,7 @@ def summarize(session: Session, seconds: float) -> dict[str, Any]:
     assert session.stopping is not None
     message = session.stopping.message
     if (epoch := session.progress.first_nonfinite_epoch) is not None:
-        message += f"; train/loss is not finite since epoch {epoch}, try a lower lr"
+        message += f"; train/loss has not been finite since epoch {epoch}, try a lower lr"
     return {
         "epoch": session.progress.epoch,
         "step": session.progress.step,

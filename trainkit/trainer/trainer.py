@@ -31,7 +31,7 @@ from .setup import begin
 from .summary import summarize
 
 Metrics = dict[str, float | list[float]]
-LEFT_OUT = "config.yaml: left out, {}; give it to trainkit.load"
+LEFT_OUT = "config.yaml: {}; it is left out, so give it to trainkit.load"
 
 
 @dataclass(repr=False)

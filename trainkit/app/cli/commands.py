@@ -80,7 +80,7 @@ def _places(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
 
 
 def _resumed(origin: Path) -> dict[str, Any]:
-    """Return the content of the checkpoint to continue from. Of a run's folder it is the newest one."""
+    """Return the content of the checkpoint to continue from. If `origin` is a run's folder, this is its newest checkpoint."""
     file, content, skipped = load_run(origin)
     terminal.print_stderr(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
     state = content["state"]
@@ -141,7 +141,7 @@ def predict(args: argparse.Namespace) -> int:
         for chunk in chunks:
             out.write(chunk)
     (terminal.print_stdout if out.descriptor is None else terminal.print_stderr)(
-        f"{len(split)} samples by {file} -> {out.path}"
+        f"{len(split)} samples predicted by {file} -> {out.path}"
     )
     return 0
 
@@ -281,6 +281,6 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     for name, value in sorted(metrics.items()):
         if isinstance(value, dict):
             mean, std = (("nan" if v is None else f"{v:.4g}") for v in (value["mean"], value["std"]))
-            terminal.print_stdout(f"  {name:<12} {mean} ± {std} over {len(value['values'])}")
+            terminal.print_stdout(f"  {name:<12} {mean} ± {std} over {len(value['values'])} replicas")
         else:
             terminal.print_stdout(f"  {name:<12} {'nan' if value is None else f'{value:.4g}'}")

@@ -27,9 +27,9 @@ class Plateau:
 class ReduceLROnPlateau:
     """lr ← max(lr factor, min_lr) after more than `patience` values of a metric in a row without an improvement.
 
-    A value v is better than the best b, for mode min (max), if v < b (1 - threshold) (v > b (1 + threshold)) with
-    threshold_mode rel, or v < b - threshold (v > b + threshold) with abs. After a reduction the next `cooldown` values are not
-    counted. A reduction by eps or less is not made.
+    For mode min, a value v is better than the best b if v < b (1 - threshold) with threshold_mode rel, or if
+    v < b - threshold with abs. For mode max, it is better if v > b (1 + threshold), or if v > b + threshold.
+    After a reduction the next `cooldown` values are not counted. A reduction by eps or less is not made.
     """
 
     mode: Literal["min", "max"] = "min"

@@ -26,9 +26,9 @@ def is_compiling_worthwhile(session: Session, step: Step) -> bool:
     left = session.steps_left
     saved = seconds_saved(session, step, left)
     if saved <= COMPILE:
-        choice = f"eager; compiling takes about {COMPILE:.0f} s and would save {saved:.1f} s of {left:,} steps"
+        choice = f"eager; compiling takes about {COMPILE:.0f} s and would save {saved:.1f} s in {left:,} steps"
     else:
-        choice = f"compile; it takes about {COMPILE:.0f} s and saves about {saved:.0f} s of {left:,} steps"
+        choice = f"compile; it takes about {COMPILE:.0f} s and saves about {saved:.0f} s in {left:,} steps"
     print_stderr(f"trainer.engine auto: {choice}")
     return saved > COMPILE
 

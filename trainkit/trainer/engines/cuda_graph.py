@@ -20,9 +20,9 @@ WARM = 3  # steps before the capture, to initialize libraries and the allocator,
 
 
 class CudaGraphEngine(MultiStepEngine):
-    """Replays of a captured step. Raises UserError on another device than CUDA.
+    """Replays of a captured step. Raises UserError if the device is not a CUDA device.
 
-    Errors of torch's capture are passed on, such as for a step that reads a number on the host.
+    Errors of torch's capture are passed on, such as the error for a step that reads a number on the host.
     """
 
     adjective = "captured"
