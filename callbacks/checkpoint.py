@@ -28,15 +28,16 @@ STATE: dict[str, Any] = {"kept": [ENTRY], "gone": [ENTRY], "monitor": OneOf(None
 class Checkpoint(Callback):
     """Writer of `checkpoints/last.pt`, the last completed step, every n epochs, n steps or n seconds, and at the end of a run.
 
-    By default it saves at an epoch's end, as often as saving takes at most 5 % of the time. (An epoch may last only 2 ms.)
+    By default it saves at an epoch's end, as often as possible while saving takes at most 5 % of the time. (An epoch may last
+    only 2 ms.)
     monitor, mode: `best.pt` is the state at the best value of this metric (of its mean over replicas).
-    save_top_k: with more than 1, the k best states are kept as `filename`, whose fields are epoch, step and any metric:
-    "{epoch}-{val/loss:.3f}". If the name is taken, the step is appended. Non-finite values never rank.
+    save_top_k: with more than 1, the k best states are kept in files named by `filename`. Its fields are epoch, step and any
+    metric: "{epoch}-{val/loss:.3f}". If the name is taken, the step is appended. Non-finite values never rank.
 
     A state that ranks is kept in memory until the next save. All files of a save are written together, last.pt last, so a run
     that is killed and resumed ends with the same files. Saves come after the metrics and the schedules of their step.
     A resumed run replaces a best.pt of the same metric only by a better state, even if that best.pt is of a later step.
-    Files of steps after the one that the run resumes from stay in the folder and no longer rank.
+    Files of steps after the one from which the run resumes stay in the folder and no longer rank.
     A checkpoint may come from another source. A file that it lists is deleted only if the file itself holds the same name, step
     and score.
     Where a callback changes the parameters after the last step (early stopping's restore_best), `final.pt` holds them.
@@ -145,7 +146,7 @@ class Checkpoint(Callback):
         self.save_seconds = self.ended - began
 
     def _rank(self, session: Session) -> dict[str, Any] | None:
-        """Rank this state. Return its snapshot, which waits for the next save, if a file is to hold it; else None."""
+        """Rank this state. If a file is to hold it, return its snapshot, which waits for the next save; else return None."""
         assert self.monitor is not None
         if self.save_top_k == 0 or session.metrics.new(self.monitor) is None:
             return None
@@ -230,7 +231,7 @@ class Checkpoint(Callback):
         present = {p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()} if folder.is_dir() else set()
         listed = [e for e in [*self.ranked, *self.to_delete.values()] if e[1] in present]
         own = {e[1] for e in listed if self.names.makes(e[1])} | ({BEST} if self.held is not None else set())
-        self._print_files("no longer ranked, filename does not make these names", {e[1] for e in listed} - own - {BEST})
+        self._print_files("no longer ranked, since filename cannot produce these names", {e[1] for e in listed} - own - {BEST})
         ranked: dict[str, Entry] = {}
         for entry in sorted(self.ranked, key=lambda e: e[0]):
             if entry[1] in own and entry[2] <= session.progress.step:

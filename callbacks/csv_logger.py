@@ -48,9 +48,9 @@ class CSVLogger(Callback):
 
     With replicas `val/loss` is the mean, `val/loss_std` the standard deviation, `val/loss.0` the first replica. A metric that
     first appears later gets a column after the others.
-    A resumed run continues the file and drops rows of later steps than it resumes from. A fit that resumes from a step before
-    last.pt drops them only after its first save: until then a resume continues from last.pt. Meanwhile its own rows are kept
-    in memory and in the state of each save.
+    A resumed run continues the file, and drops the rows after the step from which it resumes. If that step is before last.pt,
+    it drops them only after its first save: until then a further resume would continue from last.pt. Meanwhile the run's own
+    rows are kept in memory and in the state of each save.
     Errors: UserError with the line, before anything is written, for a file that CSVLogger has not written.
     """
 
@@ -92,7 +92,7 @@ class CSVLogger(Callback):
             if not lines.number or self.mark.rows < self.saved_mark.rows:  # a killed run cuts only a row after its last save
                 lines.number = self.cut
                 raise lines.error(
-                    "no newline ends it (got the end of the file)", "add one if the line is whole, or delete the line"
+                    "no newline ends it (got the end of the file)", "add one if the line is complete, or delete the line"
                 )
         if not session.run.continues:  # a run that saved nothing: drop its rows and columns
             self.mark = Mark()
@@ -174,7 +174,7 @@ class CSVLogger(Callback):
         self.mark, self.saved_tail, self.is_marked = Mark(state["rows"], state["step"], state["at_step"]), state["tail"], True
 
     def _leave_out(self, name: str) -> None:
-        """Print once that a metric has the name of a column of the run's own."""
+        """Print once that a metric is left out, since it has the name of one of the run's own columns."""
         if name not in self.left_out:
             self.left_out.add(name)
             print_stderr(

@@ -15,11 +15,12 @@ from trainkit.trainer.session import Session
 
 
 class EarlyStopping(Callback):
-    """Early stopping: ends the run, or with replicas each of them alone, when `monitor` has not improved for `patience` checks.
+    """Ends the run when `monitor` has not improved for `patience` checks. With replicas, each one stops separately.
 
     A check is made at each new value of the metric: after each epoch, or as often as validation runs. It tests, in this order:
     not finite (check_finite), beyond stopping_threshold, beyond divergence_threshold, improved by more than min_delta (in the
-    metric's units, or with threshold_mode rel as a share of |best|). Else the count of waits grows; patience 0 acts as 1.
+    metric's units, or with threshold_mode rel as a share of |best|). Otherwise the count of checks without an improvement
+    grows. patience 0 has the effect of 1.
     start_from_epoch: the number of first epochs without checks. restore_best: end with the parameters of the best check.
     strict: a missing metric is an error. A stopped replica keeps its parameters and metrics while others train.
     """

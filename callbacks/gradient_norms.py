@@ -17,9 +17,7 @@ class GradientNorms(Callback):
 
     def on_fit_start(self, session: Session) -> None:
         if not session.optimizer.has_grad_buffer:
-            raise UserError(
-                "SGD with accumulate_into_momentum has no gradient buffer; remove this callback, or set it to false"
-            )
+            raise UserError("SGD with accumulate_into_momentum has no gradient buffer; remove this callback, or that option")
 
     def adds_metrics(self, session: Session) -> list[str]:
         return [f"{group}/{name}" for group in ("grad_norm", "weight_norm") for name, _, _ in session.net.named_param()]

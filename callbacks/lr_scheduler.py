@@ -1,4 +1,4 @@
-"""The schedule of the learning rate: a function of the completed steps or epochs, or by the plateaus of a metric."""
+"""The schedule of the learning rate: a function of the completed steps or epochs, or reductions at plateaus of a metric."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LRScheduler(Callback):
     """A schedule by torch's name and arguments: `LRScheduler(CosineAnnealingLR={"T_max": 100})`.
 
     interval: count the schedule's updates in epochs or in steps. warmup_steps: over this many steps the rate grows linearly
-    to the schedule's. monitor: the metric of ReduceLROnPlateau; with replicas each has its own plateau.
+    to the schedule's rate. monitor: the metric of ReduceLROnPlateau; with replicas, each has its own plateau.
     SequentialLR takes {schedulers: [{LinearLR: {...}}, ...], milestones: [...]}, ChainedScheduler {schedulers: [...]}.
     CyclicLR and OneCycleLR also change the momentum if the optimizer has one.
 
@@ -74,7 +74,7 @@ class LRScheduler(Callback):
             self.start(session.optimizer.configured, session.replicas)
             self.moves_momentum = bool(momentum_of(session.optimizer))
             if not self.moves_momentum and (name := asks_for_momentum(*self.chosen)):
-                fix = "give it one, or set cycle_momentum=false"
+                fix = "give the optimizer a momentum, or set cycle_momentum=false"
                 raise UserError(f"{name}: cycle_momentum needs an optimizer with momentum; {fix}")
             if not self.plateau:
                 self._check_rates(session)

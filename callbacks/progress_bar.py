@@ -17,7 +17,7 @@ FORMAT = "{desc} {percentage:3.0f}%|{bar:8}| {elapsed}<{remaining} {rate_fmt}{po
 
 
 class Bar(tqdm):  # type: ignore[type-arg]  # it is generic for type checkers alone
-    """tqdm's bar with a monotonic clock and without tqdm's thread. The system clock may jump, and the times with it."""
+    """tqdm's bar without tqdm's thread, and with a monotonic clock, since the system clock may jump."""
 
     monitor_interval = 0
 
@@ -39,7 +39,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # it is generic for type checkers al
 
 
 def terminal_width(file: Any) -> tuple[int | None, None]:
-    """Return the columns of a bar that does not wrap, and None for the lines; None for both where the width is unknown."""
+    """Return tqdm's size of the terminal: the columns of a bar that does not wrap (None if unknown), and None for the lines."""
     try:
         columns = os.get_terminal_size(file.fileno()).columns
     except (OSError, ValueError):
@@ -48,7 +48,7 @@ def terminal_width(file: Any) -> tuple[int | None, None]:
 
 
 class ProgressBar(Callback):
-    """A bar over the run's steps on stderr. Where stderr is not a terminal: plain lines, at most one per `every_seconds`."""
+    """A bar over the run's steps on stderr. If stderr is not a terminal, plain lines, at most one per `every_seconds`."""
 
     def __init__(self, every_seconds: float = 1.0) -> None:
         self.every_seconds = every_seconds

@@ -26,15 +26,16 @@ Point = tuple[int, str, float]  # step, tag, value
 class TensorBoard(Callback):
     """Writer of event files in the run's folder. The x axis is the step; the epoch is a scalar of its own.
 
-    train/loss is written at the first step, every log_every_n_steps, and the last of each epoch; others when they are new.
+    train/loss is written at the first step, every log_every_n_steps, and at the last step of each epoch; other metrics when
+    they are new.
     With replicas a scalar is their mean, and `val/loss_std` their standard deviation. The configuration is written as text; the
     hyperparameters with the final metrics once, at the end.
     histograms_every_n_epochs: weights and gradients of each parameter, off by default.
 
     A resumed run continues the same curves. Its file begins with an event that hides what was written after its checkpoint.
     Then follow the scalars of the checkpoint's step if that step was not complete. The state holds them, so no event file is
-    read. A fit that resumes from a step before last.pt creates its file after its first save: until then a resume continues
-    from last.pt. Meanwhile its events are kept in memory, and its scalars also in the state.
+    read. If a run resumes from a step before last.pt, it creates its file after its first save: until then a further resume
+    would continue from last.pt. Meanwhile its events are kept in memory, and its scalars also in the state.
     """
 
     needs_run_folder = True
@@ -209,7 +210,7 @@ def scalars(metrics: dict[str, list[float]]) -> list[tuple[str, float]]:
 
 
 def last_summary(run: RunFolder) -> dict[str, Any]:
-    """Return summary.json of a run that came to its end and wrote no event since; else {}."""
+    """Return summary.json if the run came to its end and has written no event since; else {}."""
     path = run.file("summary.json")
     try:
         info = path.lstat()

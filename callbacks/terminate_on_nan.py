@@ -18,13 +18,14 @@ from trainkit.trainer.session import Session
 
 
 class TerminateOnNaN(Callback):
-    """End of the run at the first step whose loss, parameters or slots are not finite; the message names layer and phase.
+    """Ends the run at the first step whose loss, parameters or slots are not finite; the message names layer and phase.
 
-    The numbers are checked where losses are fetched, and the state is copied there (on the device: p, slots, counts, random
-    states). Where one is not finite, the steps since the copy are taken again, one by one. The first step that makes the state
-    non-finite is then taken with a check of every tensor.
+    The numbers are checked at the steps where losses are fetched. There the state is also copied (on the device: p, slots,
+    counts, random states). If a number is not finite, the steps since the copy are taken again, one by one. The first step
+    that makes the state non-finite is then taken with a check of every tensor.
     The run ends with the state before that step; the last checkpoint and `before_nan.pt` in the run's folder hold it.
-    With replicas each is stopped alone, with its parameters from before, and a line on stderr; the last one ends the run.
+    With replicas, only the one with the non-finite number stops. It keeps its parameters from before that step, and a line on
+    stderr reports it. When the last replica stops, the run ends.
     min_epochs is ignored. Infinite numbers in the data are not refused at the start: the step that takes one reports it.
     """
 
@@ -51,7 +52,7 @@ class TerminateOnNaN(Callback):
         return None  # on_checkpoint copies the state only where losses were fetched
 
     def _stop(self, session: Session, wrong: list[int], rows: list[list[float]]) -> None:
-        """Stop the replicas `wrong`; end the run if no other trains."""
+        """Stop the replicas `wrong`; end the run if no other replica trains."""
         now, end = StepCopy(session, self.side_effects), session.progress.step
         before: dict[int, StepCopy] = {}
         with closing(replay.replay_steps(session, self.kept, end)) as steps:
@@ -79,7 +80,7 @@ class TerminateOnNaN(Callback):
             saved = ""
             if session.run is not None:
                 save(session.snapshot(), session.run.file(BEFORE_NAN))
-                saved = f"; {BEFORE_NAN} is the state before it"
+                saved = f"; {BEFORE_NAN} is the state before that step"
             session.stop("nan", "\n".join(messages[r] for r in ending) + saved, force=True)
 
     def _message(self, session: Session, r: int, before: StepCopy | None, rows: list[list[float]], end: int) -> str:
@@ -97,7 +98,7 @@ class TerminateOnNaN(Callback):
         if found is not None:
             return text + found
         names = ", ".join(self.side_effects.callbacks)
-        if session.running != "eager":
-            where = "compiled code" if session.running == "compile" else "the captured step"
+        if session.engine != "eager":
+            where = "compiled code" if session.engine == "compile" else "the captured step"
             return f"{text}numbers are not finite in {where}; the same step in eager mode gives finite numbers"
         return f"{text}numbers are not finite{f' after the step: caused by a callback ({names})' if names else ''}"

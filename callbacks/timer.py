@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -12,9 +13,9 @@ from trainkit.trainer.session import Session
 
 
 class Timer(Callback):
-    """End of the run after `max_time` of training: seconds, or "HH:MM:SS". Checked where losses are fetched.
+    """Ends the run after `max_time` of training: seconds, "HH:MM:SS" or "DD:HH:MM:SS". Checked when losses are fetched.
 
-    The training time before a resume counts, the time between the runs does not. The clock is monotonic.
+    The training time before a resume counts; the time between the two runs does not. The clock is monotonic.
     """
 
     def __init__(self, max_time: float | str) -> None:
@@ -42,16 +43,25 @@ class Timer(Callback):
         self.before = state["elapsed"]
 
 
+UNITS = (86_400, 3600, 60, 1)  # seconds per day, hour, minute, second
+BELOW = (24, 60, 60)  # hours, minutes and seconds after a larger field
+
+
 def seconds(text: float | str) -> float:
-    """Return a time in seconds: `90`, "90" and "00:01:30" are all 90 s. Raises UserError for anything else."""
+    """Return a time in seconds: `90`, "90", "01:30", "00:01:30" and "00:00:01:30" are all 90 s.
+
+    Only the first of several fields may be larger than a clock shows. Raises UserError for anything else.
+    """
     try:
-        value = 0.0
-        for part in str(text).split(":"):
-            if (number := float(part)) < 0:
-                raise ValueError
-            value = value * 60 + number
+        fields = [float(field) for field in str(text).split(":")]
     except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise UserError(f"Timer: max_time={text!r}; needs seconds above 0, or 'HH:MM:SS' in quotes")
+        fields = []
+    n = len(fields)
+    value = sum(field * unit for field, unit in zip(fields, UNITS[-n:], strict=False)) if 0 < n <= len(UNITS) else 0.0
+    is_clock = all(0 <= field < below for field, below in zip(fields, (math.inf, *BELOW[len(BELOW) - n + 1 :]), strict=False))
+    if not is_clock or not 0 < value < math.inf:
+        raise UserError(
+            f"Timer: max_time={text!r}; needs seconds above 0, or 'HH:MM:SS' or 'DD:HH:MM:SS' in quotes, with minutes and"
+            " seconds below 60"
+        )
     return value

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
 from trainkit.core.rng import generator
 from trainkit.core.validation import require
+from trainkit.data.split import held_out, others
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
 
@@ -18,7 +18,7 @@ from trainkit.trainer.session import Session
 class ValidationSplit(Callback):
     """A random `fraction` of the training samples as validation split: a function of (seed, n), and of classes if stratified.
 
-    stratify: take the same fraction of each class.
+    stratify: take the same fraction of each class, rounded down or up; one sample of each class always stays to train.
     every_n_epochs, every_n_steps: validate at an epoch's end, inside it, or both.
     The seed is independent of the run's, so that runs with other seeds, and all replicas, have the same validation samples.
     Errors: UserError where either split would be empty, or where the checkpoint has a different split.
@@ -45,10 +45,8 @@ class ValidationSplit(Callback):
         samples = session.data.train
         val = self.indices(len(samples), samples.label if self.stratify else None)
         if self.stratify and samples.label is None:
-            raise UserError("stratify needs classes, the data has none; set stratify=false")
-        keep = torch.ones(len(samples), dtype=torch.bool)
-        keep[val] = False
-        train = keep.nonzero().squeeze(1)
+            raise UserError("stratify needs classes, but the data has none; set stratify=false")
+        train = others(len(samples), val)
         if len(val) == 0 or len(train) == 0:
             raise UserError(
                 f"fraction={self.fraction} of {len(samples)} samples leaves {len(train)} to train and {len(val)} to validate"
@@ -59,15 +57,7 @@ class ValidationSplit(Callback):
 
     def indices(self, n: int, label: Tensor | None = None) -> Tensor:
         """Return the sorted indices of the validation samples among n. label: the classes, to stratify by."""
-        draw = generator(self.seed, "validation_split", n)
-        if label is None:
-            return torch.randperm(n, generator=draw)[: round(self.fraction * n)].sort().values
-        chosen = []
-        for c in label.unique():
-            of_class = (label == c).nonzero().squeeze(1)
-            shuffled = of_class[torch.randperm(len(of_class), generator=draw)]
-            chosen.append(shuffled[: round(self.fraction * len(shuffled))])
-        return torch.cat(chosen).sort().values
+        return held_out(n, self.fraction, generator(self.seed, "validation_split", n), label)
 
     def state_dict(self) -> dict[str, Any]:
         return {"sha256": self.sha256}

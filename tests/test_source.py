@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ ONLY_IN = {
 }
 
 
+@cache
 def tree(name: str) -> ast.Module:
     return ast.parse((ROOT / name).read_text(encoding="utf-8"))
 
@@ -54,10 +56,12 @@ def dotted(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+@cache
 def calls(name: str) -> set[str]:
     return {dotted(node.func) for node in ast.walk(tree(name)) if isinstance(node, ast.Call)}
 
 
+@cache
 def imports(name: str) -> set[str]:
     """Full names of what is imported: `torch.optim.lr_scheduler`."""
     found = set()
@@ -135,10 +139,9 @@ def test_every_submodule_is_imported_without_hiding_a_public_name() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_says_what_it_is_for(name: str) -> None:
-    text = (ROOT / name).read_text(encoding="utf-8")
-    assert ast.get_docstring(ast.parse(text)), "no docstring"
+    assert ast.get_docstring(tree(name)), "no docstring"
     if name.startswith("callbacks/"):
-        classes = [n for n in ast.parse(text).body if isinstance(n, ast.ClassDef)]
+        classes = [n for n in tree(name).body if isinstance(n, ast.ClassDef)]
         assert all(ast.get_docstring(c) for c in classes)
 
 

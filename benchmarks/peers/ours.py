@@ -48,7 +48,7 @@ def fit(task: Task, epochs: int, accumulate_into_momentum: bool = False, **train
     data = load(task).with_parts(test=None)
     made = Trainer(max_epochs=epochs, batch_size=task.batch, device="cpu", callbacks=[clock], **trainer)
     made.fit(net, CrossEntropyLoss(), rule, data)
-    running = made.fitted().running
+    running = made.fitted().engine
     assert running == trainer.get("engine", "eager"), running
     return task.result(clock.watch, epochs, net.forward)
 
@@ -81,7 +81,7 @@ def conf(task: Task, epochs: int, overrides: tuple[str, ...] = (), models: int =
         with Stopwatch() as watch:
             summary = trainer.fit(parts.net, parts.loss, optimizer, data)
     assert summary["epoch"] == epochs, summary
-    running = trainer.fitted().running
+    running = trainer.fitted().engine
     assert running == ("compile" if compiled else "eager"), running
     watch = clock.watch if compiled else watch
     return Result(watch.seconds, summary["step"] * models, None, watch.peak)

@@ -299,7 +299,7 @@ def test_with_replicas_a_metric_is_mean_std_and_values(capsys: pytest.CaptureFix
     assert len(set(loss["values"])) == 3
     assert " over 3" in capsys.readouterr().out
     assert main(["test", "run"]) == 0
-    assert f"{loss['mean']:.4g} ± {loss['std']:.4g} over 3" in capsys.readouterr().out
+    assert f"{loss['mean']:.4g} ± {loss['std']:.4g} over 3 replicas" in capsys.readouterr().out
 
 
 def test_options_stand_in_any_place() -> None:

@@ -328,7 +328,7 @@ MISTAKES = {
             "optimizer.SGD.lr=1,2",
             "callbacks.lr_scheduler={OneCycleLR: {max_lr: 0.1, total_steps: 50}}",
         ],
-        "OneCycleLR sets the rate itself, all points would be equal; try callbacks.lr_scheduler.OneCycleLR.max_lr",
+        "OneCycleLR sets the rate itself, so all points would be equal; try callbacks.lr_scheduler.OneCycleLR.max_lr",
     ),
     "a schedule with rates of its own, under another name": (
         [
@@ -337,12 +337,15 @@ MISTAKES = {
             "optimizer.SGD.lr=1,2",
             "callbacks.mine={LRScheduler: {OneCycleLR: {max_lr: 0.1, total_steps: 50}}}",
         ],
-        "OneCycleLR sets the rate itself, all points would be equal; try callbacks.mine.LRScheduler.OneCycleLR.max_lr",
+        "OneCycleLR sets the rate itself, so all points would be equal; try callbacks.mine.LRScheduler.OneCycleLR.max_lr",
     ),
     "an option without its value": (["a.yaml", "--grid"], "--grid: no value; write --grid KEY=A,B"),
-    "two axes of one key": (["a.yaml", "--grid", "seed=1", "--grid", "seed=2"], "--grid seed: two axes; write all"),
+    "two axes of one key": (
+        ["a.yaml", "--grid", "seed=1", "--grid", "seed=2"],
+        "--grid seed: the key is given twice; write all",
+    ),
     "a value twice": (["a.yaml", "--grid", "seed=1,1"], "--grid seed=1,1: a value is given twice"),
-    "an axis without values": (["a.yaml", "--grid", "seed"], "--grid seed: not an axis; write key=value,value"),
+    "an axis without values": (["a.yaml", "--grid", "seed"], "--grid seed: not a key with values; write key=value,value"),
     "a seed that is text": (["a.yaml", "--grid", "optimizer.SGD.lr=1,2", "seed=x"], "seed: 'x'; needs a whole number"),
     "seeds that are no list": (["a.yaml", "--grid", "optimizer.SGD.lr=1,2", "trainer.seeds=5"], "trainer.seeds: 5; needs a li"),
     "seeds that are texts": (["a.yaml", "trainer.seeds=[x]"], "trainer.seeds: ['x']; needs a list of whole numbers"),
@@ -352,7 +355,7 @@ MISTAKES = {
         "no reference implementation 'tourch'; did you mean 'torch'? (torch)",
     ),
     "what the rival has not": (["a.yaml", "--against", "torch", "optimizer=SignSGD"], "SignSGD: torch has no such optimizer"),
-    "a rival and a grid": (["a.yaml", "--against", "torch", "--grid", "seed=1"], "--grid and --against do not go together"),
+    "a rival and a grid": (["a.yaml", "--against", "torch", "--grid", "seed=1"], "--grid and --against cannot be combined"),
     "a file twice": (["a.yaml", "a.yaml"], "a.yaml is given twice; give each CONF once"),
     "the second file's mistake": (["a.yaml", "bad.yaml"], "bad.yaml: loss: no loss 'Cross'"),
     "a folder that is a file": (

@@ -162,8 +162,9 @@ CHANGES = st.tuples(st.sampled_from(spots(PLAIN)), st.sampled_from(["set", "dele
 @given(st.lists(CHANGES, min_size=1, max_size=3))
 def test_whatever_is_changed_it_builds_or_is_refused(changes: list[tuple[tuple[Any, ...], str, Any]]) -> None:
     config = copy.deepcopy(PLAIN)
-    for path, what, value in changes:
+    for path, what, drawn in changes:
         here: Any = config
+        value = copy.deepcopy(drawn)  # a later change may reach into it
         try:
             for key in path[:-1]:
                 here = here[key]

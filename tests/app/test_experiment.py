@@ -222,7 +222,7 @@ def test_a_file_without_a_folder_trains_on_and_says_what_is_left_out(
     fitted(tmp_path / "run").save(tmp_path / "model.pt")
     model = load(tmp_path / "model.pt")
     assert model.fit(data(), max_epochs=6)["epoch"] == 6
-    assert "fit: no run folder, these callbacks are left out: checkpoint; give run_dir" in capsys.readouterr().err
+    assert "fit: without a run folder, callbacks are left out: checkpoint; give run_dir" in capsys.readouterr().err
 
 
 def test_a_loaded_net_stays_in_evaluation_mode(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_an_own_layer_is_named_or_given(tmp_path: Path) -> None:
 def test_what_a_file_cannot_hold_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fitted(tmp_path / "run", extra=[LRScheduler(LambdaLR={"lr_lambda": lambda epoch: 1.0})])
     said = capsys.readouterr().err
-    assert "config.yaml: left out, LRScheduler.LambdaLR.lr_lambda is a function, which a file cannot hold" in said
+    assert "config.yaml: LRScheduler.LambdaLR.lr_lambda is a function, which a file cannot hold; it is left out" in said
     assert load(tmp_path / "run").predict(points()[0]).shape == (300, 2)
 
 

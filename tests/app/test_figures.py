@@ -162,7 +162,7 @@ def test_no_number_is_too_large_to_draw() -> None:
 def test_an_error_of_0_is_said_to_lie_below_a_logarithmic_axis() -> None:
     trials = [a_trial(train_error=[[0.5], [0.0]], replicas=1), a_trial(train_error=[[0.5], [0.001]], replicas=1)]
     figure = metric_curves(trials, "error", True)
-    assert notes(figure) == ["0 lies below the axis", ""]
+    assert notes(figure) == ["0 is below the axis", ""]
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     assert figure.axes[0].lines[0].get_ydata()[1] < figure.axes[0].get_ylim()[0]
 

@@ -19,7 +19,7 @@ from trainkit import Adam
 from trainkit.app.cli.main import main
 from trainkit.app.verify_resume import interrupt, verify
 from trainkit.core.diff import differences
-from trainkit.trainer.engines import select
+from trainkit.trainer.engines import auto
 
 ROOT = Path(__file__).parents[2]
 
@@ -193,7 +193,7 @@ def test_what_auto_chose_is_kept_though_the_clock_would_choose_otherwise(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = iter([False])  # by the uninterrupted run, and by no other
-    monkeypatch.setattr(select.StepEngine, "_is_worthwhile", lambda self, left: next(asked))
+    monkeypatch.setattr(auto, "is_compiling_worthwhile", lambda session, step: next(asked))
     assert main(["verify-resume", "much.yaml", "trainer.engine=auto", "--points", "1"]) == 0
     assert [row[2] for row in table(capsys.readouterr().out)] == ["exact"] * 3
 
@@ -269,7 +269,7 @@ def test_what_fails_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         (["much.yaml", "trainer.max_epochs=0"], "the run has no step"),
         (["much.yaml", "callbacks.checkpoint=null"], "no callbacks.checkpoint, so no run can be resumed"),
-        (["much.yaml", "callbacks.clock.Timer.max_time=0.000001"], "the run ended by max_time"),
+        (["much.yaml", "callbacks.clock.Timer.max_time=0.000001"], "max_time ended the run"),
         (["much.yaml", "model[0].Linear=[3,8]"], "0.Linear: x is (3, 2, 2), needs (r, n, 3)"),
         (["much.yaml", "--points", "-1"], "--points: -1; needs at least 0"),
         ([], "verify-resume: no CONF"),

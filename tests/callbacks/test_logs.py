@@ -423,7 +423,16 @@ def test_a_second_fit_has_its_own_time(clock: Callable[[float], None]) -> None:
         assert run(None, Slow(clock), timer, log_every_n_steps=1).session.progress.step == 7
 
 
-TIMES = [(90, 90.0), ("90", 90.0), ("1:30", 90.0), ("00:01:30", 90.0), ("1:00:00", 3600.0), (0.5, 0.5)]
+TIMES = [
+    (90, 90.0),
+    ("90", 90.0),
+    ("1:30", 90.0),
+    ("00:01:30", 90.0),
+    ("1:00:00", 3600.0),
+    ("01:00:00:00", 86_400.0),
+    ("100:00", 6000.0),
+    (0.5, 0.5),
+]
 
 
 @pytest.mark.parametrize(("text", "wanted"), TIMES)
@@ -431,9 +440,11 @@ def test_times_are_read(text: Any, wanted: float) -> None:
     assert seconds(text) == wanted
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-5", 0, "1:xx", "1:-30", float("nan"), "inf"])
+@pytest.mark.parametrize(
+    "text", ["", "soon", "-5", 0, "1:xx", "1:-30", float("nan"), "inf", "0:90", "1:24:00:00", "0:0:0:0:9", ":"]
+)
 def test_what_is_no_time_is_refused(text: Any) -> None:
-    with pytest.raises(UserError, match="needs seconds above 0, or 'HH:MM:SS' in quotes"):
+    with pytest.raises(UserError, match="needs seconds above 0, or 'HH:MM:SS' or 'DD:HH:MM:SS' in quotes"):
         Timer(text)
 
 

@@ -338,7 +338,7 @@ def test_the_last_checkpoint_is_that_of_a_run_that_ends_before_the_step(step: in
     trainer = broken.pop("trainer")
     assert same(trainer, whole.pop("trainer"))
     assert trainer.summary["stop_reason"] == "nan"
-    assert trainer.summary["stop_words"].endswith("; before_nan.pt is the state before it")
+    assert trainer.summary["stop_words"].endswith("; before_nan.pt is the state before that step")
     for name in ("broken/checkpoints/last.pt", "broken/before_nan.pt"):
         content = loaded(tmp_path / name)
         for key in content:
@@ -470,7 +470,7 @@ def test_compiled_steps_are_gone_back_as_exactly(name: str, monkeypatch: pytest.
         on = data(*case.get("on", (None, None)))
         found.append(fit(*more, *act, on=on, made=made, engine="compile", max_steps=None if more else step - 1))
     assert re.search(place, found[0].summary["stop_words"])
-    assert (found[0].summary["step"], found[0].session.running) == (step - 1, "compile")
+    assert (found[0].summary["step"], found[0].session.engine) == (step - 1, "compile")
     assert same(*found)
 
 
@@ -583,7 +583,7 @@ def test_the_command_has_an_exit_code_of_its_own(
     Path("a.yaml").write_text(CONF)
     assert main(["fit", "a.yaml", "--run-dir", "run"]) == 3
     out = capsys.readouterr().out.splitlines()[0]
-    assert re.match(r"step 2, epoch 1: .* not finite.*; before_nan.pt is the state before it, in .* s; run", out)
+    assert re.match(r"step 2, epoch 1: .* not finite.*; before_nan.pt is the state before that step, in .* s; run", out)
     assert main(["fit", "--resume", "run"]) == 3
     assert main(["fit", "--resume", "run/before_nan.pt", "--run-dir", "rest"]) == 3
     assert main(["fit", "--resume", "run", "callbacks.terminate_on_nan=null"]) == 0

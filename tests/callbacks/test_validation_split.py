@@ -83,7 +83,7 @@ def test_stratify_takes_the_same_fraction_of_each_class(counts: tuple[int, ...])
 
 
 def test_stratify_needs_classes() -> None:
-    with pytest.raises(UserError, match="stratify needs classes, the data has none; set stratify=false"):
+    with pytest.raises(UserError, match="stratify needs classes, but the data has none; set stratify=false"):
         run(ValidationSplit(stratify=True), data=tensors(torch.randn(9, 2), torch.randn(9, 2)))
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -22,6 +23,7 @@ from trainkit.data.sources import arrow
 from trainkit.data.sources.arrow import MAX_LINE_BYTES, MISSING, read
 from trainkit.data.sources.csv import csv, read_rows
 from trainkit.data.sources.csv_schema import MAX_CATEGORIES, MAX_INFERRED_CLASSES
+from trainkit.data.transforms.normalize import Normalizer
 
 FLOWERS = """\
 width,colour,wet,kind
@@ -166,6 +168,13 @@ def test_each_spelling_of_missing_is_nan_or_all_zeros(file: Callable[..., str], 
     assert data.fill == "median"
     with pytest.raises(UserError, match=r"column 'a', row 3: missing \(1 in total\); .* data.missing=mean or median"):
         csv(path, "y", test=0)
+
+
+@pytest.mark.parametrize("numbers", ["1 2 3 10", "1 100", "3", "5 1 4", "-1 -2 0 7 7 9"])
+def test_the_median_is_that_of_numpy(file: Callable[..., str], numbers: str) -> None:
+    rows = "".join(f"{number},{i % 2}\n" for i, number in enumerate([*numbers.split(), "", ""]))
+    data = csv(file(f"a,y\n{rows}"), "y", test=0, missing="median")
+    assert Normalizer.fit(data).fill.item() == np.median([float(n) for n in numbers.split()])  # type: ignore[union-attr]
 
 
 def test_a_column_without_a_number_is_all_missing(file: Callable[..., str]) -> None:
@@ -426,7 +435,7 @@ def test_a_test_file_s_fault_is_told_with_its_place(file: Callable[..., str], co
 CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "test too large": ({"test": 1.0}, "data.test: 1.0; needs a share from 0 up to 1"),
     "test not a number": ({"test": float("nan")}, "data.test: nan"),
-    "test too small": ({"test": 0.01}, "data.test: 0.01 of 4 rows is fewer than one"),
+    "test too small": ({"test": 0.01}, "data.test: 0.01 of 4 rows holds out none"),
     "test no file": ({"test": "nowhere.csv"}, "data: no file 'nowhere.csv'"),
     "drop": ({"drop": ["color"]}, r"data.drop: no column 'color' in .*; did you mean 'colour'\?"),
     "drop the target": ({"drop": ["kind"]}, "data.drop: 'kind' is the target"),

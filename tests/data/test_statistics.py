@@ -207,7 +207,7 @@ def test_a_run_that_ends_before_it_takes_the_number_is_not_refused(tmp_path: Pat
     data = saved(tmp_path, "train", "t", math.inf, False)
     ended = fit(data, TerminateOnNaN()).summary["step"]  # the steps before the one that takes it
     assert fit(data, max_steps=ended).session.progress.step == ended
-    assert "a number of the training split is not finite; the run ends before it uses it" in capsys.readouterr().err
+    assert "a number of the training split is not finite; the run ends before it uses this number" in capsys.readouterr().err
     with pytest.raises(UserError, match="row 7"):
         fit(data, max_steps=ended + 1)
 

@@ -369,11 +369,15 @@ class Stubborn(Tanh):
         (lambda: Linear(256, 2), (128, 300), "Linear: x is (128, 300), needs (n, 256)"),
         (lambda: Sequential(Sequential(Tanh(), Linear(3, 2))), (5, 4), "0.1.Linear: x is (5, 4), needs (n, 3)"),
         (lambda: Sequential(Linear(3, 2)).replicate([0, 1]), (2, 5, 4), "0.Linear: x is (2, 5, 4), needs (r, n, 3)"),
-        (lambda: Sequential(Residual(Linear(3, 2))), (5, 3), "0.Residual: x is (5, 3), f(x) is (5, 2); both need one shape"),
+        (
+            lambda: Sequential(Residual(Linear(3, 2))),
+            (5, 3),
+            "0.Residual: x is (5, 3), f(x) is (5, 2); both need the same shape",
+        ),
         (
             lambda: Sequential(FanOut(2), Parallel(Linear(3, 2), Linear(3, 1)), Add()),
             (5, 3),
-            "2.Add: x are (5, 2), (5, 1); all need one shape",
+            "2.Add: x are (5, 2), (5, 1); all need the same shape",
         ),
         (lambda: Sequential(Add()), (5, 3), "0.Add: x is one tensor, needs a tuple; put FanOut before it"),
         (lambda: Sequential(Concat()), (5, 3), "0.Concat: x is one tensor, needs a tuple; put FanOut before it"),
@@ -431,7 +435,7 @@ def test_a_clash_of_dtypes_names_the_place() -> None:
             "BCELoss: y is outside [0, 1]; end the net with a Sigmoid",
         ),
         (lambda: trainkit.BCELoss()(torch.tensor([-0.5]), torch.tensor([1.0])), "BCELoss: y is outside [0, 1]"),
-        (lambda: MSELoss()(torch.zeros(5, 1), torch.zeros(5)), "MSELoss: y is (5, 1), t is (5,); both need one shape"),
+        (lambda: MSELoss()(torch.zeros(5, 1), torch.zeros(5)), "MSELoss: y is (5, 1), t is (5,); both need the same shape"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_with_place_value_and_cure(build: Callable[[], Any], message: str) -> None:

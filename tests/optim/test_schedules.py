@@ -30,9 +30,9 @@ from trainkit.optim.schedules import (
     PolynomialLR,
     ReduceLROnPlateau,
     Schedule,
-    power,
     warm_up,
 )
+from trainkit.optim.schedules.base import power
 
 UPDATES = 1000
 Arguments = dict[str, Any]

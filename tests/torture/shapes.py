@@ -321,7 +321,7 @@ def chosen(case: Case, folder: Path) -> str | None:
     """Return what differs between the run with engine auto and that with the engine it chose."""
     data = data_of(case, folder)
     trainer, auto = run(case, data, engine="auto")
-    difference = differs(auto, run(case, data, engine=trainer.session.running)[1])
+    difference = differs(auto, run(case, data, engine=trainer.session.engine)[1])
     return None if difference is None else f"{difference}; {case}"
 
 

@@ -146,13 +146,13 @@ def test_a_run_resumes_to_the_same_bit_and_keeps_its_numbers_wide() -> None:
 def test_a_captured_step_rounds_as_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graph, "captured", Tape.captured)
     captured = fit(engine="graph")
-    assert captured.session.running == "graph"
+    assert captured.session.engine == "graph"
     torch.testing.assert_close(captured.session.optimizer.p, fit().session.optimizer.p, rtol=1e-3, atol=1e-5)
 
 
 def test_compiled_steps_leave_it_to_eager_ones_and_say_so(capsys: pytest.CaptureFixture[str]) -> None:
     trainer = fit(engine="compile")
-    assert trainer.session.running == "eager"
+    assert trainer.session.engine == "eager"
     said = capsys.readouterr().err
     assert said == (
         "trainer.engine compile: eager, since compiled code does not round to bfloat16 where the passes of"

@@ -57,7 +57,8 @@ from trainkit import (
     tensors,
 )
 from trainkit.data.loader import batches
-from trainkit.trainer.engines import compiled, cuda_graph, multi_step, select
+from trainkit.trainer.engines import auto, compiled, cuda_graph, multi_step
+from trainkit.trainer.engines import engine as engine_module
 from trainkit.trainer.engines.compiled import CompiledEngine, traced
 from trainkit.trainer.engines.cuda_graph import CudaGraphEngine
 from trainkit.trainer.engines.multi_step import MultiStepEngine
@@ -226,7 +227,7 @@ def test_a_run_of_replays_is_eagers_and_resumes_to_the_same_bit_from_anywhere(ta
     eager, wanted = fit(split, **common)
     each = Snapshots()
     whole, summary = fit(each, split, engine="graph", **common)
-    assert whole.session.running == "graph"
+    assert whole.session.engine == "graph"
     for a, b in zip(whole.session.optimizer.state(), eager.session.optimizer.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert summary["step"] == wanted["step"]
@@ -239,7 +240,7 @@ def test_a_step_that_cannot_be_captured_runs_eagerly_on_the_parameters_it_had(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer, _ = fit(engine="graph")
-    assert trainer.session.running == "eager"
+    assert trainer.session.engine == "eager"
     said = capsys.readouterr().err
     assert said == "trainer.engine graph: eager, since a CUDA graph needs trainer.device=cuda (got cpu)\n"
     assert same(trainer, fit()[0])
@@ -261,7 +262,7 @@ def test_a_cuda_graphs_run_is_eagers_within_rounding_and_resumes_to_the_same_bit
     eager, _ = fit(**common)
     each = Snapshots()
     whole, _ = fit(each, engine="graph", **common)
-    assert whole.session.running == "graph"
+    assert whole.session.engine == "graph"
     for a, b in zip(whole.session.optimizer.state(), eager.session.optimizer.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     assert same(fit(Snapshots(), engine="graph", resume=each.snapshots[2], **common)[0], whole)
@@ -367,7 +368,7 @@ def test_what_callbacks_see_is_the_same_whether_steps_come_one_by_one_or_many_at
             split = ValidationSplit(0.2, every_n_steps=inside)
             common = {"batch_size": size, "max_steps": most, "log_every_n_steps": every, "replicas": replicas}
             trainer, summary = fit(notes, split, LRScheduler(StepLR={"step_size": 1}), engine=engine, **common)
-            assert trainer.session.running == ("eager" if most == 0 else engine)
+            assert trainer.session.engine == ("eager" if most == 0 else engine)
             found.append((notes.seen, {k: v for k, v in summary.items() if k not in ("wall_s", "mode")}))
         assert found[0] == found[1]
 
@@ -383,18 +384,18 @@ def test_a_callback_that_does_not_say_when_it_looks_is_asked_after_each_step(ste
     looks = CurveRecorder()
     trainer, _ = fit(looks, engine="compile")
     assert looks.steps == list(range(1, 21))
-    assert set(trainer.session.engine.multi_step.calls) == {1}  # type: ignore[union-attr]
+    assert set(trainer.session.step_engine.multi_step.calls) == {1}  # type: ignore[union-attr]
 
 
 def test_calls_are_as_long_as_nobody_looks(stepwise: type[Stepwise], tmp_path: Any) -> None:
     trainer, _ = fit(CSVLogger(), Checkpoint(every_n_steps=7), engine="compile", run_dir=tmp_path, max_epochs=2)
     # an eager first step, then 4 whole batches of 5 an epoch with an odd one behind; saved after step 7
-    assert trainer.session.engine.multi_step.calls == [3, 2, 2]  # type: ignore[union-attr]
+    assert trainer.session.step_engine.multi_step.calls == [3, 2, 2]  # type: ignore[union-attr]
     for callbacks, calls in (((), [3, 4]), ((Notes(None),), [1, 2, 1, 2, 1])):  # a log at each second step, where it is heard
         trainer, _ = fit(*callbacks, engine="compile", log_every_n_steps=2, max_epochs=2)
-        assert trainer.session.engine.multi_step.calls == calls  # type: ignore[union-attr]
+        assert trainer.session.step_engine.multi_step.calls == calls  # type: ignore[union-attr]
     trainer, _ = fit(LRScheduler("step", StepLR={"step_size": 1}), engine="compile", max_epochs=2)
-    assert set(trainer.session.engine.multi_step.calls) == {1}  # type: ignore[union-attr]
+    assert set(trainer.session.step_engine.multi_step.calls) == {1}  # type: ignore[union-attr]
 
 
 def test_a_run_that_is_over_compiles_nothing(stepwise: type[Stepwise]) -> None:
@@ -425,7 +426,7 @@ def test_a_compiled_run_is_eagers_within_rounding_and_resumes_to_the_same_bit_fr
     common: dict[str, Any] = {"batch_size": 4, "clip_norm": 0.5, "max_epochs": 5, "made": drop_net}  # 4 batches of 4, one of 2
     eager, _ = fit(split, **common)
     whole, summary = fit(split, engine="compile", **common)
-    assert whole.session.running == "compile"
+    assert whole.session.engine == "compile"
     assert all(
         torch.equal(a.get_state(), b.get_state())
         for a, b in zip(whole.session.generators, eager.session.generators, strict=True)
@@ -464,7 +465,7 @@ def test_compiled_replicas_with_numbers_of_their_own_compile_once_and_are_eagers
         n = net().replicate(t.replica_seeds())
         t.fit(n, CrossEntropyLoss(), Adam(n.param(), lr=[0.01, 0.02, 0.03], weight_decay=[0.0, 0.1, 0.2]), points(25))
         found.append(t)
-    assert found[1].session.running == "compile"
+    assert found[1].session.engine == "compile"
     for a, b in zip(found[1].session.optimizer.state(), found[0].session.optimizer.state(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     assert made == [1], "one graph, whatever the rates, the counts, and the replicas that have stopped"
@@ -498,7 +499,7 @@ for middle in (Tanh(), Dropout(0.3)):
     net = Sequential(Linear(2, 6), middle, Linear(6, 2)).initialize(torch.Generator().manual_seed(0))
     t = Trainer(batch_size=5, max_epochs=2, device="cpu", engine="compile", callbacks=(), threads=1)
     summary = t.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1, momentum=0.9), disk(train=23, test=5))
-    found.append([t.session.running, summary["params_sha256"]])
+    found.append([t.session.engine, summary["params_sha256"]])
 print(json.dumps([found, len(built), "torch._inductor.compile_fx" in sys.modules]))
 """
 
@@ -569,7 +570,7 @@ def test_compiling_leaves_torchs_settings_and_the_garbage_collector_as_they_were
     monkeypatch.setattr(compile_fx, "compile_fx_aot", failing)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = settings()
-    assert fit(engine="compile")[0].session.running == "eager"
+    assert fit(engine="compile")[0].session.engine == "eager"
     assert settings() == before
     ((options, collects, probe),) = inside
     assert options == [True, False]
@@ -635,7 +636,7 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_why(
 ) -> None:
     plain, _ = fit(made=made)
     trainer, _ = fit(made=made, engine="compile")
-    assert trainer.session.running == "eager"
+    assert trainer.session.engine == "eager"
     assert f"trainer.engine compile: {why}" in capsys.readouterr().err
     assert same(trainer, plain)
 
@@ -653,7 +654,7 @@ def test_a_compiled_step_that_differs_from_eager_is_not_used(
 
     monkeypatch.setattr(compiled, "compiled", wrong)
     trainer, _ = fit(engine="compile")
-    assert trainer.session.running == "eager"
+    assert trainer.session.engine == "eager"
     assert "differs from eager's by" in capsys.readouterr().err
     assert same(trainer, fit()[0])
 
@@ -663,7 +664,7 @@ def test_a_missing_compiler_is_one_line_and_eager(capsys: pytest.CaptureFixture[
 
     with config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}):
         trainer, _ = fit(engine="compile", max_epochs=1)
-    assert trainer.session.running == "eager"
+    assert trainer.session.engine == "eager"
     said = capsys.readouterr().err
     assert said == "trainer.engine compile: eager, since no C++ compiler was found (install g++, or set CXX)\n"
 
@@ -676,7 +677,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> list[float]:
         call()
         return left.pop(0)
 
-    monkeypatch.setattr(select, "seconds", clock)
+    monkeypatch.setattr(auto, "seconds", clock)
     return left
 
 
@@ -704,13 +705,13 @@ def test_auto_compiles_where_the_dispatch_of_the_steps_left_takes_longer_than_co
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     share = 0.5
-    monkeypatch.setattr(select, "SAVED", share)
-    monkeypatch.setattr(select, "COMPILE", 10.0)
+    monkeypatch.setattr(auto, "SAVED", share)
+    monkeypatch.setattr(auto, "COMPILE", 10.0)
     unused = timed(monkeypatch, whole, *([] if half is None else [half]))
     trainer, _ = fit(engine="auto")
     assert not unused, "half a batch is timed only where the whole one leaves the choice open"
-    assert capsys.readouterr().err.startswith(f"trainer.engine auto: {choice} of {STEPS_LEFT} steps")
-    assert trainer.session.running == choice[: choice.index(";")]
+    assert capsys.readouterr().err.startswith(f"trainer.engine auto: {choice} in {STEPS_LEFT} steps")
+    assert trainer.session.engine == choice[: choice.index(";")]
     assert same(trainer, fit()[0]), "the steps that were timed are undone"
 
 
@@ -724,17 +725,17 @@ def test_auto_times_half_a_batch_of_each_replica_and_no_less_than_two_samples(
         ({"batch_size": 5, "replicas": 3}, [(3, 5, 2), (3, 2, 2)]),
     ):
         seen: list[tuple[int, ...]] = []
-        real = select.training_step
+        real = engine_module.training_step
 
         def noting(*args: Any, real: Any = real, seen: list[tuple[int, ...]] = seen) -> Any:
             step = real(*args)
             return lambda x, t: (seen.append(tuple(x.shape)), step(x, t))[1]
 
-        monkeypatch.setattr(select, "training_step", noting)
+        monkeypatch.setattr(engine_module, "training_step", noting)
         unused = timed(monkeypatch, 1e3, 1e3)
-        assert fit(engine="auto", **how)[0].session.running == "compile"
+        assert fit(engine="auto", **how)[0].session.engine == "compile"
         assert len(unused) == 2 - len(shapes)
-        monkeypatch.setattr(select, "training_step", real)
+        monkeypatch.setattr(engine_module, "training_step", real)
         assert seen[: len(shapes)] == shapes
 
 
@@ -742,7 +743,7 @@ def test_a_resumed_auto_goes_on_with_what_it_chose(stepwise: type[Stepwise]) -> 
     notes = Notes(None)
     fit(notes, engine="compile")
     assert notes.snapshots[1]["environment"]["mode"] == "compile"
-    assert fit(Notes(None), engine="auto", resume=notes.snapshots[1])[0].session.running == "compile"
+    assert fit(Notes(None), engine="auto", resume=notes.snapshots[1])[0].session.engine == "compile"
 
 
 def test_a_run_that_is_resumed_after_its_last_step_says_how_its_steps_were_run(stepwise: type[Stepwise]) -> None:

@@ -55,7 +55,7 @@ def test_auto_has_the_bits_of_the_engine_it_chose(folder: Path, draw: random.Ran
 
 def test_a_compiled_run_resumed_inside_an_epoch_has_the_bits_of_the_run_left_alone(folder: Path) -> None:
     case = shapes.replace(ODD, engine="compile")
-    assert shapes.run(case, shapes.data_of(case, folder))[0].session.running == "compile"
+    assert shapes.run(case, shapes.data_of(case, folder))[0].session.engine == "compile"
     assert not list(filter(None, shapes.resumed(case, folder)))
 
 

@@ -425,7 +425,7 @@ def test_a_device_is_written_to_and_never_replaced(capsys: pytest.CaptureFixture
 def test_stdout_is_a_place_for_predictions_and_holds_nothing_else(end: str) -> None:
     line = f"{sys.executable} -m trainkit predict run --out /dev/stdout {end}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert (done.returncode, done.stderr) == (0, "10 samples by run/checkpoints/final.pt -> /dev/stdout\n")
+    assert (done.returncode, done.stderr) == (0, "10 samples predicted by run/checkpoints/final.pt -> /dev/stdout\n")
     assert Path("out").read_text().startswith("sample,y0,y1,answer\n")
     assert Path("out").read_text().count("\n") == 11
 

@@ -117,7 +117,7 @@ def test_a_run_that_diverges_says_since_when() -> None:
     x = torch.linspace(-1, 1, 60).unsqueeze(1)
     trainer = Trainer(batch_size=10, device="cpu", max_epochs=3)
     trainer.fit(net, MSELoss(), SGD(net.param(), lr=1e20), tensors(x, 2 * x))  # squares its error at each step
-    since = "train/loss is not finite since epoch 1, try a lower lr"
+    since = "train/loss has not been finite since epoch 1, try a lower lr"
     assert since in trainer.summary["stop_words"]
     resumed = Trainer(batch_size=10, device="cpu", max_epochs=4)
     resumed.fit(net, MSELoss(), SGD(net.param(), lr=1e20), tensors(x, 2 * x), resume=trainer.session.snapshot())

@@ -74,7 +74,7 @@ def load(
 
 
 class Experiment:
-    """The objects that a configuration describes; with `content`, in the state of a run. `trainkit.load` returns one."""
+    """The objects that a configuration describes; with `content`, they have the state of a run. `trainkit.load` returns one."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class Experiment:
         if run is None:
             left_out = [name for name, cb in parts.callbacks.items() if cb.needs_run_folder]
             if left_out:
-                terminal.print_stderr(f"fit: no run folder, these callbacks are left out: {', '.join(left_out)}; give run_dir")
+                terminal.print_stderr(f"fit: without a run folder, callbacks are left out: {', '.join(left_out)}; give run_dir")
             trainer.callbacks = {name: cb for name, cb in parts.callbacks.items() if name not in left_out}
         else:
             run.open(check_files(parts.callbacks), going_on=content is not None)
@@ -198,7 +198,7 @@ class Experiment:
         content = self._trained()
         known = content["data"]
         if not known["schema"]:
-            raise UserError(f"{table}: the run was not trained on a CSV file; predict its own test split, without a file")
+            raise UserError(f"{table}: the run was not trained on a CSV file; give no file, to predict its own test split")
         x = read_rows(str(table), known["schema"]).x  # the targets are not used
         raw = Dataset(
             train=Split(x, torch.zeros(len(x))), classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"]

@@ -39,7 +39,7 @@ class Shortened(Callback):
 
 
 def begun(parts: Parts, data: Dataset) -> Session:
-    """Return a session before the first step of the configured run. Raises the UserErrors of a fit until there."""
+    """Return a session before the first step of the configured run. Raises the UserErrors of a fit up to this point."""
     with TemporaryDirectory(prefix="trainkit-") as folder:
         seed_globals(parts.seed)
         settings = replace(parts.trainer().settings(), engine="eager")  # compilation has no errors of its own
@@ -93,7 +93,7 @@ def shortened(data: Dataset, rows: int) -> Dataset:
 
 
 def head(split: Split, rows: int) -> Split:
-    """Return the first rows of a split. Of a file, no other rows are read."""
+    """Return the first rows of a split. If they are in a file, no other rows are read."""
     return split.subset(torch.arange(min(rows, len(split)), device=split.t.device))
 
 

@@ -1,7 +1,7 @@
 """Checkpoint files: written atomically, read so that an untrusted file can do no harm.
 
 file: save, load, find the newest. schema: what a file must hold (`trainer/capture.py` fills it in). plain: which values are
-allowed. safe_pickle: the pickle, checked opcode by opcode. digest: one number for all parameters. template: the names of the
+allowed. safe_pickle: the pickle, checked opcode by opcode. digest: one hash of all parameters. template: the names of the
 files. inspection: `trainkit checkpoint show | verify | diff`.
 """
 

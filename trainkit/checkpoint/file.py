@@ -10,7 +10,8 @@ import io
 import os
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,7 @@ LAST, BEST, FINAL = "last.pt", "best.pt", "final.pt"  # in the folder checkpoint
 BEFORE_NAN = "before_nan.pt"  # in the run's folder itself: a resume uses it only if it is named
 CHECKSUM_PREFIX = b"trainkit sha256 "
 COMMENT_BYTES = len(CHECKSUM_PREFIX) + 64
+ZIP_START = b"PK\x03\x04"
 
 
 def dump(content: dict[str, Any]) -> bytes:
@@ -104,22 +106,11 @@ def _stream(content: dict[str, Any], file: IO[bytes]) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of `folder`, sorted. Temporaries are left out even if complete: files they list may be missing."""
+    """Return the checkpoints of `folder`, sorted.
+
+    Temporary files are left out even if they are complete, since files that they list may be missing.
+    """
     return sorted(path for path in folder.glob("*.pt") if not path.name.startswith(TEMPORARY))
-
-
-CHECKS = (  # of `load`, in order
-    "the file exists and can be read",
-    "its first bytes are those of a ZIP archive",
-    "its entries are uncompressed and together no larger than the file",
-    "it ends in a trainkit checksum",
-    "the CRC of each entry is right",
-    "the SHA-256 of all bytes before the checksum is right",
-    "it holds only plain values and tensors (weights-only load onto the CPU)",
-    f"its format is {FORMAT}",
-    "every tensor is as large as its bytes in the file; none occurs at two places",
-    "every entry is present, has its type and agrees with the others",
-)
 
 
 def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -128,14 +119,18 @@ def load(path: Path, passed: Callable[[], None] = lambda: None) -> dict[str, Any
     The checks are CHECKS, in this order; `passed` is called after each.
     Raises UserError for a file that is not a complete, plain checkpoint.
     """
+    file = _Unchecked(path)
     try:
-        return _load(path, passed)
+        for check in _CHECKS.values():
+            check(file)
+            passed()
     except OSError as error:
-        raise Unreadable(f"checkpoint {path}: cannot be read, {error.strerror}") from error
+        raise Unreadable(f"{file}: cannot be read, {error.strerror}") from error
     except Exception as error:
         if not _out_of_memory(error):
             raise
-        raise Unreadable(f"checkpoint {path}: {path.stat().st_size:,} bytes do not fit into memory") from error
+        raise Unreadable(f"{file}: {path.stat().st_size:,} bytes do not fit into memory") from error
+    return file.content
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -147,69 +142,130 @@ class Unreadable(UserError):
     """A checkpoint that may be valid but cannot be read now, because a disk fails or memory is short."""
 
 
-def _load(path: Path, passed: Callable[[], None]) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: is not a file; give a .pt file or a run's folder")
-    data = _bytes(path)
-    passed()
-    fix = "use another checkpoint of the run"
-    if data[:4] != b"PK\x03\x04":
-        raise UserError(f"checkpoint {path}: is not a checkpoint ({len(data)} bytes, begins with {data[:4]!r}); {fix}")
-    passed()
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(data):
-                raise UserError(
-                    f"checkpoint {path}: its entries are compressed or overlap, which trainkit never writes; refused"
-                )
-            passed()
-            mark = archive.comment[: len(CHECKSUM_PREFIX)]
-            if len(archive.comment) != COMMENT_BYTES or mark != CHECKSUM_PREFIX:
-                raise UserError(
-                    f"checkpoint {path}: has no trainkit checksum: damaged, cut short, or not written by trainkit; {fix}"
-                )
-            passed()
-            if (bad := archive.testzip()) is not None:
-                raise UserError(f"checkpoint {path}: damaged, the CRC of {bad} differs; {fix}")
-            passed()
-            if hashlib.sha256(memoryview(data)[:-COMMENT_BYTES]).hexdigest().encode() != data[-64:]:
-                raise UserError(f"checkpoint {path}: damaged, its SHA-256 differs; {fix}")
-            passed()
-            folder = f"{entries[0].filename.partition('/')[0]}/"  # as torch determines it
-            held = {e.filename.removeprefix(f"{folder}data/"): e.file_size for e in entries}
-            pickle = archive.read(f"{folder}data.pkl") if len({e.filename.lower() for e in entries}) == len(entries) else b""
-    except UserError:
-        raise
-    except Exception as error:  # zipfile raises many kinds of exceptions for damaged archives
-        if _out_of_memory(error):
-            raise
-        raise UserError(f"checkpoint {path}: damaged or cut short ({error}); {fix}") from error
+class _Unchecked:
+    """A file that may be anything. Each check relies on the ones before it, and sets what the next ones read."""
+
+    data: bytes
+    archive: zipfile.ZipFile
+    content: Any
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"checkpoint {self.path}"
+
+
+FIX = "use another checkpoint of the run"
+
+
+def _check_readable(file: _Unchecked) -> None:
+    if not file.path.is_file():
+        raise UserError(f"{file}: is not a file; give a .pt file or a run's folder")
+    file.data = _bytes(file.path)
+
+
+def _check_first_bytes(file: _Unchecked) -> None:
+    if (head := file.data[:4]) != ZIP_START:
+        raise UserError(f"{file}: is not a checkpoint ({len(file.data)} bytes, begins with {head!r}); {FIX}")
+
+
+def _check_sizes(file: _Unchecked) -> None:
+    with _damage(file):
+        file.archive = zipfile.ZipFile(io.BytesIO(file.data))
+    entries = file.archive.infolist()
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(file.data):
+        raise UserError(f"{file}: its entries are compressed or overlap, which trainkit never writes; refused")
+
+
+def _check_checksum_is_there(file: _Unchecked) -> None:
+    comment = file.archive.comment
+    if len(comment) != COMMENT_BYTES or not comment.startswith(CHECKSUM_PREFIX):
+        raise UserError(f"{file}: has no trainkit checksum: damaged, cut short, or not written by trainkit; {FIX}")
+
+
+def _check_crc(file: _Unchecked) -> None:
+    with _damage(file):
+        bad = file.archive.testzip()
+    if bad is not None:
+        raise UserError(f"{file}: damaged, the CRC of {bad} differs; {FIX}")
+
+
+def _check_sha256(file: _Unchecked) -> None:
+    if hashlib.sha256(memoryview(file.data)[:-COMMENT_BYTES]).hexdigest().encode() != file.data[-64:]:
+        raise UserError(f"{file}: damaged, its SHA-256 differs; {FIX}")
+
+
+def _check_pickle(file: _Unchecked) -> None:
+    with _damage(file):
+        entries = file.archive.infolist()
+        folder = f"{entries[0].filename.partition('/')[0]}/"  # as torch determines it
+        held = {e.filename.removeprefix(f"{folder}data/"): e.file_size for e in entries}
+        unique = len({e.filename.lower() for e in entries}) == len(entries)
+        pickle = file.archive.read(f"{folder}data.pkl") if unique else b""
     try:
         check_pickle(pickle, held)
-        content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+        file.content = torch.load(io.BytesIO(file.data), weights_only=True, map_location="cpu")
     except Exception as error:
         if _out_of_memory(error):
             raise
-        raise UserError(f"checkpoint {path}: holds something other than plain values and tensors; not loaded") from error
-    passed()
-    found = content.get("format", "missing") if type(content) is dict else content
+        raise UserError(f"{file}: holds something other than plain values and tensors; not loaded") from error
+
+
+def _check_format(file: _Unchecked) -> None:
+    found = file.content.get("format", "missing") if type(file.content) is dict else file.content
     if type(found) is not int or found != FORMAT:
         raise UserError(
-            f"checkpoint {path}: format {short_repr(found)}, this trainkit reads format {FORMAT}; use the version that wrote it"
+            f"{file}: format {short_repr(found)}, this trainkit reads format {FORMAT}; use the version that wrote it"
         )
-    passed()
+
+
+def _check_tensors(file: _Unchecked) -> None:
+    with _complaints(file):
+        check_plain(file.content, "", set())
+
+
+def _check_entries(file: _Unchecked) -> None:
+    with _complaints(file):
+        check_types(file.content)
+
+
+_CHECKS: dict[str, Callable[[_Unchecked], None]] = {
+    "the file exists and can be read": _check_readable,
+    "its first bytes are those of a ZIP archive": _check_first_bytes,
+    "its entries are uncompressed and together no larger than the file": _check_sizes,
+    "it ends in a trainkit checksum": _check_checksum_is_there,
+    "the CRC of each entry is right": _check_crc,
+    "the SHA-256 of all bytes before the checksum is right": _check_sha256,
+    "it holds only plain values and tensors (weights-only load onto the CPU)": _check_pickle,
+    f"its format is {FORMAT}": _check_format,
+    "every tensor is as large as its bytes in the file; none occurs at two places": _check_tensors,
+    "every entry is present, has its type and agrees with the others": _check_entries,
+}
+CHECKS = tuple(_CHECKS)  # of `load`, in order
+
+
+@contextmanager
+def _damage(file: _Unchecked) -> Iterator[None]:
+    """Turn the exceptions of zipfile, which raises many kinds for damaged archives, into a UserError."""
     try:
-        check_plain(content, "", set())
-        passed()
-        check_types(content)
-        passed()
+        yield
+    except Exception as error:
+        if _out_of_memory(error):
+            raise
+        raise UserError(f"{file}: damaged or cut short ({error}); {FIX}") from error
+
+
+@contextmanager
+def _complaints(file: _Unchecked) -> Iterator[None]:
+    """Name the file in each line of a UserError, of which MAX_COMPLAINTS are kept."""
+    try:
+        yield
     except RecursionError:
-        raise UserError(f"checkpoint {path}: nested too deep; {fix}") from None
+        raise UserError(f"{file}: nested too deep; {FIX}") from None
     except UserError as error:
-        lines = [*str(error).split("\n")[:MAX_COMPLAINTS], f"refused; {fix}"]
-        raise UserErrors(f"checkpoint {path}: {line}" for line in lines) from None
-    return content
+        lines = [*str(error).split("\n")[:MAX_COMPLAINTS], f"refused; {FIX}"]
+        raise UserErrors(f"{file}: {line}" for line in lines) from None
 
 
 def _bytes(path: Path) -> bytes:
@@ -219,7 +275,7 @@ def _bytes(path: Path) -> bytes:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - COMMENT_BYTES))
         tail = file.read(COMMENT_BYTES)
-        if size > PEEK_BYTES and (head != b"PK\x03\x04" or tail[: len(CHECKSUM_PREFIX)] != CHECKSUM_PREFIX):
+        if size > PEEK_BYTES and (head != ZIP_START or tail[: len(CHECKSUM_PREFIX)] != CHECKSUM_PREFIX):
             return head + tail
         file.seek(0)
         return file.read()

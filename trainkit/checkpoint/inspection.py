@@ -14,6 +14,7 @@ from torch import Tensor
 from trainkit.checkpoint import file as checkpoint
 from trainkit.core.diff import NUMBERS, by_size, differences
 from trainkit.core.errors import MAX_NAMES, UserError, escape_control
+from trainkit.core.text_table import text_table
 from trainkit.core.validation import short_repr
 
 from .digest import digest
@@ -96,9 +97,8 @@ def diff(a: Path, b: Path) -> int:
 def rows(items: Iterable[tuple[str, str]]) -> None:
     """Print one line per name, MAX_NAMES or fewer."""
     listed = [(short_repr(name, ""), summary) for name, summary in items]
-    width = max((len(name) for name, _ in listed[:MAX_NAMES]), default=0)
-    for name, summary in listed[:MAX_NAMES]:
-        print_line(f"  {name:<{width}}  {summary}")
+    for line in text_table(listed[:MAX_NAMES], indent="  "):
+        print_line(line)
     if len(listed) > MAX_NAMES:
         print_line(f"  and {len(listed) - MAX_NAMES} more")
 

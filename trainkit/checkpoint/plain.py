@@ -49,7 +49,8 @@ def check_plain(value: Any, place: str, seen: set[int]) -> None:
 def to_plain(value: Any, place: str = "", copy: bool = True, seen: set[int] | None = None) -> Any:
     """Return a copy whose tensors are contiguous, on the CPU and own their memory.
 
-    With `copy=False` a tensor that is so already is not copied, unless it shares memory with another one in `value` (`seen`).
+    With `copy=False`, a tensor that is already like this is not copied, unless it shares memory with another one in `value`
+    (`seen`).
     Raises UserError for what a weights-only load would refuse.
     """
     seen = set() if seen is None else seen

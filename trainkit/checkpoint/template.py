@@ -70,7 +70,7 @@ class Template:
         if size > MAX_NAME_BYTES:
             raise self._wrong(f"makes a name of {size} bytes; needs {MAX_NAME_BYTES} or fewer")
         if not self.makes(name):
-            raise self._wrong(f"the numbers in {name!r} cannot be separated; put text between the fields, and no digits")
+            raise self._wrong(f"the numbers in {name!r} cannot be separated; put text without digits between the fields")
 
     def _wrong(self, why: str) -> UserError:
         return UserError(f"Checkpoint: filename={self.text!r}: {why}")

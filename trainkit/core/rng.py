@@ -20,6 +20,6 @@ def generator(seed: int, *name: object, device: torch.device | str = "cpu") -> t
 
 
 def seed_globals(seed: int) -> None:
-    """Seed Python's and torch's global generators. Only the user's code draws from them; so its runs repeat too."""
+    """Seed Python's and torch's global generators. Only the user's code draws from them, so its draws repeat too."""
     random.seed(stream(seed, "python"))
     torch.manual_seed(stream(seed, "torch"))

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Return the shortest duration among 3 to 20 calls, which take at least 0.2 s together if 20 suffice."""
+    """Return the shortest duration of several calls: at least 3, then more until they took 0.2 s or 20 were made."""
     times: list[float] = []
     while len(times) < 3 or (len(times) < 20 and sum(times) < 0.2):
         began = time.perf_counter()

@@ -59,8 +59,8 @@ def check_raw(
 
     source: as in `refuse`. Integers read from a file have no range, since none can be unusable.
     Raises UserError for a missing input, if `fill` is None, and, outside the splits `tolerated`, for an infinite input or a
-    target that is not finite in `dtype`. If training rows for which `is_used` is false hold the latter, it is only reported,
-    in a line on stderr.
+    target that is not finite in `dtype`. If such a number is in training rows for which `is_used` is false, a line on stderr
+    reports it, and no error is raised.
     """
     splits = {name: split for name, split in data.parts().items() if name in names and len(split)}
     spans = {name: ranges(split.x) for name, split in splits.items() if isinstance(split.x, Tensor) or split.x.may_miss()}
@@ -89,8 +89,8 @@ def check_scaled(
 ) -> None:
     """Raise UserError at a finite input that `scale` makes infinite in `dtype`, in the splits whose ranges are `spans`.
 
-    scale: a monotonic function, so that every scaled number lies between the scaled ends of its range. Others: as in
-    `check_raw`.
+    scale: a monotonic function, so that every scaled number is between the scaled ends of its range. The other arguments are
+    those of `check_raw`.
     """
 
     def overflows(x: Tensor) -> Tensor:
@@ -125,9 +125,9 @@ def takes(rows: Tensor, n: int, size: int, seeds: Sequence[int], epochs: range, 
 def _refuse_used(
     data: Dataset, name: str, key: Literal["x", "t"], wrong: Test, what: str, fix: str, source: Dataset, is_used: IsUsed
 ) -> None:
-    """As `refuse`, but only report numbers in training rows that no step uses."""
+    """Do what `refuse` does, but only report a number in a training row that no step uses."""
     if name == "train" and not is_used(rows(getattr(data.train, key), wrong)):
-        terminal.print_stderr(f"data: a number of the training split {what}; the run ends before it uses it")
+        terminal.print_stderr(f"data: a number of the training split {what}; the run ends before it uses this number")
     else:
         refuse(data, name, key, wrong, what, fix, source)
 

@@ -26,9 +26,10 @@ Value = TypeVar("Value")
 class Rows:
     """The array (n, ...) of `dtype` that begins at byte `offset` of a file, mapped: only rows that are read enter memory.
 
-    swap: its byte order is not this machine's. The file is held open, so it remains readable if it is deleted or replaced under
-    its name. Its size and modification time are checked before each read; UserError if they have changed since opening.
-    Not protected: a file that is truncated while a block is being read ends the process (SIGBUS), and so may a failing disk.
+    swap: the array's byte order is not this machine's. The file is held open, so it remains readable if it is deleted or
+    replaced under its name. Its size and modification time are checked before each read; UserError if they have changed.
+    There is no protection against a file that is truncated while a block is being read, which ends the process (SIGBUS). A
+    failing disk may end it in the same way.
     """
 
     def __init__(self, path: Path, dtype: torch.dtype, shape: tuple[int, ...], offset: int, swap: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from trainkit.core.text_table import text_table
+
 from .layers.container import Container
 from .module import Module, shape
 from .tracing import trace
@@ -25,11 +27,9 @@ def layers(net: Module, x: Tensor, slots: int, replicas: int = 1) -> str:
         cost = call.module.flops(call.given)
         total, flops = total + own, flops + cost
         rows.append((call.place, shape(call.gave), f"{own:,}", f"{cost:,}"))
-    widths = [max(len(r[i]) for r in rows) for i in range(4)]
-    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
     size = next((p.element_size() for p, _ in net.param()), 4)
     memory = total * size * (2 + slots)
     of = f" in {replicas} replicas" if replicas > 1 else ""
     memory_text = f"{memory / 1e6:.3g} MB of parameters, gradients and {slots} optimizer slots"
-    lines.append(f"{total:,} parameters{of}, {flops:,} FLOPs per forward pass; {memory_text}")
-    return "\n".join(lines)
+    totals = f"{total:,} parameters{of}, {flops:,} FLOPs per forward pass; {memory_text}"
+    return "\n".join([*text_table(rows, right=(2, 3)), totals])

@@ -17,14 +17,15 @@ from .flat_buffer import flatten, is_flat, spread
 
 
 class Optimizer(Recorded):
-    """Base: an author lists `slot_names` and `scalar_names`, and writes `apply_update`; the rest is shared.
+    """Base of optimizers: an author lists `slot_names` and `scalar_names`, and writes `apply_update`; the rest is shared.
 
     params: (parameter, gradient) pairs, as from `net.param()`; they become views of two flat buffers.
     lr: the learning rate, one number, or one per replica (then every parameter has the leading replica axis).
     maximize: ascend the gradient.
     `per_replica` holds the hyperparameters in which replicas may differ, one value for all or one per replica. `scalars` holds
-    the numbers of the next update: those, the ones that `advance` computes, `t`, and `frozen`, which marks the elements of
-    replicas with the rate 0, or is None. Raises UserError without parameters, or for a parameter that is listed twice.
+    the numbers of the next update: these hyperparameters, what `advance` computes, `t`, and `frozen`. The last marks the
+    elements of replicas with the rate 0, or is None.
+    Raises UserError without parameters, or for a parameter that is listed twice.
     """
 
     slot_names: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """The hooks of a callback. Override those you need: a hook that no callback overrides costs nothing.
 
 Callbacks that decide read metrics at `on_metrics`, when all new metrics are known. Those that write do so at `on_log`, and
-those that save at `on_checkpoint`, last. So no callback sees a stale value, in whatever order the callbacks are listed.
+those that save do so last, at `on_checkpoint`. So no callback sees an old value, whatever the order of the callbacks.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ LOGGING = HOOKS[1 : HOOKS.index("on_train_end")]  # a metric that is added at on
 
 
 class Callback(Recorded):
-    """The base of all callbacks. `session.progress` is where the run is, `session.metrics` holds its metrics, `session.log`
-    adds one.
+    """The base of all callbacks. Each hook receives the session of the fit: `session.progress` is where the run is,
+    `session.metrics` holds its metrics, and `session.log` adds one.
 
     `name` is the name in the configuration. The trainer sets it; a checkpoint holds the callback's state under it.
     """
@@ -76,13 +76,13 @@ class Callback(Recorded):
         """Called after each step. The loss is still on the device."""
 
     def on_losses(self, session: Session, rows: list[list[float]]) -> None:
-        """Called when losses were fetched: as for on_step_log, before a validation inside an epoch, before a snapshot.
+        """Called when losses were fetched: when on_step_log is called, before a validation inside an epoch, before a snapshot.
 
         rows: the losses since the last call, a row per step with a loss per replica; the last row is this step's.
         """
 
     def on_step_log(self, session: Session, losses: list[float]) -> None:
-        """Called when losses were fetched: at the first step, every log_every_n_steps, and the last of an epoch and of the run.
+        """Called when losses were fetched: at the first step, every log_every_n_steps, and at the last of an epoch or run.
 
         losses: this step's, one per replica.
         """
@@ -100,9 +100,9 @@ class Callback(Recorded):
         """Write the new metrics (`session.metrics.updated`)."""
 
     def on_checkpoint(self, session: Session) -> None:
-        """Save, if a save is due. Called after each step, and after each epoch (then `session.progress.batch` is 0).
+        """Save if a save is due. Called after each step, and after each epoch (then `session.progress.batch` is 0).
 
-        It is also called once after the last step (then `session.loop_ended`), unless an exception ended the loop.
+        It is also called once after the last step (then `session.loop_ended` is true), unless an exception ended the loop.
         """
 
     def on_save_end(self, session: Session) -> None:

@@ -55,7 +55,7 @@ def configuration(
 
 def _layers(net: Module) -> list[Any]:
     if type(net) is not Sequential:
-        raise UserError(f"net is a {type(net).__name__}, a configuration holds a Sequential of layers")
+        raise UserError(f"net is a {type(net).__name__}, but a configuration can only hold a Sequential of layers")
     return [_named(m) for m in net.layers]
 
 

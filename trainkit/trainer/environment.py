@@ -26,7 +26,7 @@ def environment(session: Session) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": session.device.type,
         "dtype": str(session.dtype).removeprefix("torch."),
-        "mode": session.running,
+        "mode": session.engine,
     }
 
 

@@ -18,7 +18,7 @@ def train(session: Session) -> None:
     progress, settings = session.progress, session.settings
     after_step, save = session.hooks["on_train_batch_end"], session.hooks["on_checkpoint"]
     every, inside = settings.log_every_n_steps, session.validate_every_n_steps
-    engine = session.engine
+    engine = session.step_engine
     assert engine is not None
     if progress.validation_pending:
         _validate_inside(session)

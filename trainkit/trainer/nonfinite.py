@@ -49,7 +49,7 @@ class Found(Exception):
 def locate(session: Session, r: int) -> str | None:
     """Return where the first non-finite number of replica r arises in the next step; None if all stay finite.
 
-    Takes the step eagerly and checks every tensor in it: restore the state afterwards.
+    Takes the step eagerly and checks every tensor in it. The caller must restore the state afterwards.
     """
     try:
         _take_checked_step(session, r)

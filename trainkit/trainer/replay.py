@@ -55,7 +55,7 @@ class StepSideEffects:
 class StepCopy:
     """A copy of what the steps change, on the same device: parameters, slots, counts, and the side effects.
 
-    No other state changes between two steps without the end of an epoch or a validation between them.
+    Between two steps nothing else changes, unless an epoch ends or a validation runs between them.
     """
 
     def __init__(self, session: Session, side_effects: StepSideEffects) -> None:
@@ -112,8 +112,8 @@ def replay_steps(session: Session, kept: StepCopy, end: int) -> Generator[tuple[
     kept.restore(session)
     state, next_steps = session.progress, session.next_steps
     session.next_steps = [lambda step: step + 1]  # compiled steps too are taken one by one: their bits are the same
-    assert session.engine is not None
-    steps = session.engine.epoch(session.order(state.epoch), state.batch)
+    assert session.step_engine is not None
+    steps = session.step_engine.epoch(session.order(state.epoch), state.batch)
     try:
         while state.step < end:
             before = StepCopy(session, kept.side_effects)

@@ -27,7 +27,7 @@ RUN_FILES = (
 class RunFolder(Folder):
     """The folder `path` of a run. `open` checks it and writes nothing; `begin` makes it ready for writing.
 
-    new: it may not hold a run, even if the fit resumes from a checkpoint (of another folder).
+    new: the folder must not hold a run, even if the fit resumes from a checkpoint (of another folder).
     """
 
     kind, worker, option, marker = "run folder", "another trainer", "--run-dir", ".trainkit-run"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
+from trainkit.core.text_table import text_table
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.loader import epoch_permutation
 from trainkit.data.transforms.normalize import Normalizer
@@ -28,7 +29,7 @@ from .settings import Settings
 from .signals import Interrupted
 
 if TYPE_CHECKING:
-    from .engines.select import StepEngine
+    from .engines.engine import StepEngine
 
 EACH_STEP = ("on_train_batch_end", "on_checkpoint")
 
@@ -40,7 +41,7 @@ class Session:
     net, loss, optimizer: as `fit` received them. data: the splits; from `on_fit_start` on scaled and on the device.
     normalizer: how inputs are scaled. generators: those of the passes (Dropout's masks), one per replica.
     progress: where the run is. metrics: the latest values. run: its folder, or None. config: its configuration as text.
-    engine: what takes the steps, once the fit has begun.
+    engine: eager, compile or graph, once the fit has begun. step_engine: the object that takes the steps.
 
     After its fit a session can be pickled. The trainer keeps it for `validate`, `test`, `predict` and `save`.
     """
@@ -68,8 +69,8 @@ class Session:
         self.generators: tuple[torch.Generator, ...] = ()
         self.progress, self.metrics = Progress(), MetricLog()
         self.history: list[dict[str, Any]] = []
-        self.engine: StepEngine | None = None
-        self.running: str = settings.engine  # eager, compile or graph, once the fit has begun
+        self.step_engine: StepEngine | None = None
+        self.engine: str = settings.engine  # eager, compile or graph, once the fit has begun
         self.validate_every_n_epochs: int = 1  # ValidationSplit sets this and the next
         self.validate_every_n_steps: int | None = None
         self.stopping: StopReason | None = None
@@ -136,7 +137,9 @@ class Session:
         if data is not None:
             features, wanted = tuple(split.x.shape[1:]), tuple(self.data.train.x.shape[1:])
             if features != wanted:
-                raise UserError(f"data: a sample of the {name} split is {features}, the fit's is {wanted}; give its features")
+                raise UserError(
+                    f"data: a sample of the {name} split is {features}, the fit's is {wanted}; give data of that shape"
+                )
             check_classes(self.data.classes, data.classes, "the fit's")
             split = self.normalizer.apply(split, self.dtype).to(self.device, self.dtype)
         return self.evaluate(split)
@@ -238,7 +241,7 @@ class Session:
         progress.batch += steps
 
     def fetch_losses(self, log: bool = True) -> None:
-        """Copy the new losses to the host (waits for the device); call on_losses, and with `log` on_step_log."""
+        """Copy the new losses to the host (this waits for the device); call on_losses and, if `log`, on_step_log."""
         if not self._losses:
             return
         rows = self.add_losses()
@@ -249,8 +252,7 @@ class Session:
     def add_losses(self) -> list[list[float]]:
         """Add the new losses to the epoch's sums, in float64. Return a row per step, with a loss per replica."""
         counts, progress = [samples for steps, samples in self._counts for _ in range(steps)], self.progress
-        assert self.engine is not None
-        losses = self.engine.join(self._losses).double().reshape(len(counts), -1)
+        losses = torch.cat([v.reshape(steps, -1) for v, (steps, _) in zip(self._losses, self._counts, strict=True)]).double()
         if self.loss.reduction == "sum":
             losses /= torch.tensor(counts, dtype=losses.dtype, device=losses.device).unsqueeze(1)
         values: list[list[float]] = losses.tolist()
@@ -300,15 +302,14 @@ class Session:
 
     def show_hooks(self) -> str:
         """Return a table of the hooks in the order of a run, each with the callbacks that override it."""
-        width = max(map(len, HOOKS))
-        rows = (f"  {h:<{width}}  {', '.join(n for n, cb in self.callbacks.items() if overrides(cb, h)) or '-'}" for h in HOOKS)
-        return "\n".join(rows)
+        rows = [(hook, ", ".join(n for n, cb in self.callbacks.items() if overrides(cb, hook)) or "-") for hook in HOOKS]
+        return "\n".join(text_table(rows, indent="  "))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without engine and hooks: a pickled session holds the trained net, its data and its metrics."""
-        return {k: v for k, v in vars(self).items() if k not in ("hooks", "next_steps", "engine", "_losses", "_counts")}
+        return {k: v for k, v in vars(self).items() if k not in ("hooks", "next_steps", "step_engine", "_losses", "_counts")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.engine, self._losses, self._counts = None, [], []
+        self.step_engine, self._losses, self._counts = None, [], []
         self._connect()

@@ -23,7 +23,7 @@ from trainkit.nn.module import eval_mode
 
 from . import capture, threads
 from .callback import check_monitors, overrides
-from .engines.select import StepEngine
+from .engines.engine import StepEngine
 from .environment import differences, engine_of, resumed_engine
 from .progress import Progress
 from .same_data import check_classes, print_changed
@@ -35,7 +35,7 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     if content is not None:
         check_types(content)
         for line in differences(session, content):
-            terminal.print_stderr(f"resumed under other conditions: {line}; bits may differ")
+            terminal.print_stderr(f"resumed under other conditions: {line}; the bits of the result may differ")
     prepare(session, content)
     check_monitors(session)
     threads.use(threads.chosen(session, content))
@@ -43,10 +43,10 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     session.going_back = content is not None and run is not None and run.is_ahead(progress.step, progress.epoch)
     engine = session.settings.engine if content is None else resumed_engine(session.settings.engine, content)
     with torch.inference_mode():
-        session.engine = StepEngine(session, engine)
-    session.running = session.engine.kind
+        session.step_engine = StepEngine(session, engine)
+    session.engine = session.step_engine.name
     if content is not None and not session.steps_left:
-        session.running = engine_of(content)  # the engine of the steps, which were all taken
+        session.engine = engine_of(content)  # the engine of the steps, which were all taken
     session.call("on_fit_start")
     if any(cb.needs_run_folder and overrides(cb, "on_checkpoint") for cb in session.callbacks.values()):
         capture.check_size(session)
@@ -150,7 +150,7 @@ def _check_shapes(session: Session) -> None:
 
 
 def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
-    """Raise UserError for a loss whose sum is not its mean times its batch weight: batches are combined by these."""
+    """Raise UserError for a loss whose sum is not its mean times its batch weight: batches are combined by sums and weights."""
     if loss.reduction != "mean":
         return
     values = loss.fwd(y, t)[0], loss.summed().fwd(y, t)[0], loss.batch_weight(t)
@@ -158,6 +158,6 @@ def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
     known = mean.isfinite() & total.isfinite() & (weight != 0)
     if known.any() and not torch.allclose(total[known], (mean * weight)[known], rtol=1e-3, atol=1e-6):
         raise UserError(
-            f"loss: {type(loss).__name__} with reduction=sum gives {total.tolist()}, its mean times its batch weight is"
+            f"loss: {type(loss).__name__} with reduction=sum gives {total.tolist()}, but its mean times its batch weight is"
             f" {(mean * weight).tolist()}; compute with self.reduce and self.reduction_factor, or override batch_weight"
         )

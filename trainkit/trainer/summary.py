@@ -18,7 +18,7 @@ def summarize(session: Session, seconds: float) -> dict[str, Any]:
     assert session.stopping is not None
     message = session.stopping.message
     if (epoch := session.progress.first_nonfinite_epoch) is not None:
-        message += f"; train/loss is not finite since epoch {epoch}, try a lower lr"
+        message += f"; train/loss has not been finite since epoch {epoch}, try a lower lr"
     return {
         "epoch": session.progress.epoch,
         "step": session.progress.step,
@@ -26,7 +26,7 @@ def summarize(session: Session, seconds: float) -> dict[str, Any]:
         "stop_words": message,
         "seed": session.settings.seed,
         "replicas": session.replicas,
-        "mode": session.running,
+        "mode": session.engine,
         "params_sha256": digest((name, p) for name, p, _ in session.net.named_param()),
         "metrics": {name: json_summary(values) for name, values in sorted(session.metrics.items())},
         "wall_s": round(seconds, 3),

@@ -31,7 +31,7 @@ from .setup import begin
 from .summary import summarize
 
 Metrics = dict[str, float | list[float]]
-LEFT_OUT = "config.yaml: left out, {}; give it to trainkit.load"
+LEFT_OUT = "config.yaml: {}; it is left out, so give it to trainkit.load"
 
 
 @dataclass(repr=False)
@@ -50,7 +50,7 @@ class Trainer(Settings):
     device: auto (cuda where there is one), cpu, cuda, cuda:1. dtype: of parameters and data.
     precision: that of the passes: full is dtype; bf16 is bfloat16 over parameters of `dtype` (see `engines/bf16.py`).
     engine: eager, step by step; compile, many steps in one call of compiled code; auto, the faster of the two, by estimate;
-        graph, replays of a step captured on a CUDA device (see `engines/select.py`).
+        graph, replays of a step captured on a CUDA device (see `engines/engine.py`).
     threads: torch's number of threads in a fit; None is one if all products are small, else all (see `threads.py`).
     log_every_n_steps: how often losses are copied from the device. callbacks: a mapping by name, or a list.
     run_dir: the run's folder; None leaves no files. config: the configuration as text, saved with every checkpoint; by default

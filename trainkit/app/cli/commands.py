@@ -19,6 +19,7 @@ from trainkit.checkpoint import list_checkpoints, load_run
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.core.folder import default_folder
+from trainkit.core.text_table import text_table
 from trainkit.data.dataset import Split
 from trainkit.metrics.statistics import json_summary
 from trainkit.trainer import signals
@@ -78,7 +79,7 @@ def _places(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
 
 
 def _resumed(origin: Path) -> dict[str, Any]:
-    """Return the content of the checkpoint to continue from. Of a run's folder it is the newest one."""
+    """Return the content of the checkpoint to continue from. If `origin` is a run's folder, this is its newest checkpoint."""
     file, content, skipped = load_run(origin)
     terminal.print_stderr(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
     state = content["state"]
@@ -139,7 +140,7 @@ def predict(args: argparse.Namespace) -> int:
         for chunk in chunks:
             out.write(chunk)
     (terminal.print_stdout if out.descriptor is None else terminal.print_stderr)(
-        f"{len(split)} samples by {file} -> {out.path}"
+        f"{len(split)} samples predicted by {file} -> {out.path}"
     )
     return 0
 
@@ -233,9 +234,8 @@ def _check(composed: DictConfig) -> int:
         rows.append((call.place, worst.name, worst.error))
     y = calls[-1].gave
     rows.append((f"loss.{type(parts.loss).__name__}", "y", gradcheck_loss(parts.loss, y, t).error))
-    width = max(len(r[0]) for r in rows)
-    for place, name, error in rows:
-        print(f"{place:<{width}}  d{name:<8} {error:.1e}  {'ok' if error <= TOLERANCE else 'WRONG'}")
+    cells = [(place, f"d{name}", f"{error:.1e}", "ok" if error <= TOLERANCE else "WRONG") for place, name, error in rows]
+    print(*text_table(cells), sep="\n")
     try:
         print(rehearse(config, to_yaml(composed), data, session))
     except signals.Interrupted as stop:
@@ -280,6 +280,6 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     for name, value in sorted(metrics.items()):
         if isinstance(value, dict):
             mean, std = (("nan" if v is None else f"{v:.4g}") for v in (value["mean"], value["std"]))
-            terminal.print_stdout(f"  {name:<12} {mean} ± {std} over {len(value['values'])}")
+            terminal.print_stdout(f"  {name:<12} {mean} ± {std} over {len(value['values'])} replicas")
         else:
             terminal.print_stdout(f"  {name:<12} {'nan' if value is None else f'{value:.4g}'}")

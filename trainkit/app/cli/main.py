@@ -1,7 +1,8 @@
 """The command line: parse the arguments, run the command, print an error in a few lines, and return the exit code.
 
 torch is imported only if a command runs. The commands and their options are declared in `options.py`; each has an argparse
-parser of its own. The options are separated from the other words here, since an argparse subparser cannot mix them freely.
+parser of its own. The options are separated from the other words here, since argparse's subparsers do not accept options and
+words in any order.
 """
 
 from __future__ import annotations

@@ -178,12 +178,12 @@ COMMANDS = {
                     action="append",
                     default=[],
                     metavar="KEY=A,B",
-                    help="train with each value of this key, and rank the runs by validation; repeatable: all combinations",
+                    help="train with each value of this key, and rank the runs by validation; if repeated: all combinations",
                 ),
                 Option(
                     "--against",
                     metavar="NAME",
-                    help="also train each network in another library, from the same weights and batches: torch",
+                    help="also train each network in this other library (torch), from the same weights over the same batches",
                 ),
                 Option("--log", action="store_true", help="draw losses and errors on logarithmic axes"),
                 Option("--out", type=Path, metavar="DIR", help="the folder to write; default: logs/compare/<time>"),
@@ -201,10 +201,14 @@ COMMANDS = {
                     type=whole_number,
                     default=5,
                     metavar="N",
-                    help="number of random steps to interrupt at, besides a validation, a save and the end of an epoch; takes"
-                    " the time of N + 4 runs; default: %(default)s",
+                    help="number of random steps to interrupt at, besides a validation, a save and the end of an epoch;"
+                    " the test takes the time of N + 4 runs; default: %(default)s",
                 ),
-                Option("--keep", action="store_true", help="keep the folders of the runs, to be compared by checkpoint diff"),
+                Option(
+                    "--keep",
+                    action="store_true",
+                    help="keep the folders of the runs, so that you can compare them with checkpoint diff",
+                ),
                 IMPORT,
             ),
         ),

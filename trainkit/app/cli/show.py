@@ -25,7 +25,7 @@ def outline(parts: Parts, session: Session) -> str:
     ]
     scheduler = next((cb for cb in parts.callbacks.values() if hasattr(cb, "curve")), None)
     if scheduler is not None and session.settings.max_epochs * session.steps_per_epoch > MAX_DRAWN_STEPS:
-        lines += ["", f"learning rate over the run: not drawn, it has over {MAX_DRAWN_STEPS:,} steps"]
+        lines += ["", f"learning rate over the run: not drawn, since the run has over {MAX_DRAWN_STEPS:,} steps"]
     elif scheduler is not None:
         rates = scheduler.curve(session.optimizer.configured[0], session.settings.max_epochs, session.steps_per_epoch)
         lines += ["", "learning rate over the run:", curve(rates)]
@@ -36,7 +36,7 @@ MAX_DRAWN_STEPS = 200_000  # since the learning rates are computed one by one
 
 
 def curve(values: list[float], width: int = 60, height: int = 8) -> str:
-    """Return a plot in characters. Each column is the mean over a stretch of steps."""
+    """Return a plot in characters. Each column shows the mean over a range of steps."""
     if not values:
         return "  (no steps)"
     if not all(map(math.isfinite, values)):

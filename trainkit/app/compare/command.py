@@ -43,9 +43,7 @@ def compare(args: argparse.Namespace) -> int:
     if args.against is not None:
         interop.find(args.against)
         if args.grid:
-            raise UserError(
-                "compare: --grid and --against do not go together; choose a point, then compare it with the reference"
-            )
+            raise UserError("compare: --grid and --against cannot be combined; choose a point of the grid, then use --against")
     plans = plans_of(args)
     folder = Comparison(args.out or default_folder("compare"), numbered=args.out is None)
     folder.begin()
@@ -91,7 +89,7 @@ class Comparison(Folder):
 
 
 def plans_of(args: argparse.Namespace) -> list[Plan]:
-    """Return what to train. If there are several files, errors name theirs."""
+    """Return what to train. If there are several files, an error begins with the name of its file."""
     axes = axes_of(args.grid)
     several = len(args.paths) > 1
     plans: list[Plan] = []

@@ -56,7 +56,7 @@ def axis(text: str) -> Axis:
         else:
             values[-1] += c
     if not equals or not key or not all(v.strip() for v in values):
-        raise UserError(f"--grid {text}: not an axis; write key=value,value, optimizer.SGD.lr=0.1,0.01")
+        raise UserError(f"--grid {text}: not a key with values; write key=value,value, for example optimizer.SGD.lr=0.1,0.01")
     if len(set(values)) < len(values):
         raise UserError(f"--grid {text}: a value is given twice")
     return Axis(key, values)
@@ -116,7 +116,7 @@ def axes_of(texts: Sequence[str]) -> list[Axis]:
     keys = [a.key for a in axes]
     twice = next((k for k in keys if keys.count(k) > 1), None)
     if twice is not None:
-        raise UserError(f"--grid {twice}: two axes; write all its values in one, {twice}=value,value")
+        raise UserError(f"--grid {twice}: the key is given twice; write all its values in one option, {twice}=value,value")
     return axes
 
 
@@ -131,7 +131,7 @@ def check_rates(rates: Axis, composed: DictConfig) -> None:
         for schedule in OWN_RATES & set(arguments if isinstance(arguments, dict) else ()):
             place = f"callbacks.{name}" if arguments is value else f"callbacks.{name}.{class_name}"
             key = f"{place}.{schedule}.max_lr"
-            raise UserError(f"--grid {rates.key}: {schedule} sets the rate itself, all points would be equal; try {key}")
+            raise UserError(f"--grid {rates.key}: {schedule} sets the rate itself, so all points would be equal; try {key}")
     named = name_and_arguments("optimizer", optimizer, "optimizer", [])
     if named is None or rates.key.split(".")[1] != named[0]:
         raise UserError(f"--grid {rates.key}: the optimizer is {yaml_repr(optimizer)}; give its learning rate")
@@ -167,7 +167,7 @@ def number(text: str, key: str) -> float:
 
 
 def split_trial(together: Trial, points: Sequence[str]) -> list[Trial]:
-    """Split one training into a trial per point. Each has an equal stretch of the replicas."""
+    """Split one training into a trial per point. Each has an equal number of consecutive replicas."""
     fit = together.outcomes[0]
     size = fit.models // len(points)
     trials = []

@@ -48,7 +48,10 @@ def pair(reference: str, config: dict[str, Any], data: Dataset) -> tuple[Session
 
 
 def rehearse(reference: str, config: dict[str, Any], seed: int, data: Dataset) -> None:
-    """Train three steps of each, untimed. Raises UserError for what the reference lacks, before the real training."""
+    """Train three steps with each implementation, untimed.
+
+    Raises UserError for what the reference lacks, before the real training.
+    """
     few = of_replica(config, 0, seed)
     few["trainer"]["max_steps"] = 3
     pair(reference, few, data)
@@ -57,9 +60,9 @@ def rehearse(reference: str, config: dict[str, Any], seed: int, data: Dataset) -
 def compare_with_reference(
     reference: str, config: dict[str, Any], data: Dataset, session: Session, together: TimedFit
 ) -> list[TimedFit]:
-    """Return `together`, then each replica trained alone, then by the reference from the same weights and batches.
+    """Return three results: `together`, the replicas trained one by one, and the same trained by the reference.
 
-    The two take turns, so that a drift of the machine's speed affects both.
+    The last two have the same weights and batches, and take turns, so that a drift of the machine's speed affects both.
     """
     trained = session.net.state_dict()
     ours: list[Metrics] = []
@@ -110,5 +113,5 @@ def max_or_nan(values: Sequence[float]) -> float:
 
 
 def joined(metrics: Sequence[Metrics]) -> Metrics:
-    """Return the metrics of single models as those of several."""
+    """Return the metrics of several single models as those of one run with replicas."""
     return {name: [m[name][0] for m in metrics] for name in metrics[0]}

@@ -202,7 +202,7 @@ def _data(value: Any, errors: list[str]) -> Callable[..., Dataset] | None:
 
     def data(**extra: Any) -> Dataset:
         if "schema" in extra and "schema" not in signature(read)[0]:
-            raise UserError(f"data: the checkpoint's data was a table, {value['name']} is not a table; use the original data")
+            raise UserError(f"data: the checkpoint's data was a table, but {value['name']} is not; use the original data")
         dataset: Dataset = read(**arguments, **extra)
         return dataset
 

@@ -15,19 +15,24 @@ from types import ModuleType
 from typing import Any
 
 import trainkit
+from trainkit import optim
 from trainkit.callbacks import TABLE as TABLE
 from trainkit.core.errors import UserError, suggest
 from trainkit.data import sources
-from trainkit.nn import layers
+from trainkit.nn import layers, losses
 from trainkit.nn.layers import Container
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
 from trainkit.trainer.callback import Callback
 
-LAYERS = tuple(name for name, value in vars(layers).items() if isinstance(value, type) and value is not Container)
-LOSSES = ("BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "L1Loss", "MSELoss", "NLLLoss")
-OPTIMIZERS = ("SGD", "SignSGD", "Adam", "AdamW", "RMSprop", "Adagrad")
+
+def _classes(package: ModuleType, base: type) -> tuple[str, ...]:
+    """Return the names of the classes that a package of trainkit offers, except the base class."""
+    return tuple(name for name, value in vars(package).items() if isinstance(value, type) and value is not base)
+
+
+LAYERS, LOSSES, OPTIMIZERS = _classes(layers, Container), _classes(losses, Loss), _classes(optim, Optimizer)
 DATA = ("disk", "idx", "npy", "csv", "memory")
 
 _imported: dict[str, type] = {}  # by class name, from --import

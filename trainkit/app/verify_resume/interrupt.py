@@ -45,7 +45,7 @@ class SignalAtPoint(Callback):
 
 
 class AtStep(SignalAtPoint):
-    """Sends it after the step, where a signal inside the step is handled too."""
+    """Sends the signal after the step, where a signal inside the step is handled too."""
 
     def on_train_batch_end(self, session: Session) -> None:
         if session.progress.step == self.step:
@@ -53,7 +53,7 @@ class AtStep(SignalAtPoint):
 
 
 class AtEpochEnd(SignalAtPoint):
-    """Sends it between an epoch's validation and its checkpoint."""
+    """Sends the signal between an epoch's validation and its checkpoint."""
 
     def on_train_epoch_end(self, session: Session) -> None:
         if session.progress.step == self.step:
@@ -61,7 +61,7 @@ class AtEpochEnd(SignalAtPoint):
 
 
 class InValidation(SignalAtPoint):
-    """Sends it inside a validation, which then has no result."""
+    """Sends the signal inside a validation, which then has no result."""
 
     def on_fit_start(self, session: Session) -> None:
         check = session.check_interrupt

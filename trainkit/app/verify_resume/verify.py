@@ -194,7 +194,7 @@ def uninterrupted(fit: dict[str, list[str]], folder: Path, engine: str | None = 
         raise UserError("the uninterrupted run failed\n" + "\n".join(stderr_tail(done, 10)))
     ended = Ended(folder, done.returncode)
     if ended.summary["stop_reason"] == "max_time":
-        raise UserError("verify-resume: the run ended by max_time, so others end elsewhere; end it by steps or epochs")
+        raise UserError("verify-resume: max_time ended the run, so others may end at other steps; limit steps or epochs")
     if not ended.summary["step"]:
         raise UserError("verify-resume: the run has no step to interrupt; set trainer.max_epochs")
     return ended
@@ -269,7 +269,7 @@ def validations(run: Ended) -> list[int]:
 
 
 def compare(a: Ended, b: Ended, kinds: dict[str, str]) -> list[str]:
-    """Return what differs between two runs, in lines: the first step with other records, then the files, the largest first."""
+    """Return what differs between two runs, one per line: the first step with other records, then files, the largest first."""
     first = sorted(filter(None, [first_row(a.rows, b.rows), first_scalar(a.scalars, b.scalars)]))
     lines = [f"differs from step {step} on: {words}" for step, words in first]
     found = [("exit code", f"{a.code} and {b.code}")] if a.code != b.code else []

@@ -15,6 +15,7 @@ from trainkit.core.rng import generator
 from trainkit.data.check import columns
 from trainkit.data.dataset import Dataset, Split, Targets, encode
 from trainkit.data.mapped import MappedRows
+from trainkit.data.split import held_out, others
 
 from . import arrow, csv_schema
 from .arrow import MISSING
@@ -78,8 +79,11 @@ def csv(
     if isinstance(test, str):
         train, held = whole, _split(test, csv_schema.read(test, plan), plan)
     elif test:
-        out = _held_out(len(whole), whole.label, test, seed)
-        train, held = whole.subset((~out).nonzero()[:, 0]), whole.subset(out.nonzero()[:, 0])
+        out = held_out(len(whole), test, generator(seed, "csv", "test"), whole.label)
+        if not len(out):
+            fix = "give a larger share, a second file, or 0"
+            raise UserError(f"data.test: {test} of {len(whole)} rows holds out none; {fix}")
+        train, held = whole.subset(others(len(whole), out)), whole.subset(out)
     else:
         train, held = whole, None
     return Dataset(
@@ -200,24 +204,3 @@ def _codes(path: str, name: str, column: Any, known: list[str]) -> Tensor:
             f" is in no training row{suggest(text, known)}"
         )
     return code
-
-
-def _held_out(n: int, label: Tensor | None, share: float, seed: int) -> Tensor:
-    """Return (n,) bool, true for `share` of n: the same share of each class (largest remainders), never a whole class."""
-    group = torch.zeros(n, dtype=torch.long) if label is None else label
-    count = group.bincount()
-    exact = count.double() * share
-    chosen = exact.floor().long()
-    rest = round(n * share) - int(chosen.sum())
-    if rest > 0:
-        chosen[(exact - chosen).argsort(descending=True, stable=True)[:rest]] += 1
-    chosen = chosen.minimum(count - 1).clamp(min=0)
-    if chosen.sum() == 0:
-        raise UserError(f"data.test: {share} of {n} rows is fewer than one; give a larger share, a second file, or 0")
-
-    order = torch.randperm(n, generator=generator(seed, "csv", "test"))
-    order = order[group.to(torch.int32)[order].argsort(stable=True)]  # shuffled within each group, one group after another
-    out = torch.zeros(n, dtype=torch.bool)
-    for group_order, count_out in zip(order.split(count.tolist()), chosen.tolist(), strict=True):
-        out[group_order[:count_out]] = True
-    return out

@@ -76,8 +76,8 @@ def infer(
 ) -> tuple[Schema, Any]:
     """Return the schema that follows from the file and the arguments (those of `csv`), and the file's table.
 
-    The file is read once, with types inferred by Arrow for each column that no argument decides. The few columns whose spelling
-    the inference has lost are read a second time. Raises UserError as `csv` does.
+    The file is read once. Arrow infers the type of each column that no argument decides. The few columns whose spelling the
+    inference has lost are read a second time. Raises UserError as `csv` does.
     """
     names = arrow.header(path)
     columns = _inputs(path, names, target, categorical, drop)
@@ -177,7 +177,7 @@ def _respelled(path: str, names: list[str], table: Any, texts: set[str]) -> Any:
 
 
 def _refuse_doubtful(path: str, table: Any, name: str, is_target: bool) -> None:
-    """Raise UserError for more than MAX_CATEGORIES different texts, or for a few texts among numbers. It quotes the first."""
+    """Raise UserError for more than MAX_CATEGORIES different texts, or for a few texts among numbers; quote the first."""
     import pyarrow.compute as pc
 
     column = table.column(name).cast("string")

@@ -24,7 +24,7 @@ def breast_cancer(datasets: Any) -> list[list[str]]:
 
 
 def diabetes(datasets: Any) -> list[list[str]]:
-    """Return 442 rows of 10 measurements, unscaled, and `progression`, that of the disease a year later, 25 to 346.
+    """Return 442 rows of 10 measurements, unscaled, and `progression`: the disease's progression a year later, 25 to 346.
 
     Source: Efron, Hastie, Johnstone, Tibshirani 2004, Least Angle Regression.
     """

@@ -88,7 +88,7 @@ class Normalizer:
 def _fill(x: Tensor, how: str, frame: Frame | None) -> Tensor:
     """Return the mean or median of each feature of x (n, ...) without NaN; 0 if all are NaN."""
     if how == "median":
-        value = x.nanmedian(0).values
+        value = (x.nanmedian(0).values - (-x).nanmedian(0).values) / 2  # torch's median is the lower of the middle two
     else:
         value = x.nanmean(0) if frame is None else frame.out(frame.into(x).nanmean(0))
     return value.nan_to_num(0.0)

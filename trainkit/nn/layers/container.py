@@ -13,7 +13,7 @@ from trainkit.nn.module import FORWARD_ERRORS, MappedSaved, Module, Tensors, bwd
 
 
 class Container(Module):
-    """Base: modules in a list, named 0, 1, ... as in torch. A module may occur twice; its gradients add up."""
+    """Base of containers: modules in a list, named 0, 1, ... as in torch. A module may occur twice; its gradients add up."""
 
     accepts_tuple = True
 
@@ -134,7 +134,7 @@ class Residual(Sequential):
     def fwd(self, x: Tensor) -> tuple[Tensor, list[Any]]:
         y, saved = super().fwd(x)
         if y.shape != x.shape:
-            raise UserError(f"Residual: x is {tuple(x.shape)}, f(x) is {tuple(y.shape)}; both need one shape")
+            raise UserError(f"Residual: x is {tuple(x.shape)}, f(x) is {tuple(y.shape)}; both need the same shape")
         return x + y, saved
 
     def bwd(self, saved: list[Any], dy: Tensor) -> Tensor:

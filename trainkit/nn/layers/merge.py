@@ -41,7 +41,7 @@ class Add(Module):
     def fwd(self, x: tuple[Tensor, ...]) -> tuple[Tensor, int]:
         x = _required_tuple(self, x)
         if any(xi.shape != x[0].shape for xi in x):
-            raise UserError(f"Add: x are {', '.join(str(tuple(xi.shape)) for xi in x)}; all need one shape")
+            raise UserError(f"Add: x are {', '.join(str(tuple(xi.shape)) for xi in x)}; all need the same shape")
         y = x[0]
         for xi in x[1:]:
             y = y + xi

@@ -42,7 +42,7 @@ class Loss(Recorded):
     def check(self, y: Tensor, t: Tensor) -> None:
         """Raise UserError for a target that would silently be broadcast or cast. Not called in the hot path."""
         if y.shape != t.shape:
-            raise UserError(f"{type(self).__name__}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; both need one shape")
+            raise UserError(f"{type(self).__name__}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; both need the same shape")
         if not t.is_floating_point():
             raise UserError(
                 f"{type(self).__name__}: t is {t.dtype}; needs floating numbers like y's (data.targets: onehot, binary or real)"

@@ -21,8 +21,8 @@ SIDE = 256  # of the matrices whose product is timed
 class InBfloat16:
     """A net's passes for a step, with parameters, x and dy rounded to bfloat16.
 
-    y, and the gradients that are added, are converted back to the type of x. The rounding does not affect the loss, the sums
-    of gradients, the optimizer, the evaluation and checkpoints.
+    y, and the gradients that are added, are converted back to the type of x. The loss, the sums of gradients, the optimizer,
+    the evaluation and checkpoints are not rounded.
 
     The passes are those of a copy of the net over rounded parameters and gradients of its own. Each `fwd` rounds the
     parameters again and copies attributes that were set on the net's modules since, such as `training`. Several passes may be

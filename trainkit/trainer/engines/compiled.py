@@ -66,7 +66,7 @@ class CompiledEngine(MultiStepEngine):
     on.
     """
 
-    kind = "compiled"
+    adjective = "compiled"
 
     def build(self, order: Tensor) -> None:
         self.first, self.end = torch.zeros(2, dtype=torch.int64, device=order.device).unbind(0)

@@ -20,12 +20,12 @@ WARM = 3  # steps before the capture, to initialize libraries and the allocator,
 
 
 class CudaGraphEngine(MultiStepEngine):
-    """Replays of a captured step. Raises UserError on another device than CUDA.
+    """Replays of a captured step. Raises UserError if the device is not a CUDA device.
 
-    Errors of torch's capture are passed on, such as for a step that reads a number on the host.
+    Errors of torch's capture are passed on, such as the error for a step that reads a number on the host.
     """
 
-    kind = "captured"
+    adjective = "captured"
 
     def build(self, order: Tensor) -> None:
         self.order = order.clone()

@@ -36,7 +36,7 @@ class MultiStepEngine:
     differ, and the errors of `build`.
     """
 
-    kind = ""  # the word for it in messages
+    adjective = ""  # of its steps, in messages
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class MultiStepEngine:
             scale = float(b.abs().nan_to_num(0).max())
             difference = float((a - b).abs().nan_to_num(0).max())
             if difference > limit * scale or not torch.equal(a.isfinite(), b.isfinite()):
-                raise UserError(f"the {self.kind} {name} differs from eager's by {difference:.1e} of {scale:.1e}")
+                raise UserError(f"the {self.adjective} {name} differs from eager's by {difference:.1e} of {scale:.1e}")
 
     def _rows(self, count: int) -> list[Any]:
         """Return the optimizer's scalars for each of its next `count` updates, and count these."""

@@ -141,7 +141,7 @@ def set_limits(axes: Axes, lines: Sequence[Line], metric: str, log: bool) -> lis
     if not len(finite):
         notes.append("no finite number")
     if len(drawn) < len(finite):
-        notes.append("0 lies below the axis")
+        notes.append("0 is below the axis")
     if (drawn > top).any():
         notes.append(f"cut off above: up to {float(drawn.max()):.2g}")
     return notes

@@ -1,4 +1,4 @@
-"""The choice of the engine: steps one by one from Python, or many in a call.
+"""The engine of a fit: it takes the steps of an epoch, one by one from Python or many in a call.
 
 `trainer.engine`: eager; compile, after about ten seconds of compiling; auto, compile where timed eager steps show that it is
 faster; graph, replays of one step on a CUDA device. A step that cannot be compiled or captured runs eagerly, and a line on
@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
-from trainkit.core.timing import seconds
-from trainkit.data.loader import aligned, batches
+from trainkit.data.loader import batches
 from trainkit.nn.module import LayerError, Module
-from trainkit.trainer.replay import undoing
 
+from . import auto
 from .step import Differentiable, Gradient, clipping, loss_and_grad, training_step
 
 if TYPE_CHECKING:
@@ -27,17 +25,13 @@ if TYPE_CHECKING:
 
     from .multi_step import MultiStepEngine
 
-Call = tuple[Tensor, int, int]  # the losses of a call; its number of steps; the samples of each step
-
-# `auto` compiles where SAVED * (dispatch of the steps left) > COMPILE. These constants are measured: docs/decisions.md.
-COMPILE = 10.0  # seconds to compile a net of a few layers that is not in the compiler's cache
-SAVED = 0.7  # the share of a step's dispatch that compiling saves
-DOMINANT = 0.5  # the least share of dispatch in a step: where products dominate, compiled steps may be slower
-SMALLEST = 2  # samples of half a batch: the time of fewer does not measure its arithmetic
+Call = tuple[
+    Tensor, int, int
+]  # the losses of a call, (steps,) or (steps, r), of one step also () or (r,); steps; samples of each
 
 
 class StepEngine:
-    """The steps of a fit. `epoch` takes those of an epoch; `kind` is the engine in use."""
+    """The steps of a fit. `epoch` takes those of an epoch; `name` is the engine in use."""
 
     def __init__(self, session: Session, engine: str) -> None:
         limits = session.settings.clip_norm, session.settings.clip_value
@@ -46,18 +40,17 @@ class StepEngine:
             warn_if_slow()
         self.net = self._in_precision(session.net)
         self.step = training_step(self.net, session.loss, session.optimizer, session.settings.accumulate, *limits)
-        self.kind: Literal["eager", "compile", "graph"] = "eager"
+        self.name: Literal["eager", "compile", "graph"] = "eager"
         self.multi_step: MultiStepEngine | None = None
-        left = session.steps_left
-        if engine == "eager" or left == 0:
+        if engine == "eager" or session.steps_left == 0:
             return
         try:
             check_supported(session, engine)
-            if engine == "auto" and not self._is_worthwhile(left):
+            if engine == "auto" and not auto.is_compiling_worthwhile(session, self.step):
                 return
             chosen: Literal["compile", "graph"] = "graph" if engine == "graph" else "compile"
             self.multi_step = self._multi_step(chosen)
-            self.kind = chosen
+            self.name = chosen
         except Exception as error:  # the compiler, or a module that cannot be traced, may raise anything
             print_engine(f"{engine}: eager, since {reason(error, 'capturing' if engine == 'graph' else 'compiling')}")
 
@@ -75,7 +68,7 @@ class StepEngine:
         if self.multi_step is not None:
             full = order.shape[axis] // self.size
             if self.optimizer.t == 0:  # the first update of a run may have another form
-                yield step(*next(batches(self.split, order, self.size))).unsqueeze(0), 1, self.size
+                yield step(*next(batches(self.split, order, self.size))), 1, self.size
                 first = 1
             while first < full:
                 n = self.multi_step.max_steps_per_call(min(full - first, self.session.steps_until_next_event()))
@@ -84,19 +77,17 @@ class StepEngine:
             if first * self.size == order.shape[axis]:  # no smaller batch is left at the end
                 return
             x, t = next(batches(self.split, order, self.size, first))
-            yield step(x, t).unsqueeze(0), 1, x.shape[axis]
+            yield step(x, t), 1, x.shape[axis]
             return
         for x, t in batches(self.split, order, self.size, first):
             yield step(x, t), 1, x.shape[axis]
 
-    def join(self, losses: list[Tensor]) -> Tensor:
-        """Return the losses of several calls as one tensor, (steps,) or (steps, r)."""
-        return torch.stack(losses) if self.multi_step is None else torch.cat(losses)
-
     def _multi_step(self, engine: Literal["compile", "graph"]) -> MultiStepEngine:
-        from . import compiled, cuda_graph
-
-        kind = compiled.CompiledEngine if engine == "compile" else cuda_graph.CudaGraphEngine
+        kind: type[MultiStepEngine]
+        if engine == "graph":
+            from .cuda_graph import CudaGraphEngine as kind
+        else:
+            from .compiled import CompiledEngine as kind
         session = self.session
         clip = clipping(session.net.replica_dims, session.settings.clip_norm, session.settings.clip_value)
 
@@ -104,34 +95,6 @@ class StepEngine:
             return loss_and_grad(self._in_precision(net), session.loss, session.settings.accumulate)
 
         return kind(session.net, session.optimizer, gradient_of, clip, self.split, self.size)
-
-    def _is_worthwhile(self, left: int) -> bool:
-        """Return whether compiling and compiled steps take less time than eager ones, by estimate; print the choice."""
-        saved = self._saving(left)
-        if saved <= COMPILE:
-            print_engine(f"auto: eager; compiling takes about {COMPILE:.0f} s and would save {saved:.1f} s of {left:,} steps")
-        else:
-            print_engine(f"auto: compile; it takes about {COMPILE:.0f} s and saves about {saved:.0f} s of {left:,} steps")
-        return saved > COMPILE
-
-    def _saving(self, left: int) -> float:
-        """Return the seconds that compiling would save over `left` steps, or 0 where arithmetic dominates a step.
-
-        Times eager steps, and undoes them. A step of n samples takes a + b n. `a` is Python and the dispatch of kernels, of
-        which compiling saves the share SAVED. b n is the arithmetic of products and convolutions, the same if compiled.
-        a = 2 time(n / 2) - time(n).
-        """
-        x, t = next(batches(self.split, self.session.order(0), self.size))
-        replica_dims, half = self.session.net.replica_dims, self.size // 2
-        undo = undoing(self.session.net, self.optimizer)
-        try:
-            whole = a = seconds(lambda: self.step(x, t).tolist())  # tolist waits for a CUDA device
-            if half >= SMALLEST and SAVED * left * whole > COMPILE:  # else compiling cannot pay
-                xs, ts = aligned(x.narrow(replica_dims, 0, half)), aligned(t.narrow(replica_dims, 0, half))
-                a = min(whole, 2 * seconds(lambda: self.step(xs, ts).tolist()) - whole)
-        finally:
-            undo()
-        return SAVED * left * a if a >= DOMINANT * whole else 0.0
 
 
 def warn_if_slow() -> None:
