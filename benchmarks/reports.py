@@ -81,7 +81,7 @@ def cell(o: TimedFit, metric: str) -> str:
 
 def middle(o: TimedFit, metric: str) -> str:
     s = summarize(o.metrics[metric])
-    return f"{tables.plain(s['median'])} ({tables.plain(s['min'])} to {tables.plain(s['max'])})"
+    return f"{tables.four_digits(s['median'])} ({tables.four_digits(s['min'])} to {tables.four_digits(s['max'])})"
 
 
 def average(o: TimedFit, metric: str) -> float:
@@ -224,7 +224,7 @@ def lagging(trials: dict[str, Trial]) -> str:
             again = run(t.name, f"trainer.replicas={len(worst)}", f"trainer.seeds={seeds}", "trainer.max_epochs=600")
             later = ", ".join(f"{s} ({e:.3f})" for s, e in zip(seeds, again.outcomes[0].metrics["test/error"], strict=True))
         words = ", ".join(f"{s} ({errors[r]:.3f})" for s, r in zip(seeds, worst, strict=True)) or "none"
-        rows.append([name, tables.plain(median), words, later])
+        rows.append([name, tables.four_digits(median), words, later])
     return tables.table(rows)
 
 

@@ -68,7 +68,7 @@ class TerminateOnNaN(Callback):
         (before[ending[0]] if ending else now).restore(session)
         stopped, own = [r for r in wrong if r not in ending], [p for p, _ in session.optimizer.pairs]
         for r in stopped:
-            for s, old in zip(replay.changed(session), before[r].tensors, strict=True):
+            for s, old in zip(replay.carried_buffers(session), before[r].tensors, strict=True):
                 for v, o in zip(unflatten(s, own), unflatten(old, own), strict=True):
                     v[r].copy_(o[r])
             for name in ("loss_sum", "samples"):

@@ -98,7 +98,11 @@ def test_markdown_csv_and_json_tell_the_same_numbers() -> None:
         for key in ("mean", "std", "median", "min", "max"):
             assert float(row[key]) == stored[key]
         s = {k: float(row[k]) for k in ("mean", "std", "median", "min", "max")}
-        assert line[3:6] == [tables.mean(s), tables.plain(s["median"]), f"{tables.plain(s['min'])} to {tables.plain(s['max'])}"]
+        assert line[3:6] == [
+            tables.mean(s),
+            tables.four_digits(s["median"]),
+            f"{tables.four_digits(s['min'])} to {tables.four_digits(s['max'])}",
+        ]
         assert (int(row["models"]), int(row["failed"])) == (3, len(outcome["failed"]))
         assert (float(row["seconds"]), float(row["us_a_step"])) == (outcome["seconds"], outcome["us_a_step"])
 
@@ -108,7 +112,7 @@ def test_a_spread_with_nan_has_no_mean_but_a_median() -> None:
     assert (s["median"], s["min"], s["max"]) == (0.3, 0.1, math.inf)
     assert math.isnan(s["mean"])
     assert math.isnan(s["std"])
-    assert tables.plain(s["mean"]) == "not finite"
+    assert tables.four_digits(s["mean"]) == "not finite"
     assert summarize([2.0]) == {"mean": 2.0, "std": 0.0, "median": 2.0, "min": 2.0, "max": 2.0}
 
 

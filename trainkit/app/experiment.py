@@ -26,7 +26,7 @@ from trainkit.trainer.evaluation import predict_rows
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
 from trainkit.trainer.setup import prepare_to_evaluate
-from trainkit.trainer.trainer import Metrics, Trainer, plain_metrics
+from trainkit.trainer.trainer import PlainMetrics, Trainer, plain_metrics
 
 from .config import registry
 from .config.build import Parts, build
@@ -120,15 +120,15 @@ class Experiment:
         normalizer = capture.normalizer(content)
         return predict_rows(self.net, normalizer, x, None, getattr(torch, settings.dtype), settings.replicas)
 
-    def validate(self, data: Dataset | None = None) -> Metrics:
+    def validate(self, data: Dataset | None = None) -> PlainMetrics:
         """Return `val/loss` and `val/error` on the validation split of the run, or of `data`."""
         return self.evaluate("val", data)
 
-    def test(self, data: Dataset | None = None) -> Metrics:
+    def test(self, data: Dataset | None = None) -> PlainMetrics:
         """Return `test/loss` and `test/error` on the test split of the run, or of `data`, which is not scaled."""
         return self.evaluate("test", data)
 
-    def evaluate(self, name: str, data: Dataset | None = None) -> Metrics:
+    def evaluate(self, name: str, data: Dataset | None = None) -> PlainMetrics:
         """Return the metrics of the val or test split."""
         session = self.session(split=name == "val", data=data)
         return plain_metrics(name, session.evaluate_split(name))

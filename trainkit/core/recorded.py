@@ -36,7 +36,7 @@ def arguments(made: Recorded, without: Sequence[str] = ()) -> dict[str, Any]:
             found |= value
         elif name not in without and not _same(value, parameter.default):
             found[name] = value
-    return {name: plain(value, f"{type(made).__name__}.{name}") for name, value in found.items()}
+    return {name: yaml_value(value, f"{type(made).__name__}.{name}") for name, value in found.items()}
 
 
 def described(made: Recorded) -> str:
@@ -45,14 +45,14 @@ def described(made: Recorded) -> str:
     return f"{type(made).__name__}({', '.join([*map(repr, args), *(f'{k}={v!r}' for k, v in kwargs.items())])})"
 
 
-def plain(value: Any, place: str) -> Any:
+def yaml_value(value: Any, place: str) -> Any:
     """Return the value as lists, dicts, numbers and strings. Raises UserError for any other type."""
     if type(value) in PLAIN:
         return value
     if isinstance(value, Mapping):
-        return {str(k): plain(v, f"{place}.{k}") for k, v in value.items()}
+        return {str(k): yaml_value(v, f"{place}.{k}") for k, v in value.items()}
     if isinstance(value, (list, tuple, range)):
-        return [plain(v, f"{place}[{i}]") for i, v in enumerate(value)]
+        return [yaml_value(v, f"{place}[{i}]") for i, v in enumerate(value)]
     if isinstance(value, PLAIN):  # a subclass: an enumeration, or numpy's float64
         return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
     raise UserError(f"{place} is a {type(value).__name__}, which a file cannot hold")

@@ -25,22 +25,22 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 CORRECT = "correct it, or remove the row"
 
 
-def refuse_missing(data: Dataset, name: str, source: Dataset | None = None) -> None:
+def refuse_missing(data: Dataset, name: str, unsplit: Dataset | None = None) -> None:
     """Raise UserError at the first NaN of the split `name`, with the message of `refuse`."""
     fill = ", or set data.missing=mean or median" if data.schema else ""
-    refuse(data, name, "x", torch.isnan, "is missing", f"{CORRECT}{fill}", source)
+    refuse(data, name, "x", torch.isnan, "is missing", f"{CORRECT}{fill}", unsplit)
 
 
 def refuse(
-    data: Dataset, name: str, key: Literal["x", "t"], wrong: Test, what: str, fix: str, source: Dataset | None = None
+    data: Dataset, name: str, key: Literal["x", "t"], wrong: Test, what: str, fix: str, unsplit: Dataset | None = None
 ) -> None:
     """Raise UserError at the first number of the split `name` that is `wrong`.
 
-    source: the data before it was split. Its rows are those of the user's files, so the number is searched there first.
+    unsplit: the data before it was split. Its rows are those of the user's files, so the number is searched there first.
     """
     found = None
-    if source is not None and source.train.x.shape[1:] == data.train.x.shape[1:]:
-        found = next(filter(None, (_place(source, split, key, wrong) for split in SPLITS)), None)
+    if unsplit is not None and unsplit.train.x.shape[1:] == data.train.x.shape[1:]:
+        found = next(filter(None, (_place(unsplit, split, key, wrong) for split in SPLITS)), None)
     place, value, count = found or _place(data, name, key, wrong) or (f"data: the {SPLITS[name]} split", None, 1)
     number = "a number" if value is None else f"{value:g}"
     raise UserError(f"{place}: {number} {what} ({count} in total); {fix}")
@@ -51,13 +51,13 @@ def check_raw(
     names: Iterable[str],
     dtype: torch.dtype,
     fill: object,
-    source: Dataset,
+    unsplit: Dataset,
     tolerated: Collection[str],
     is_used: IsUsed,
 ) -> dict[str, Range]:
     """Check every number of the splits `names` before scaling, and return the ranges of their inputs.
 
-    source: as in `refuse`. Integers read from a file have no range, since none can be unusable.
+    unsplit: as in `refuse`. Integers read from a file have no range, since none can be unusable.
     Raises UserError for a missing input, if `fill` is None, and, outside the splits `tolerated`, for an infinite input or a
     target that is not finite in `dtype`. If such a number is in training rows for which `is_used` is false, a line on stderr
     reports it, and no error is raised.
@@ -66,16 +66,16 @@ def check_raw(
     spans = {name: ranges(split.x) for name, split in splits.items() if isinstance(split.x, Tensor) or split.x.may_miss()}
     for name, span in spans.items():
         if span.missing and fill is None:
-            refuse_missing(data, name, source)
+            refuse_missing(data, name, unsplit)
     for name in [name for name in splits if name not in tolerated]:
         t = splits[name].t
         if name in spans and not spans[name].finite:
-            _refuse_used(data, name, "x", torch.isinf, "is not finite", CORRECT, source, is_used)
+            _refuse_used(data, name, "x", torch.isinf, "is not finite", CORRECT, unsplit, is_used)
         if t.is_floating_point() and not t.isfinite().all():
-            _refuse_used(data, name, "t", lambda t: ~t.isfinite(), "is not finite", CORRECT, source, is_used)
+            _refuse_used(data, name, "t", lambda t: ~t.isfinite(), "is not finite", CORRECT, unsplit, is_used)
         elif t.is_floating_point() and not t.to(dtype).isfinite().all():
             what, fix = f"is infinite in {_name(dtype)}", "divide the targets, or set trainer.dtype=float64"
-            _refuse_used(data, name, "t", lambda t: ~t.to(dtype).isfinite(), what, fix, source, is_used)
+            _refuse_used(data, name, "t", lambda t: ~t.to(dtype).isfinite(), what, fix, unsplit, is_used)
     return spans
 
 
@@ -84,7 +84,7 @@ def check_scaled(
     spans: Mapping[str, Range],
     scale: Callable[[Tensor, torch.dtype], Tensor],
     dtype: torch.dtype,
-    source: Dataset,
+    unsplit: Dataset,
     is_used: IsUsed,
 ) -> None:
     """Raise UserError at a finite input that `scale` makes infinite in `dtype`, in the splits whose ranges are `spans`.
@@ -101,7 +101,7 @@ def check_scaled(
             fixes = ["set data.normalize=feature"] * (data.normalize == "none")
             fixes += ["set trainer.dtype=float64"] * (dtype == torch.float32)
             what, fix = f"is infinite in {_name(dtype)} after scaling", " or ".join(fixes) or "divide the numbers"
-            _refuse_used(data, name, "x", overflows, what, f"{fix}, or {CORRECT}", source, is_used)
+            _refuse_used(data, name, "x", overflows, what, f"{fix}, or {CORRECT}", unsplit, is_used)
 
 
 def takes(rows: Tensor, n: int, size: int, seeds: Sequence[int], epochs: range, batch: int, steps: int | None) -> bool:
@@ -123,13 +123,13 @@ def takes(rows: Tensor, n: int, size: int, seeds: Sequence[int], epochs: range, 
 
 
 def _refuse_used(
-    data: Dataset, name: str, key: Literal["x", "t"], wrong: Test, what: str, fix: str, source: Dataset, is_used: IsUsed
+    data: Dataset, name: str, key: Literal["x", "t"], wrong: Test, what: str, fix: str, unsplit: Dataset, is_used: IsUsed
 ) -> None:
     """Do what `refuse` does, but only report a number in a training row that no step uses."""
     if name == "train" and not is_used(rows(getattr(data.train, key), wrong)):
         terminal.print_stderr(f"data: a number of the training split {what}; the run ends before it uses this number")
     else:
-        refuse(data, name, key, wrong, what, fix, source)
+        refuse(data, name, key, wrong, what, fix, unsplit)
 
 
 def _name(dtype: torch.dtype) -> str:

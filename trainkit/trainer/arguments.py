@@ -24,14 +24,14 @@ def check_objects(net: Any, loss: Any, optimizer: Any, data: Any) -> None:
     for name, value in (("net", net), ("loss", loss), ("optimizer", optimizer), ("data", data)):
         expected, advice = EXPECTED[name]
         if not isinstance(value, expected):
-            raise UserError(f"{name}: is {described(value)}; give {advice}")
+            raise UserError(f"{name}: is {described_type(value)}; give {advice}")
     own = {id(p) for p, _ in net.param()}
     if any(id(p) not in own for p, _ in optimizer.pairs):
         name = type(optimizer).__name__
         raise UserError(f"optimizer: holds parameters that are not this net's; make it from this net: {name}(net.param(), ...)")
 
 
-def described(value: Any) -> str:
+def described_type(value: Any) -> str:
     """Return what a value is, in words: `the class SGD`, `a DataLoader of torch`, `'text'`."""
     if isinstance(value, type):
         return f"the class {value.__name__}, not an object of it"

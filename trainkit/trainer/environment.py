@@ -30,7 +30,7 @@ def environment(session: Session) -> dict[str, Any]:
     }
 
 
-def differences(session: Session, content: dict[str, Any]) -> list[str]:
+def changed_conditions(session: Session, content: dict[str, Any]) -> list[str]:
     """Return the differences between a checkpoint's environment and that of a session before its first step, one per line."""
     then = {"mode": "eager", **content["environment"]}
     now = {**environment(session), "mode": resumed_engine(session.settings.engine, content)}

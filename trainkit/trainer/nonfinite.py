@@ -16,7 +16,7 @@ from trainkit.nn.tracing import Call, traced
 from trainkit.optim.flat_buffer import unflatten
 
 from .engines.step import clipping, loss_and_grad
-from .replay import changed
+from .replay import carried_buffers
 
 if TYPE_CHECKING:
     from .session import Session
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def nonfinite_replicas(session: Session, losses: Sequence[float]) -> list[int]:
     """Return the active replicas whose loss, parameters or slots are not all finite. (Waits for the device.)"""
-    tensors = changed(session)
+    tensors = carried_buffers(session)
     finite = all(math.isfinite(s.sum().item()) for s in tensors)  # a non-finite element makes the sum non-finite
     if finite and all(map(math.isfinite, losses)):
         return []
@@ -109,7 +109,7 @@ def _take_checked_step(session: Session, r: int) -> None:
 def _named(session: Session) -> Iterator[tuple[str, Tensor]]:
     """Yield each parameter, then each slot of each parameter, by name: `2.weight`, `m of 2.weight`."""
     o, names = session.optimizer, [name for name, _, _ in session.net.named_param()]
-    for what, flat in zip(("", *(f"{slot} of " for slot in o.slots)), changed(session), strict=True):
+    for what, flat in zip(("", *(f"{slot} of " for slot in o.slots)), carried_buffers(session), strict=True):
         for name, v in zip(names, unflatten(flat, [p for p, _ in o.pairs]), strict=True):
             yield what + name, v
 

@@ -61,7 +61,7 @@ class StepCopy:
     def __init__(self, session: Session, side_effects: StepSideEffects) -> None:
         o: Any = session.optimizer
         self.side_effects, self.step, self.state = side_effects, session.progress.step, copy_lists(vars(session.progress))
-        self.tensors, self.t = [s.clone() for s in changed(session)], o.t
+        self.tensors, self.t = [s.clone() for s in carried_buffers(session)], o.t
         self.passes = [g.get_state() for g in side_effects.generators]
         if side_effects.foreign:
             self.callbacks = {name: to_plain(cb.state_dict()) for name, cb in side_effects.callbacks.items()}
@@ -72,7 +72,7 @@ class StepCopy:
     def restore(self, session: Session) -> None:
         """Put the session back to this state. Callbacks that have a state are restored as in a resumed run."""
         o: Any = session.optimizer
-        for s, kept in zip(changed(session), self.tensors, strict=True):
+        for s, kept in zip(carried_buffers(session), self.tensors, strict=True):
             s.copy_(kept)
         o.t = self.t
         vars(session.progress).update(copy_lists(self.state))
@@ -101,7 +101,7 @@ def copy_lists(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, **{k: state[k][:] for k in ("samples", "loss_sum", "lr", "active")}}
 
 
-def changed(session: Session) -> list[Tensor]:
+def carried_buffers(session: Session) -> list[Tensor]:
     """Return the buffers that carry over from step to step: p and the slots. (Each step computes g again.)"""
     p, _, *slots = session.optimizer.state()
     return [p, *slots]

@@ -24,7 +24,7 @@ from trainkit.nn.module import eval_mode
 from . import capture, threads
 from .callback import check_monitors, overrides
 from .engines.engine import StepEngine
-from .environment import differences, engine_of, resumed_engine
+from .environment import changed_conditions, engine_of, resumed_engine
 from .progress import Progress
 from .same_data import check_classes, print_changed
 from .session import Session
@@ -34,7 +34,7 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     """Do everything before the first step, or the first one after the checkpoint `content`, that may raise. Writes nothing."""
     if content is not None:
         check_types(content)
-        for line in differences(session, content):
+        for line in changed_conditions(session, content):
             terminal.print_stderr(f"resumed under other conditions: {line}; the bits of the result may differ")
     prepare(session, content)
     check_monitors(session)

@@ -30,7 +30,7 @@ from .settings import Settings
 from .setup import begin
 from .summary import summarize
 
-Metrics = dict[str, float | list[float]]
+PlainMetrics = dict[str, float | list[float]]
 LEFT_OUT = "config.yaml: {}; it is left out, so give it to trainkit.load"
 
 
@@ -169,11 +169,11 @@ class Trainer(Settings):
                 run.close()
         return self.summary
 
-    def validate(self, data: Dataset | None = None) -> Metrics:
+    def validate(self, data: Dataset | None = None) -> PlainMetrics:
         """Return `val/loss` and `val/error` of the fitted net, on its own validation data or on that of `data`."""
         return self._evaluated("val", data)
 
-    def test(self, data: Dataset | None = None) -> Metrics:
+    def test(self, data: Dataset | None = None) -> PlainMetrics:
         """Return `test/loss` and `test/error` of the fitted net, on its own test data or on that of `data`.
 
         A metric is a number, or a list with one per replica. `data` is not scaled: the fit's normalization is applied to it.
@@ -208,7 +208,7 @@ class Trainer(Settings):
             raise UserError("trainer: not fitted yet; call fit(net, loss, optimizer, data) first, or trainkit.load(RUN)")
         return self.session
 
-    def _evaluated(self, name: str, data: Dataset | None) -> Metrics:
+    def _evaluated(self, name: str, data: Dataset | None) -> PlainMetrics:
         return plain_metrics(name, self.fitted().evaluate_split(name, data))
 
     def __repr__(self) -> str:
@@ -216,7 +216,7 @@ class Trainer(Settings):
         return f"Trainer({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
-def plain_metrics(name: str, values: Mapping[str, list[float]]) -> Metrics:
+def plain_metrics(name: str, values: Mapping[str, list[float]]) -> PlainMetrics:
     """Return `test/loss` and so on: a number each, or a list with one per replica."""
     return {f"{name}/{metric}": v[0] if len(v) == 1 else v for metric, v in values.items()}
 

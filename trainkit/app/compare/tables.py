@@ -32,8 +32,8 @@ def markdown(trials: Sequence[Trial]) -> str:
         for i, o in enumerate(t.outcomes):
             for k, metric in enumerate(m for m in METRICS if m in o.metrics):
                 s = summarize(o.metrics[metric])
-                spans = f"{plain(s['min'])} to {plain(s['max'])}" if o.models > 1 else ""
-                row = [t.name * (i == k == 0), o.by * (k == 0), metric, mean(s), plain(s["median"]), spans]
+                spans = f"{four_digits(s['min'])} to {four_digits(s['max'])}" if o.models > 1 else ""
+                row = [t.name * (i == k == 0), o.by * (k == 0), metric, mean(s), four_digits(s["median"]), spans]
                 whole = [failed(o), f"{o.seconds:.2f}", f"{o.us_per_step:.1f}"]
                 row += whole if k == 0 else [""] * 3
                 if compared:
@@ -126,10 +126,10 @@ def finite_or_null(numbers: dict[str, float]) -> dict[str, float | None]:
 
 
 def mean(s: dict[str, float]) -> str:
-    return f"{plain(s['mean'])} ± {plain(s['std'])}" if s["std"] else plain(s["mean"])
+    return f"{four_digits(s['mean'])} ± {four_digits(s['std'])}" if s["std"] else four_digits(s["mean"])
 
 
-def plain(value: float) -> str:
+def four_digits(value: float) -> str:
     """Return the value with four digits, or `not finite`."""
     if not math.isfinite(value):
         return "not finite"

@@ -175,7 +175,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     root = OmegaConf.to_container(config, resolve=False)
     nodes = 0
 
-    def plain(value: Any, place: str, depth: int, followed: tuple[str, ...] = ()) -> Any:
+    def resolved(value: Any, place: str, depth: int, followed: tuple[str, ...] = ()) -> Any:
         nonlocal nodes
         nodes += 1
         if depth > MAX_DEPTH:
@@ -187,16 +187,16 @@ def resolve(config: DictConfig) -> dict[str, Any]:
                 f"{short_repr(place, '')}: over {MAX_NODES:,} values after following references; a configuration is small"
             )
         if isinstance(value, dict):
-            return {str(k): plain(v, f"{place}.{k}" if place else str(k), depth + 1, followed) for k, v in value.items()}
+            return {str(k): resolved(v, f"{place}.{k}" if place else str(k), depth + 1, followed) for k, v in value.items()}
         if isinstance(value, list):
-            return [plain(v, f"{place}[{i}]", depth + 1, followed) for i, v in enumerate(value)]
+            return [resolved(v, f"{place}[{i}]", depth + 1, followed) for i, v in enumerate(value)]
         if isinstance(value, str) and "${" in value:
             match = _REFERENCE.fullmatch(value)
             if match is None:
                 raise UserError(f"{place}: {short_repr(value)}; {REFERENCE}")
             if match[1] in followed:
                 raise UserError(f"{place}: ${{{' -> '.join((*followed, match[1]))}}} refers to itself")
-            return plain(value_at(match[1], place), place, depth + 1, (*followed, match[1]))
+            return resolved(value_at(match[1], place), place, depth + 1, (*followed, match[1]))
         if type(value) is int and value.bit_length() > MAX_BITS:
             raise UserError(f"{place}: {short_repr(value)}; a number has at most {MAX_BITS:,} bits")
         if value == "???":
@@ -212,7 +212,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
                 raise UserError(f"{place}: ${{{short_repr(key, '')}}} is not a key of the configuration") from None
         return found
 
-    result = plain(root, "", 0)
+    result = resolved(root, "", 0)
     assert isinstance(result, dict)
     return result
 

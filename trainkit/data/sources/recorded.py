@@ -9,7 +9,7 @@ from functools import wraps
 from typing import ParamSpec
 
 from trainkit.core.errors import UserError
-from trainkit.core.recorded import plain
+from trainkit.core.recorded import yaml_value
 from trainkit.data.dataset import Dataset
 
 P = ParamSpec("P")
@@ -26,7 +26,7 @@ def source(read: Callable[P, Dataset]) -> Callable[P, Dataset]:
         data = read(*args, **kwargs)
         try:
             arguments = inspect.signature(read).bind(*args, **kwargs).arguments
-            recorded = {name: plain(value, name) for name, value in arguments.items() if name != "schema"}
+            recorded = {name: yaml_value(value, name) for name, value in arguments.items() if name != "schema"}
         except UserError:
             return data
         return replace(data, source={"name": read.__name__, **recorded})
