@@ -44,7 +44,7 @@ class Checkpoint(Callback):
     Errors: UserError with path and cause where a file cannot be written; the previous file is kept.
     """
 
-    needs_run_folder = True
+    needs_run_folder = saves_checkpoints = True
     files = tuple(f"checkpoints/{name}" for name in (LAST, BEST, FINAL))
 
     def __init__(

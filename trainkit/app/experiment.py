@@ -21,7 +21,7 @@ from trainkit.data.dataset import Dataset, Split
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer import capture, signals
-from trainkit.trainer.callback import Callback, check_files
+from trainkit.trainer.callback import Callback, check_files, without_folder
 from trainkit.trainer.evaluation import predict_rows
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
@@ -166,10 +166,9 @@ class Experiment:
         parts, content = self.parts, self.content
         trainer = parts.trainer(config=to_yaml(self.composed))
         if run is None:
-            left_out = [name for name, cb in parts.callbacks.items() if cb.needs_run_folder]
+            trainer.callbacks, left_out = without_folder(parts.callbacks)
             if left_out:
                 terminal.print_stderr(f"fit: without a run folder, callbacks are left out: {', '.join(left_out)}; give run_dir")
-            trainer.callbacks = {name: cb for name, cb in parts.callbacks.items() if name not in left_out}
         else:
             run.open(check_files(parts.callbacks), going_on=content is not None)
         seed_globals(parts.seed)

@@ -49,6 +49,7 @@ class Callback(Recorded):
 
     name = ""
     needs_run_folder = False  # True for a callback that writes into the run's folder; evaluations leave it out
+    saves_checkpoints = False  # True for a callback that saves the whole state: its size is checked before the first step
     # True for a callback that handles infinite numbers in the training data: they are then not refused at the start.
     handles_nonfinite = False
     monitors: tuple[str, ...] = ()  # metrics that it reads: a run that will not have them is refused
@@ -155,6 +156,12 @@ def overrides(callback: Callback, hook: str) -> bool:
     """Return whether `callback` overrides `hook`. An instance opts out by `self.hook = super().hook`."""
     method = getattr(callback, hook)
     return getattr(method, "__func__", method) is not getattr(Callback, hook)
+
+
+def without_folder(callbacks: Mapping[str, Callback]) -> tuple[dict[str, Callback], list[str]]:
+    """Return the callbacks that can run without a run's folder, and the names of the others."""
+    left_out = [name for name, cb in callbacks.items() if cb.needs_run_folder]
+    return {name: cb for name, cb in callbacks.items() if name not in left_out}, left_out
 
 
 def check_files(callbacks: Mapping[str, Callback]) -> list[str]:

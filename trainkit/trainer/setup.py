@@ -22,7 +22,7 @@ from trainkit.nn.losses import Loss
 from trainkit.nn.module import eval_mode
 
 from . import capture, threads
-from .callback import check_monitors, overrides
+from .callback import check_monitors
 from .engines.engine import StepEngine
 from .environment import changed_conditions, engine_of, resumed_engine
 from .progress import Progress
@@ -48,7 +48,7 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     if content is not None and not session.steps_left:
         session.engine = engine_of(content)  # the engine of the steps, which were all taken
     session.call("on_fit_start")
-    if any(cb.needs_run_folder and overrides(cb, "on_checkpoint") for cb in session.callbacks.values()):
+    if any(cb.saves_checkpoints for cb in session.callbacks.values()):
         capture.check_size(session)
 
 

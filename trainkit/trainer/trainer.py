@@ -22,7 +22,7 @@ from trainkit.optim.optimizer import Optimizer
 
 from . import loop, signals, threads
 from .arguments import check_objects
-from .callback import Callback, check_files, named
+from .callback import Callback, check_files, named, without_folder
 from .description import configuration
 from .run_folder import RunFolder
 from .session import Session
@@ -121,9 +121,8 @@ class Trainer(Settings):
         if run is None and self.run_dir is not None:
             run = RunFolder(Path(self.run_dir))
         callbacks = named(self.callbacks)
-        for name, cb in callbacks.items():
-            if cb.needs_run_folder and run is None:
-                raise UserError(f"callbacks.{name}: needs a run folder to write in; give the trainer a run_dir")
+        if run is None and (writers := without_folder(callbacks)[1]):
+            raise UserError(f"callbacks.{writers[0]}: needs a run folder to write in; give the trainer a run_dir")
         files = check_files(callbacks)
         config = self.config
         left_out: list[str] = []

@@ -10,7 +10,7 @@ from trainkit.app.config.build import Parts
 from trainkit.callbacks import ProgressBar
 from trainkit.data.dataset import Dataset, Split
 from trainkit.trainer import signals, threads
-from trainkit.trainer.callback import Callback
+from trainkit.trainer.callback import Callback, without_folder
 from trainkit.trainer.evaluation import Metrics
 from trainkit.trainer.session import Session
 
@@ -58,9 +58,7 @@ def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Ses
 
     Raises signals.Interrupted if a signal ended the training.
     """
-    others = {
-        k: cb for k, cb in parts.callbacks.items() if not (cb.needs_run_folder or (quiet and isinstance(cb, ProgressBar)))
-    }
+    others = {k: cb for k, cb in without_folder(parts.callbacks)[0].items() if not (quiet and isinstance(cb, ProgressBar))}
     parts.callbacks.clear()
     parts.callbacks.update(
         {"(clock)": clock, **others}
