@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +88,10 @@ class Experiment:
         self.composed, self.config = composed, resolve(composed)
         self.content, self.file = content, file
         # Evaluation needs only the callback that splits the data, so a user's own callbacks may be missing.
-        self.parts: Parts = build(self.config if file is None else _only_split(self.config), net, loss)
-        self.parts.callbacks.update(extra_callbacks or {})
+        parts = build(self.config if file is None else _only_split(self.config), net, loss)
+        self.parts: Parts = replace(parts, callbacks={**parts.callbacks, **(extra_callbacks or {})})
         if content is not None and file is not None:
-            settings = self.parts.trainer().settings()
+            settings = self.parts.settings
             self.net.to(settings.device if settings.device != "auto" else None, getattr(torch, settings.dtype))
             self.net.load_state_dict(content["model"])
             self.net.eval()
@@ -115,7 +116,7 @@ class Experiment:
         The outputs equal those of `Trainer.predict` after the fit. Raises UserError if the features do not fit.
         """
         content = self._trained()
-        settings = self.parts.trainer().settings()
+        settings = self.parts.settings
         normalizer = capture.normalizer(content)
         return predict_rows(self.net, normalizer, x, None, getattr(torch, settings.dtype), settings.replicas)
 
@@ -153,8 +154,8 @@ class Experiment:
         for key, value in settings.items():
             override(self.composed, f"trainer.{key}={'null' if value is None else value}")
         self.config = resolve(self.composed)
-        self.parts = build(self.config, self.net, self.loss)
-        self.parts.callbacks.update(callbacks or {})
+        parts = build(self.config, self.net, self.loss)
+        self.parts = replace(parts, callbacks={**parts.callbacks, **(callbacks or {})})
         _, summary = self.train(run, data)
         if self.file is not None and run is not None and (last := run.checkpoints / "last.pt").exists():
             self.file, self.content = last, load_checkpoint(last)
@@ -163,14 +164,15 @@ class Experiment:
     def train(self, run: RunFolder | None, data: Dataset | None = None) -> tuple[Trainer, dict[str, Any]]:
         """Fit in a run's folder (None: write no files), from the checkpoint if there is one. Return trainer and summary."""
         parts, content = self.parts, self.content
-        trainer = parts.trainer(config=to_yaml(self.composed))
+        callbacks = parts.callbacks
         if run is None:
-            left_out = [name for name, cb in parts.callbacks.items() if cb.needs_run_folder]
+            left_out = [name for name, cb in callbacks.items() if cb.needs_run_folder]
             if left_out:
                 terminal.print_stderr(f"fit: no run folder, these callbacks are left out: {', '.join(left_out)}; give run_dir")
-            trainer.callbacks = {name: cb for name, cb in parts.callbacks.items() if name not in left_out}
+            callbacks = {name: cb for name, cb in callbacks.items() if name not in left_out}
         else:
-            run.open(check_files(parts.callbacks), going_on=content is not None)
+            run.open(check_files(callbacks), going_on=content is not None)
+        trainer = parts.trainer(callbacks, config=to_yaml(self.composed))
         seed_globals(parts.seed)
         if content is not None:
             self._print_differences(content)
@@ -185,8 +187,7 @@ class Experiment:
         if callbacks is None:
             callbacks = {name: cb for name, cb in parts.callbacks.items() if split and isinstance(cb, ValidationSplit)}
         raw = self.data() if data is None else data
-        settings = parts.trainer().settings()
-        session = Session(settings, parts.net, parts.loss, parts.optimizer(parts.net), raw, callbacks)
+        session = Session(parts.settings, parts.net, parts.loss, parts.optimizer(parts.net), raw, callbacks)
         prepare_to_evaluate(session, self.content)
         return session
 
@@ -203,7 +204,7 @@ class Experiment:
             train=Split(x, torch.zeros(len(x))), classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"]
         )
         parts = self.parts
-        session = Session(parts.trainer().settings(), parts.net, parts.loss, parts.optimizer(parts.net), raw)
+        session = Session(parts.settings, parts.net, parts.loss, parts.optimizer(parts.net), raw)
         session.normalizer = capture.normalizer(content, raw)
         scaled = session.normalizer.apply(raw.train, session.dtype)
         refuse_infinite(str(table), known["schema"], x, scaled.x)

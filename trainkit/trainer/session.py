@@ -18,7 +18,7 @@ from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
 
 from . import capture
-from .callback import HOOKS, Callback, collect_hooks, overrides
+from .callback import HOOKS, Callback, collect_hooks, named, overrides
 from .device import find_device
 from .evaluation import PASS, Metrics, evaluate, predict_rows
 from .progress import Progress, StopReason
@@ -61,7 +61,7 @@ class Session:
         self.replicas, self.seeds = settings.replicas, settings.replica_seeds()
         self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
         self.source = data.source  # what the data was read from, before it is split
-        self.callbacks = dict(callbacks or {})
+        self.callbacks = named(callbacks or {})
         self.run, self.config = run, config
         self.normalizer = Normalizer.identity()
         self.fingerprints: dict[str, str] = {}  # of the splits before they are scaled (see `data/fingerprint.py`)
