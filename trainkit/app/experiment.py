@@ -25,7 +25,7 @@ from trainkit.trainer.callback import Callback, check_files
 from trainkit.trainer.evaluation import predict_rows
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
-from trainkit.trainer.setup import prepare_to_evaluate
+from trainkit.trainer.setup import prepare_data, prepare_evaluation
 from trainkit.trainer.trainer import Metrics, Trainer, plain_metrics
 
 from .config import registry
@@ -179,16 +179,13 @@ class Experiment:
         data = self.data() if data is None else data
         return trainer, trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data, resume=content, run=run)
 
-    def session(
-        self, split: bool = False, data: Dataset | None = None, callbacks: Mapping[str, Callback] | None = None
-    ) -> Session:
-        """Return a session with the net and the scaled data; with its validation split if `split`."""
-        parts = self.parts
-        if callbacks is None:
-            callbacks = {name: cb for name, cb in parts.callbacks.items() if split and isinstance(cb, ValidationSplit)}
+    def session(self, split: bool = False, data: Dataset | None = None) -> Session:
+        """Return a session that evaluates the net on the scaled data; with its validation split if `split`."""
+        content, parts = self._trained(), self.parts
+        callbacks = {name: cb for name, cb in parts.callbacks.items() if split and isinstance(cb, ValidationSplit)}
         raw = self.data() if data is None else data
-        session = Session(parts.settings, parts.net, parts.loss, parts.optimizer(parts.net), raw, callbacks)
-        prepare_to_evaluate(session, self.content)
+        session = Session(parts.settings, parts.net, parts.loss, None, raw, callbacks)
+        prepare_evaluation(session, content)
         return session
 
     def session_for_table(self, table: Path) -> Session:
@@ -204,13 +201,10 @@ class Experiment:
             train=Split(x, torch.zeros(len(x))), classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"]
         )
         parts = self.parts
-        session = Session(parts.settings, parts.net, parts.loss, parts.optimizer(parts.net), raw)
-        session.normalizer = capture.normalizer(content, raw)
-        scaled = session.normalizer.apply(raw.train, session.dtype)
-        refuse_infinite(str(table), known["schema"], x, scaled.x)
-        rows = scaled.to(session.device, session.dtype)
-        session.net.to(session.device, session.dtype)
-        session.data = raw.with_parts(train=rows, test=rows)
+        session = Session(parts.settings, parts.net, parts.loss, None, raw)
+        prepare_data(session, capture.normalizer(content), names=())
+        refuse_infinite(str(table), known["schema"], x, session.data.train.x)
+        session.data = session.data.with_parts(test=session.data.train)
         return session
 
     def _trained(self) -> dict[str, Any]:

@@ -37,7 +37,8 @@ class Session:
     """The objects and the state of one fit. Every hook of a callback receives it.
 
     settings: the trainer's. device, dtype, seeds (one per replica), replicas: derived from them.
-    net, loss, optimizer: as `fit` received them. data: the splits; from `on_fit_start` on scaled and on the device.
+    net, loss, optimizer: as `fit` received them; a session that only evaluates has no optimizer.
+    data: the splits; from `on_fit_start` on scaled and on the device.
     normalizer: how inputs are scaled. generators: those of the passes (Dropout's masks), one per replica.
     progress: where the run is. metrics: the latest values. run: its folder, or None. config: its configuration as text.
     engine: what takes the steps, once the fit has begun.
@@ -50,7 +51,7 @@ class Session:
         settings: Settings,
         net: Module,
         loss: Loss,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         data: Dataset,
         callbacks: Mapping[str, Callback] | None = None,
         run: RunFolder | None = None,
@@ -59,7 +60,7 @@ class Session:
         self.settings = settings
         self.device, self.dtype = find_device(settings.device), getattr(torch, settings.dtype)
         self.replicas, self.seeds = settings.replicas, settings.replica_seeds()
-        self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
+        self.net, self.loss, self._optimizer, self.data = net, loss, optimizer, data
         self.source = data.source  # what the data was read from, before it is split
         self.callbacks = named(callbacks or {})
         self.run, self.config = run, config
@@ -89,6 +90,12 @@ class Session:
         self.hooks = collect_hooks(self, self.callbacks.values())
         with_steps = [cb for cb in self.callbacks.values() if any(overrides(cb, hook) for hook in EACH_STEP)]
         self.next_steps: list[Callable[[int], int | None]] = [cb.next_step for cb in with_steps]
+
+    @property
+    def optimizer(self) -> Optimizer:
+        if self._optimizer is None:
+            raise UserError("session: it only evaluates and has no optimizer")
+        return self._optimizer
 
     # -- the learning rate -----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -36,7 +35,7 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
         check_types(content)
         for line in differences(session, content):
             terminal.print_stderr(f"resumed under other conditions: {line}; bits may differ")
-    prepare(session, content)
+    prepare_training(session, content)
     check_monitors(session)
     threads.use(threads.chosen(session, content))
     progress, run = session.progress, session.run
@@ -52,23 +51,11 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
         capture.check_size(session)
 
 
-def prepare(session: Session, resume: dict[str, Any] | None, normalizer: Normalizer | None = None) -> None:
-    """Prepare the session's net, optimizer and data for the next step: the first, or the one after the checkpoint `resume`."""
-    source, evaluates = session.data, normalizer is not None
-    session.call("setup")
-    net, o, replicas = session.net, session.optimizer, session.replicas
-    if len(session.data.train) == 0:
-        raise UserError("data: the training split has 0 samples; give more data, or validation_split a smaller fraction")
-    if resume is not None:
-        normalizer = capture.normalizer(resume, session.data)
-    session.fingerprints = fingerprints(session.data)
-    used = ("val", "test") if evaluates else ("train", "val", "test")
-    session.normalizer = _checked(session, source, normalizer, used, resume)
-    session.data = _scaled(session)
-    if replicas > 1 and not net.replica_dims:
-        net.replicate(session.seeds)
-    session.loss.replica_dims = net.replica_dims
-    net.to(session.device, session.dtype).train()
+def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
+    """Prepare the session for the next step: the first, or the one after the checkpoint `content`."""
+    start = Progress() if content is None else capture.progress_of(content["state"])
+    prepare_data(session, None if content is None else capture.normalizer(content), tuple(check.SPLITS), start)
+    net, o, replicas = session.net.train(), session.optimizer, session.replicas
     o.bind()
     if len(o.configured) not in (1, replicas):
         raise UserError(f"optimizer: {len(o.configured)} values of lr for {replicas} replicas; needs one, or one for each")
@@ -76,27 +63,50 @@ def prepare(session: Session, resume: dict[str, Any] | None, normalizer: Normali
     for _, module in net.modules():
         if hasattr(module, "generators"):
             module.generators = session.generators
-    _check_shapes(session)
+    check_shapes(session)
     rates = o.configured * (replicas // len(o.configured))
     session.progress, session.metrics = Progress.start(rates), MetricLog()
     session.set_lr(rates)
-    if resume is not None:
-        capture.restore(session, resume)
-
-
-def prepare_to_evaluate(session: Session, content: dict[str, Any] | None) -> None:
-    """Prepare a session for an evaluation: split, scale, move and check the data; load the parameters of `content`."""
-    prepare(session, None, None if content is None else capture.normalizer(content, session.data))
     if content is not None:
-        check_data(content, session.data)
-        capture.load_callbacks(session, content)
-        print_changed(session, content, [name for name in session.data.parts() if name != "train"])
-        session.net.load_state_dict(content["model"])
+        capture.restore(session, content)
+
+
+def prepare_evaluation(session: Session, content: dict[str, Any]) -> None:
+    """Prepare the session to evaluate the net of the checkpoint `content`: its data, and its parameters."""
+    prepare_data(session, capture.normalizer(content), ("val", "test"))
+    check_shapes(session)
+    check_data(content, session.data)
+    capture.load_callbacks(session, content)
+    print_changed(session, content, [name for name in session.data.parts() if name != "train"])
+    session.net.load_state_dict(content["model"])
     session.net.eval()
 
 
+def prepare_data(
+    session: Session, normalizer: Normalizer | None, names: tuple[str, ...], start: Progress | None = None
+) -> None:
+    """Split, check and scale the data, and move data and net to the device. All that an evaluation shares with a training.
+
+    normalizer: the checkpoint's; None fits one to the training split. names: the splits whose numbers are checked.
+    start: where the steps begin, so that numbers which no step uses are accepted.
+    """
+    source, net = session.data, session.net
+    session.call("setup")
+    if len(session.data.train) == 0:
+        raise UserError("data: the training split has 0 samples; give more data, or validation_split a smaller fraction")
+    if normalizer is not None:
+        capture.check_features(normalizer, session.data)
+    session.fingerprints = fingerprints(session.data)
+    session.normalizer = _checked(session, source, normalizer, names, start or Progress())
+    session.data = _scaled(session)
+    if session.replicas > 1 and not net.replica_dims:
+        net.replicate(session.seeds)
+    session.loss.replica_dims = net.replica_dims
+    net.to(session.device, session.dtype)
+
+
 def _checked(
-    session: Session, source: Dataset, normalizer: Normalizer | None, names: tuple[str, ...], resume: dict[str, Any] | None
+    session: Session, source: Dataset, normalizer: Normalizer | None, names: tuple[str, ...], start: Progress
 ) -> Normalizer:
     """Return `normalizer`, or that of the training split, after a check of every number in the splits `names`.
 
@@ -104,15 +114,14 @@ def _checked(
     Infinite numbers are accepted where a callback handles them, or where the run ends before it takes their sample.
     """
     data, dtype = session.data, session.dtype
-    state = asdict(Progress()) if resume is None else resume["state"]
     is_taken = partial(
         check.takes,
         n=len(data.train),
         size=session.step_size,
         seeds=session.seeds,
-        epochs=range(state["epoch"], session.settings.max_epochs),
-        batch=state["batch"],
-        steps=None if session.settings.max_steps is None else session.settings.max_steps - state["step"],
+        epochs=range(start.epoch, session.settings.max_epochs),
+        batch=start.batch,
+        steps=None if session.settings.max_steps is None else session.settings.max_steps - start.step,
     )
     tolerated = ["train"] if any(cb.handles_nonfinite for cb in session.callbacks.values()) else []
     fill = data.fill if normalizer is None else normalizer.fill
@@ -129,7 +138,7 @@ def _scaled(session: Session) -> Dataset:
     return session.data.with_parts(**{name: split.to(session.device, session.dtype) for name, split in scaled.items()})
 
 
-def _check_shapes(session: Session) -> None:
+def check_shapes(session: Session) -> None:
     """Check shapes and types of a batch, and every target, in evaluation mode. Errors name the place."""
     net, loss, data = session.net, session.loss, session.data
     axis, replicas = net.replica_dims, (session.replicas,) if net.replica_dims else ()

@@ -117,9 +117,9 @@ def _evaluate(args: argparse.Namespace, name: str) -> int:
     if split is None:
         fix = "callbacks: {validation_split: {}}" if name == "val" else "data with a test split"
         raise UserError(f"{experiment.file}: its data has no {name} split; train with {fix}")
-    session.evaluate_and_log(name, split)
+    metrics = session.evaluate_split(name)
     terminal.print_stdout(f"{experiment.file}, {len(split)} samples")
-    _print_metrics({n: json_summary(v) for n, v in session.metrics.items()})
+    _print_metrics({f"{name}/{metric}": json_summary(values) for metric, values in metrics.items()})
     return 0
 
 
@@ -248,14 +248,14 @@ def _check(composed: DictConfig) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Print layers, shapes, costs, hooks and the learning rate of a configuration."""
-    from trainkit.app.cli.show import outline
+    from trainkit.app.cli.show import outline, planned
     from trainkit.nn.summary import layers
 
     _imports(args)
-    experiment = Experiment(_composed(args))
-    session = experiment.session(callbacks=experiment.parts.callbacks)
+    parts = build(resolve(_composed(args)))
+    session = planned(parts)
     net, slots = session.net, len(session.optimizer.slots)
-    terminal.print_stdout(layers(net, _sample(session, 1)[0], slots, session.replicas), outline(experiment.parts, session))
+    terminal.print_stdout(layers(net, _sample(session, 1)[0], slots, session.replicas), outline(parts, session))
     return 0
 
 
