@@ -22,10 +22,9 @@ from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer import capture, signals
 from trainkit.trainer.callback import Callback, check_files
-from trainkit.trainer.evaluation import predict_rows
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
-from trainkit.trainer.setup import prepare_data, prepare_evaluation
+from trainkit.trainer.setup import prepare_data, prepare_evaluation, prepare_net
 from trainkit.trainer.trainer import Metrics, Trainer, plain_metrics
 
 from .config import registry
@@ -87,6 +86,7 @@ class Experiment:
     ) -> None:
         self.composed, self.config = composed, resolve(composed)
         self.content, self.file = content, file
+        self._sessions: dict[str | None, Session] = {}  # those that `session` has prepared
         # Evaluation needs only the callback that splits the data, so a user's own callbacks may be missing.
         parts = build(self.config if file is None else _only_split(self.config), net, loss)
         self.parts: Parts = replace(parts, callbacks={**parts.callbacks, **(extra_callbacks or {})})
@@ -115,23 +115,19 @@ class Experiment:
 
         The outputs equal those of `Trainer.predict` after the fit. Raises UserError if the features do not fit.
         """
-        content = self._trained()
-        settings = self.parts.settings
-        normalizer = capture.normalizer(content)
-        return predict_rows(self.net, normalizer, x, None, getattr(torch, settings.dtype), settings.replicas)
+        return self.session().predict(x)
 
     def validate(self, data: Dataset | None = None) -> Metrics:
-        """Return `val/loss` and `val/error` on the validation split of the run, or of `data`."""
+        """Return `val/loss` and `val/error` on the validation split of the run, or on that of `data`, as `Trainer.validate`."""
         return self.evaluate("val", data)
 
     def test(self, data: Dataset | None = None) -> Metrics:
-        """Return `test/loss` and `test/error` on the test split of the run, or of `data`, which is not scaled."""
+        """Return `test/loss` and `test/error` on the test split of the run, or on that of `data`, as `Trainer.test`."""
         return self.evaluate("test", data)
 
     def evaluate(self, name: str, data: Dataset | None = None) -> Metrics:
-        """Return the metrics of the val or test split."""
-        session = self.session(split=name == "val", data=data)
-        return plain_metrics(name, session.evaluate_split(name))
+        """Return the metrics of the run's val or test split, or of that of `data`, which is not scaled and not split."""
+        return plain_metrics(name, self.session(name if data is None else None).evaluate_split(name, data))
 
     def fit(
         self,
@@ -177,15 +173,28 @@ class Experiment:
         if content is not None:
             self._print_differences(content)
         data = self.data() if data is None else data
-        return trainer, trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data, resume=content, run=run)
+        self._sessions = {}
+        summary = trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data, resume=content, run=run)
+        self._sessions = dict.fromkeys(("val", "test", None), trainer.fitted())
+        return trainer, summary
 
-    def session(self, split: bool = False, data: Dataset | None = None) -> Session:
-        """Return a session that evaluates the net on the scaled data; with its validation split if `split`."""
-        content, parts = self._trained(), self.parts
-        callbacks = {name: cb for name, cb in parts.callbacks.items() if split and isinstance(cb, ValidationSplit)}
-        raw = self.data() if data is None else data
-        session = Session(parts.settings, parts.net, parts.loss, None, raw, callbacks)
-        prepare_evaluation(session, content)
+    def session(self, name: str | None = None) -> Session:
+        """Return the session that evaluates the split `name` of the run's data; None: one without data, which is not read.
+
+        It is prepared once; after a fit it is that of the fit. Only for val is the training data split: a test needs no split.
+        """
+        if name in self._sessions:
+            return self._sessions[name]
+        content = self._trained()
+        if name is None:
+            session = self._session(self._without_source(Split(torch.zeros(0), torch.zeros(0))))
+            session.normalizer = capture.normalizer(content)
+            prepare_net(session)
+        else:
+            splits = {key: cb for key, cb in self.parts.callbacks.items() if isinstance(cb, ValidationSplit) and name == "val"}
+            session = self._session(self.data(), splits)
+            prepare_evaluation(session, content)
+        self._sessions[name] = session
         return session
 
     def session_for_table(self, table: Path) -> Session:
@@ -197,15 +206,19 @@ class Experiment:
         if not known["schema"]:
             raise UserError(f"{table}: the run was not trained on a CSV file; predict its own test split, without a file")
         x = read_rows(str(table), known["schema"]).x  # the targets are not used
-        raw = Dataset(
-            train=Split(x, torch.zeros(len(x))), classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"]
-        )
-        parts = self.parts
-        session = Session(parts.settings, parts.net, parts.loss, None, raw)
+        session = self._session(self._without_source(Split(x, torch.zeros(len(x)))))
         prepare_data(session, capture.normalizer(content), names=())
         refuse_infinite(str(table), known["schema"], x, session.data.train.x)
         session.data = session.data.with_parts(test=session.data.train)
         return session
+
+    def _session(self, data: Dataset, callbacks: Mapping[str, Callback] | None = None) -> Session:
+        return Session(self.parts.settings, self.net, self.loss, None, data, callbacks)
+
+    def _without_source(self, train: Split) -> Dataset:
+        """Return a dataset of `train` with the classes of the checkpoint, without reading the run's data."""
+        known = self._trained()["data"]
+        return Dataset(train, classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"])
 
     def _trained(self) -> dict[str, Any]:
         if self.content is None:

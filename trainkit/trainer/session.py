@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
+from trainkit.data import check
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.loader import epoch_permutation
 from trainkit.data.transforms.normalize import Normalizer
@@ -25,6 +26,7 @@ from .progress import Progress, StopReason
 from .run_folder import RunFolder
 from .same_data import check_data
 from .settings import Settings
+from .shapes import check_shapes
 from .signals import Interrupted
 
 if TYPE_CHECKING:
@@ -117,9 +119,12 @@ class Session:
         self.metrics.log(name, value, self.progress.active)
 
     def evaluate(self, split: Split) -> Metrics:
-        """Return loss and error of the net on `split`, which is scaled and on the device."""
+        """Return loss and error of the net on `split`, which is scaled and on the device. Raises Interrupted after a signal."""
+        return self._evaluate(split, self.check_interrupt)
+
+    def _evaluate(self, split: Split, check_interrupt: Callable[[], None]) -> Metrics:
         size = max(self.settings.batch_size or len(split), PASS)
-        return evaluate(self.net, self.loss, self.data, split, size, self.replicas, self.check_interrupt)
+        return evaluate(self.net, self.loss, self.data, split, size, self.replicas, check_interrupt)
 
     def evaluate_and_log(self, name: str, split: Split) -> None:
         """Evaluate the net on `split` and log `name/loss` and `name/error`."""
@@ -127,26 +132,44 @@ class Session:
             self.log(f"{name}/{metric}", values)
 
     def evaluate_split(self, name: str, data: Dataset | None = None) -> Metrics:
-        """Return loss and error on the session's val or test split, or on that of `data`, which is not scaled yet.
+        """Return loss and error on the run's val or test split, or on that of `data`, which is not scaled yet.
 
-        Raises UserError where there is no such split.
+        `data` is evaluated as it is given: no callback splits it. The signal that ended the fit does not end an evaluation.
+        Raises UserError where there is no such split, or where `data` does not fit the net.
         """
         split: Split | None = getattr(self.data if data is None else data, name)
         if split is None:
-            fix = "train with ValidationSplit()" if name == "val" else "give data with a test split"
+            fix = f"give Dataset({name}=...) or tensors(..., {name}=...)"
+            if data is None:
+                fix = "train with ValidationSplit()" if name == "val" else "give data with a test split"
             raise UserError(f"data: has no {name} split; {fix}")
-        if data is not None:
-            features, wanted = tuple(split.x.shape[1:]), tuple(self.data.train.x.shape[1:])
-            if features != wanted:
-                raise UserError(f"data: a sample of the {name} split is {features}, the fit's is {wanted}; give its features")
-            check_data({"data": {"classes": self.data.classes and list(self.data.classes)}}, data)
-            split = self.normalizer.apply(split, self.dtype).to(self.device, self.dtype)
-        return self.evaluate(split)
+        return self._evaluate(split if data is None else self._prepared(name, split, data), lambda: None)
+
+    def _prepared(self, name: str, split: Split, data: Dataset) -> Split:
+        """Return `split`, the split `name` of other data, checked, scaled and on the device."""
+        features = tuple(split.x.shape[1:])
+        if self.features not in (None, features):
+            raise UserError(
+                f"data: a sample of the {name} split is {features}, the fit's is {self.features}; give its features"
+            )
+        check_data({"data": {"classes": self.data.classes and list(self.data.classes)}}, data)
+        spans = check.check_raw(data, (name,), self.dtype, self.normalizer.fill, data, (), lambda rows: True)
+        check.check_scaled(data, spans, self.normalizer.scale, self.dtype, data, lambda rows: True)
+        scaled = self.normalizer.apply(split, self.dtype).to(self.device, self.dtype)
+        if len(scaled):
+            check_shapes(self.net, self.loss, {name: scaled}, self.replicas)
+        return scaled
+
+    @property
+    def features(self) -> tuple[int, ...] | None:
+        """The shape of a sample, or None if it is not known: without data, only a scaling per feature tells it."""
+        if len(self.data.train):
+            return tuple(self.data.train.x.shape[1:])
+        return tuple(self.normalizer.mean.shape) or None
 
     def predict(self, x: Any) -> Tensor:
         """Return outputs for inputs in the data's own units; see `Trainer.predict`."""
-        features = tuple(self.data.train.x.shape[1:])
-        return predict_rows(self.net, self.normalizer, x, features, self.dtype, self.replicas)
+        return predict_rows(self.net, self.normalizer, x, self.features, self.dtype, self.replicas)
 
     # -- the end of the run ----------------------------------------------------------------------------------------------
 

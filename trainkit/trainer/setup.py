@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainkit.checkpoint.schema import check_types
 from trainkit.core import terminal
@@ -17,8 +16,6 @@ from trainkit.data.dataset import Dataset
 from trainkit.data.fingerprint import fingerprints
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
-from trainkit.nn.losses import Loss
-from trainkit.nn.module import eval_mode
 
 from . import capture, threads
 from .callback import check_monitors, overrides
@@ -27,6 +24,7 @@ from .environment import differences, engine_of, resumed_engine
 from .progress import Progress
 from .same_data import check_data, print_changed
 from .session import Session
+from .shapes import check_shapes
 
 
 def begin(session: Session, content: dict[str, Any] | None) -> None:
@@ -63,7 +61,7 @@ def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
     for _, module in net.modules():
         if hasattr(module, "generators"):
             module.generators = session.generators
-    check_shapes(session)
+    check_shapes(net, session.loss, session.data.parts(), replicas)
     rates = o.configured * (replicas // len(o.configured))
     session.progress, session.metrics = Progress.start(rates), MetricLog()
     session.set_lr(rates)
@@ -72,13 +70,12 @@ def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
 
 
 def prepare_evaluation(session: Session, content: dict[str, Any]) -> None:
-    """Prepare the session to evaluate the net of the checkpoint `content`: its data, and its parameters."""
+    """Prepare the session to evaluate its net, that of the checkpoint `content`, on the session's data."""
     prepare_data(session, capture.normalizer(content), ("val", "test"))
-    check_shapes(session)
+    check_shapes(session.net, session.loss, session.data.parts(), session.replicas)
     check_data(content, session.data)
     capture.load_callbacks(session, content)
     print_changed(session, content, [name for name in session.data.parts() if name != "train"])
-    session.net.load_state_dict(content["model"])
     session.net.eval()
 
 
@@ -90,7 +87,7 @@ def prepare_data(
     normalizer: the checkpoint's; None fits one to the training split. names: the splits whose numbers are checked.
     start: where the steps begin, so that numbers which no step uses are accepted.
     """
-    source, net = session.data, session.net
+    source = session.data
     session.call("setup")
     if len(session.data.train) == 0:
         raise UserError("data: the training split has 0 samples; give more data, or validation_split a smaller fraction")
@@ -99,6 +96,12 @@ def prepare_data(
     session.fingerprints = fingerprints(session.data)
     session.normalizer = _checked(session, source, normalizer, names, start or Progress())
     session.data = _scaled(session)
+    prepare_net(session)
+
+
+def prepare_net(session: Session) -> None:
+    """Replicate the net, if it is not yet, and move it to the device."""
+    net = session.net
     if session.replicas > 1 and not net.replica_dims:
         net.replicate(session.seeds)
     session.loss.replica_dims = net.replica_dims
@@ -136,37 +139,3 @@ def _scaled(session: Session) -> Dataset:
     """Return the data as the net takes it: scaled, in the run's dtype, on its device."""
     scaled = {name: session.normalizer.apply(split, session.dtype) for name, split in session.data.parts().items()}
     return session.data.with_parts(**{name: split.to(session.device, session.dtype) for name, split in scaled.items()})
-
-
-def check_shapes(session: Session) -> None:
-    """Check shapes and types of a batch, and every target, in evaluation mode. Errors name the place."""
-    net, loss, data = session.net, session.loss, session.data
-    axis, replicas = net.replica_dims, (session.replicas,) if net.replica_dims else ()
-    x = data.train.x[:2]
-    with eval_mode(net):
-        y = net(x.expand(*replicas, *x.shape))
-    if not isinstance(y, Tensor):
-        raise UserError(f"model: the net ends in a tuple of {len(y)} tensors; end it in one, with Add or Concat")
-    for name, split in data.parts().items():
-        if len(split):
-            outputs = y.narrow(axis, 0, 1).expand(*replicas, len(split), *y.shape[axis + 1 :])
-            try:
-                loss.check(outputs, split.t.expand(*replicas, *split.t.shape))
-            except UserError as error:
-                raise UserError(f"loss, on the {name} split: {error}") from None
-    t = data.train.t[:2]
-    _check_sum(loss, y, t.expand(*replicas, *t.shape))
-
-
-def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
-    """Raise UserError for a loss whose sum is not its mean times its batch weight: batches are combined by these."""
-    if loss.reduction != "mean":
-        return
-    values = loss.fwd(y, t)[0], loss.summed().fwd(y, t)[0], loss.batch_weight(t)
-    mean, total, weight = (torch.as_tensor(v).detach().cpu().double() for v in values)
-    known = mean.isfinite() & total.isfinite() & (weight != 0)
-    if known.any() and not torch.allclose(total[known], (mean * weight)[known], rtol=1e-3, atol=1e-6):
-        raise UserError(
-            f"loss: {type(loss).__name__} with reduction=sum gives {total.tolist()}, its mean times its batch weight is"
-            f" {(mean * weight).tolist()}; compute with self.reduce and self.reduction_factor, or override batch_weight"
-        )

@@ -170,11 +170,14 @@ class Trainer(Settings):
         return self.summary
 
     def validate(self, data: Dataset | None = None) -> Metrics:
-        """Return `val/loss` and `val/error` of the fitted net, on its own validation data or on that of `data`."""
+        """Return `val/loss` and `val/error` of the fitted net, on the validation split of the run or on that of `data`.
+
+        `data` is treated as in `test`; ValidationSplit does not split it: `tensors(..., val=(x, t))`.
+        """
         return self._evaluated("val", data)
 
     def test(self, data: Dataset | None = None) -> Metrics:
-        """Return `test/loss` and `test/error` of the fitted net, on its own test data or on that of `data`.
+        """Return `test/loss` and `test/error` of the fitted net, on the test split of the run or on that of `data`.
 
         A metric is a number, or a list with one per replica. `data` is not scaled: the fit's normalization is applied to it.
         Raises UserError before a fit, or where the data has no such split.

@@ -112,7 +112,7 @@ def test(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace, name: str) -> int:
     experiment = _loaded(args)
-    session = experiment.session(split=name == "val")
+    session = experiment.session(name)
     split: Split | None = getattr(session.data, name)
     if split is None:
         fix = "callbacks: {validation_split: {}}" if name == "val" else "data with a test split"
@@ -130,7 +130,7 @@ def predict(args: argparse.Namespace) -> int:
     if len(tables) > 1:
         raise UserError(f"{', '.join(map(str, tables))}: {len(tables)} files to predict; give one")
     experiment = _loaded(args)
-    session = experiment.session_for_table(tables[0]) if tables else experiment.session()
+    session = experiment.session_for_table(tables[0]) if tables else experiment.session("test")
     file, split = experiment.file, session.data.test
     assert file is not None
     if split is None:
