@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from trainkit.data.dataset import Dataset, Split
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer import capture, signals
-from trainkit.trainer.callback import Callback, check_files
+from trainkit.trainer.callback import Callback
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
 from trainkit.trainer.setup import prepare_data, prepare_evaluation, prepare_net
@@ -152,13 +153,17 @@ class Experiment:
         self.config = resolve(self.composed)
         parts = build(self.config, self.net, self.loss)
         self.parts = replace(parts, callbacks={**parts.callbacks, **(callbacks or {})})
-        _, summary = self.train(run, data)
+        with nullcontext() if run is None else run.opened(going_on=self.content is not None):
+            _, summary = self.train(run, data)
         if self.file is not None and run is not None and (last := run.checkpoints / "last.pt").exists():
             self.file, self.content = last, load_checkpoint(last)
         return summary
 
     def train(self, run: RunFolder | None, data: Dataset | None = None) -> tuple[Trainer, dict[str, Any]]:
-        """Fit in a run's folder (None: write no files), from the checkpoint if there is one. Return trainer and summary."""
+        """Fit, from the checkpoint if there is one. Return trainer and summary.
+
+        run: the run's folder, which the caller has opened (`RunFolder.opened`); None writes no files.
+        """
         parts, content = self.parts, self.content
         callbacks = parts.callbacks
         if run is None:
@@ -166,8 +171,6 @@ class Experiment:
             if left_out:
                 terminal.print_stderr(f"fit: no run folder, these callbacks are left out: {', '.join(left_out)}; give run_dir")
             callbacks = {name: cb for name, cb in callbacks.items() if name not in left_out}
-        else:
-            run.open(check_files(callbacks), going_on=content is not None)
         trainer = parts.trainer(callbacks, config=to_yaml(self.composed))
         seed_globals(parts.seed)
         if content is not None:

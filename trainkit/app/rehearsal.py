@@ -43,15 +43,14 @@ def begun(parts: Parts, data: Dataset) -> Session:
         seed_globals(parts.seed)
         settings = replace(parts.settings, engine="eager")  # compilation has no errors of its own
         run = RunFolder(Path(folder))
-        files = check_files(parts.callbacks)
+        check_files(parts.callbacks)
         optimizer = parts.optimizer(parts.net)
         session = Session(settings, parts.net, parts.loss, optimizer, data, parts.callbacks, run)
-        run.open(files)
-        try:
-            begin(session, None)
-        finally:
-            session.call("on_fit_end")
-            run.close()
+        with run.opened():
+            try:
+                begin(session, None)
+            finally:
+                session.call("on_fit_end")
     return session
 
 

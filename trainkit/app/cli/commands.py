@@ -35,8 +35,8 @@ def fit(args: argparse.Namespace, extra_callbacks: Mapping[str, Callback] | None
     """Train from a configuration, from the beginning or from a checkpoint. `extra_callbacks` are called last."""
     _imports(args)
     run, origin = _places(args)
-    with closing(run):  # a run that continues is locked before it is read, so no other process changes it
-        run.open(going_on=origin is not None)
+    # A run that continues is locked before it is read, so that no other process changes it in between.
+    with run.opened(going_on=origin is not None):
         content = None if origin is None else _resumed(origin)
         experiment = Experiment(_configured(args, run, content), content, extra_callbacks=extra_callbacks)
         trainer, summary = experiment.train(run)
