@@ -74,9 +74,7 @@ def conf(task: Task, epochs: int, overrides: tuple[str, ...] = (), models: int =
     config = resolve(compose([ROOT / "conf" / "mlp.yaml"], [*fixed, *overrides]))
     with tempfile.TemporaryDirectory() as folder:
         parts, clock = build(config), Clock()
-        if compiled:
-            parts.callbacks["clock"] = clock
-        trainer = parts.trainer(run_dir=folder)
+        trainer = parts.trainer({**parts.callbacks, "clock": clock} if compiled else None, run_dir=folder)
         optimizer, data = parts.optimizer(parts.net), parts.data()
         with Stopwatch() as watch:
             summary = trainer.fit(parts.net, parts.loss, optimizer, data)

@@ -486,6 +486,11 @@ def test_show_tells_layers_costs_hooks_and_the_rate(capsys: pytest.CaptureFixtur
     assert "12 steps" in out.splitlines()[-1]
 
 
+def test_show_names_the_callback_that_refuses_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "conf/a.yaml", "callbacks.validation_split.fraction=0.001"]) == 2
+    assert "callbacks.validation_split setup, epoch 1, step 0: fraction=0.001 of 80 samples" in capsys.readouterr().err
+
+
 # -- exit codes ----------------------------------------------------------------------------------------------------------------
 
 

@@ -43,6 +43,8 @@ from trainkit import (
     load,
     tensors,
 )
+from trainkit.app.experiment import Experiment
+from trainkit.trainer.session import Session
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,8 +98,51 @@ def test_other_data_is_scaled_as_the_fit_was() -> None:
     x, t = points()
     trainer = fitted()
     assert trainer.test(tensors(x, t, test=(x[200:], t[200:]))) == trainer.test()
-    with pytest.raises(UserError, match="data: has no val split; train with ValidationSplit"):
-        trainer.validate(tensors(x, t))
+    assert trainer.validate(tensors(x, t, val=validation())) == trainer.validate()
+
+
+def validation() -> tuple[Tensor, Tensor]:
+    """The rows that ValidationSplit takes from `data`."""
+    (x, t), held = points(), ValidationSplit(0.2).indices(200)
+    return x[held], t[held]
+
+
+def test_trainer_and_loaded_run_evaluate_other_data_as_it_is_given(tmp_path: Path) -> None:
+    trainer, (x, t) = fitted(tmp_path / "run"), points()
+    model = load(tmp_path / "run")
+    given = tensors(x, t, test=(x[:50], t[:50]), val=(x[50:], t[50:]))
+    assert (model.test(given), model.validate(given)) == (trainer.test(given), trainer.validate(given))
+    one, other = tensors(x, t, test=(x[50:], t[50:])), tensors(x, t, val=(x[:50], t[:50]))
+    assert list(trainer.test(one).values()) == list(trainer.validate(given).values())
+    missing = tensors(x, t, val=(x.index_fill(0, torch.tensor([7]), math.nan), t))
+    for facade in (trainer, model):
+        with pytest.raises(UserError, match=r"data: has no val split; give Dataset\(val=...\) or tensors\(..., val=...\)"):
+            facade.validate(one)
+        with pytest.raises(UserError, match=r"data: has no test split; give Dataset\(test=...\) or tensors\(..., test=...\)"):
+            facade.test(other)
+        with pytest.raises(UserError, match="data: row 7 of the validation split, feature 0: nan is missing"):
+            facade.validate(missing)
+        with pytest.raises(UserError, match=r"data: a sample of the val split is \(3,\), the fit's is \(4,\)"):
+            facade.validate(tensors(x[:, :3], t, val=(x[:, :3], t)))
+
+
+def test_targets_that_the_loss_cannot_take_are_refused_in_other_data() -> None:
+    x = torch.rand(20, 3)
+    net = Sequential(Linear(3, 2))
+    trainer = Trainer(max_epochs=1)
+    trainer.fit(net, MSELoss(), SGD(net.param(), lr=0.1), tensors(x, x[:, :2].clone()))
+    with pytest.raises(UserError, match="loss, on the test split: "):
+        trainer.test(tensors(x, x, test=(x, x)))
+
+
+def test_a_fit_that_a_signal_ended_can_be_evaluated() -> None:
+    class Signal(Callback):
+        def on_train_batch_end(self, session: Session) -> None:
+            session.note_signal(2)
+
+    trainer = fitted(extra=[Signal()])
+    assert trainer.summary["stop_reason"] == "SIGINT"
+    assert math.isfinite(trainer.test()["test/loss"])
 
 
 def test_data_of_other_features_or_classes_is_refused() -> None:
@@ -160,7 +205,8 @@ def test_a_run_from_python_carries_its_configuration(tmp_path: Path) -> None:
     model = load(tmp_path / "run")
     assert repr(model.net) == repr(trainer.session.net)
     assert model.config["optimizer"] == {"Adam": {"lr": 0.01}}
-    assert (model.test(d), model.validate(d)) == (trainer.test(), trainer.validate())
+    x, t = points()
+    assert (model.test(d), model.validate(tensors(x, t, val=validation()))) == (trainer.test(), trainer.validate())
     with pytest.raises(UserError, match="data: was given in Python; give it again"):
         model.test()
 
@@ -171,6 +217,25 @@ def test_a_source_that_has_a_name_is_read_again(tmp_path: Path) -> None:
     trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), disk(100, test=50, radius=0.3))
     assert load(tmp_path / "run").test() == trainer.test()
     assert load(tmp_path / "run").config["data"] == {"name": "disk", "train": 100, "test": 50, "radius": 0.3}
+
+
+def test_a_loaded_run_reads_its_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Sequential(Linear(2, 4), Tanh(), Linear(4, 2))
+    trainer = Trainer(max_epochs=2, callbacks=[ValidationSplit(), Checkpoint()], run_dir=tmp_path / "run")
+    trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), disk(100, test=50, radius=0.3))
+    model = load(tmp_path / "run")
+    expected = trainer.validate(), trainer.test()
+    assert (model.validate(), model.test()) == expected
+    monkeypatch.setattr(Experiment, "data", None)
+    assert (model.validate(), model.test()) == expected
+
+
+def test_after_a_fit_a_loaded_run_is_evaluated_as_trained_and_on_the_data_of_the_fit(tmp_path: Path) -> None:
+    fitted(tmp_path / "run").save(tmp_path / "model.pt")
+    model = load(tmp_path / "model.pt")
+    before, other = model.test(data()), data()
+    model.fit(other, max_epochs=30)  # without a folder, so there is no newer checkpoint
+    assert model.test() == model.test(other) != before
 
 
 def test_a_loaded_run_trains_on_to_the_same_bits(tmp_path: Path) -> None:

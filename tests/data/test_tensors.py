@@ -41,6 +41,11 @@ def test_parts_are_those_that_are_there_by_name() -> None:
     assert list(data.parts()) == ["train", "test"]
     assert data.parts()["test"] is data.test
     assert list(data.with_parts(val=data.test).parts()) == ["train", "val", "test"]
+    both = tensors(X, LABEL, test=(X[:2], LABEL[:2]), val=(X[1:], LABEL[1:]))
+    assert both.val is not None
+    assert (list(both.parts()), both.val.t.tolist()) == (["train", "val", "test"], [0, 1])
+    with pytest.raises(UserError, match=r"data.val: x is float32 of shape \(3, 1\), that of the training split"):
+        tensors(X, LABEL, val=(X[:, :1], LABEL))
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=20), st.sampled_from([0.0, -1.0, 0.1]))

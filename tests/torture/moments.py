@@ -23,7 +23,7 @@ PLACES: dict[str, tuple[Any, str]] = {  # the function that is called there
     "building": (experiment, "build"),
     "taking the folder": (RunFolder, "begin"),
     "loading data": (experiment.Experiment, "data"),
-    "setup": (setup, "prepare"),
+    "setup": (setup, "prepare_training"),
     "scaling": (setup, "_scaled"),
     "a step's forward": (Linear, "fwd"),
     "a step's backward": (Linear, "bwd"),

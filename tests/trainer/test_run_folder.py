@@ -115,6 +115,19 @@ def test_a_fit_that_fails_before_its_first_step_leaves_no_folder_of_its_own() ->
     fit("mine")  # which holds nothing but what is ours
 
 
+def test_a_fit_that_fails_after_a_step_keeps_its_folder() -> None:
+    class Fails(Callback):
+        def on_train_batch_end(self, session: Session) -> None:
+            raise UserError("no")
+
+    with pytest.raises(UserError):
+        fit("new", callbacks=[Fails()])
+    assert Path("new/config.yaml").exists()
+    run = RunFolder(Path("new"))
+    run.lock()  # the failed fit has unlocked it
+    run.close()
+
+
 OTHERS: dict[str, Callable[[], object]] = {  # what the folder `theirs` holds
     "config.yaml": lambda: Path("theirs/config.yaml").write_text("# notes"),
     "metrics.csv": lambda: Path("theirs/metrics.csv").write_text("x,y,t\n"),

@@ -296,7 +296,8 @@ def test_after_a_fit_the_old_handlers_are_back_and_another_fit_runs_whole(tmp_pa
     assert trainer.session.progress.step == 2
     net = trainer.session.net
     another = RunFolder(tmp_path / "another")  # its own folder holds a run now
-    trainer.fit(net, MSELoss(), SGD(net.param(), 0.1), line(), run=another)
+    with another.opened():
+        trainer.fit(net, MSELoss(), SGD(net.param(), 0.1), line(), run=another)
     assert (trainer.summary["stop_reason"], trainer.session.signal) == ("max_epochs", None)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,10 @@ from trainkit.data.dataset import Dataset, Split
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer import capture, signals
-from trainkit.trainer.callback import Callback, check_files, without_folder
-from trainkit.trainer.evaluation import predict_rows
+from trainkit.trainer.callback import Callback, without_folder
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
-from trainkit.trainer.setup import prepare_to_evaluate
+from trainkit.trainer.setup import prepare_data, prepare_evaluation, prepare_net
 from trainkit.trainer.trainer import PlainMetrics, Trainer, plain_metrics
 
 from .config import registry
@@ -87,11 +88,12 @@ class Experiment:
     ) -> None:
         self.composed, self.config = composed, resolve(composed)
         self.content, self.file = content, file
+        self._sessions: dict[str | None, Session] = {}  # those that `session` has prepared
         # Evaluation needs only the callback that splits the data, so a user's own callbacks may be missing.
-        self.parts: Parts = build(self.config if file is None else _only_split(self.config), net, loss)
-        self.parts.callbacks.update(extra_callbacks or {})
+        parts = build(self.config if file is None else _only_split(self.config), net, loss)
+        self.parts: Parts = replace(parts, callbacks={**parts.callbacks, **(extra_callbacks or {})})
         if content is not None and file is not None:
-            settings = self.parts.trainer().settings()
+            settings = self.parts.settings
             self.net.to(settings.device if settings.device != "auto" else None, getattr(torch, settings.dtype))
             self.net.load_state_dict(content["model"])
             self.net.eval()
@@ -115,23 +117,19 @@ class Experiment:
 
         The outputs equal those of `Trainer.predict` after the fit. Raises UserError if the features do not fit.
         """
-        content = self._trained()
-        settings = self.parts.trainer().settings()
-        normalizer = capture.normalizer(content)
-        return predict_rows(self.net, normalizer, x, None, getattr(torch, settings.dtype), settings.replicas)
+        return self.session().predict(x)
 
     def validate(self, data: Dataset | None = None) -> PlainMetrics:
-        """Return `val/loss` and `val/error` on the validation split of the run, or of `data`."""
+        """Return `val/loss` and `val/error` on the validation split of the run, or on that of `data`, as `Trainer.validate`."""
         return self.evaluate("val", data)
 
     def test(self, data: Dataset | None = None) -> PlainMetrics:
-        """Return `test/loss` and `test/error` on the test split of the run, or of `data`, which is not scaled."""
+        """Return `test/loss` and `test/error` on the test split of the run, or on that of `data`, as `Trainer.test`."""
         return self.evaluate("test", data)
 
     def evaluate(self, name: str, data: Dataset | None = None) -> PlainMetrics:
-        """Return the metrics of the val or test split."""
-        session = self.session(split=name == "val", data=data)
-        return plain_metrics(name, session.evaluate_split(name))
+        """Return the metrics of the run's val or test split, or of that of `data`, which is not scaled and not split."""
+        return plain_metrics(name, self.session(name if data is None else None).evaluate_split(name, data))
 
     def fit(
         self,
@@ -154,40 +152,52 @@ class Experiment:
         for key, value in settings.items():
             override(self.composed, f"trainer.{key}={'null' if value is None else value}")
         self.config = resolve(self.composed)
-        self.parts = build(self.config, self.net, self.loss)
-        self.parts.callbacks.update(callbacks or {})
-        _, summary = self.train(run, data)
+        parts = build(self.config, self.net, self.loss)
+        self.parts = replace(parts, callbacks={**parts.callbacks, **(callbacks or {})})
+        with nullcontext() if run is None else run.opened(going_on=self.content is not None):
+            _, summary = self.train(run, data)
         if self.file is not None and run is not None and (last := run.checkpoints / LAST).exists():
             self.file, self.content = last, load_checkpoint(last)
         return summary
 
     def train(self, run: RunFolder | None, data: Dataset | None = None) -> tuple[Trainer, dict[str, Any]]:
-        """Fit in a run's folder (None: write no files), from the checkpoint if there is one. Return trainer and summary."""
+        """Fit, from the checkpoint if there is one. Return trainer and summary.
+
+        run: the run's folder, which the caller has opened (`RunFolder.opened`); None writes no files.
+        """
         parts, content = self.parts, self.content
-        trainer = parts.trainer(config=to_yaml(self.composed))
+        callbacks = parts.callbacks
         if run is None:
-            trainer.callbacks, left_out = without_folder(parts.callbacks)
+            callbacks, left_out = without_folder(callbacks)
             if left_out:
                 terminal.print_stderr(f"fit: without a run folder, callbacks are left out: {', '.join(left_out)}; give run_dir")
-        else:
-            run.open(check_files(parts.callbacks), going_on=content is not None)
+        trainer = parts.trainer(callbacks, config=to_yaml(self.composed))
         seed_globals(parts.seed)
         if content is not None:
             self._print_differences(content)
         data = self.data() if data is None else data
-        return trainer, trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data, resume=content, run=run)
+        self._sessions = {}
+        summary = trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data, resume=content, run=run)
+        self._sessions = dict.fromkeys(("val", "test", None), trainer.fitted())
+        return trainer, summary
 
-    def session(
-        self, split: bool = False, data: Dataset | None = None, callbacks: Mapping[str, Callback] | None = None
-    ) -> Session:
-        """Return a session with the net and the scaled data; with its validation split if `split`."""
-        parts = self.parts
-        if callbacks is None:
-            callbacks = {name: cb for name, cb in parts.callbacks.items() if split and isinstance(cb, ValidationSplit)}
-        raw = self.data() if data is None else data
-        settings = parts.trainer().settings()
-        session = Session(settings, parts.net, parts.loss, parts.optimizer(parts.net), raw, callbacks)
-        prepare_to_evaluate(session, self.content)
+    def session(self, name: str | None = None) -> Session:
+        """Return the session that evaluates the split `name` of the run's data; None: one without data, which is not read.
+
+        It is prepared once; after a fit it is that of the fit. Only for val is the training data split: a test needs no split.
+        """
+        if name in self._sessions:
+            return self._sessions[name]
+        content = self._trained()
+        if name is None:
+            session = self._session(self._without_source(Split(torch.zeros(0), torch.zeros(0))))
+            session.normalizer = capture.normalizer(content)
+            prepare_net(session)
+        else:
+            splits = {key: cb for key, cb in self.parts.callbacks.items() if isinstance(cb, ValidationSplit) and name == "val"}
+            session = self._session(self.data(), splits)
+            prepare_evaluation(session, content)
+        self._sessions[name] = session
         return session
 
     def session_for_table(self, table: Path) -> Session:
@@ -199,18 +209,19 @@ class Experiment:
         if not known["schema"]:
             raise UserError(f"{table}: the run was not trained on a CSV file; give no file, to predict its own test split")
         x = read_rows(str(table), known["schema"]).x  # the targets are not used
-        raw = Dataset(
-            train=Split(x, torch.zeros(len(x))), classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"]
-        )
-        parts = self.parts
-        session = Session(parts.trainer().settings(), parts.net, parts.loss, parts.optimizer(parts.net), raw)
-        session.normalizer = capture.normalizer(content, raw)
-        scaled = session.normalizer.apply(raw.train, session.dtype)
-        refuse_infinite(str(table), known["schema"], x, scaled.x)
-        rows = scaled.to(session.device, session.dtype)
-        session.net.to(session.device, session.dtype)
-        session.data = raw.with_parts(train=rows, test=rows)
+        session = self._session(self._without_source(Split(x, torch.zeros(len(x)))))
+        prepare_data(session, capture.normalizer(content), names=())
+        refuse_infinite(str(table), known["schema"], x, session.data.train.x)
+        session.data = session.data.with_parts(test=session.data.train)
         return session
+
+    def _session(self, data: Dataset, callbacks: Mapping[str, Callback] | None = None) -> Session:
+        return Session(self.parts.settings, self.net, self.loss, None, data, callbacks)
+
+    def _without_source(self, train: Split) -> Dataset:
+        """Return a dataset of `train` with the classes of the checkpoint, without reading the run's data."""
+        known = self._trained()["data"]
+        return Dataset(train, classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"])
 
     def _trained(self) -> dict[str, Any]:
         if self.content is None:

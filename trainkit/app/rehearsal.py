@@ -42,17 +42,16 @@ def begun(parts: Parts, data: Dataset) -> Session:
     """Return a session before the first step of the configured run. Raises the UserErrors of a fit up to this point."""
     with TemporaryDirectory(prefix="trainkit-") as folder:
         seed_globals(parts.seed)
-        settings = replace(parts.trainer().settings(), engine="eager")  # compilation has no errors of its own
+        settings = replace(parts.settings, engine="eager")  # compilation has no errors of its own
         run = RunFolder(Path(folder))
-        files = check_files(parts.callbacks)
+        check_files(parts.callbacks)
         optimizer = parts.optimizer(parts.net)
         session = Session(settings, parts.net, parts.loss, optimizer, data, parts.callbacks, run)
-        run.open(files)
-        try:
-            begin(session, None)
-        finally:
-            session.call("on_fit_end")
-            run.close()
+        with run.opened():
+            try:
+                begin(session, None)
+            finally:
+                session.call("on_fit_end")
     return session
 
 
@@ -67,10 +66,9 @@ def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Session)
     short = shortened(planned.data, 2 * size if planned.settings.batch_size is not None else size)
     settings["max_epochs"] = 1 if len(short.train) > size else 2
     parts = build({**config, "trainer": settings})
-    parts.callbacks["rehearsal"] = Shortened(short)
     with TemporaryDirectory(prefix="trainkit-") as folder:
         seed_globals(parts.seed)
-        trainer = parts.trainer(run_dir=folder, config=text)
+        trainer = parts.trainer({**parts.callbacks, "rehearsal": Shortened(short)}, run_dir=folder, config=text)
         try:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
                 trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data)

@@ -142,18 +142,19 @@ def _load(cb: Callback, state: dict[str, Any]) -> None:
         raise UserError(f"resume: callbacks.{cb.name} cannot load its state from the checkpoint ({what}); rename it") from error
 
 
-def normalizer(content: dict[str, Any], data: Dataset | None = None) -> Normalizer:
-    """Return the checkpoint's normalizer. Raises UserError where the data has other features."""
+def normalizer(content: dict[str, Any]) -> Normalizer:
+    """Return the checkpoint's normalizer."""
     check_types(content)
-    found = Normalizer.from_state(content["normalizer"])
-    if data is None:
-        return found
+    return Normalizer.from_state(content["normalizer"])
+
+
+def check_features(normalizer: Normalizer, data: Dataset) -> None:
+    """Raise UserError where the data has other features than the checkpoint's normalizer."""
     features = tuple(data.train.x.shape[1:])
     for name in ("mean", "std", "fill"):
-        value = getattr(found, name)
+        value = getattr(normalizer, name)
         if value is not None and value.dim() and tuple(value.shape) != features:
             shape = tuple(value.shape)
             raise UserError(
                 f"data: a sample is {features}, the checkpoint's normalizer.{name} is {shape}; use the original data"
             )
-    return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainkit.checkpoint.file import BEFORE_NAN, BEST, FINAL, LAST, Unreadable, list_checkpoints, load
@@ -27,6 +28,8 @@ RUN_FILES = (
 class RunFolder(Folder):
     """The folder `path` of a run. `open` checks it and writes nothing; `begin` makes it ready for writing.
 
+    `opened` is entered once, by the outermost caller that has the folder; the functions that it calls only use the folder.
+
     new: the folder must not hold a run, even if the fit resumes from a checkpoint (of another folder).
     """
 
@@ -42,13 +45,25 @@ class RunFolder(Folder):
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def open(self, files: Iterable[str] = (), going_on: bool = False) -> None:
+    @contextmanager
+    def opened(self, going_on: bool = False) -> Iterator[RunFolder]:
+        """Open the folder, and close it at the end of the block. An error before `keep` removes it, if `begin` made it."""
+        try:
+            self.open(going_on)
+            yield self
+        except BaseException:
+            self.discard()
+            raise
+        finally:
+            self.close()
+
+    def open(self, going_on: bool = False) -> None:
         """Check that the run can write into its folder. Lock it if `going_on` and it holds the run that the fit continues.
 
-        files: those that the callbacks write. Raises UserError where the folder holds another run, where a file that is not a
-        run's has a name that the run writes, or where another trainer uses the folder.
+        Raises UserError where the folder holds another run, where a file that is not a run's has a name that the run writes,
+        or where another trainer uses the folder.
         """
-        self._names = tuple(dict.fromkeys([*RUN_FILES, *files]))
+        self._names = RUN_FILES
         self.continues = going_on and not self.new and self.marked and self.is_used()
         if self.continues:
             self.lock()
@@ -56,6 +71,12 @@ class RunFolder(Folder):
             self._check()
             if self._lock is None:
                 self._check_unused()
+
+    def reserve(self, files: Iterable[str]) -> None:
+        """Add the names that the callbacks write. Raises UserError where a file that is not a run's has one of them."""
+        self._names = tuple(dict.fromkeys([*RUN_FILES, *files]))
+        if not self.numbered:
+            self._check()
 
     def begin(self) -> None:
         """Create and lock the folder, and remove temporary files. Called when every check of the fit has passed."""
@@ -94,6 +115,10 @@ class RunFolder(Folder):
     def write_text(self, name: str, text: str) -> None:
         """Replace the file `name` by `text`, atomically."""
         write(text.encode(), self.file(name))
+
+    def keep(self) -> None:
+        """Keep the folder even if the fit fails from here on: steps have been taken."""
+        self._made = []
 
     def discard(self) -> None:
         """Remove the folder and its files after a failed fit, if `begin` made it and it holds no checkpoint."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError
 from trainkit.core.text_table import text_table
+from trainkit.data import check
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.loader import epoch_permutation
 from trainkit.data.transforms.normalize import Normalizer
@@ -19,13 +20,14 @@ from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
 
 from . import capture
-from .callback import HOOKS, Callback, collect_hooks, overrides
+from .callback import HOOKS, Callback, collect_hooks, named, overrides
 from .device import find_device
 from .evaluation import PASS, Metrics, evaluate, predict_rows
 from .progress import Progress, StopReason
 from .run_folder import RunFolder
 from .same_data import check_classes
 from .settings import Settings
+from .shapes import check_shapes
 from .signals import Interrupted
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ class Session:
     """The objects and the state of one fit. Every hook of a callback receives it.
 
     settings: the trainer's. device, dtype, seeds (one per replica), replicas: derived from them.
-    net, loss, optimizer: as `fit` received them. data: the splits; from `on_fit_start` on scaled and on the device.
+    net, loss, optimizer: as `fit` received them; a session that only evaluates has no optimizer.
+    data: the splits; from `on_fit_start` on scaled and on the device.
     normalizer: how inputs are scaled. generators: those of the passes (Dropout's masks), one per replica.
     progress: where the run is. metrics: the latest values. run: its folder, or None. config: its configuration as text.
     engine: eager, compile or graph, once the fit has begun. step_engine: the object that takes the steps.
@@ -51,7 +54,7 @@ class Session:
         settings: Settings,
         net: Module,
         loss: Loss,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         data: Dataset,
         callbacks: Mapping[str, Callback] | None = None,
         run: RunFolder | None = None,
@@ -60,9 +63,9 @@ class Session:
         self.settings = settings
         self.device, self.dtype = find_device(settings.device), getattr(torch, settings.dtype)
         self.replicas, self.seeds = settings.replicas, settings.replica_seeds()
-        self.net, self.loss, self.optimizer, self.data = net, loss, optimizer, data
+        self.net, self.loss, self._optimizer, self.data = net, loss, optimizer, data
         self.source = data.source  # what the data was read from, before it is split
-        self.callbacks = dict(callbacks or {})
+        self.callbacks = named(callbacks or {})
         self.run, self.config = run, config
         self.normalizer = Normalizer.identity()
         self.fingerprints: dict[str, str] = {}  # of the splits before they are scaled (see `data/fingerprint.py`)
@@ -90,6 +93,12 @@ class Session:
         self.hooks = collect_hooks(self, self.callbacks.values())
         with_steps = [cb for cb in self.callbacks.values() if any(overrides(cb, hook) for hook in EACH_STEP)]
         self.next_steps: list[Callable[[int], int | None]] = [cb.next_step for cb in with_steps]
+
+    @property
+    def optimizer(self) -> Optimizer:
+        if self._optimizer is None:
+            raise UserError("session: it only evaluates and has no optimizer")
+        return self._optimizer
 
     # -- the learning rate -----------------------------------------------------------------------------------------------
 
@@ -126,28 +135,44 @@ class Session:
             self.log(f"{name}/{metric}", values)
 
     def evaluate_split(self, name: str, data: Dataset | None = None) -> Metrics:
-        """Return loss and error on the session's val or test split, or on that of `data`, which is not scaled yet.
+        """Return loss and error on the run's val or test split, or on that of `data`, which is not scaled yet.
 
-        Raises UserError where there is no such split.
+        `data` is evaluated as it is given: no callback splits it. The signal that ended the fit does not end an evaluation.
+        Raises UserError where there is no such split, or where `data` does not fit the net.
         """
         split: Split | None = getattr(self.data if data is None else data, name)
         if split is None:
-            fix = "train with ValidationSplit()" if name == "val" else "give data with a test split"
+            fix = f"give Dataset({name}=...) or tensors(..., {name}=...)"
+            if data is None:
+                fix = "train with ValidationSplit()" if name == "val" else "give data with a test split"
             raise UserError(f"data: has no {name} split; {fix}")
-        if data is not None:
-            features, wanted = tuple(split.x.shape[1:]), tuple(self.data.train.x.shape[1:])
-            if features != wanted:
-                raise UserError(
-                    f"data: a sample of the {name} split is {features}, the fit's is {wanted}; give data of that shape"
-                )
-            check_classes(self.data.classes, data.classes, "the fit's")
-            split = self.normalizer.apply(split, self.dtype).to(self.device, self.dtype)
-        return self.evaluate(split)
+        return self.evaluate(split if data is None else self._prepared(name, split, data))
+
+    def _prepared(self, name: str, split: Split, data: Dataset) -> Split:
+        """Return `split`, the split `name` of other data, checked, scaled and on the device."""
+        features = tuple(split.x.shape[1:])
+        if self.features not in (None, features):
+            raise UserError(
+                f"data: a sample of the {name} split is {features}, the fit's is {self.features}; give data of that shape"
+            )
+        check_classes(self.data.classes, data.classes, "the fit's")
+        spans = check.check_raw(data, (name,), self.dtype, self.normalizer.fill, data, (), lambda rows: True)
+        check.check_scaled(data, spans, self.normalizer.scale, self.dtype, data, lambda rows: True)
+        scaled = self.normalizer.apply(split, self.dtype).to(self.device, self.dtype)
+        if len(scaled):
+            check_shapes(self.net, self.loss, {name: scaled}, self.replicas)
+        return scaled
+
+    @property
+    def features(self) -> tuple[int, ...] | None:
+        """The shape of a sample, or None if it is not known: without data, only a scaling per feature tells it."""
+        if len(self.data.train):
+            return tuple(self.data.train.x.shape[1:])
+        return tuple(self.normalizer.mean.shape) or None
 
     def predict(self, x: Any) -> Tensor:
         """Return outputs for inputs in the data's own units; see `Trainer.predict`."""
-        features = tuple(self.data.train.x.shape[1:])
-        return predict_rows(self.net, self.normalizer, x, features, self.dtype, self.replicas)
+        return predict_rows(self.net, self.normalizer, x, self.features, self.dtype, self.replicas)
 
     # -- the end of the run ----------------------------------------------------------------------------------------------
 

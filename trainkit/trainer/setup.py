@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainkit.checkpoint.schema import check_types
 from trainkit.core import terminal
@@ -18,8 +16,6 @@ from trainkit.data.dataset import Dataset
 from trainkit.data.fingerprint import fingerprints
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
-from trainkit.nn.losses import Loss
-from trainkit.nn.module import eval_mode
 
 from . import capture, threads
 from .callback import check_monitors
@@ -28,6 +24,7 @@ from .environment import changed_conditions, engine_of, resumed_engine
 from .progress import Progress
 from .same_data import check_classes, print_changed
 from .session import Session
+from .shapes import check_shapes
 
 
 def begin(session: Session, content: dict[str, Any] | None) -> None:
@@ -36,7 +33,7 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
         check_types(content)
         for line in changed_conditions(session, content):
             terminal.print_stderr(f"resumed under other conditions: {line}; the bits of the result may differ")
-    prepare(session, content)
+    prepare_training(session, content)
     check_monitors(session)
     threads.use(threads.chosen(session, content))
     progress, run = session.progress, session.run
@@ -52,23 +49,11 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
         capture.check_size(session)
 
 
-def prepare(session: Session, resume: dict[str, Any] | None, normalizer: Normalizer | None = None) -> None:
-    """Prepare the session's net, optimizer and data for the next step: the first, or the one after the checkpoint `resume`."""
-    source, evaluates = session.data, normalizer is not None
-    session.call("setup")
-    net, o, replicas = session.net, session.optimizer, session.replicas
-    if len(session.data.train) == 0:
-        raise UserError("data: the training split has 0 samples; give more data, or validation_split a smaller fraction")
-    if resume is not None:
-        normalizer = capture.normalizer(resume, session.data)
-    session.fingerprints = fingerprints(session.data)
-    used = ("val", "test") if evaluates else ("train", "val", "test")
-    session.normalizer = _checked(session, source, normalizer, used, resume)
-    session.data = _scaled(session)
-    if replicas > 1 and not net.replica_dims:
-        net.replicate(session.seeds)
-    session.loss.replica_dims = net.replica_dims
-    net.to(session.device, session.dtype).train()
+def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
+    """Prepare the session for the next step: the first, or the one after the checkpoint `content`."""
+    start = Progress() if content is None else capture.progress_of(content["state"])
+    prepare_data(session, None if content is None else capture.normalizer(content), tuple(check.SPLITS), start)
+    net, o, replicas = session.net.train(), session.optimizer, session.replicas
     o.bind()
     if len(o.configured) not in (1, replicas):
         raise UserError(f"optimizer: {len(o.configured)} values of lr for {replicas} replicas; needs one, or one for each")
@@ -76,27 +61,55 @@ def prepare(session: Session, resume: dict[str, Any] | None, normalizer: Normali
     for _, module in net.modules():
         if hasattr(module, "generators"):
             module.generators = session.generators
-    _check_shapes(session)
+    check_shapes(net, session.loss, session.data.parts(), replicas)
     rates = o.configured * (replicas // len(o.configured))
     session.progress, session.metrics = Progress.start(rates), MetricLog()
     session.set_lr(rates)
-    if resume is not None:
-        capture.restore(session, resume)
-
-
-def prepare_to_evaluate(session: Session, content: dict[str, Any] | None) -> None:
-    """Prepare a session for an evaluation: split, scale, move and check the data; load the parameters of `content`."""
-    prepare(session, None, None if content is None else capture.normalizer(content, session.data))
     if content is not None:
-        check_classes(content["data"]["classes"], session.data.classes, "the checkpoint's")
-        capture.load_callbacks(session, content)
-        print_changed(session, content, [name for name in session.data.parts() if name != "train"])
-        session.net.load_state_dict(content["model"])
+        capture.restore(session, content)
+
+
+def prepare_evaluation(session: Session, content: dict[str, Any]) -> None:
+    """Prepare the session to evaluate its net, that of the checkpoint `content`, on the session's data."""
+    prepare_data(session, capture.normalizer(content), ("val", "test"))
+    check_shapes(session.net, session.loss, session.data.parts(), session.replicas)
+    check_classes(content["data"]["classes"], session.data.classes, "the checkpoint's")
+    capture.load_callbacks(session, content)
+    print_changed(session, content, [name for name in session.data.parts() if name != "train"])
     session.net.eval()
 
 
+def prepare_data(
+    session: Session, normalizer: Normalizer | None, names: tuple[str, ...], start: Progress | None = None
+) -> None:
+    """Split, check and scale the data, and move data and net to the device. All that an evaluation shares with a training.
+
+    normalizer: the checkpoint's; None fits one to the training split. names: the splits whose numbers are checked.
+    start: where the steps begin, so that numbers which no step uses are accepted.
+    """
+    source = session.data
+    session.call("setup")
+    if len(session.data.train) == 0:
+        raise UserError("data: the training split has 0 samples; give more data, or validation_split a smaller fraction")
+    if normalizer is not None:
+        capture.check_features(normalizer, session.data)
+    session.fingerprints = fingerprints(session.data)
+    session.normalizer = _checked(session, source, normalizer, names, start or Progress())
+    session.data = _scaled(session)
+    prepare_net(session)
+
+
+def prepare_net(session: Session) -> None:
+    """Replicate the net, if it is not yet, and move it to the device."""
+    net = session.net
+    if session.replicas > 1 and not net.replica_dims:
+        net.replicate(session.seeds)
+    session.loss.replica_dims = net.replica_dims
+    net.to(session.device, session.dtype)
+
+
 def _checked(
-    session: Session, source: Dataset, normalizer: Normalizer | None, names: tuple[str, ...], resume: dict[str, Any] | None
+    session: Session, source: Dataset, normalizer: Normalizer | None, names: tuple[str, ...], start: Progress
 ) -> Normalizer:
     """Return `normalizer`, or that of the training split, after a check of every number in the splits `names`.
 
@@ -104,15 +117,14 @@ def _checked(
     Infinite numbers are accepted where a callback handles them, or where the run ends before it takes their sample.
     """
     data, dtype = session.data, session.dtype
-    state = asdict(Progress()) if resume is None else resume["state"]
     is_taken = partial(
         check.takes,
         n=len(data.train),
         size=session.step_size,
         seeds=session.seeds,
-        epochs=range(state["epoch"], session.settings.max_epochs),
-        batch=state["batch"],
-        steps=None if session.settings.max_steps is None else session.settings.max_steps - state["step"],
+        epochs=range(start.epoch, session.settings.max_epochs),
+        batch=start.batch,
+        steps=None if session.settings.max_steps is None else session.settings.max_steps - start.step,
     )
     tolerated = ["train"] if any(cb.handles_nonfinite for cb in session.callbacks.values()) else []
     fill = data.fill if normalizer is None else normalizer.fill
@@ -127,37 +139,3 @@ def _scaled(session: Session) -> Dataset:
     """Return the data as the net takes it: scaled, in the run's dtype, on its device."""
     scaled = {name: session.normalizer.apply(split, session.dtype) for name, split in session.data.parts().items()}
     return session.data.with_parts(**{name: split.to(session.device, session.dtype) for name, split in scaled.items()})
-
-
-def _check_shapes(session: Session) -> None:
-    """Check shapes and types of a batch, and every target, in evaluation mode. Errors name the place."""
-    net, loss, data = session.net, session.loss, session.data
-    axis, replicas = net.replica_dims, (session.replicas,) if net.replica_dims else ()
-    x = data.train.x[:2]
-    with eval_mode(net):
-        y = net(x.expand(*replicas, *x.shape))
-    if not isinstance(y, Tensor):
-        raise UserError(f"model: the net ends in a tuple of {len(y)} tensors; end it in one, with Add or Concat")
-    for name, split in data.parts().items():
-        if len(split):
-            outputs = y.narrow(axis, 0, 1).expand(*replicas, len(split), *y.shape[axis + 1 :])
-            try:
-                loss.check(outputs, split.t.expand(*replicas, *split.t.shape))
-            except UserError as error:
-                raise UserError(f"loss, on the {name} split: {error}") from None
-    t = data.train.t[:2]
-    _check_sum(loss, y, t.expand(*replicas, *t.shape))
-
-
-def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
-    """Raise UserError for a loss whose sum is not its mean times its batch weight: batches are combined by sums and weights."""
-    if loss.reduction != "mean":
-        return
-    values = loss.fwd(y, t)[0], loss.summed().fwd(y, t)[0], loss.batch_weight(t)
-    mean, total, weight = (torch.as_tensor(v).detach().cpu().double() for v in values)
-    known = mean.isfinite() & total.isfinite() & (weight != 0)
-    if known.any() and not torch.allclose(total[known], (mean * weight)[known], rtol=1e-3, atol=1e-6):
-        raise UserError(
-            f"loss: {type(loss).__name__} with reduction=sum gives {total.tolist()}, but its mean times its batch weight is"
-            f" {(mean * weight).tolist()}; compute with self.reduce and self.reduction_factor, or override batch_weight"
-        )

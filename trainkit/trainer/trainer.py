@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ class Trainer(Settings):
             evaluate the training and test splits                    on_test_end, on_fit_end
 
         resume: a run's folder, a checkpoint file, or the content of one; the run continues from there to the same bits.
-        run: the run's folder as an object that is locked already, in place of `run_dir`.
+        run: the run's folder, in place of `run_dir`, which the caller has opened and closes (`RunFolder.opened`).
         SIGINT and SIGTERM end the fit after the current step with everything saved; `fit` then returns as usual.
         Raises UserError where an argument has the wrong type, or where the folder holds another run or files that are not a
         run's. A fit that fails before its first step removes the folder that it created.
@@ -118,8 +119,8 @@ class Trainer(Settings):
         settings = self.settings()
         check_objects(net, loss, optimizer, data)
         content = resume if resume is None or isinstance(resume, dict) else _loaded(resume)
-        if run is None and self.run_dir is not None:
-            run = RunFolder(Path(self.run_dir))
+        own = RunFolder(Path(self.run_dir)) if run is None and self.run_dir is not None else None
+        run = own if run is None else run
         callbacks = named(self.callbacks)
         if run is None and (writers := without_folder(callbacks)[1]):
             raise UserError(f"callbacks.{writers[0]}: needs a run folder to write in; give the trainer a run_dir")
@@ -129,51 +130,25 @@ class Trainer(Settings):
         if run is not None and not config:
             config, left_out = configuration(settings, net, loss, optimizer, data.source, callbacks)
         session = self.session = Session(settings, net, loss, optimizer, data, callbacks, run, config)
-        began, first_step = time.perf_counter(), 0
-        try:
+        began = time.perf_counter()
+        with nullcontext() if own is None else own.opened(going_on=content is not None):
             if run is not None:
-                run.open(files, going_on=content is not None)
-            with signals.noting(session.note_signal), threads.restored():
-                try:
-                    begin(session, content)
-                    first_step = session.progress.step
-                    if run is not None:
-                        run.begin()
-                        terminal.print_stderr(*(LEFT_OUT.format(line) for line in left_out))
-                        if not session.going_back:
-                            session.write_config()
-                    session.call("on_train_start")
-                    with torch.inference_mode():
-                        loop.train(session)
-                        session.fetch_losses(log=False)  # a signal ends the loop with losses not yet fetched
-                    session.loop_ended = True
-                    session.call("on_checkpoint")
-                    if session.failed is not None:
-                        raise session.failed
-                    loop.finish(session)
-                except BaseException as error:
-                    session.call("on_exception", error)
-                    raise
-                finally:
-                    session.call("on_fit_end")
-                self.summary = summarize(session, time.perf_counter() - began)
-                if run is not None:
-                    run.write_text("summary.json", json.dumps(self.summary, indent=2) + "\n")
-        except BaseException:
-            if run is not None and session.progress.step == first_step:
-                run.discard()
-            raise
-        finally:
+                run.reserve(files)
+            _train(session, content, left_out)
+            self.summary = summarize(session, time.perf_counter() - began)
             if run is not None:
-                run.close()
+                run.write_text("summary.json", json.dumps(self.summary, indent=2) + "\n")
         return self.summary
 
     def validate(self, data: Dataset | None = None) -> PlainMetrics:
-        """Return `val/loss` and `val/error` of the fitted net, on its own validation data or on that of `data`."""
+        """Return `val/loss` and `val/error` of the fitted net, on the validation split of the run or on that of `data`.
+
+        `data` is treated as in `test`; ValidationSplit does not split it: `tensors(..., val=(x, t))`.
+        """
         return self._evaluated("val", data)
 
     def test(self, data: Dataset | None = None) -> PlainMetrics:
-        """Return `test/loss` and `test/error` of the fitted net, on its own test data or on that of `data`.
+        """Return `test/loss` and `test/error` of the fitted net, on the test split of the run or on that of `data`.
 
         A metric is a number, or a list with one per replica. `data` is not scaled: the fit's normalization is applied to it.
         Raises UserError before a fit, or where the data has no such split.
@@ -213,6 +188,36 @@ class Trainer(Settings):
     def __repr__(self) -> str:
         shown = self.changed() | {k: v for k in ("callbacks", "run_dir") if (v := getattr(self, k))}
         return f"Trainer({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _train(session: Session, content: dict[str, Any] | None, left_out: list[str]) -> None:
+    """Take all steps of a fit and evaluate the result. left_out: what config.yaml cannot hold, to be printed."""
+    run, first_step = session.run, 0
+    with signals.noting(session.note_signal), threads.restored():
+        try:
+            begin(session, content)
+            first_step = session.progress.step
+            if run is not None:
+                run.begin()
+                terminal.print_stderr(*(LEFT_OUT.format(line) for line in left_out))
+                if not session.going_back:
+                    session.write_config()
+            session.call("on_train_start")
+            with torch.inference_mode():
+                loop.train(session)
+                session.fetch_losses(log=False)  # a signal ends the loop with losses not yet fetched
+            session.loop_ended = True
+            session.call("on_checkpoint")
+            if session.failed is not None:
+                raise session.failed
+            loop.finish(session)
+        except BaseException as error:
+            session.call("on_exception", error)
+            raise
+        finally:
+            if run is not None and session.progress.step != first_step:
+                run.keep()
+            session.call("on_fit_end")
 
 
 def plain_metrics(name: str, values: Mapping[str, list[float]]) -> PlainMetrics:

@@ -35,8 +35,8 @@ def fit(args: argparse.Namespace) -> int:
     """Train from a configuration, from the beginning or from a checkpoint."""
     _imports(args)
     run, origin = _places(args)
-    with closing(run):  # a run that continues is locked before it is read, so no other process changes it
-        run.open(going_on=origin is not None)
+    # A run that continues is locked before it is read, so that no other process changes it in between.
+    with run.opened(going_on=origin is not None):
         content = None if origin is None else _resumed(origin)
         experiment = Experiment(_configured(args, run, content), content)
         trainer, summary = experiment.train(run)
@@ -112,14 +112,14 @@ def test(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace, name: str) -> int:
     experiment = _loaded(args)
-    session = experiment.session(split=name == "val")
+    session = experiment.session(name)
     split: Split | None = getattr(session.data, name)
     if split is None:
         fix = "callbacks: {validation_split: {}}" if name == "val" else "data with a test split"
         raise UserError(f"{experiment.file}: its data has no {name} split; train with {fix}")
-    session.evaluate_and_log(name, split)
+    metrics = session.evaluate_split(name)
     terminal.print_stdout(f"{experiment.file}, {len(split)} samples")
-    _print_metrics({n: json_summary(v) for n, v in session.metrics.items()})
+    _print_metrics({f"{name}/{metric}": json_summary(values) for metric, values in metrics.items()})
     return 0
 
 
@@ -130,7 +130,7 @@ def predict(args: argparse.Namespace) -> int:
     if len(tables) > 1:
         raise UserError(f"{', '.join(map(str, tables))}: {len(tables)} files to predict; give one")
     experiment = _loaded(args)
-    session = experiment.session_for_table(tables[0]) if tables else experiment.session()
+    session = experiment.session_for_table(tables[0]) if tables else experiment.session("test")
     file, split = experiment.file, session.data.test
     assert file is not None
     if split is None:
@@ -247,14 +247,14 @@ def _check(composed: DictConfig) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Print layers, shapes, costs, hooks and the learning rate of a configuration."""
-    from trainkit.app.cli.show import outline
+    from trainkit.app.cli.show import outline, planned
     from trainkit.nn.summary import layers
 
     _imports(args)
-    experiment = Experiment(_composed(args))
-    session = experiment.session(callbacks=experiment.parts.callbacks)
+    parts = build(resolve(_composed(args)))
+    session = planned(parts)
     net, slots = session.net, len(session.optimizer.slots)
-    terminal.print_stdout(layers(net, _sample(session, 1)[0], slots, session.replicas), outline(experiment.parts, session))
+    terminal.print_stdout(layers(net, _sample(session, 1)[0], slots, session.replicas), outline(parts, session))
     return 0
 
 

@@ -147,7 +147,7 @@ def can_replicate(config: dict[str, Any]) -> bool:
 
 def with_rates(config: dict[str, Any], rates: Axis) -> dict[str, Any]:
     """Return the configuration of one training that has every replica once per learning rate, with the same seeds."""
-    seeds = build(config).trainer().replica_seeds()
+    seeds = build(config).settings.replica_seeds()
     values = [number(v, rates.key) for v in rates.values]
     name, arguments = next(iter(config["optimizer"].items()))
     settings = {**(config.get("trainer") or {}), "replicas": len(values) * len(seeds), "seeds": seeds * len(values)}

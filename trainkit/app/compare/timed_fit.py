@@ -59,11 +59,8 @@ def train(parts: Parts, data: Dataset, clock: Clock, quiet: bool = False) -> Ses
     Raises signals.Interrupted if a signal ended the training.
     """
     others = {k: cb for k, cb in without_folder(parts.callbacks)[0].items() if not (quiet and isinstance(cb, ProgressBar))}
-    parts.callbacks.clear()
-    parts.callbacks.update(
-        {"(clock)": clock, **others}
-    )  # first, so that it reads the learning rate before a schedule changes it
-    trainer = parts.trainer()
+    # The clock is first, so that it reads the learning rate before a schedule changes it.
+    trainer = parts.trainer({"(clock)": clock, **others})
     trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data)
     session = trainer.fitted()
     if session.signal is not None:

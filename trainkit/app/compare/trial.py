@@ -90,7 +90,7 @@ def run(
     parts = build(config)
     raw = parts.data()
     if against is not None:
-        rehearse(against, config, parts.trainer().replica_seeds()[0], raw)
+        rehearse(against, config, parts.settings.replica_seeds()[0], raw)
     recorder = CurveRecorder()
     session = train(parts, raw, recorder)
     metrics, by = measured(session), "trainkit" if session.replicas == 1 else f"trainkit, {session.replicas} at once"

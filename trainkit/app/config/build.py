@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
 from trainkit.trainer.callback import Callback, bad_name
+from trainkit.trainer.settings import Settings
 from trainkit.trainer.trainer import Trainer
 
 from . import registry
@@ -27,17 +28,21 @@ REQUIRED = ("data", "model", "loss", "optimizer")
 NOT_CONFIGURED = ("self", "params", "schema")  # parameters that only code sets
 
 
-@dataclass
+@dataclass(frozen=True)
 class Parts:
     """The objects of a configuration. `data` reads the data when called; `optimizer` needs the net, with its replicas."""
 
     seed: int
     net: Module
     loss: Loss
-    callbacks: dict[str, Callback]
+    callbacks: Mapping[str, Callback]
     data: Callable[..., Dataset]
     optimizer: Callable[[Module], Optimizer]
-    trainer: Callable[..., Trainer]
+    settings: Settings
+
+    def trainer(self, callbacks: Mapping[str, Callback] | None = None, **extra: Any) -> Trainer:
+        """Return a trainer with these settings. callbacks: in place of the configuration's. extra: `run_dir`, `config`."""
+        return Trainer(**self.settings.as_dict(), callbacks=self.callbacks if callbacks is None else callbacks, **extra)
 
 
 def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None = None) -> Parts:
@@ -59,16 +64,7 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
     if loss is None and "loss" in present:
         loss = _build_one("loss", present["loss"], "loss", errors)
     optimizer = _optimizer(present["optimizer"], errors) if "optimizer" in present else None
-    settings = {} if config.get("trainer") is None else config["trainer"]
-    if isinstance(settings, dict) and "mode" in settings:
-        errors.append(f"trainer.mode: was renamed; write trainer.engine={yaml_repr(settings['mode'])}")
-    elif isinstance(settings, dict):
-        wrong = check_arguments(Trainer, settings, "trainer", (*NOT_CONFIGURED, "seed", "callbacks", "run_dir", "config"))
-        errors += wrong
-        if not wrong:
-            _attempt(lambda: Trainer(**settings), "", errors)
-    else:
-        errors.append(f"trainer: {yaml_repr(settings)}; needs a mapping, {{max_epochs: 5}}")
+    settings = _settings({} if config.get("trainer") is None else config["trainer"], seed, errors)
     callbacks = _callbacks({} if config.get("callbacks") is None else config["callbacks"], errors)
     if errors:
         raise UserErrors(errors)
@@ -76,11 +72,8 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
     assert net is not None
     assert loss is not None
     assert optimizer is not None
-
-    def trainer(**extra: Any) -> Trainer:
-        return Trainer(**settings, seed=seed, callbacks=callbacks, **extra)
-
-    seeds = trainer().replica_seeds()
+    assert settings is not None
+    seeds = settings.replica_seeds()
     if is_new and len(seeds) > 1:
         _attempt(lambda: net.replicate(seeds), "", errors)
     elif is_new:
@@ -88,7 +81,7 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
     _attempt(lambda: optimizer(net), "optimizer.", errors)
     if errors:
         raise UserErrors(errors)
-    return Parts(seed, net, loss, callbacks, data, optimizer, trainer)
+    return Parts(seed, net, loss, callbacks, data, optimizer, settings)
 
 
 def _attempt(make: Callable[[], Any], prefix: str, errors: list[str]) -> Any:
@@ -186,6 +179,19 @@ def _optimizer(value: Any, errors: list[str]) -> Callable[[Module], Optimizer] |
         stand_in = torch.zeros(max(replicas, 1), 1)  # checks the values before the net is replicated
         _attempt(lambda: call(cls, arguments, [(stand_in, stand_in.clone())]), "optimizer.", errors)
     return lambda net: call(cls, arguments, net.param())
+
+
+def _settings(value: Any, seed: int, errors: list[str]) -> Settings | None:
+    if not isinstance(value, dict):
+        errors.append(f"trainer: {yaml_repr(value)}; needs a mapping, {{max_epochs: 5}}")
+        return None
+    if "mode" in value:
+        errors.append(f"trainer.mode: was renamed; write trainer.engine={yaml_repr(value['mode'])}")
+        return None
+    wrong = check_arguments(Trainer, value, "trainer", (*NOT_CONFIGURED, "seed", "callbacks", "run_dir", "config"))
+    errors += wrong
+    settings: Settings | None = None if wrong else _attempt(lambda: Settings(**value, seed=seed), "", errors)
+    return settings
 
 
 def _data(value: Any, errors: list[str]) -> Callable[..., Dataset] | None:

@@ -105,9 +105,8 @@ def main(argv: list[str]) -> int:
             registry.import_file(Path(path))
         callback = PHASES[point["phase"]](point["step"], point["saved"], point["engine"])
         composed = compose([Path(path) for path in point["paths"]], point["overrides"])
-        trainer, summary = Experiment(composed, extra_callbacks={NAME: callback}).train(
-            RunFolder(Path(point["run_dir"]), new=True)
-        )
+        with RunFolder(Path(point["run_dir"]), new=True).opened() as run:
+            trainer, summary = Experiment(composed, extra_callbacks={NAME: callback}).train(run)
         return exit_code(trainer, summary)
     except Exception as error:
         return report_error(error)

@@ -33,10 +33,13 @@ def tensors(
     x: Tensor,
     t: Tensor,
     test: tuple[Tensor, Tensor] | None = None,
+    val: tuple[Tensor, Tensor] | None = None,
     classes: list[str] | int | None = None,
     normalize: Literal["none", "feature", "global"] = "none",
 ) -> Dataset:
     """Return a dataset of two tensors: `x` (n, ...) real, one sample per row, and `t`, whose dtype decides its meaning.
+
+    test, val: pairs (x, t) of the test and the validation split.
 
     Integers or bools (n,): class indices; `classes` names or counts the classes, max + 1 by default.
     Floats (n, k) with k `classes`: one-hot rows, the label is the largest. Floats (n, 1) with two classes: the label is 1 above
@@ -47,12 +50,12 @@ def tensors(
     Raises UserError for complex or empty tensors, unequal counts, and labels out of range.
     """
     train = _pair("train", x, t)
-    held = None if test is None else _pair("test", *test)
-    if held is not None:
-        for name, a, b in (("x", train[0], held[0]), ("t", train[1], held[1])):
+    held = {place: _pair(place, *pair) for place, pair in (("test", test), ("val", val)) if pair is not None}
+    for place, pair in held.items():
+        for name, a, b in (("x", train[0], pair[0]), ("t", train[1], pair[1])):
             if a.shape[1:] != b.shape[1:] or a.is_floating_point() != b.is_floating_point():
                 raise UserError(
-                    f"data.test: {name} is {_summary(b)}, that of the training split {_summary(a)}; only n may differ"
+                    f"data.{place}: {name} is {_summary(b)}, that of the training split {_summary(a)}; only n may differ"
                 )
 
     t = train[1]
@@ -76,7 +79,8 @@ def tensors(
 
     return Dataset(
         train=split("data.t", *train),
-        test=None if held is None else split("data.test", *held),
+        test=split("data.test", *held["test"]) if "test" in held else None,
+        val=split("data.val", *held["val"]) if "val" in held else None,
         classes=names,
         threshold=threshold,
         normalize=normalize,

@@ -1,0 +1,47 @@
+"""Checks that net, loss and data fit together, made before the first step and before an evaluation of other data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from trainkit.core.errors import UserError
+from trainkit.data.dataset import Split
+from trainkit.nn.losses import Loss
+from trainkit.nn.module import Module, eval_mode
+
+
+def check_shapes(net: Module, loss: Loss, splits: Mapping[str, Split], n_replicas: int) -> None:
+    """Check shapes and types of a batch of the first split, and every target, in evaluation mode. Errors name the place."""
+    axis, replicas = net.replica_dims, (n_replicas,) if net.replica_dims else ()
+    first = next(iter(splits.values()))
+    x = first.x[:2]
+    with eval_mode(net):
+        y = net(x.expand(*replicas, *x.shape))
+    if not isinstance(y, Tensor):
+        raise UserError(f"model: the net ends in a tuple of {len(y)} tensors; end it in one, with Add or Concat")
+    for name, split in splits.items():
+        if len(split):
+            outputs = y.narrow(axis, 0, 1).expand(*replicas, len(split), *y.shape[axis + 1 :])
+            try:
+                loss.check(outputs, split.t.expand(*replicas, *split.t.shape))
+            except UserError as error:
+                raise UserError(f"loss, on the {name} split: {error}") from None
+    t = first.t[:2]
+    _check_sum(loss, y, t.expand(*replicas, *t.shape))
+
+
+def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
+    """Raise UserError for a loss whose sum is not its mean times its batch weight: batches are combined by these."""
+    if loss.reduction != "mean":
+        return
+    values = loss.fwd(y, t)[0], loss.summed().fwd(y, t)[0], loss.batch_weight(t)
+    mean, total, weight = (torch.as_tensor(v).detach().cpu().double() for v in values)
+    known = mean.isfinite() & total.isfinite() & (weight != 0)
+    if known.any() and not torch.allclose(total[known], (mean * weight)[known], rtol=1e-3, atol=1e-6):
+        raise UserError(
+            f"loss: {type(loss).__name__} with reduction=sum gives {total.tolist()}, its mean times its batch weight is"
+            f" {(mean * weight).tolist()}; compute with self.reduce and self.reduction_factor, or override batch_weight"
+        )
