@@ -115,9 +115,10 @@ class EarlyStopping(Callback):
         return self.min_delta * abs(best) if self.relative and math.isfinite(best) else self.min_delta
 
     def _stop(self, session: Session, replicas: list[int]) -> None:
-        why = self.stopped[replicas[0]]
+        first = next(r for r, why in enumerate(self.stopped) if why)  # the same in a resumed run, whichever stopped last
+        why = self.stopped[first]
         message = {
-            "patience": f"{self.monitor} has not improved on {self.best[replicas[0]]:.6g} for {self.patience} checks",
+            "patience": f"{self.monitor} has not improved on {self.best[first]:.6g} for {self.patience} checks",
             "threshold": f"{self.monitor} is beyond stopping_threshold {self.stopping_threshold}",
             "divergence": f"{self.monitor} is beyond divergence_threshold {self.divergence_threshold}",
             "not finite": f"{self.monitor} is not finite",
