@@ -23,6 +23,7 @@ from trainkit.core.text_table import text_table
 from trainkit.data.dataset import Split
 from trainkit.metrics.statistics import json_summary
 from trainkit.trainer import signals
+from trainkit.trainer.evaluation import with_replicas
 from trainkit.trainer.predictions_csv import as_csv
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
@@ -268,7 +269,7 @@ def _sample(session: Session, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the first n training samples on the CPU in float64, with the replica axis if the net has one."""
     train = session.data.train.to(torch.device("cpu"), torch.float64)
     x, t = train.x[:n], train.t[:n]
-    return (x.expand(session.replicas, *x.shape), t.expand(session.replicas, *t.shape)) if session.net.replica_dims else (x, t)
+    return with_replicas(session.net, x, session.replicas), with_replicas(session.net, t, session.replicas)
 
 
 def _imports(args: argparse.Namespace) -> None:
