@@ -14,7 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from trainkit.checkpoint.digest import digest
 from trainkit.core.errors import UserError
 from trainkit.core.validation import COUNTER, require, short_repr
-from trainkit.metrics.event_file import EventFile
+from trainkit.metrics.event_file import EVENTS, EventFile
 from trainkit.metrics.statistics import mean, std
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.run_folder import RunFolder
@@ -39,7 +39,7 @@ class TensorBoard(Callback):
     """
 
     needs_run_folder = True
-    files = ("events.out.tfevents",)
+    files = (EVENTS,)
 
     def __init__(self, histograms_every_n_epochs: int | None = None) -> None:
         if histograms_every_n_epochs is not None and histograms_every_n_epochs < 1:
@@ -214,7 +214,7 @@ def last_summary(run: RunFolder) -> dict[str, Any]:
     path = run.file("summary.json")
     try:
         info = path.lstat()
-        later = any(file.lstat().st_mtime_ns > info.st_mtime_ns for file in run.path.glob("events.out.tfevents.*"))
+        later = any(file.lstat().st_mtime_ns > info.st_mtime_ns for file in run.path.glob(EVENTS))
         if later or not stat.S_ISREG(info.st_mode):
             return {}
         summary = json.loads(path.read_bytes())

@@ -22,7 +22,7 @@ NAMES = ("plain", "a,b", 'with "quotes"', "", "two\nlines")
 
 def reference(net: Sequential, loss: Any, data: Dataset, x: Tensor, replicas: int) -> bytes:
     """The same file by csv.writer, from all outputs at once."""
-    y = outputs_of(net, x, predictions_csv.BATCH, replicas)
+    y = outputs_of(net, x, predictions_csv.PASS, replicas)
     answer = predicted_classes(y, loss, data, net.replica_dims).reshape(replicas, -1) if data.classes is not None else None
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -46,7 +46,7 @@ def reference(net: Sequential, loss: Any, data: Dataset, x: Tensor, replicas: in
 def test_the_file_has_the_bytes_of_the_csv_module(
     monkeypatch: pytest.MonkeyPatch, replicas: int, outputs: int, classes: tuple[str, ...] | None, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(predictions_csv, "BATCH", 8)
+    monkeypatch.setattr(predictions_csv, "PASS", 8)
     monkeypatch.setattr(predictions_csv, "NUMBERS", 10)
     x = torch.randn(29, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
     x[3], x[4], x[5] = torch.inf, torch.nan, 1e-30
@@ -85,5 +85,5 @@ def test_no_more_than_some_blocks_are_in_memory(replicas: int) -> None:
     chunks = as_csv(net, MSELoss(), data, Rows(), replicas)  # type: ignore[arg-type]
     next(chunks)
     if replicas == 1:
-        assert max(read) < 10 * predictions_csv.BATCH
+        assert max(read) < 10 * predictions_csv.PASS
     assert max(map(len, chunks)) < 1 << 20

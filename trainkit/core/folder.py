@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import fnmatch
 import os
 import time
 from collections.abc import Iterable
@@ -12,8 +13,6 @@ from pathlib import Path
 
 from .errors import UserError
 from .files import kind_of
-
-EVENTS = "events.out.tfevents"  # the start of the names of TensorBoard's files
 
 
 def default_folder(name: str) -> Path:
@@ -44,7 +43,10 @@ class Folder:
         return kind_of(self.path / self.marker) == "a file"
 
     def there(self, names: Iterable[str]) -> list[str]:
-        """Return those of `names` that exist in the folder, of any type. Raises UserError if the path is not a folder."""
+        """Return those of `names` that exist in the folder, of any type; for a name with `*`, all that match it.
+
+        Raises UserError if the path is not a folder.
+        """
         try:
             if not self.path.is_dir():
                 if os.path.lexists(self.path):
@@ -52,8 +54,8 @@ class Folder:
                 return []
             found = []
             for name in names:
-                if name == EVENTS:
-                    found += sorted(n for n in os.listdir(self.path) if n.startswith(EVENTS))
+                if "*" in name:
+                    found += sorted(fnmatch.filter(os.listdir(self.path), name))
                 elif os.path.lexists(self.path / name):
                     found.append(name)
             return found

@@ -120,7 +120,7 @@ def train(
 
 def evaluate(net: nn.Module, criterion: Criterion, session: Session, split: Split) -> dict[str, float]:
     """Return loss and error of a split in evaluation mode, as trainkit's `evaluate` defines them, in batches of its size."""
-    data, size = session.data, max(session.settings.batch_size or len(split), 1024)
+    data, size = session.data, session.evaluation_size(split)
     total, weight, wrong = torch.zeros(3, dtype=torch.float64, device=split.x.device)
     net.eval()
     with torch.inference_mode():

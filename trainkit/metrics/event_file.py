@@ -12,10 +12,13 @@ import socket
 import time
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.summary.writer.record_writer import RecordWriter
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.event_pb2 import Event
 
+PREFIX = "events.out.tfevents."
+EVENTS = f"{PREFIX}*"  # the names of all event files in a folder
 _number = count()
 
 
@@ -23,10 +26,13 @@ class EventFile:
     """A new event file in `folder`. Events reach the disk when `every_seconds` have passed, at `flush` and at `close`."""
 
     def __init__(self, folder: Path, every_seconds: float = 2.0) -> None:
-        found = (re.match(r"events\.out\.tfevents\.([0-9]{10})\.", path.name) for path in folder.iterdir())
+        from tensorboard.compat.proto.event_pb2 import Event  # here, since EVENTS is also used where no file is written
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        found = (re.match(rf"{re.escape(PREFIX)}([0-9]{{10}})\.", path.name) for path in folder.iterdir())
         # TensorBoard reads files in the order of their names. This name sorts after the others, even within one second.
         stamp = max([int(time.time()), *(int(match[1]) + 1 for match in found if match)])
-        name = f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.{next(_number)}"
+        name = f"{PREFIX}{stamp:010d}.{socket.gethostname()}.{os.getpid()}.{next(_number)}"
         self._file = open(folder / name, "xb")  # noqa: SIM115 (stays open during the run)
         self._records = RecordWriter(self._file)
         self._waiting: list[bytes] = []

@@ -53,7 +53,7 @@ class Callback(Recorded):
     # True for a callback that handles infinite numbers in the training data: they are then not refused at the start.
     handles_nonfinite = False
     monitors: tuple[str, ...] = ()  # metrics that it reads: a run that will not have them is refused
-    # The files that it writes, by exact name in the folder (`events.out.tfevents` is a prefix). Two callbacks cannot share one.
+    # The files that it writes in the run's folder, by name; `*` matches any text. Two callbacks cannot share one.
     files: tuple[str, ...] = ()
 
     def setup(self, session: Session) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any
 
@@ -36,24 +36,18 @@ def evaluate(
     The sums of the batches are divided once, by the sum of their counts. The state of the training is not changed.
     check_interrupt: called before each batch; it may raise.
     """
-    replica_dims = net.replica_dims
     device = split.x.device
     total = torch.zeros(replicas, dtype=torch.float64, device=device)
     weight = torch.zeros(replicas, dtype=torch.float64, device=device)
     wrong = torch.zeros(replicas, dtype=torch.float64, device=device)
     summed = loss.summed()
-    with eval_mode(net), torch.inference_mode(), closing(iter_batches(split.x, batch_size)) as inputs:
-        for i, x in zip(range(0, len(split), batch_size), inputs, strict=True):
-            check_interrupt()
-            t = aligned(split.t[i : i + batch_size])
-            n = len(x)
-            if replica_dims:
-                x, t = x.expand(replicas, *x.shape), t.expand(replicas, *t.shape)
-            y = net.fwd(x)[0]
+    with torch.inference_mode(), closing(outputs(net, split.x, batch_size, replicas, check_interrupt)) as batches:
+        for i, y in batches:
+            t = with_replicas(net, aligned(split.t[i : i + batch_size]), replicas)
             total += summed.fwd(y, t)[0]
-            weight += loss.batch_weight(t) if loss.reduction == "mean" else n
+            weight += loss.batch_weight(t) if loss.reduction == "mean" else y.shape[net.replica_dims]
             if data.classes is not None and split.label is not None:
-                wrong += wrong_predictions(y, split.label[i : i + batch_size], loss, data, replica_dims)
+                wrong += wrong_predictions(y, split.label[i : i + batch_size], loss, data, net.replica_dims)
     metrics = {"loss": (total / weight).tolist()}
     if data.classes is not None and split.label is not None:
         metrics["error"] = (wrong / len(split)).tolist()
@@ -83,6 +77,25 @@ def predict_rows(
 
 def predict(net: Module, x: Tensor | MappedRows, batch_size: int, replicas: int = 1) -> Tensor:
     """Return y of every sample in evaluation mode: (n, ...), or (r, n, ...) with replicas."""
-    with eval_mode(net), torch.inference_mode():
-        inputs = (b.expand(replicas, *b.shape) if net.replica_dims else b for b in iter_batches(x, batch_size))
-        return torch.cat([net.fwd(b)[0] for b in inputs], net.replica_dims)
+    with torch.inference_mode():
+        return torch.cat([y for _, y in outputs(net, x, batch_size, replicas)], net.replica_dims)
+
+
+def outputs(
+    net: Module, x: Tensor | MappedRows, batch_size: int, replicas: int = 1, check_interrupt: Callable[[], None] = lambda: None
+) -> Generator[tuple[int, Tensor]]:
+    """Yield for each batch its first sample and y in evaluation mode: (b, ...), or (r, b, ...) with replicas.
+
+    Between two batches the net is in its own mode. check_interrupt: called before each batch; it may raise.
+    """
+    with closing(iter_batches(x, batch_size)) as inputs:
+        for first, b in zip(range(0, len(x), batch_size), inputs, strict=True):
+            check_interrupt()
+            with eval_mode(net), torch.inference_mode():
+                y = net.fwd(with_replicas(net, b, replicas))[0]
+            yield first, y
+
+
+def with_replicas(net: Module, x: Tensor, replicas: int) -> Tensor:
+    """Return inputs or targets (n, ...) as `net` takes them: (r, n, ...), the same for each replica, if it has replicas."""
+    return x.expand(replicas, *x.shape) if net.replica_dims else x

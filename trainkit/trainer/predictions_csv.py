@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from trainkit.data.dataset import Dataset
-from trainkit.data.loader import iter_batches
 from trainkit.data.mapped import MappedRows
 from trainkit.metrics.classification import predicted_classes
 from trainkit.nn.losses import Loss
-from trainkit.nn.module import Module, eval_mode
+from trainkit.nn.module import Module
 
-BATCH = 1024  # samples of a pass
+from .evaluation import PASS, outputs
+
 NUMBERS = 1 << 18  # numbers that are turned into text at a time: 8 MB as Python floats
 
 
@@ -63,10 +63,9 @@ def _field(text: str) -> str:
 
 def _outputs(net: Module, x: Tensor | MappedRows, replicas: int) -> Iterator[tuple[int, int, Tensor]]:
     """Yield the replica, the first sample and y (b, ...) for each block of samples, and in it for each replica."""
-    with closing(iter_batches(x, BATCH)) as inputs:
-        for first, b in zip(range(0, len(x), BATCH), inputs, strict=True):
-            with eval_mode(net), torch.inference_mode():
-                y = net.fwd(b.expand(replicas, *b.shape) if net.replica_dims else b)[0].cpu()
+    with closing(outputs(net, x, PASS, replicas)) as batches:
+        for first, y in batches:
+            y = y.cpu()
             for r in range(replicas):
                 yield r, first, y[r] if net.replica_dims else y
 
@@ -81,6 +80,6 @@ def _by_replica(blocks: Iterator[tuple[int, int, Tensor]], replicas: int, n: int
             file.write(y.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         file.seek(0)
         for r in range(replicas):
-            for first in range(0, n, BATCH):
-                raw = bytearray(file.read(min(BATCH, n - first) * size))
+            for first in range(0, n, PASS):
+                raw = bytearray(file.read(min(PASS, n - first) * size))
                 yield r, first, torch.frombuffer(raw, dtype=like.dtype).view(-1, *like.shape[1:])

@@ -125,9 +125,13 @@ class Session:
         interruptible: leave the evaluation with Interrupted if a signal has arrived. A hook's own evaluation is completed: the
         hooks of a step are not called again in the resumed run.
         """
-        size = max(self.settings.batch_size or len(split), PASS)
+        size = self.evaluation_size(split)
         check = (self.check_interrupt,) if interruptible else ()
         return evaluate(self.net, self.loss, self.data, split, size, self.replicas, *check)
+
+    def evaluation_size(self, split: Split) -> int:
+        """Return how many samples of `split` an evaluation passes through the net at once."""
+        return max(self.settings.batch_size or len(split), PASS)
 
     def evaluate_and_log(self, name: str, split: Split, interruptible: bool = False) -> None:
         """Evaluate the net on `split` and log `name/loss` and `name/error`. interruptible: as in `evaluate`."""

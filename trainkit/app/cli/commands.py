@@ -8,8 +8,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from trainkit.app.config import registry
 from trainkit.app.config.build import build
 from trainkit.app.config.files import compose, in_one_line, resolve, to_yaml
@@ -25,7 +23,6 @@ from trainkit.metrics.statistics import json_summary
 from trainkit.trainer import signals
 from trainkit.trainer.predictions_csv import as_csv
 from trainkit.trainer.run_folder import RunFolder
-from trainkit.trainer.session import Session
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -213,40 +210,29 @@ def check(args: argparse.Namespace) -> int:
 
 
 def _check(composed: DictConfig) -> int:
+    from trainkit.app.check import derivatives, is_right
     from trainkit.app.rehearsal import begun, rehearse
-    from trainkit.nn.gradcheck import TOLERANCE, gradcheck, gradcheck_loss
-    from trainkit.nn.layers.container import Container
-    from trainkit.nn.tracing import trace
+    from trainkit.nn.gradcheck import TOLERANCE
 
     config = resolve(composed)
     parts = build(config)
     data = parts.data()
     session = begun(parts, data)
-    x, t = _sample(session, 4)
-    net = parts.net.to("cpu", torch.float64)
-    rows = []
-    calls = trace(net, x)
-    for call in calls:
-        if isinstance(call.module, Container) and type(call.module).__module__.startswith("trainkit."):
-            continue  # its modules are checked one by one; the tests check the container itself
-        results = gradcheck(call.module, call.given, elements=64)
-        worst = max(results, key=lambda v: v.error)
-        rows.append((call.place, worst.name, worst.error))
-    y = calls[-1].gave
-    rows.append((f"loss.{type(parts.loss).__name__}", "y", gradcheck_loss(parts.loss, y, t).error))
-    cells = [(place, f"d{name}", f"{error:.1e}", "ok" if error <= TOLERANCE else "WRONG") for place, name, error in rows]
+    found = derivatives(session)
+    cells = [(d[0], f"d{d[1]}", f"{d[2]:.1e}", "ok" if is_right(d) else "WRONG") for d in found]
     print(*text_table(cells), sep="\n")
     try:
         print(rehearse(config, to_yaml(composed), data, session))
     except signals.Interrupted as stop:
         return signals.exit_code(stop.number)
-    wrong = [r[0] for r in rows if not r[2] <= TOLERANCE]
-    print(f"{len(rows) - len(wrong)} of {len(rows)} derivatives agree with central differences to {TOLERANCE:g}")
-    return 1 if wrong else 0
+    right = sum(map(is_right, found))
+    print(f"{right} of {len(found)} derivatives agree with central differences to {TOLERANCE:g}")
+    return 0 if right == len(found) else 1
 
 
 def show(args: argparse.Namespace) -> int:
     """Print layers, shapes, costs, hooks and the learning rate of a configuration."""
+    from trainkit.app.check import sample
     from trainkit.app.cli.show import outline, planned
     from trainkit.nn.summary import layers
 
@@ -254,7 +240,7 @@ def show(args: argparse.Namespace) -> int:
     parts = build(resolve(_composed(args)))
     session = planned(parts)
     net, slots = session.net, len(session.optimizer.slots)
-    terminal.print_stdout(layers(net, _sample(session, 1)[0], slots, session.replicas), outline(parts, session))
+    terminal.print_stdout(layers(net, sample(session, 1)[0], slots, session.replicas), outline(parts, session))
     return 0
 
 
@@ -262,13 +248,6 @@ def _composed(args: argparse.Namespace) -> DictConfig:
     if not args.paths:
         raise UserError("no CONF; give a YAML file, for example conf/mlp.yaml")
     return compose(args.paths, args.overrides)
-
-
-def _sample(session: Session, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the first n training samples on the CPU in float64, with the replica axis if the net has one."""
-    train = session.data.train.to(torch.device("cpu"), torch.float64)
-    x, t = train.x[:n], train.t[:n]
-    return (x.expand(session.replicas, *x.shape), t.expand(session.replicas, *t.shape)) if session.net.replica_dims else (x, t)
 
 
 def _imports(args: argparse.Namespace) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NoReturn
 from trainkit import interop
 from trainkit.core.errors import UserError, escape_control
 from trainkit.core.files import write
-from trainkit.core.folder import EVENTS, Folder, default_folder
+from trainkit.core.folder import Folder, default_folder
 from trainkit.core.terminal import print_stderr, print_stdout
+from trainkit.metrics.event_file import EVENTS
 from trainkit.trainer import signals
 
 from . import tables

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainkit.data.dataset import Dataset, Split
 from trainkit.metrics.classification import predicted_classes
-from trainkit.trainer.evaluation import Metrics, predict
+from trainkit.trainer.evaluation import PASS, Metrics, predict
 from trainkit.trainer.session import Session
 
 GRID = 201  # points along each side of the plane
@@ -47,7 +47,7 @@ def decision_regions(session: Session, raw: Dataset, metrics: Metrics) -> Decisi
     def predict_classes(x: Tensor) -> Tensor:
         """Return the classes (r, n) of points in the data's own units."""
         scaled = session.normalizer.apply(Split(x, torch.zeros(len(x)))).to(session.device, session.dtype)
-        y = predict(session.net, scaled.x, 1024, session.replicas)
+        y = predict(session.net, scaled.x, PASS, session.replicas)
         return predicted_classes(y, session.loss, session.data, session.net.replica_dims).reshape(session.replicas, -1).cpu()
 
     points = torch.cat([train.x[:], test.x[:]])

@@ -34,6 +34,7 @@ from trainkit.core.diff import by_size, differences, same
 from trainkit.core.errors import UserError
 from trainkit.core.rng import stream
 from trainkit.core.terminal import print_stdout
+from trainkit.metrics.event_file import EVENTS
 from trainkit.trainer.environment import engine_of
 
 from . import interrupt
@@ -165,7 +166,7 @@ class Ended:
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Return (step, value) by tag, as TensorBoard shows them: without what a resumed run has purged."""
-    files = [path for path in folder.glob("events.out.tfevents.*") if stat.S_ISREG(path.lstat().st_mode)]
+    files = [path for path in folder.glob(EVENTS) if stat.S_ISREG(path.lstat().st_mode)]
     if not files:
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
