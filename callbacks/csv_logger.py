@@ -100,7 +100,7 @@ class CSVLogger(Callback):
             self.columns, self.head, self.end = lines.columns, lines.head, max(self.end, lines.head)
 
     def on_train_start(self, session: Session) -> None:
-        if self.cut is not None and not session.going_back:
+        if self.cut is not None and not session.last_is_ahead:
             print_stderr(f"{FILE}: line {self.cut} is incomplete (the run was killed while writing it); removed")
         assert session.run is not None
         rows, step, _ = self.saved_mark
@@ -112,7 +112,7 @@ class CSVLogger(Callback):
             )
         for row in csv.DictReader(io.StringIO(self.saved_tail, newline="")):
             self.tail.append(self._line(row))
-        self.saved_tail, self.is_held = "", session.going_back
+        self.saved_tail, self.is_held = "", session.last_is_ahead
         if self.is_held:
             return
         if self.tail or self.size != self.end or not self.end or self.path.stat().st_nlink > 1:

@@ -71,7 +71,7 @@ class LRScheduler(Callback):
 
     def on_fit_start(self, session: Session) -> None:
         if not self.begun:  # on_fit_start is called again after a rewind inside a fit
-            self.start(session.optimizer.configured, session.replicas)
+            self.start(session.optimizer.initial_lrs, session.replicas)
             self.moves_momentum = bool(momentum_of(session.optimizer))
             if not self.moves_momentum and (name := asks_for_momentum(*self.chosen)):
                 fix = "give the optimizer a momentum, or set cycle_momentum=false"

@@ -59,7 +59,7 @@ class TensorBoard(Callback):
     def on_train_start(self, session: Session) -> None:
         assert session.run is not None
         step = session.progress.step
-        self.is_held = session.going_back
+        self.is_held = session.last_is_ahead
         if step == 0 or not session.run.continues:
             self._purge(0)  # the events of a run that saved nothing
             self._config(session.config)
@@ -191,7 +191,7 @@ class TensorBoard(Callback):
         finals = {name: session.metrics.mean(name) for name in session.metrics if name.startswith(("test/", "val/"))}
         chosen: dict[str, bool | str | float | int] = {
             "optimizer": type(session.optimizer).__name__,
-            "lr": session.optimizer.configured[0],
+            "lr": session.optimizer.initial_lrs[0],
             "batch_size": session.settings.batch_size or len(session.data.train),
             "seed": session.settings.seed,
         }

@@ -91,7 +91,7 @@ class Watch(Callback):
             self.on_checkpoint = super().on_checkpoint  # type: ignore[method-assign]
 
     def on_train_batch_end(self, session: Session) -> None:
-        self.rates.append(list(session.optimizer.lrs))
+        self.rates.append(list(session.optimizer.per_replica["lr"]))
         self.momentum.append(getattr(session.optimizer, "betas", session.optimizer.scalars.get("momentum")))
 
     def on_checkpoint(self, session: Session) -> None:

@@ -205,7 +205,7 @@ def drawn(seed: int) -> Experiment:
 def repeated(trainer: Trainer, start: dict[str, Tensor], rates: list[float] | None = None) -> reference.ReferenceResult:
     """The run again by the reference, at these rates (None: the configured one) and the configured momentum."""
     steps = trainer.session.progress.step
-    rates = [trainer.session.optimizer.configured[0]] * steps if rates is None else rates
+    rates = [trainer.session.optimizer.initial_lrs[0]] * steps if rates is None else rates
     return reference.fit(trainer.session, start, rates, [{}] * steps)
 
 

@@ -300,3 +300,16 @@ def test_one_trainer_to_a_folder(tmp_path: Path) -> None:
 def test_who_writes_needs_a_folder(callback: Any) -> None:
     with pytest.raises(UserError, match=r"callbacks\.\w+: needs a run folder.*give the trainer a run_dir"):
         run(callback())
+
+
+def test_a_rate_set_before_the_fit_is_that_of_the_fit_and_of_its_configuration(tmp_path: Path) -> None:
+    net = Sequential(Linear(2, 1)).initialize(torch.Generator().manual_seed(0))
+    optimizer = SGD(net.param(), lr=0.1)
+    optimizer.set_lr(0.025)
+    data = tensors(torch.rand(20, 2), torch.rand(20, 1))
+    schedule = LRScheduler(ExponentialLR={"gamma": 0.5})
+    for name in "ab":  # the second fit starts from that rate again, not from the last one of the schedule
+        trainer = Trainer(max_epochs=3, device="cpu", callbacks=[schedule], run_dir=tmp_path / name)
+        trainer.fit(net, MSELoss(), optimizer, data)
+        assert [row["lr"] for row in trainer.history] == [0.025, 0.0125, 0.00625]
+        assert "lr: 0.025" in (tmp_path / name / "config.yaml").read_text()

@@ -176,7 +176,7 @@ def cloned(constant: Tensor | None) -> Tensor | None:
 
 def common_arguments(ours: Any) -> dict[str, Any]:
     """Return the arguments that all optimizers share. The rate is the configured one, which no schedule has changed."""
-    return {"lr": ours.configured[0], "weight_decay": ours.per_replica["weight_decay"][0], "maximize": ours.maximize}
+    return {"lr": ours.initial_lrs[0], "weight_decay": ours.per_replica["weight_decay"][0], "maximize": ours.maximize}
 
 
 def entry_for(table: Mapping[type, Entry], kind: str, place: str, ours: object) -> Entry:

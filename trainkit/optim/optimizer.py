@@ -22,6 +22,7 @@ class Optimizer(Recorded):
     params: (parameter, gradient) pairs, as from `net.param()`; they become views of two flat buffers.
     lr: the learning rate, one number, or one per replica (then every parameter has the leading replica axis).
     maximize: ascend the gradient.
+    `initial_lrs`: the rates from which a fit starts, those of the constructor or of `set_lr`.
     `per_replica` holds the hyperparameters in which replicas may differ, one value for all or one per replica. `scalars` holds
     the numbers of the next update: these hyperparameters, what `advance` computes, `t`, and `frozen`. The last marks the
     elements of replicas with the rate 0, or is None.
@@ -47,7 +48,6 @@ class Optimizer(Recorded):
         self.set_lr(lr)
         for name, value in per_replica.items():
             self.set_number(name, value)
-        self.configured = self.lrs  # the rates from which a schedule starts
 
     def bind(self) -> None:
         """Move the pairs into flat buffers. Called again after a net was moved or replicated.
@@ -62,12 +62,12 @@ class Optimizer(Recorded):
         for name in self.per_replica:
             self._spread(name)
 
-    @property
-    def lrs(self) -> list[float]:
-        """The rates in use: one for all replicas, or one per replica."""
-        return self.per_replica["lr"]
-
     def set_lr(self, lr: Rate) -> None:
+        """Set the rate from which a fit and its schedule start: one number, or one per replica."""
+        self.use_lr(lr)
+        self.initial_lrs = self.per_replica["lr"]
+
+    def use_lr(self, lr: Rate) -> None:
         """Set the rate of the next updates: one number, or one per replica. A rate of 0 leaves a replica unchanged."""
         for r in lr if isinstance(lr, Sequence) else (lr,):
             if not 0 <= r < RATE_LIMIT:
@@ -177,7 +177,8 @@ class Optimizer(Recorded):
         ]
 
     def __repr__(self) -> str:
-        rates = self.lrs[0] if len(self.lrs) == 1 else self.lrs
+        lrs = self.per_replica["lr"]
+        rates = lrs[0] if len(lrs) == 1 else lrs
         return f"{type(self).__name__}(lr={rates}, {self.p.numel()} parameters)"
 
 

@@ -121,7 +121,7 @@ def restore(session: Session, content: dict[str, Any]) -> None:
     if gradient is not None and session.optimizer.has_grad_buffer:
         session.optimizer.g.copy_(gradient)
     session.metrics = MetricLog({name: list(values) for name, values in content["metrics"].items()})
-    session.set_lr(session.lr)
+    session.set_lr(session.lr)  # again, since it is known now which replicas have stopped
     set_random_states(session.generators, session.device, content["rng"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -42,7 +43,7 @@ def configuration(
         "data": dict(source),
         "model": attempt(lambda: _layers(net)),
         "loss": attempt(lambda: _named(loss)),
-        "optimizer": attempt(lambda: _named(optimizer, ("params",))),
+        "optimizer": attempt(lambda: _optimizer(optimizer)),
         "trainer": changed,
         "callbacks": {
             name: made if name == snake(type(cb).__name__) else {type(cb).__name__: made}
@@ -59,10 +60,17 @@ def _layers(net: Module) -> list[Any]:
     return [_named(m) for m in net.layers]
 
 
-def _named(value: Recorded, without: tuple[str, ...] = ()) -> Any:
+def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the optimizer with the rates of its last `set_lr`."""
+    lrs = optimizer.initial_lrs
+    lr = {"lr": lrs if len(lrs) > 1 else lrs[0]} if "lr" in inspect.signature(type(optimizer)).parameters else {}
+    return {type(optimizer).__name__: arguments(optimizer, ("params",)) | lr}
+
+
+def _named(value: Recorded) -> Any:
     """Return `ReLU`, or `{Linear: {in_features: 2, out_features: 25}}`; a container's modules are a list."""
     name = type(value).__name__
     if isinstance(value, Container):
         return {name: [_named(m) for m in value.layers]}
-    given = arguments(value, without)
+    given = arguments(value)
     return {name: given} if given else name

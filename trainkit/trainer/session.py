@@ -80,12 +80,12 @@ class Session:
         self.loop_ended = False
         self.params_replaced = False  # set by a callback that changes the parameters after the last step
         self.rolled_back = False  # set by a callback that restores an earlier step: the loop ends there
-        self.going_back = False  # the fit resumes from a step before that of last.pt, which the next save replaces
+        self.last_is_ahead = False  # the fit resumes from a step before that of last.pt, which the next save replaces
         self.failed: UserError | None = None  # raised at the end of the fit, after its state is saved
         self.signal: int | None = None
         self._losses: list[Tensor] = []  # of the steps since the last fetch, on the device
         self._counts: list[tuple[int, int]] = []  # for each tensor in _losses: its steps, and the samples of each
-        self._rates: list[float] = []
+        self.lr: list[float] = []  # the schedule's rates, one per replica; the optimizer has 0 for one that has stopped
         self._connect()
 
     def _connect(self) -> None:
@@ -102,16 +102,11 @@ class Session:
 
     # -- the learning rate -----------------------------------------------------------------------------------------------
 
-    @property
-    def lr(self) -> list[float]:
-        """The learning rates in use, one per replica."""
-        return self._rates
-
     def set_lr(self, rates: Sequence[float]) -> None:
         """Set the learning rate of each replica from the next step on. A replica that has stopped keeps 0."""
-        self._rates = list(rates)
+        self.lr = list(rates)
         used = [rate if active else 0.0 for rate, active in zip(rates, self.progress.active, strict=True)]
-        self.optimizer.set_lr(used if len(set(used)) > 1 else used[0])
+        self.optimizer.use_lr(used if len(set(used)) > 1 else used[0])
 
     # -- metrics ---------------------------------------------------------------------------------------------------------
 
@@ -188,7 +183,7 @@ class Session:
     def set_active(self, replicas: Sequence[bool]) -> None:
         """Set which replicas train. The others keep their parameters and metrics."""
         self.progress.active = list(replicas)
-        self.set_lr(self._rates)
+        self.set_lr(self.lr)
 
     def stop(self, reason: str, message: str, replicas: Sequence[bool] | None = None, force: bool = False) -> None:
         """End the run after this epoch or step. With `replicas`, stop only those marked; their parameters stay as they are.
@@ -265,7 +260,7 @@ class Session:
         self._losses.append(losses)
         self._counts.append((steps, samples))
         progress = self.progress
-        progress.lr = self._rates
+        progress.lr = self.lr
         progress.step += steps
         progress.batch += steps
 
@@ -306,7 +301,7 @@ class Session:
 
     def save_ended(self) -> None:
         """Call on_save_end. The callback that has written `last.pt` calls this."""
-        if self.going_back:  # until now a resume would have used the earlier last.pt, and its configuration
+        if self.last_is_ahead:  # until now a resume would have used the earlier last.pt, and its configuration
             self.write_config()
         self.call("on_save_end")
 

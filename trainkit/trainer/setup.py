@@ -37,7 +37,7 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     check_monitors(session)
     threads.use(threads.chosen(session, content))
     progress, run = session.progress, session.run
-    session.going_back = content is not None and run is not None and run.is_ahead(progress.step, progress.epoch)
+    session.last_is_ahead = content is not None and run is not None and run.is_ahead(progress.step, progress.epoch)
     engine = session.settings.engine if content is None else resumed_engine(session.settings.engine, content)
     with torch.inference_mode():
         session.step_engine = StepEngine(session, engine)
@@ -55,14 +55,14 @@ def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
     prepare_data(session, None if content is None else capture.normalizer(content), tuple(check.SPLITS), start)
     net, o, replicas = session.net.train(), session.optimizer, session.replicas
     o.bind()
-    if len(o.configured) not in (1, replicas):
-        raise UserError(f"optimizer: {len(o.configured)} values of lr for {replicas} replicas; needs one, or one for each")
+    if len(o.initial_lrs) not in (1, replicas):
+        raise UserError(f"optimizer: {len(o.initial_lrs)} values of lr for {replicas} replicas; needs one, or one for each")
     session.generators = tuple(generator(seed, "pass", device=session.device) for seed in session.seeds)
     for _, module in net.modules():
         if hasattr(module, "generators"):
             module.generators = session.generators
     check_shapes(net, session.loss, session.data.parts(), replicas)
-    rates = o.configured * (replicas // len(o.configured))
+    rates = o.initial_lrs * (replicas // len(o.initial_lrs))
     session.progress, session.metrics = Progress.start(rates), MetricLog()
     session.set_lr(rates)
     if content is not None:

@@ -200,7 +200,7 @@ def _train(session: Session, content: dict[str, Any] | None, left_out: list[str]
             if run is not None:
                 run.begin()
                 terminal.print_stderr(*(LEFT_OUT.format(line) for line in left_out))
-                if not session.going_back:
+                if not session.last_is_ahead:
                     session.write_config()
             session.call("on_train_start")
             with torch.inference_mode():

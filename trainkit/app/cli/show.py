@@ -38,7 +38,7 @@ def outline(parts: Parts, session: Session) -> str:
     if scheduler is not None and session.settings.max_epochs * session.steps_per_epoch > MAX_DRAWN_STEPS:
         lines += ["", f"learning rate over the run: not drawn, since the run has over {MAX_DRAWN_STEPS:,} steps"]
     elif scheduler is not None:
-        rates = scheduler.curve(session.optimizer.configured[0], session.settings.max_epochs, session.steps_per_epoch)
+        rates = scheduler.curve(session.optimizer.initial_lrs[0], session.settings.max_epochs, session.steps_per_epoch)
         lines += ["", "learning rate over the run:", curve(rates)]
     return "\n".join(lines)
 
