@@ -276,7 +276,8 @@ class Session:
     def add_losses(self) -> list[list[float]]:
         """Add the new losses to the epoch's sums, in float64. Return a row per step, with a loss per replica."""
         counts, progress = [samples for steps, samples in self._counts for _ in range(steps)], self.progress
-        losses = torch.cat([v.reshape(steps, -1) for v, (steps, _) in zip(self._losses, self._counts, strict=True)]).double()
+        single = self._losses[0].dim() == self.net.replica_dims  # eager steps
+        losses = (torch.stack if single else torch.cat)(self._losses).double().reshape(len(counts), -1)
         if self.loss.reduction == "sum":
             losses /= torch.tensor(counts, dtype=losses.dtype, device=losses.device).unsqueeze(1)
         values: list[list[float]] = losses.tolist()

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
     from .multi_step import MultiStepEngine
 
-Call = tuple[
-    Tensor, int, int
-]  # the losses of a call, (steps,) or (steps, r), of one step also () or (r,); steps; samples of each
+Call = tuple[Tensor, int, int]  # losses, (steps,) or (steps, r), of an eager step () or (r,); number of steps; samples of each
 
 
 class StepEngine:
@@ -68,7 +66,7 @@ class StepEngine:
         if self.multi_step is not None:
             full = order.shape[axis] // self.size
             if self.optimizer.t == 0:  # the first update of a run may have another form
-                yield step(*next(batches(self.split, order, self.size))), 1, self.size
+                yield step(*next(batches(self.split, order, self.size))).unsqueeze(0), 1, self.size
                 first = 1
             while first < full:
                 n = self.multi_step.max_steps_per_call(min(full - first, self.session.steps_until_next_event()))
@@ -77,7 +75,7 @@ class StepEngine:
             if first * self.size == order.shape[axis]:  # no smaller batch is left at the end
                 return
             x, t = next(batches(self.split, order, self.size, first))
-            yield step(x, t), 1, x.shape[axis]
+            yield step(x, t).unsqueeze(0), 1, x.shape[axis]
             return
         for x, t in batches(self.split, order, self.size, first):
             yield step(x, t), 1, x.shape[axis]
