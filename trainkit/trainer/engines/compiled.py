@@ -196,7 +196,7 @@ def build_library(function: Callable[..., tuple[Tensor]], arguments: Sequence[Te
     mode = FakeTensorMode(shape_env=ShapeEnv(assume_static_by_default=True), allow_non_fake_inputs=True)
     sized: list[Any] = [mode.from_tensor(a, static_shapes=True) for a in arguments]
     options = {**OPTIONS, "cpp.vec_isa_ok": config.cpp.vec_isa_ok is not False}  # a user may set TORCHINDUCTOR_VEC_ISA_OK=0
-    with tracing(TracingContext(mode)), no_probes():
+    with tracing(TracingContext(mode)):
         written: Any = compile_fx_aot(graph, sized, config_patches={**options, "aot_inductor.output_path": str(folder)})
     return Path(written)
 
@@ -223,22 +223,6 @@ def library_key(step: torch.fx.GraphModule, arguments: Sequence[Tensor]) -> tupl
         processor,
         variables,
     )
-
-
-@contextmanager
-def no_probes() -> Iterator[None]:
-    """Keep torch from testing vector instructions inside the block: it would load trial libraries in separate processes.
-
-    The option "cpp.vec_isa_ok" skips only their compilation. Code that cannot be loaded raises an error when it is loaded.
-    """
-    from torch._inductor.cpu_vec_isa import VecISA
-
-    before = VecISA._probe_load
-    VecISA._probe_load = lambda self, output_path: True  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        VecISA._probe_load = before  # type: ignore[method-assign]
 
 
 @contextmanager
