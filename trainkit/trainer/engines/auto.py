@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainkit.trainer.session import Session
 
 # `auto` compiles where SAVED * (dispatch of the steps left) > COMPILE. These constants are measured: docs/decisions.md.
-COMPILE = 10.0  # seconds to compile a net of a few layers that is not in the compiler's cache
+COMPILE = 10.0  # seconds to compile a net of a few layers that is not in the cache
 SAVED = 0.7  # the share of a step's dispatch that compiling saves
 DOMINANT = 0.5  # the least share of dispatch in a step: where products dominate, compiled steps may be slower
 SMALLEST = 2  # samples of half a batch: the time of fewer does not measure its arithmetic
