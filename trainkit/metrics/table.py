@@ -1,0 +1,64 @@
+"""The metrics by the names that a configuration uses, and metrics made from what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, get_type_hints
+
+from trainkit.core.errors import UserError, UserErrors, suggest
+from trainkit.core.validation import check_value, short_repr
+
+from . import agreement, confusion
+from .metric import Metric
+
+METRICS: dict[str, type[Metric]] = {
+    metric.key: metric
+    for metric in (
+        confusion.Accuracy,
+        confusion.Error,
+        confusion.BalancedAccuracy,
+        confusion.Precision,
+        confusion.Recall,
+        confusion.F1,
+        confusion.Jaccard,
+        confusion.Hamming,
+        agreement.CohenKappa,
+        agreement.MCC,
+    )
+}
+
+
+def make(spec: Any) -> Metric:
+    """Return the metric that `spec` describes: a name, {name: options} or a `Metric`.
+
+    Raises UserError for an unknown name, and UserErrors for unknown or invalid options.
+    """
+    if isinstance(spec, Metric):
+        return spec
+    if isinstance(spec, Mapping):
+        if len(spec) != 1:
+            raise UserError(f"metrics: {short_repr(dict(spec))}; needs one name with its options, {{top_k: {{k: 5}}}}")
+        ((name, options),) = spec.items()
+    else:
+        name, options = spec, {}
+    if not isinstance(name, str) or name not in METRICS:
+        raise UserError(f"metrics: no metric {short_repr(name)}{suggest(str(name), METRICS)}")
+    return METRICS[name](**_checked(name, {} if options is None else options))
+
+
+def _checked(name: str, options: Any) -> dict[str, Any]:
+    """Return the options of a metric. Raises UserErrors for unknown, missing and invalid ones."""
+    place = f"metrics.{name}"
+    if not isinstance(options, Mapping):
+        raise UserError(f"{place}: {short_repr(options)}; needs its options as a mapping")
+    cls: Any = METRICS[name]
+    known, hints = {f.name: f for f in fields(cls)}, get_type_hints(cls)
+    errors = [f"{place}: no option {short_repr(k)}{suggest(str(k), known)}" for k in options if k not in known]
+    errors += [f"{place}: needs {k}" for k, f in known.items() if f.default is MISSING and k not in options]
+    for key, value in options.items():
+        if key in known:
+            errors += check_value(value, hints[key], f"{place}.{key}")
+    if errors:
+        raise UserErrors(errors)
+    return dict(options)
