@@ -36,7 +36,7 @@ class CohenKappa(CountMetric):
         expected = truths[:, :, None] * predictions[:, None] / truths.sum(1)[:, None, None]
         return 1 - divided((cost * state.counts).sum((1, 2)), (cost * expected).sum((1, 2)))
 
-    def undefined(self, state: Confusion) -> str:
+    def undefined(self, state: Confusion, part: int | None = None) -> str:
         return _one_class(state, "truth and predictions are all of one class")
 
 
@@ -58,7 +58,7 @@ class MCC(CountMetric):
         scale = _scatter(t) * _scatter(p)
         return divided(n * c - (t * p).sum(1), scale.sqrt())
 
-    def undefined(self, state: Confusion) -> str:
+    def undefined(self, state: Confusion, part: int | None = None) -> str:
         return _one_class(state, "the truth or the predictions are all of one class")
 
 

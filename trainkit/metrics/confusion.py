@@ -110,7 +110,7 @@ class CountMetric(Metric):
     def new_state(self, task: Task, replicas: int, device: torch.device) -> Confusion | LabelCounts:
         return (LabelCounts if task.multilabel else Confusion)(task, replicas, device)
 
-    def undefined(self, state: Any) -> str:
+    def undefined(self, state: Any, part: int | None = None) -> str:
         return NO_SAMPLES
 
 
@@ -215,14 +215,15 @@ class ClassMetric(CountMetric):
             return values
         return mean_where_defined(values, state.truths() if average == "weighted" else None)
 
-    def undefined(self, state: Confusion | LabelCounts) -> str:
+    def undefined(self, state: Any, part: int | None = None) -> str:
         if not bool(((state.correct() + state.wrong()) > 0).all()):
             return NO_SAMPLES
         names, average = state.task.class_names, self.resolved(state.task)
-        absent = (self.quotient(state)[1] == 0).any(0).tolist()
-        if average == "binary":
-            absent = [a and i == state.task.positive for i, a in enumerate(absent)]
         what = "label" if state.task.multilabel else "class"
+        absent = (self.quotient(state)[1] == 0).any(0).tolist()
+        part = state.task.positive if average == "binary" else part
+        if part is not None:
+            return f"{self.needs} {what} {names[part]!r}"
         return f"{self.needs} {what} {listed([n for n, a in zip(names, absent, strict=True) if a])}"
 
 

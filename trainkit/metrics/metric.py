@@ -74,8 +74,8 @@ class Metric:
         """Return the value, float64: (r,), or (r, parts). NaN where it is undefined."""
         raise NotImplementedError(f"{type(self).__name__} has no value")
 
-    def undefined(self, state: Any) -> str:
-        """Return why a value is NaN. Called only if one is; waits for the device."""
+    def undefined(self, state: Any, part: int | None = None) -> str:
+        """Return why the value, or that of `part`, is NaN for a model. Called only if it is; waits for the device."""
         raise NotImplementedError(f"{type(self).__name__} has no undefined")
 
 

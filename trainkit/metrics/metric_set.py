@@ -60,9 +60,10 @@ class MetricSet:
         values = self.values() if values is None else values
         reasons: dict[str, str] = {}
         for i, names in enumerate(self._names):
-            undefined = [name for name in names if any(v != v for v in values[name])]
-            if undefined:
-                reasons |= dict.fromkeys(undefined, self.metrics[i].undefined(self._state(i)))
+            several = bool(self.metrics[i].parts(self.task))
+            for part, name in enumerate(names):
+                if any(v != v for v in values[name]):
+                    reasons[name] = self.metrics[i].undefined(self._state(i), part if several else None)
         return reasons
 
     def _state(self, i: int) -> State:

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 from trainkit.core.errors import UserError, UserErrors, suggest
 from trainkit.core.validation import check_value, short_repr
 
-from . import agreement, confusion
+from . import agreement, confusion, regression
 from .metric import Metric
 
 METRICS: dict[str, type[Metric]] = {
@@ -25,6 +25,11 @@ METRICS: dict[str, type[Metric]] = {
         confusion.Hamming,
         agreement.CohenKappa,
         agreement.MCC,
+        regression.MSE,
+        regression.RMSE,
+        regression.MAE,
+        regression.R2,
+        regression.MAPE,
     )
 }
 
