@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 from trainkit.core.errors import UserError, UserErrors, suggest
 from trainkit.core.validation import check_value, short_repr
 
-from . import agreement, confusion, regression
+from . import agreement, confusion, per_sample, ranking, regression
 from .metric import Metric
 
 METRICS: dict[str, type[Metric]] = {
@@ -25,6 +25,13 @@ METRICS: dict[str, type[Metric]] = {
         confusion.Hamming,
         agreement.CohenKappa,
         agreement.MCC,
+        ranking.AUC,
+        ranking.AveragePrecision,
+        per_sample.TopK,
+        per_sample.LogLoss,
+        per_sample.Perplexity,
+        per_sample.Brier,
+        per_sample.CalibrationError,
         regression.MSE,
         regression.RMSE,
         regression.MAE,
