@@ -95,7 +95,7 @@ class LabelCounts(SumState):
 
 def true_labels(batch: Batch) -> Tensor:
     """Return the targets of a multilabel task as (n, K) bool."""
-    return batch.t.reshape(batch.t.shape[0], -1) > 0.5
+    return batch.targets > 0.5
 
 
 class CountMetric(Metric):

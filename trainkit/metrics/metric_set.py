@@ -39,7 +39,12 @@ class MetricSet:
             self._states.setdefault(self._keys[-1], state)
 
     def update(self, y: Tensor, t: Tensor, label: Tensor | None = None, weight: Tensor | None = None) -> None:
-        """Add a batch: y (r, n, K) or (r, n), t (n, ...), label (n,) class indices, weight (n,); see `Batch`."""
+        """Add a batch: y (r, n, K) or (r, n), t (n, ...), label (n,) class indices, weight (n,); see `Batch`.
+
+        Without samples, nothing changes.
+        """
+        if not y.shape[1]:
+            return
         batch = Batch(y, t, label, weight, self.task)
         for state in self._states.values():
             state.update(batch)

@@ -62,12 +62,17 @@ def ranked(positive: Tensor, negative: Tensor, left: Tensor, right: Tensor) -> t
 
     positive, negative (..., n): weights in descending order of the score. left, right: the range of places with an equal score.
     """
-    before = torch.nn.functional.pad(positive.cumsum(-1), (1, 0))
+    before = _sums_before(positive)
     tp = before.gather(-1, right)
     middle = (before.gather(-1, left) + tp) / 2
-    fp = torch.nn.functional.pad(negative.cumsum(-1), (1, 0)).gather(-1, right)
+    fp = _sums_before(negative).gather(-1, right)
     precision = torch.where(positive > 0, positive * tp / (tp + fp), 0.0)
     return (negative * middle).sum(-1), precision.sum(-1), middle
+
+
+def _sums_before(weight: Tensor) -> Tensor:
+    """Return the sums of the first 0, 1, ..., n of the weights: (..., n) gives (..., n + 1)."""
+    return torch.cat([torch.zeros_like(weight[..., :1]), weight], -1).cumsum(-1)
 
 
 class Scores(State):

@@ -30,7 +30,7 @@ class Moments(State):
         self.squared, self.absolute, self.relative = (self.zeros(replicas, d) for _ in range(3))
 
     def update(self, batch: Batch) -> None:
-        y, t = batch.outputs.double(), batch.t.reshape(batch.t.shape[0], -1).double()
+        y, t = batch.outputs.double(), batch.targets.double()
         if y.shape[1:] != t.shape:
             raise UserError(f"metrics: outputs {tuple(y.shape[1:])}, targets {tuple(t.shape)}; a regression needs one shape")
         e = (y - t).abs()
@@ -42,9 +42,8 @@ class Moments(State):
         mean = batch.total(t[None])[0] / n.clamp(min=torch.finfo(n.dtype).tiny)
         counted = (batch.weights > 0)[:, None]
         self._add_moments(n, mean, batch.total((t - mean).square()[None])[0])
-        if len(t):
-            self.low = torch.minimum(self.low, torch.where(counted, t, math.inf).amin(0))
-            self.high = torch.maximum(self.high, torch.where(counted, t, -math.inf).amax(0))
+        self.low = torch.minimum(self.low, torch.where(counted, t, math.inf).amin(0))
+        self.high = torch.maximum(self.high, torch.where(counted, t, -math.inf).amax(0))
 
     def _add_moments(self, n: Tensor, mean: Tensor, m2: Tensor) -> None:
         total = (self.n + n).clamp(min=torch.finfo(n.dtype).tiny)

@@ -77,7 +77,12 @@ class Batch:
     @cached_property
     def outputs(self) -> Tensor:
         """y as (r, n, outputs)."""
-        return self.y.reshape(*self.y.shape[:2], -1)
+        return self.y[..., None] if self.y.dim() == 2 else self.y.flatten(2)
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """t as (n, targets)."""
+        return self.t[:, None] if self.t.dim() == 1 else self.t.flatten(1)
 
     @cached_property
     def labels(self) -> Tensor:
