@@ -92,6 +92,15 @@ def test_undefined_is_nan_with_a_reason() -> None:
     assert set(made.reasons().values()) == {"outputs are not probabilities: NaN, outside [0, 1], or not adding up to 1"}
 
 
+def test_logits_that_give_no_probabilities_are_undefined() -> None:
+    """-inf is a probability of 0; NaN and inf are none."""
+    label = torch.tensor([0])
+    for y, defined in (([1.0, -math.inf], True), ([1.0, math.nan], False), ([math.inf, 1.0], False)):
+        made = MetricSet(METRICS, Task(("a", "b"), 2, True, 0.0))
+        made.update(torch.tensor([[y]]), label, label)
+        assert [v[0] == v[0] for v in made.values().values()] == [defined] * 4
+
+
 def test_nan_outputs_are_not_a_hit() -> None:
     label = torch.tensor([0, 1])
     made = MetricSet([make({"top_k": {"k": 2}})], Task(("a", "b", "c"), 3, True, 0.0))

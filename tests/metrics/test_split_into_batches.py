@@ -15,6 +15,7 @@ from test_ranking import OVO, SEVERAL
 from test_regression import METRICS as REGRESSION
 from test_regression import regression_case
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainkit.metrics.table import make
 
@@ -95,6 +96,43 @@ def test_a_model_whose_outputs_are_nan_leaves_the_others_as_they_are() -> None:
         broken.y[1] = torch.nan
         first, second = filled(case, metrics_of(case)).values(), filled(broken, metrics_of(case)).values()
         assert {name: str(v[0]) for name, v in first.items()} == {name: str(v[0]) for name, v in second.items()}
+
+
+WAITING = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "bincount", "equal")
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses operations that wait for a device: those that read a value, or whose result's shape depends on values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in WAITING, name
+        assert not (name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])), "index by a mask"
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_update_does_not_wait_for_the_device() -> None:
+    for kind in ("classes", "one output", "regression"):
+        for seed in range(6):
+            case = case_of(kind, seed)
+            made = empty(case, [m for m in metrics_of(case) if m not in OWN])
+            with torch.inference_mode(), NoWaiting():
+                made.update(case.y, case.t, case.label, case.weight)
+                made.merge(filled(case, made.metrics))
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
+        torch.ones(1).item()
+
+
+def test_a_set_merged_with_itself_counts_each_sample_twice() -> None:
+    for kind in ("classes", "regression"):
+        case = case_of(kind, 5)
+        metrics = [m for m in metrics_of(case) if m not in OWN]
+        once, twice = filled(case, metrics), filled(case, metrics)
+        twice.merge(twice)
+        found = twice.values()
+        for name, values in once.values().items():
+            for value, wanted in zip(values, found[name], strict=True):
+                assert_close(value, wanted, name)
 
 
 def test_states_keep_no_view_of_a_batch() -> None:

@@ -97,7 +97,7 @@ class Scores(State):
     def merge(self, other: Self) -> None:
         self._ranking = None
         for name in ("scores", "positive", "label", "weight"):
-            getattr(self, name).extend(v.to(self.device) for v in getattr(other, name))
+            getattr(self, name).extend([v.to(self.device) for v in getattr(other, name)])
 
     def ranking(self) -> Ranking:
         """Return the ranking of all samples, computed once."""

@@ -114,6 +114,9 @@ class Batch:
     @cached_property
     def invalid(self) -> Tensor:
         """(r, n) bool: whether the probabilities are NaN, outside [0, 1], or do not add up to 1 (`SUM_TOLERANCE`)."""
+        if self.task.from_logits:
+            z = self.outputs
+            return z.isnan().any(2) if self.task.multilabel or z.shape[2] == 1 else ~z.amax(2).isfinite()
         p = self.probabilities
         valid = ((p >= 0) & (p <= 1)).all(2)
         if not self.task.multilabel:
