@@ -15,7 +15,7 @@ from trainkit.core.errors import MAX_NAMES, UserError
 from trainkit.core.files import delete, plain_name
 from trainkit.core.terminal import print_stderr
 from trainkit.core.validation import COUNTER, OneOf, mismatches, require, short_repr
-from trainkit.trainer.callback import Callback
+from trainkit.trainer.callback import Callback, sign_of
 from trainkit.trainer.session import Session
 
 FIRST_SAVE_SECONDS = 0.02  # assumed duration of the first save
@@ -50,21 +50,21 @@ class Checkpoint(Callback):
     def __init__(
         self,
         monitor: str | None = None,
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         save_top_k: int = 1,
         every_n_epochs: int | None = None,
         every_n_steps: int | None = None,
         every_seconds: float | None = None,
         filename: str = "epoch{epoch}-step{step}",
     ) -> None:
-        if mode not in ("min", "max"):
+        if mode not in (None, "min", "max"):
             raise UserError(f"Checkpoint: mode={mode!r}; needs min or max")
         for name, value in (("save_top_k", save_top_k), ("every_n_epochs", every_n_epochs), ("every_n_steps", every_n_steps)):
             if value is not None and value < (0 if name == "save_top_k" else 1):
                 raise UserError(f"Checkpoint: {name}={value}; needs at least {0 if name == 'save_top_k' else 1}")
         if every_seconds is not None and not every_seconds > 0:
             raise UserError(f"Checkpoint: every_seconds={every_seconds}; needs a number above 0")
-        self.monitor, self.sign, self.save_top_k = monitor, 1.0 if mode == "min" else -1.0, save_top_k
+        self.monitor, self.mode, self.save_top_k = monitor, mode, save_top_k
         self.every_n_epochs, self.every_n_steps, self.every_seconds = every_n_epochs, every_n_steps, every_seconds
         self.names = Template(filename)
         ranked = [] if save_top_k < 2 else [field for _, field, _ in self.names.parts if field and field not in COUNTERS]
@@ -73,6 +73,7 @@ class Checkpoint(Callback):
             raise UserError(f"Checkpoint: filename={filename!r}; best.pt, last.pt and final.pt are reserved; choose another")
 
     def setup(self, session: Session) -> None:
+        self.sign = 1.0 if self.monitor is None else sign_of(session, self, self.monitor, self.mode)
         self.ranked: list[Entry] = []  # the best states, best first
         self.waiting: dict[str, dict[str, Any]] = {}  # states to write at the next save, by file name
         self.to_delete: dict[str, Entry] = {}  # files that no longer rank, deleted after the next save

@@ -10,7 +10,7 @@ from torch import Tensor
 from trainkit.core.errors import UserError, UserErrors
 from trainkit.core.terminal import print_stderr
 from trainkit.core.validation import COUNTER, OneOf, require, short_repr
-from trainkit.trainer.callback import Callback
+from trainkit.trainer.callback import Callback, sign_of
 from trainkit.trainer.session import Session
 
 
@@ -21,14 +21,15 @@ class EarlyStopping(Callback):
     not finite (check_finite), beyond stopping_threshold, beyond divergence_threshold, improved by more than min_delta (in the
     metric's units, or with threshold_mode rel as a share of |best|). Otherwise the count of checks without an improvement
     grows. patience 0 has the effect of 1.
-    start_from_epoch: the number of first epochs without checks. restore_best: end with the parameters of the best check.
+    start_from_epoch: the number of first epochs without checks.
+    restore_best: end with the parameters of the best check of all, whatever min_delta is.
     strict: a missing metric is an error. A stopped replica keeps its parameters and metrics while others train.
     """
 
     def __init__(
         self,
         monitor: str = "val/loss",
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         patience: int = 3,
         min_delta: float = 0.0,
         threshold_mode: Literal["abs", "rel"] = "abs",
@@ -39,7 +40,7 @@ class EarlyStopping(Callback):
         restore_best: bool = False,
         strict: bool = True,
     ) -> None:
-        if mode not in ("min", "max") or threshold_mode not in ("abs", "rel"):
+        if mode not in (None, "min", "max") or threshold_mode not in ("abs", "rel"):
             raise UserError(f"EarlyStopping: mode={mode!r}, threshold_mode={threshold_mode!r}; need min or max, abs or rel")
         if patience < 0 or not 0 <= min_delta < math.inf or start_from_epoch < 0:
             given = f"patience={patience}, min_delta={min_delta}, start_from_epoch={start_from_epoch}"
@@ -47,14 +48,16 @@ class EarlyStopping(Callback):
         for name, value in (("stopping_threshold", stopping_threshold), ("divergence_threshold", divergence_threshold)):
             if value is not None and not math.isfinite(value):
                 raise UserError(f"EarlyStopping: {name}={value}; needs a finite number, or leave it out")
-        self.monitor, self.sign, self.patience = monitor, 1.0 if mode == "min" else -1.0, max(patience, 1)
+        self.monitor, self.mode, self.patience = monitor, mode, max(patience, 1)
         self.min_delta, self.relative, self.check_finite = min_delta, threshold_mode == "rel", check_finite
         self.stopping_threshold, self.divergence_threshold = stopping_threshold, divergence_threshold
         self.start_from_epoch, self.restore_best = start_from_epoch, restore_best
         self.monitors = (monitor,) if strict else ()
 
     def setup(self, session: Session) -> None:
-        self.best: list[float] = [self.sign * math.inf] * session.replicas
+        self.sign = sign_of(session, self, self.monitor, self.mode)
+        self.best: list[float] = [self.sign * math.inf] * session.replicas  # from which patience and min_delta count
+        self.kept = list(self.best)  # the value of best_params, the best of all checks
         self.wait_counts = [0] * session.replicas
         self.stopped: list[str] = [""] * session.replicas  # the reason, per replica
         self.was_stopped = [False] * session.replicas  # whether the checkpoint's run had stopped it by this callback
@@ -81,22 +84,24 @@ class EarlyStopping(Callback):
         values = session.metrics.new(self.monitor)
         if values is None or session.progress.epoch < self.start_from_epoch:
             return
-        improved, ending = [], []
+        better_than_kept, ending = [], []
         for r, value in enumerate(values):
             if self.stopped[r] or not session.progress.active[r]:
                 continue
+            if math.isfinite(value) and self.sign * value < self.sign * self.kept[r]:
+                self.kept[r] = value
+                better_than_kept.append(r)
             why, better = self.check(value, r)
             if better:
                 self.best[r], self.wait_counts[r] = value, 0
-                improved.append(r)
             elif not why:
                 self.wait_counts[r] += 1
                 why = "patience" if self.wait_counts[r] >= self.patience else ""
             if why and session.can_stop:
                 self.stopped[r] = why
                 ending.append(r)
-        if self.restore_best and improved:
-            self._keep_params(session, improved)
+        if self.restore_best and better_than_kept:
+            self._keep_params(session, better_than_kept)
         if ending:
             self._stop(session, ending)
 
@@ -134,7 +139,7 @@ class EarlyStopping(Callback):
                 self.best_params[name] = p.clone()
 
     def on_train_end(self, session: Session) -> None:
-        improved = [r for r, best in enumerate(self.best) if best != self.sign * math.inf]  # the others have no best parameters
+        improved = [r for r, value in enumerate(self.kept) if value != self.sign * math.inf]  # the others have no best_params
         if self.restore_best and self.best_params:
             session.params_replaced = True
             for name, p, _ in session.net.named_param():
@@ -148,6 +153,7 @@ class EarlyStopping(Callback):
             "monitor": self.monitor,
             "sign": self.sign,
             "best": self.best,
+            "kept": self.kept,
             "waited": self.wait_counts,
             "stopped": self.stopped,
             "best_params": self.best_params,
@@ -155,7 +161,8 @@ class EarlyStopping(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         n, reasons = len(self.best), OneOf("", "patience", "threshold", "divergence", "not finite")
-        lists = {"best": (float,) * n, "waited": (COUNTER,) * n, "stopped": (reasons,) * n}
+        lists = {"best": (float,) * n, "kept": (float,) * n, "waited": (COUNTER,) * n, "stopped": (reasons,) * n}
+        state = {"kept": state["best"], **state} if "best" in state else state  # older checkpoints have no kept
         require(state, {"monitor": str, "sign": float, **lists, "best_params": {str: Tensor}}, "state")
         self.was_stopped = [bool(why) for why in state["stopped"]]
         if (state["monitor"], state["sign"]) != (self.monitor, self.sign):
@@ -164,4 +171,4 @@ class EarlyStopping(Callback):
             print_stderr(f"callbacks.{self.name}: the monitor was {was}, now it is {now}; its best value and count are reset")
             return  # best value and parameters by another metric cannot be compared
         self.best, self.wait_counts, self.stopped = list(state["best"]), list(state["waited"]), list(state["stopped"])
-        self.best_params = dict(state["best_params"])
+        self.kept, self.best_params = list(state["kept"]), dict(state["best_params"])

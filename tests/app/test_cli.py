@@ -386,7 +386,7 @@ def test_validate_and_test_give_the_summary_s_numbers(capsys: pytest.CaptureFixt
             assert main([command, *words]) == 0
             out = capsys.readouterr().out
             assert out.splitlines()[0] == f"run/checkpoints/last.pt, {n} samples"
-            assert printed(out) == {f"{part}/{m}": f"{metrics[f'{part}/{m}']:.4g}" for m in ("error", "loss")}
+            assert printed(out) == {f"{part}/{m}": f"{metrics[f'{part}/{m}']:.4g}" for m in ("accuracy", "error", "loss")}
 
 
 def test_another_checkpoint_is_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:

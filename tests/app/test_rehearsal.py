@@ -69,10 +69,10 @@ LATER = {
     ),
     "a metric of the end": (
         "callbacks.early_stopping={monitor: test/loss}",
-        "no metric 'test/loss'; did you mean 'train/loss'? (lr, train/loss, val/error, val/loss); it is measured only",
+        "no metric 'test/loss'; did you mean 'train/loss'? (lr, train/loss, val/accuracy, val/error, val/loss); it is measured",
     ),
     "a metric in a file name": (
-        "callbacks.checkpoint={monitor: lr, save_top_k: 2, filename: 'e{acc}'}",
+        "callbacks.checkpoint={monitor: lr, mode: min, save_top_k: 2, filename: 'e{acc}'}",
         "checkpoint: no metric 'acc'",
     ),
     "a norm that is not there": (
@@ -144,7 +144,10 @@ def test_check_trains_two_steps_with_the_user_s_callbacks_and_leaves_nothing(cap
         ),
         ("callbacks.Mine={fails_at: end}", "callbacks.Mine on_test_end, epoch 2, step 2: mine.txt: Input/output error"),
         ("callbacks.Mine={state: true}", "checkpoint.callbacks.Mine.x: object cannot be stored"),
-        ("callbacks={Mine: {}, early_stopping: {monitor: mein}}", "early_stopping: no metric 'mein'; did you mean 'mine'?"),
+        (
+            "callbacks={Mine: {}, early_stopping: {monitor: mein, mode: max}}",
+            "early_stopping: no metric 'mein'; did you mean 'mine'?",
+        ),
     ],
 )
 def test_a_hook_that_fails_is_found_by_check(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,10 +183,10 @@ def fit(folder: Path, *callbacks: Callback) -> Trainer:
 
 @pytest.mark.parametrize("of", ["EarlyStopping", "Checkpoint", "a file name"])
 def test_a_monitor_that_a_callback_could_have_logged_ends_the_run_when_it_is_saved(of: str, tmp_path: Path) -> None:
-    saver = {"EarlyStopping": Checkpoint(), "Checkpoint": Checkpoint("scor")}.get(
+    saver = {"EarlyStopping": Checkpoint(), "Checkpoint": Checkpoint("scor", "min")}.get(
         of, Checkpoint("score", "max", 2, filename="best-{scor}")
     )
-    stopping = [EarlyStopping("scor")] if of == "EarlyStopping" else []
+    stopping = [EarlyStopping("scor", "min")] if of == "EarlyStopping" else []
     with pytest.raises(UserError, match=r"callbacks\.\w+: no metric 'scor'; did you mean 'score'.*the run ends after step 4"):
         fit(tmp_path / "run", Says(), saver, *stopping)
     names = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()]
@@ -191,9 +194,9 @@ def test_a_monitor_that_a_callback_could_have_logged_ends_the_run_when_it_is_sav
 
 
 def test_a_callback_that_says_what_it_logs_makes_other_monitors_errors_at_once(tmp_path: Path) -> None:
-    fit(tmp_path / "a", Tells(), Checkpoint("score"), EarlyStopping("score", "max"))
+    fit(tmp_path / "a", Tells(), Checkpoint("score", "min"), EarlyStopping("score", "max"))
     with pytest.raises(UserError, match=r"^callbacks\.early_stopping: no metric 'scor'.*score, train/loss\)$"):
-        fit(tmp_path / "b", Tells(), Checkpoint(), EarlyStopping("scor"))
+        fit(tmp_path / "b", Tells(), Checkpoint(), EarlyStopping("scor", "min"))
     assert not list((tmp_path / "b").rglob("*.pt"))
 
 

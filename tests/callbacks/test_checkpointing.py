@@ -97,14 +97,14 @@ def test_best_pt_read_back_gives_the_metric_it_was_kept_for(tmp_path: Path) -> N
     content = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
     net.load_state_dict(content["model"])
     assert trainer.session.data.val is not None
-    value = evaluate(net, trainer.session.loss, trainer.session.data, trainer.session.data.val, 1024)["loss"][0]
+    value = evaluate(net, trainer.session.loss, trainer.session.data, trainer.session.data.val, 1024).metrics["loss"][0]
     assert value == content["metrics"]["val/loss"][0] == min(losses)
     assert min(losses) < losses[-1]
 
 
 def test_replicas_rank_by_their_mean(tmp_path: Path) -> None:
     scores = [(1, 9), (4, 4), (NAN, 4.5), (9, 9)]  # means 5, 4, 4.5 of the one that is a number, 9
-    run(tmp_path, scores, Checkpoint("score"), replicas=2)
+    run(tmp_path, scores, Checkpoint("score", "min"), replicas=2)
     assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["state"]["epoch"] == 2
 
 
@@ -124,7 +124,7 @@ TOP: list[tuple[int, list[float], list[str]]] = [
 def test_the_k_best_are_kept_whenever_they_are_written(
     k: int, scores: list[float], kept: list[str], cadence: dict[str, int], tmp_path: Path
 ) -> None:
-    _, weights = run(tmp_path, scores, Checkpoint("score", save_top_k=k, **cadence))
+    _, weights = run(tmp_path, scores, Checkpoint("score", "min", save_top_k=k, **cadence))
     assert files(tmp_path) == sorted(["best.pt", "last.pt", *kept])
     for name in kept:
         assert weight(tmp_path, name) == weights[int(name[5]) - 1]
@@ -132,7 +132,7 @@ def test_the_k_best_are_kept_whenever_they_are_written(
 
 
 def test_top_0_keeps_only_the_last(tmp_path: Path) -> None:
-    run(tmp_path, [2, 1], Checkpoint("score", save_top_k=0))
+    run(tmp_path, [2, 1], Checkpoint("score", "min", save_top_k=0))
     assert files(tmp_path) == ["last.pt"]
 
 
@@ -147,7 +147,7 @@ NAMES = [
 
 @pytest.mark.parametrize(("template", "names"), NAMES)
 def test_names_come_from_the_template(template: str, names: list[str] | None, tmp_path: Path) -> None:
-    run(tmp_path, [0.5, 0.25], Checkpoint("score", save_top_k=2, filename=template))
+    run(tmp_path, [0.5, 0.25], Checkpoint("score", "min", save_top_k=2, filename=template))
     found = [f for f in files(tmp_path) if f not in ("best.pt", "last.pt")]
     assert all((tmp_path / "checkpoints" / f).is_file() for f in found)
     assert len(found) == 2
@@ -157,7 +157,9 @@ def test_names_come_from_the_template(template: str, names: list[str] | None, tm
 
 @pytest.mark.parametrize("every", [1, 2, 99])
 def test_a_name_that_all_states_share_loses_none_of_them(every: int, tmp_path: Path) -> None:
-    _, weights = run(tmp_path, [3, 1, 2, 0.5, 4], Checkpoint("score", save_top_k=2, filename="net", every_n_epochs=every))
+    _, weights = run(
+        tmp_path, [3, 1, 2, 0.5, 4], Checkpoint("score", "min", save_top_k=2, filename="net", every_n_epochs=every)
+    )
     assert weight(tmp_path, "best.pt") == weights[3]
     kept = [f for f in files(tmp_path) if f.startswith("net")]
     assert sorted(weight(tmp_path, f) for f in kept) == sorted([weights[1], weights[3]])
@@ -173,7 +175,7 @@ REFUSED = [
 @pytest.mark.parametrize(("arguments", "message"), REFUSED)
 def test_a_name_that_is_missing_is_an_error(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"callbacks.checkpoint.*{message}"):
-        run(tmp_path, [1, 2], Checkpoint("score", save_top_k=2, **arguments))
+        run(tmp_path, [1, 2], Checkpoint("score", "min", save_top_k=2, **arguments))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_a_name_that_is_missing_is_an_error(arguments: dict[str, Any], message: 
 )
 def test_templates_that_lead_elsewhere_are_refused_at_once(filename: str) -> None:
     with pytest.raises(UserError):
-        Checkpoint("score", save_top_k=2, filename=filename)
+        Checkpoint("score", "min", save_top_k=2, filename=filename)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any]) -> None:
 
 def test_a_monitored_metric_that_is_missing_is_an_error_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"callbacks\.checkpoint: no metric 'scor'; did you mean 'score'"):
-        run(tmp_path, [1], Checkpoint("scor"))
+        run(tmp_path, [1], Checkpoint("scor", "min"))
 
 
 # -- when ----------------------------------------------------------------------------------------------------------------
@@ -275,7 +277,7 @@ def test_saving_waits_for_nothing_it_does_not_need(tmp_path: Path) -> None:
             seen.append(files(tmp_path))
 
     began = time.monotonic()
-    run(tmp_path, [3, 2, 1], Checkpoint("score", every_n_epochs=99), Look())
+    run(tmp_path, [3, 2, 1], Checkpoint("score", "min", every_n_epochs=99), Look())
     assert seen == [[], [], []]
     assert files(tmp_path) == ["best.pt", "last.pt"]
     assert time.monotonic() - began < 30
@@ -306,11 +308,11 @@ def test_a_write_that_fails_keeps_the_old_files_and_names_path_and_cause(
     with pytest.raises(
         UserError, match=r"callbacks\.checkpoint on_checkpoint, epoch 4.*\.pt: not saved, No space left.*ENOSPC"
     ):
-        run(tmp_path, [3, 2, 1, 0], Look(), Break(), Checkpoint("score", save_top_k=2, every_n_epochs=1))
+        run(tmp_path, [3, 2, 1, 0], Look(), Break(), Checkpoint("score", "min", save_top_k=2, every_n_epochs=1))
     monkeypatch.undo()
     assert set(before) == {"best.pt", "last.pt", "epoch1-step3.pt", "epoch2-step6.pt"}
     assert {p.name: p.read_bytes() for p in (tmp_path / "checkpoints").iterdir()} == before
-    trainer, _ = run(tmp_path, [3, 2, 1, 0], Checkpoint("score", save_top_k=2, every_n_epochs=1), resume=True)
+    trainer, _ = run(tmp_path, [3, 2, 1, 0], Checkpoint("score", "min", save_top_k=2, every_n_epochs=1), resume=True)
     assert trainer.session.progress.epoch == 4
     assert files(tmp_path) == ["best.pt", "epoch3-step9.pt", "epoch4-step12.pt", "last.pt"]
 

@@ -53,7 +53,10 @@ def test_a_state_that_waits_does_not_move_on_with_the_run(tmp_path: Path) -> Non
     """Early stopping's best parameters, flat buffers, lists: what ranked at epoch 2 is written after epoch 4."""
     for name, every in {"late": 9, "soon": 1}.items():
         torch.manual_seed(0)
-        callbacks = [EarlyStopping("score", patience=9, restore_best=True), Checkpoint("score", every_n_epochs=every)]
+        callbacks = [
+            EarlyStopping("score", "min", patience=9, restore_best=True),
+            Checkpoint("score", "min", every_n_epochs=every),
+        ]
         run(tmp_path / name, [2, 1, 3, 4], *callbacks, config="of both")  # else a checkpoint has every_n_epochs in its own
     assert contents(tmp_path / "late")["best.pt"] == contents(tmp_path / "soon")["best.pt"]
 
@@ -83,7 +86,7 @@ def test_a_run_that_could_not_be_saved_is_refused_before_it_writes(tmp_path: Pat
 
 
 def test_too_many_replicas_are_refused_with_how_many_fit(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^checkpoint: .*; use 2\d,\d+ replicas or fewer, not 60,000"):
+    with pytest.raises(UserError, match=r"^checkpoint: .*; use 3\d,\d+ replicas or fewer, not 60,000"):
         run(tmp_path, [1], Checkpoint(), replicas=60_000)
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
     trainer, _ = run(tmp_path, [1], Checkpoint(), replicas=7_000)

@@ -21,8 +21,8 @@ from trainkit.trainer.session import Session
 
 def savers() -> list[Callback]:
     return [
-        Checkpoint("score", save_top_k=2, every_n_epochs=1),
-        EarlyStopping("score", patience=9, restore_best=True),
+        Checkpoint("score", "min", save_top_k=2, every_n_epochs=1),
+        EarlyStopping("score", "min", patience=9, restore_best=True),
         CSVLogger(),
     ]
 
@@ -63,7 +63,7 @@ def test_files_displaced_before_a_kill_are_deleted_by_the_resumed_run(tmp_path: 
     class Killed(BaseException):
         pass
 
-    saver = Checkpoint("score", save_top_k=2, every_n_epochs=1)
+    saver = Checkpoint("score", "min", save_top_k=2, every_n_epochs=1)
 
     def killed(session: Session) -> None:
         if saver.to_delete:
@@ -73,7 +73,7 @@ def test_files_displaced_before_a_kill_are_deleted_by_the_resumed_run(tmp_path: 
     with pytest.raises(Killed):
         run(tmp_path, [3, 2, 1, 0], saver)
     assert files(tmp_path) == ["best.pt", "epoch1-step3.pt", "epoch2-step6.pt", "epoch3-step9.pt", "last.pt"]
-    run(tmp_path, [3, 2, 1, 0], Checkpoint("score", save_top_k=2, every_n_epochs=1), resume=True)
+    run(tmp_path, [3, 2, 1, 0], Checkpoint("score", "min", save_top_k=2, every_n_epochs=1), resume=True)
     assert files(tmp_path) == ["best.pt", "epoch3-step9.pt", "epoch4-step12.pt", "last.pt"]
     assert checkpoint.load(tmp_path / "checkpoints" / "last.pt")["callbacks"]["checkpoint"]["gone"] == [
         [2.0, "epoch2-step6.pt", 6]
@@ -98,7 +98,7 @@ def test_a_kill_between_two_files_leaves_none_that_lists_a_file_not_there(
 
     monkeypatch.setattr("trainkit.callbacks.checkpoint.save", save)
     with pytest.raises(Killed):
-        run(tmp_path, [3, 2, 1, 0], Checkpoint("score", save_top_k=2, every_n_epochs=2))
+        run(tmp_path, [3, 2, 1, 0], Checkpoint("score", "min", save_top_k=2, every_n_epochs=2))
     assert done == ["epoch1-step3.pt", "epoch2-step6.pt", "best.pt", "last.pt"][:writes]
     for name in files(tmp_path):
         kept = checkpoint.load(tmp_path / "checkpoints" / name)["callbacks"]["checkpoint"]["kept"]
@@ -106,34 +106,34 @@ def test_a_kill_between_two_files_leaves_none_that_lists_a_file_not_there(
 
 
 def test_fewer_are_kept_when_fewer_are_asked_for_on_resume(tmp_path: Path) -> None:
-    run(tmp_path, [4, 3, 2], Checkpoint("score", save_top_k=3))
-    run(tmp_path, [4, 3, 2, 1], Checkpoint("score", save_top_k=2), resume=True)
+    run(tmp_path, [4, 3, 2], Checkpoint("score", "min", save_top_k=3))
+    run(tmp_path, [4, 3, 2, 1], Checkpoint("score", "min", save_top_k=2), resume=True)
     assert files(tmp_path) == ["best.pt", "epoch3-step9.pt", "epoch4-step12.pt", "last.pt"]
-    run(tmp_path, [4, 3, 2, 1, 0], Checkpoint("score"), resume=True)
+    run(tmp_path, [4, 3, 2, 1, 0], Checkpoint("score", "min"), resume=True)
     assert files(tmp_path) == ["best.pt", "last.pt"]
     assert score_of(tmp_path, "best.pt") == 0
 
 
 @pytest.mark.parametrize("then", [Checkpoint("score", "max"), Checkpoint("train/loss")], ids=["mode", "metric"])
 def test_another_metric_on_resume_ranks_anew(then: Checkpoint, tmp_path: Path) -> None:
-    run(tmp_path, [1, 1], Checkpoint("score"))
+    run(tmp_path, [1, 1], Checkpoint("score", "min"))
     trainer, weights = run(tmp_path, [1, 1, 5], then, resume=True)
     assert weight(tmp_path, "best.pt") == weights[0] == trainer.session.net.param()[0][0].item()
 
 
 def test_the_best_of_a_future_that_was_given_up_stays_until_a_better_state_comes(tmp_path: Path) -> None:
     saver = {"save_top_k": 4, "every_n_epochs": 1}
-    run(tmp_path, [9, 8, 7, 1], Checkpoint("score", **saver))
+    run(tmp_path, [9, 8, 7, 1], Checkpoint("score", "min", **saver))
     (early,) = tmp_path.glob("checkpoints/epoch3-*.pt")
     early.rename(tmp_path / "checkpoints" / "last.pt")  # back to epoch 3
     for name in ("epoch4-step12.pt", "best.pt"):
         (tmp_path / "checkpoints" / name).rename(tmp_path / name)
     (tmp_path / "best.pt").rename(tmp_path / "checkpoints" / "best.pt")
-    run(tmp_path, [9, 8, 7, 20, 6, 20], Checkpoint("score", **saver), resume=True)
+    run(tmp_path, [9, 8, 7, 20, 6, 20], Checkpoint("score", "min", **saver), resume=True)
     assert score_of(tmp_path, "best.pt") == 1
     ranked = checkpoint.load(tmp_path / "checkpoints" / "last.pt")["callbacks"]["checkpoint"]["kept"]
     assert [score for score, _, _ in ranked] == [6, 8, 9, 20]  # the file of 7 is last.pt now
-    run(tmp_path, [9, 8, 7, 20, 6, 20, 0.5], Checkpoint("score", **saver), resume=True)
+    run(tmp_path, [9, 8, 7, 20, 6, 20, 0.5], Checkpoint("score", "min", **saver), resume=True)
     assert score_of(tmp_path, "best.pt") == 0.5
 
 
@@ -143,14 +143,14 @@ def test_the_best_of_a_future_that_was_given_up_stays_until_a_better_state_comes
 @pytest.mark.parametrize("name", ["best.pt", "epoch1-step3.pt", "last.pt"])
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_no_worse_state_replaces_best_pt_whatever_is_resumed(k: int, name: str, tmp_path: Path) -> None:
-    run(tmp_path, [3, 1, 2, 4], Checkpoint("score", save_top_k=3, every_n_epochs=1))
+    run(tmp_path, [3, 1, 2, 4], Checkpoint("score", "min", save_top_k=3, every_n_epochs=1))
     (tmp_path / "checkpoints" / name).replace(tmp_path / "from.pt")
     if name == "best.pt":
         (tmp_path / "checkpoints" / name).write_bytes((tmp_path / "from.pt").read_bytes())
     (tmp_path / "checkpoints" / "last.pt").write_bytes((tmp_path / "from.pt").read_bytes())
-    run(tmp_path, [9] * 6, Checkpoint("score", save_top_k=k, every_n_epochs=1), resume=True)
+    run(tmp_path, [9] * 6, Checkpoint("score", "min", save_top_k=k, every_n_epochs=1), resume=True)
     assert score_of(tmp_path, "best.pt") == 1
-    run(tmp_path, [9] * 6 + [0], Checkpoint("score", save_top_k=k, every_n_epochs=1), resume=True)
+    run(tmp_path, [9] * 6 + [0], Checkpoint("score", "min", save_top_k=k, every_n_epochs=1), resume=True)
     assert score_of(tmp_path, "best.pt") == 0
 
 
@@ -164,7 +164,7 @@ def test_a_kill_between_any_two_files_ends_in_the_same_bytes(
         pass
 
     def savers() -> list[Callback]:
-        return [Checkpoint("score", save_top_k=k, every_n_epochs=every)]
+        return [Checkpoint("score", "min", save_top_k=k, every_n_epochs=every)]
 
     torch.manual_seed(0)
     run(tmp_path / "whole", SCORES, *savers())
@@ -189,24 +189,24 @@ def test_a_kill_between_any_two_files_ends_in_the_same_bytes(
 
 
 def test_a_lost_best_pt_comes_back_from_the_best_by_name(tmp_path: Path) -> None:
-    run(tmp_path, [3, 1, 2], Checkpoint("score", save_top_k=2))
+    run(tmp_path, [3, 1, 2], Checkpoint("score", "min", save_top_k=2))
     (tmp_path / "checkpoints" / "best.pt").unlink()
-    run(tmp_path, [3, 1, 2, 4], Checkpoint("score", save_top_k=2), resume=True)
+    run(tmp_path, [3, 1, 2, 4], Checkpoint("score", "min", save_top_k=2), resume=True)
     assert score_of(tmp_path, "best.pt") == 1
 
 
 def test_a_renamed_callback_knows_its_best_pt(tmp_path: Path) -> None:
-    run(tmp_path, [3, 1, 2], Checkpoint("score"))
+    run(tmp_path, [3, 1, 2], Checkpoint("score", "min"))
 
     class Saver(Checkpoint):
         """Under another name."""
 
-    run(tmp_path, [3, 1, 2, 4], Saver("score"), resume=True)
+    run(tmp_path, [3, 1, 2, 4], Saver("score", "min"), resume=True)
     assert score_of(tmp_path, "best.pt") == 1
 
 
 def test_another_metric_on_resume_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(tmp_path, [1, 1], Checkpoint("score"))
+    run(tmp_path, [1, 1], Checkpoint("score", "min"))
     run(tmp_path, [1, 1, 5], Checkpoint("score", "max"), resume=True)
     assert capsys.readouterr().err == (
         "callbacks.checkpoint: the checkpoint ranks by score (min), this run by score (max): best.pt is ranked again\n"
@@ -214,7 +214,7 @@ def test_another_metric_on_resume_is_told(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_best_pt_that_cannot_be_read_now_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path, [3, 1], Checkpoint("score"))
+    run(tmp_path, [3, 1], Checkpoint("score", "min"))
     before = contents(tmp_path)
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
 
@@ -227,7 +227,7 @@ def test_a_best_pt_that_cannot_be_read_now_is_not_replaced(tmp_path: Path, monke
 
     monkeypatch.setattr(checkpoint, "_bytes", fail)
     net = Sequential(Linear(1, 1, bias=False))
-    callbacks = [Script([3, 1, 2]), Checkpoint("score")]
+    callbacks = [Script([3, 1, 2]), Checkpoint("score", "min")]
     trainer = Trainer(max_epochs=3, batch_size=2, device="cpu", run_dir=tmp_path, callbacks=callbacks)
     with pytest.raises(UserError, match=r"best\.pt: cannot be read, Input/output error"):
         trainer.fit(net, MSELoss(), SGD(net.param(), lr=0.01), line(), resume=content)
@@ -240,7 +240,7 @@ def test_a_best_pt_that_cannot_be_read_now_is_not_replaced(tmp_path: Path, monke
 
 def test_a_last_pt_that_cannot_be_read_now_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An older state would be resumed, and the next save would replace a last.pt that may be whole."""
-    run(tmp_path, [3, 1], Checkpoint("score"))
+    run(tmp_path, [3, 1], Checkpoint("score", "min"))
     read = checkpoint._bytes
 
     def fail(path: Path) -> bytes:
@@ -258,9 +258,21 @@ def test_final_pt_stays_until_a_resumed_run_has_saved(tmp_path: Path) -> None:
         def on_train_epoch_start(self, session: Session) -> None:
             raise ValueError
 
-    run(tmp_path, [1, 3], Checkpoint("score", every_n_epochs=1), EarlyStopping("score", restore_best=True))
+    run(
+        tmp_path,
+        [1, 3],
+        Checkpoint("score", "min", every_n_epochs=1),
+        EarlyStopping("score", "min", restore_best=True),
+    )
     final = tmp_path / "checkpoints" / "final.pt"
     before = final.read_bytes()
     with pytest.raises(CallbackError):
-        run(tmp_path, [1, 3, 2], Checkpoint("score"), EarlyStopping("score", restore_best=True), Break(), resume=True)
+        run(
+            tmp_path,
+            [1, 3, 2],
+            Checkpoint("score", "min"),
+            EarlyStopping("score", "min", restore_best=True),
+            Break(),
+            resume=True,
+        )
     assert final.read_bytes() == before

@@ -91,7 +91,7 @@ TABLE = [
 @pytest.mark.parametrize("first", [False, True], ids=["listed_after_the_metric", "listed_before_it"])
 @pytest.mark.parametrize(("losses", "patience", "stop"), TABLE)
 def test_it_stops_where_keras_and_lightning_do(losses: list[float], patience: int, stop: int | None, first: bool) -> None:
-    assert stop_epoch(run(losses, EarlyStopping("score", patience=patience), first=first)) == stop
+    assert stop_epoch(run(losses, EarlyStopping("score", "min", patience=patience), first=first)) == stop
 
 
 @pytest.mark.parametrize(("losses", "patience", "stop"), TABLE)
@@ -125,7 +125,7 @@ LIMITS = [
 
 @pytest.mark.parametrize(("metric", "arguments", "stop", "words"), LIMITS)
 def test_limits(metric: list[float], arguments: dict[str, Any], stop: int | None, words: str) -> None:
-    trainer = run(metric, EarlyStopping("score", **{"patience": 3, **arguments}))
+    trainer = run(metric, EarlyStopping("score", **{"mode": "min", "patience": 3, **arguments}))
     assert stop_epoch(trainer) == stop
     assert words in trainer.summary["stop_words"]
 
@@ -153,7 +153,7 @@ def test_a_relative_threshold_is_a_share_of_the_size_whatever_the_sign(
 
 
 def test_the_reason_is_for_programs_and_for_people() -> None:
-    summary = run([3, 2, 2, 2, 2], EarlyStopping("score", patience=2)).summary
+    summary = run([3, 2, 2, 2, 2], EarlyStopping("score", "min", patience=2)).summary
     assert (summary["stop_reason"], summary["epoch"]) == ("early_stopping", 4)
     assert summary["stop_words"] == "score has not improved on 2 for 2 checks"
 
@@ -166,19 +166,19 @@ def test_the_reason_is_for_programs_and_for_people() -> None:
     ],
 )
 def test_min_epochs_holds_back_and_remembers_nothing(metric: list[float], stop: int | None) -> None:
-    assert stop_epoch(run(metric, EarlyStopping("score", patience=1), min_epochs=4)) == stop
+    assert stop_epoch(run(metric, EarlyStopping("score", "min", patience=1), min_epochs=4)) == stop
 
 
 def test_nan_before_min_epochs_does_not_stop_later() -> None:
-    assert stop_epoch(run([5, NAN, 4, 3], EarlyStopping("score"), min_epochs=3)) is None
+    assert stop_epoch(run([5, NAN, 4, 3], EarlyStopping("score", "min"), min_epochs=3)) is None
 
 
 def test_a_missing_metric_is_an_error_that_lists_those_there_are() -> None:
     with pytest.raises(UserError, match=r"callbacks\.early_stopping: no metric 'scor'.*'score'.*train/loss.*ends after step 1"):
-        run([1], EarlyStopping("scor"))
+        run([1], EarlyStopping("scor", "min"))
     with pytest.raises(UserError, match=r"no metric 'val/loss'.*add the callback validation_split"):
         run([1], EarlyStopping())
-    assert run([1, 2, 3], EarlyStopping("scor", patience=1, strict=False)).session.progress.epoch == 3
+    assert run([1, 2, 3], EarlyStopping("scor", "min", patience=1, strict=False)).session.progress.epoch == 3
 
 
 def test_a_metric_that_comes_now_and_then_is_checked_then() -> None:
@@ -188,7 +188,7 @@ def test_a_metric_that_comes_now_and_then_is_checked_then() -> None:
                 session.log("seldom", 1.0)
 
     # epochs 0, 3, 6: patience 2 is over at 6
-    assert stop_epoch(run([0] * 10, EarlyStopping("seldom", patience=2, strict=False), Seldom())) == 6
+    assert stop_epoch(run([0] * 10, EarlyStopping("seldom", "min", patience=2, strict=False), Seldom())) == 6
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any]) -> None:
     [([3, 1, 2, 2], 1), ([4, 3, 2, 1], 3), ([1, 2, 3, 4], 0), ([3, 1, 1, 2], 1)],  # the first of equal ones
 )
 def test_restore_best_ends_with_the_best_weights(metric: list[float], best: int) -> None:
-    trainer = run(metric, EarlyStopping("score", patience=3, restore_best=True))
+    trainer = run(metric, EarlyStopping("score", "min", patience=3, restore_best=True))
     script = trainer.callbacks["script"]
     assert isinstance(script, Script)
     assert trainer.session.net.param()[0][0].flatten().tolist() == script.params[best]
@@ -216,17 +216,17 @@ def test_restore_best_ends_with_the_best_weights(metric: list[float], best: int)
 
 
 def test_restore_best_takes_the_weights_of_a_threshold_too() -> None:
-    trainer = run([3, 2, 0.5], EarlyStopping("score", stopping_threshold=1, restore_best=True))
+    trainer = run([3, 2, 0.5], EarlyStopping("score", "min", stopping_threshold=1, restore_best=True))
     assert trainer.session.net.param()[0][0].flatten().tolist() == trainer.callbacks["script"].params[2]  # type: ignore[attr-defined]
 
 
 def test_without_restore_best_the_last_weights_stay() -> None:
-    trainer = run([3, 1, 2, 2], EarlyStopping("score"))
+    trainer = run([3, 1, 2, 2], EarlyStopping("score", "min"))
     assert trainer.session.net.param()[0][0].flatten().tolist() == trainer.callbacks["script"].params[-1]  # type: ignore[attr-defined]
 
 
 def test_last_pt_keeps_the_last_weights_where_best_is_restored(tmp_path: Path) -> None:
-    trainer = run([3, 1, 2, 2], EarlyStopping("score", restore_best=True), Checkpoint("score"), run_dir=tmp_path)
+    trainer = run([3, 1, 2, 2], EarlyStopping("score", "min", restore_best=True), Checkpoint("score", "min"), run_dir=tmp_path)
     params = trainer.callbacks["script"].params  # type: ignore[attr-defined]
     files = {name: checkpoint.load(tmp_path / "checkpoints" / f"{name}.pt")["model"]["0.weight"] for name in ("last", "best")}
     assert files["last"].flatten().tolist() == params[3]
@@ -237,7 +237,7 @@ def test_last_pt_keeps_the_last_weights_where_best_is_restored(tmp_path: Path) -
 
 
 def test_a_second_fit_trains_anew() -> None:
-    trainer = run([3, 2, 2, 9], EarlyStopping("score", patience=1))
+    trainer = run([3, 2, 2, 9], EarlyStopping("score", "min", patience=1))
     assert stop_epoch(trainer) == 2
     before = trainer.session.net.param()[0][0].clone()
     trainer.fit(trainer.session.net, trainer.session.loss, trainer.session.optimizer, line())
@@ -246,7 +246,7 @@ def test_a_second_fit_trains_anew() -> None:
 
 
 def test_a_second_fit_without_the_callback_has_its_rate_again() -> None:
-    trainer = run([3, 3], EarlyStopping("score", patience=1))
+    trainer = run([3, 3], EarlyStopping("score", "min", patience=1))
     assert stop_epoch(trainer) == 1
     before = trainer.session.net.param()[0][0].clone()
     again = Trainer(max_epochs=1, batch_size=None, device="cpu", dtype="float64")
@@ -277,10 +277,10 @@ def test_a_resumed_run_is_judged_by_the_configuration_of_now(
     stop: int | None,
     tmp_path: Path,
 ) -> None:
-    first = run(script, EarlyStopping("score", **{"patience": 3, **before}), Checkpoint(), run_dir=tmp_path)
+    first = run(script, EarlyStopping("score", "min", **{"patience": 3, **before}), Checkpoint(), run_dir=tmp_path)
     assert stop_epoch(first) is not None
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
-    resumed = run(script, EarlyStopping("score", **{"patience": 3, **after}), resume=content, **settings)
+    resumed = run(script, EarlyStopping("score", "min", **{"patience": 3, **after}), resume=content, **settings)
     assert stop_epoch(resumed) == stop
     assert resumed.session.progress.epoch > first.session.progress.epoch or stop == stop_epoch(first)
     if resumed.session.progress.epoch > first.session.progress.epoch:
@@ -291,25 +291,25 @@ def test_a_resumed_run_is_judged_by_the_configuration_of_now(
 
 def test_patience_lowered_on_resume_stops_at_the_next_check(tmp_path: Path) -> None:
     script = [3, 2, 2, 2, 2, 2, 2]
-    run(script, EarlyStopping("score", patience=9), Checkpoint(), run_dir=tmp_path, max_epochs=4)  # two checks waited
+    run(script, EarlyStopping("score", "min", patience=9), Checkpoint(), run_dir=tmp_path, max_epochs=4)  # two checks waited
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
-    assert stop_epoch(run(script, EarlyStopping("score", patience=1), resume=content)) == 4
+    assert stop_epoch(run(script, EarlyStopping("score", "min", patience=1), resume=content)) == 4
 
 
 def test_another_metric_on_resume_begins_its_own_count(tmp_path: Path) -> None:
-    run([3, 2, 2, 2], EarlyStopping("score", patience=1), Checkpoint(), run_dir=tmp_path)
+    run([3, 2, 2, 2], EarlyStopping("score", "min", patience=1), Checkpoint(), run_dir=tmp_path)
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
     assert run([3, 2, 2, 2, 2], EarlyStopping("train/loss", patience=1), resume=content).session.progress.epoch == 5
 
 
 def test_restore_best_remembers_the_best_over_a_resume(tmp_path: Path) -> None:
-    stopping = EarlyStopping("score", patience=9, restore_best=True)
+    stopping = EarlyStopping("score", "min", patience=9, restore_best=True)
     first = run([3, 1, 2], stopping, Checkpoint(), run_dir=tmp_path)
     best = first.callbacks["script"].params[1]  # type: ignore[attr-defined]
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
-    resumed = run([3, 1, 2, 2, 2], EarlyStopping("score", patience=9, restore_best=True), resume=content)
+    resumed = run([3, 1, 2, 2, 2], EarlyStopping("score", "min", patience=9, restore_best=True), resume=content)
     assert resumed.session.net.param()[0][0].flatten().tolist() == best
-    plain = run([3, 1, 2, 2, 2], EarlyStopping("score", patience=9), resume=content)  # no longer asked for
+    plain = run([3, 1, 2, 2, 2], EarlyStopping("score", "min", patience=9), resume=content)  # no longer asked for
     assert plain.session.net.param()[0][0].flatten().tolist() == plain.callbacks["script"].params[-1]  # type: ignore[attr-defined]
 
 
@@ -320,7 +320,7 @@ COLUMNS = [(5, 9, 9), (6, 8, 8), (6, 7, 7), (1, 7, 6), (1, 7, 5), (1, 1, 4)]
 
 
 def test_replicas_stop_each_on_their_own() -> None:
-    trainer = run(COLUMNS, EarlyStopping("score", patience=2), replicas=3)
+    trainer = run(COLUMNS, EarlyStopping("score", "min", patience=2), replicas=3)
     params = trainer.callbacks["script"].params  # type: ignore[attr-defined]
     moved = [[params[e][r] != params[e - 1][r] for e in range(1, 6)] for r in range(3)]
     assert moved == [[True, True, False, False, False], [True, True, True, True, False], [True] * 5]
@@ -330,19 +330,21 @@ def test_replicas_stop_each_on_their_own() -> None:
 
 
 def test_the_run_ends_when_all_replicas_have_stopped() -> None:
-    trainer = run([(1, 3, 3), (2, 4, 2), (2, 4, 2), (2, 4, 2), (2, 4, 2)], EarlyStopping("score", patience=1), replicas=3)
+    trainer = run(
+        [(1, 3, 3), (2, 4, 2), (2, 4, 2), (2, 4, 2), (2, 4, 2)], EarlyStopping("score", "min", patience=1), replicas=3
+    )
     assert stop_epoch(trainer) == 2
     assert trainer.summary["metrics"]["score"]["values"] == [2, 4, 2]
 
 
 def test_a_stopped_replica_is_the_run_that_stopped_alone() -> None:
-    together = run(COLUMNS, EarlyStopping("score", patience=2), replicas=3)
+    together = run(COLUMNS, EarlyStopping("score", "min", patience=2), replicas=3)
     drawn = Sequential(Linear(1, 1, bias=False)).replicate(range(3)).param()[0][0]
     losses = together.summary["metrics"]["train/loss"]["values"]
     for r, w in enumerate(together.session.net.param()[0][0].flatten().tolist()):
         net = Sequential(Linear(1, 1, bias=False))
         net.param()[0][0].copy_(drawn[r])
-        callbacks = [Script([row[r] for row in COLUMNS]), EarlyStopping("score", patience=2)]
+        callbacks = [Script([row[r] for row in COLUMNS]), EarlyStopping("score", "min", patience=2)]
         trainer = Trainer(max_epochs=6, batch_size=None, seed=r, device="cpu", dtype="float64", callbacks=callbacks)
         summary = trainer.fit(net, MSELoss(), SGD(net.param(), lr=0.01), line())
         assert net.param()[0][0].item() == pytest.approx(w, rel=1e-12)
@@ -351,7 +353,7 @@ def test_a_stopped_replica_is_the_run_that_stopped_alone() -> None:
 
 def test_restore_best_is_each_replicas_own() -> None:
     columns = [(5, 1, NAN), (1, 2, NAN), (2, 3, NAN), (3, 4, NAN)]  # best at epoch 1, 0, and never
-    stopping = EarlyStopping("score", patience=9, restore_best=True, check_finite=False)
+    stopping = EarlyStopping("score", "min", patience=9, restore_best=True, check_finite=False)
     trainer = run(columns, stopping, replicas=3)
     params = trainer.callbacks["script"].params  # type: ignore[attr-defined]
     assert trainer.session.net.param()[0][0].flatten().tolist() == [params[1][0], params[0][1], params[3][2]]
@@ -362,10 +364,10 @@ def test_replicas_that_have_stopped_stay_so_over_a_resume_unless_patience_grows(
     patience: int, epochs: list[int], tmp_path: Path
 ) -> None:
     columns = [(5, 9, 9), (6, 8, 8), (6, 7, 7), (6, 7, 6), (6, 7, 5), (6, 7, 4)]
-    run(columns, EarlyStopping("score", patience=2), Checkpoint(), replicas=3, run_dir=tmp_path, max_epochs=3)
+    run(columns, EarlyStopping("score", "min", patience=2), Checkpoint(), replicas=3, run_dir=tmp_path, max_epochs=3)
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
     assert content["state"]["active"] == [False, True, True]
-    resumed = run(columns, EarlyStopping("score", patience=patience), replicas=3, resume=content)
+    resumed = run(columns, EarlyStopping("score", "min", patience=patience), replicas=3, resume=content)
     before = [content["model"]["0.weight"].flatten().tolist(), *resumed.callbacks["script"].params]  # type: ignore[attr-defined]
     moved = [3 + sum(before[e][r] != before[e - 1][r] for e in range(1, 4)) for r in range(3)]
     assert moved == epochs
@@ -379,7 +381,7 @@ def test_a_stopped_replica_is_left_alone_even_by_infinite_gradients() -> None:
             if session.progress.epoch == 1:
                 session.net.param()[0][0][0] = 1e308  # y overflows for x = 2, and the gradient with it
 
-    trainer = run([(1, 1), (NAN, 1), (1, 1)], EarlyStopping("score", patience=9), Blow(), replicas=2)
+    trainer = run([(1, 1), (NAN, 1), (1, 1)], EarlyStopping("score", "min", patience=9), Blow(), replicas=2)
     assert trainer.session.net.param()[0][0].flatten()[0].item() == 1e308
     assert trainer.session.progress.active == [False, True]
 
@@ -395,7 +397,7 @@ def test_monitoring_the_training_loss_waits_for_the_first_epochs_end() -> None:
 
 
 def test_the_csv_row_of_the_last_epoch_is_written(tmp_path: Path) -> None:
-    run([3, 2, 2, 2, 2], EarlyStopping("score", patience=1), CSVLogger(), run_dir=tmp_path)
+    run([3, 2, 2, 2, 2], EarlyStopping("score", "min", patience=1), CSVLogger(), run_dir=tmp_path)
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2", "3"]
 
@@ -409,7 +411,7 @@ def test_the_best_parameters_of_another_metric_are_not_restored(capsys: pytest.C
                 self.content = to_plain(session.snapshot())
 
     keep = Keep()
-    run([1, 2, 3, 4, 5], EarlyStopping("score", restore_best=True, patience=9), keep)
+    run([1, 2, 3, 4, 5], EarlyStopping("score", "min", restore_best=True, patience=9), keep)
     capsys.readouterr()
     resumed = run([1, 2, 3, 4, 5], EarlyStopping("score", "max", restore_best=True, patience=9), resume=keep.content)
     script = next(cb for cb in resumed.callbacks.values() if isinstance(cb, Script))
@@ -422,4 +424,4 @@ def test_the_best_parameters_of_another_metric_are_not_restored(capsys: pytest.C
 )
 def test_a_limit_that_is_no_number_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"{next(iter(arguments))}="):
-        EarlyStopping("score", **arguments)
+        EarlyStopping("score", "min", **arguments)

@@ -226,7 +226,7 @@ def replaced(line: int, text: bytes) -> Callable[[list[bytes]], bytes]:
 
 
 REFUSED: list[tuple[str, Callable[[list[bytes]], bytes], str]] = [
-    ("a foreign row", replaced(1, b"99,999,hello\n"), "line 2: has another number of fields than the header .got 3, needs 6"),
+    ("a foreign row", replaced(1, b"99,999,hello\n"), "line 2: has another number of fields than the header .got 3, needs 7"),
     ("no header", replaced(0, b""), "line 1: the header does not begin with epoch,step .got '1,3'"),
     (
         "a byte order mark",
@@ -235,18 +235,18 @@ REFUSED: list[tuple[str, Callable[[list[bytes]], bytes], str]] = [
     ),
     ("a column twice", lambda lines: lines[0].replace(b"lr", b"val/loss") + b"".join(lines[1:]), "line 1: the header repeats"),
     ("a quote that stays open", replaced(0, b'epoch,step,"lr\n'), "line 3: the header is not CSV"),
-    ("Latin-1", replaced(2, b"1,3,\xe9,,,\n"), r"line 3: is not UTF-8 .got b'\\xe9'"),
+    ("Latin-1", replaced(2, b"1,3,\xe9,,,,\n"), r"line 3: is not UTF-8 .got b'\\xe9'"),
     ("an empty line", replaced(1, b"\n"), "line 2: has another number of fields"),
-    ("epoch 1.0", replaced(1, b"1.0,3,,,,\n"), "line 2: epoch is not a whole number .got '1.0'"),
-    ("an Arabic digit", replaced(1, "1,٣,,,,\n".encode()), "line 2: step is not a whole number"),
-    ("a long number", replaced(1, b"1," + b"9" * 5000 + b",,,,\n"), "line 2: step is not a whole number"),
+    ("epoch 1.0", replaced(1, b"1.0,3,,,,,\n"), "line 2: epoch is not a whole number .got '1.0'"),
+    ("an Arabic digit", replaced(1, "1,٣,,,,,\n".encode()), "line 2: step is not a whole number"),
+    ("a long number", replaced(1, b"1," + b"9" * 5000 + b",,,,,\n"), "line 2: step is not a whole number"),
     ("steps that decrease", lambda lines: lines[0] + lines[1].replace(b"1,3", b"1,9", 1) + lines[2], "line 3: step is smaller"),
-    ("text", replaced(1, b"1,3,soon,,,\n"), "line 2: 'val/error' is not a number .got 'soon'"),
-    ("an escape", replaced(1, b"1,3,\x1b[2J,,,\n"), r"line 2: 'val/error' is not a number .got '\\x1b\[2J'"),
+    ("text", replaced(1, b"1,3,,soon,,,\n"), "line 2: 'val/error' is not a number .got 'soon'"),
+    ("an escape", replaced(1, b"1,3,,\x1b[2J,,,\n"), r"line 2: 'val/error' is not a number .got '\\x1b\[2J'"),
     ("the header in the middle", lambda lines: b"".join([*lines[:2], lines[0], *lines[2:]]), "line 3: epoch is not a whole"),
     ("a last line cut short", lambda lines: b"".join(lines)[:-3], "line 3: no newline ends it"),
     ("no line", lambda lines: b"my notes", "line 1: no newline ends it"),
-    ("a return", replaced(1, b"1,3,\r0.5,,,\n"), r"line 2: 'val/error' is not a number .got '.r0.5'"),
+    ("a return", replaced(1, b"1,3,,\r0.5,,,\n"), r"line 2: 'val/error' is not a number .got '.r0.5'"),
     ("semicolons", lambda lines: b"".join(lines).replace(b",", b";"), "line 1: the header does not begin"),
 ]
 

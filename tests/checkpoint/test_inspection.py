@@ -42,7 +42,7 @@ def changed(whole: dict[str, Any], **parts: Any) -> Path:
 def test_show_tells_what_is_in_a_file(whole: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["checkpoint", "show", "a.pt"]) == 0
     out = capsys.readouterr().out
-    norm = float(whole["model"]["0.weight"].norm())
+    norm = float(whole["model"]["0.weight"].double().norm())
     for part in (
         f"a.pt: format 2, {Path('a.pt').stat().st_size:,} bytes",
         "position: epoch 1, step 2, batch 0, replicas 1",

@@ -21,6 +21,11 @@ RATE = 0.1
 # -- valid -----------------------------------------------------------------------------------------------------------------
 
 
+def monitored(metric: str) -> Config:
+    """Return a monitor. Losses and errors know their direction; others need it."""
+    return {"monitor": metric} if metric.endswith(("/loss", "/error")) else {"monitor": metric, "mode": "min"}
+
+
 def good(draw: random.Random) -> Config:
     """Return a configuration that trains: data, loss, optimizer, schedule, monitors and file names that are compatible."""
     classes, split, momentum = draw.random() < 0.7, draw.random() < 0.8, draw.random() < 0.5
@@ -38,14 +43,15 @@ def good(draw: random.Random) -> Config:
     metrics = ["train/loss", "lr", *(["val/loss", "val/error"] if split else [])]
     callbacks = config["callbacks"]
     if draw.random() < 0.6:
-        callbacks["early_stopping"] = {"monitor": draw.choice(metrics), "patience": draw.choice([5, 10**9])}
+        callbacks["early_stopping"] = {**monitored(draw.choice(metrics)), "patience": draw.choice([5, 10**9])}
     if draw.random() < 0.6:
-        callbacks["checkpoint"] = {"monitor": draw.choice(metrics), "save_top_k": draw.randrange(1, 4)}
+        callbacks["checkpoint"] = {**monitored(draw.choice(metrics)), "save_top_k": draw.randrange(1, 4)}
         if draw.random() < 0.5:
             callbacks["checkpoint"]["filename"] = draw.choice(["e{epoch}", "{epoch:02d}-{train/loss:.3f}", "s{step}-{lr:g}"])
     if draw.random() < 0.2:
         callbacks["gradient_norms"] = {}
-        callbacks["early_stopping"] = {"monitor": draw.choice(["grad_norm/0.weight", "weight_norm/2.bias"]), "patience": 9}
+        norm = draw.choice(["grad_norm/0.weight", "weight_norm/2.bias"])
+        callbacks["early_stopping"] = {**monitored(norm), "patience": 9}
     if draw.random() < 0.3:
         callbacks["csv_logger"] = {}
     interval = draw.choice(["epoch", "step"])

@@ -38,7 +38,7 @@ def passing(n: int = 1) -> Sequential:
 def test_the_loss_is_the_mean_a_sample_whatever_the_batches(loss: Loss, size: int) -> None:
     # y - t = 0, 1, 2, 3, 4: squares 0 + 1 + 4 + 9 + 16 = 30, a mean of 6
     part = Split(torch.arange(5.0).unsqueeze(1), torch.zeros(5, 1))
-    assert evaluate(passing(), loss, Dataset(part), part, size) == {"loss": [6.0]}
+    assert evaluate(passing(), loss, Dataset(part), part, size).metrics == {"loss": [6.0]}
 
 
 def test_replicas_have_a_value_each() -> None:
@@ -48,7 +48,7 @@ def test_replicas_have_a_value_each() -> None:
     loss = MSELoss()
     loss.replica_dims = 1
     # (1 + 4 + 9) / 3, and 4 times that
-    assert evaluate(net, loss, Dataset(part), part, 2, 2)["loss"] == pytest.approx([14 / 3, 56 / 3])
+    assert evaluate(net, loss, Dataset(part), part, 2, 2).metrics["loss"] == pytest.approx([14 / 3, 56 / 3])
 
 
 ANSWERS: list[tuple[Loss, list[list[float]], float | None, list[int]]] = [
@@ -73,12 +73,12 @@ def test_the_error_is_the_share_of_wrong_answers() -> None:
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
     data = tensors(x, torch.tensor([0, 0, 0, 1]))  # the second is wrong
     for size in (1, 3, 4):
-        assert evaluate(passing(2), CrossEntropyLoss(), data, data.train, size)["error"] == [0.25]
+        assert evaluate(passing(2), CrossEntropyLoss(), data, data.train, size).metrics["error"] == [0.25]
 
 
 def test_without_classes_there_is_no_error() -> None:
     data = tensors(torch.zeros(2, 1), torch.zeros(2, 1))
-    assert set(evaluate(passing(), MSELoss(), data, data.train, 2)) == {"loss"}
+    assert set(evaluate(passing(), MSELoss(), data, data.train, 2).metrics) == {"loss"}
 
 
 def test_nothing_that_training_sees_is_changed() -> None:
@@ -86,7 +86,7 @@ def test_nothing_that_training_sees_is_changed() -> None:
     before = [(p.clone(), g.clone()) for p, g in net.param()]
     data = tensors(torch.randn(7, 2), torch.randint(2, (7,)), classes=2)
     state = torch.get_rng_state()
-    values = [evaluate(net, NLLLoss(), data, data.train, size)["loss"] for size in (2, 7)]
+    values = [evaluate(net, NLLLoss(), data, data.train, size).metrics["loss"] for size in (2, 7)]
     assert values[0] == pytest.approx(values[1])  # Dropout is off
     assert torch.equal(torch.get_rng_state(), state)
     assert all(m.training for _, m in net.modules())

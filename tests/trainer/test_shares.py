@@ -68,8 +68,8 @@ def test_parts_of_a_batch_add_up_to_it_whatever_the_classes_weigh(loss: Loss, pa
 def test_the_loss_of_a_part_does_not_depend_on_the_batches(loss: Loss) -> None:
     net = Sequential(Linear(4, 3)).to(dtype=torch.float64)
     data = tensors(*sample())
-    whole = evaluate(net, loss, data, data.train, 22)
-    in_batches = evaluate(net, loss, data, data.train, 5)
+    whole = evaluate(net, loss, data, data.train, 22).metrics
+    in_batches = evaluate(net, loss, data, data.train, 5).metrics
     assert whole["loss"] == pytest.approx(in_batches["loss"], rel=1e-12)
 
 

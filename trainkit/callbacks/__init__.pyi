@@ -15,7 +15,7 @@ class Checkpoint(Callback):
     def __init__(
         self,
         monitor: str | None = None,
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         save_top_k: int = 1,
         every_n_epochs: int | None = None,
         every_n_steps: int | None = None,
@@ -47,7 +47,7 @@ class EarlyStopping(Callback):
     def __init__(
         self,
         monitor: str = "val/loss",
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         patience: int = 3,
         min_delta: float = 0.0,
         threshold_mode: Literal["abs", "rel"] = "abs",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trainkit.data.dataset import Split
 from trainkit.data.loader import batches, epoch_permutation
-from trainkit.metrics.classification import predicted_classes
+from trainkit.metrics.metric_set import MetricSet
 
 from .torch_nn import Criterion, criterion, load, module, optimizer
 
@@ -119,9 +119,10 @@ def train(
 
 
 def evaluate(net: nn.Module, criterion: Criterion, session: Session, split: Split) -> dict[str, float]:
-    """Return loss and error of a split in evaluation mode, as trainkit's `evaluate` defines them, in batches of its size."""
-    data, size = session.data, session.evaluation_size(split)
-    total, weight, wrong = torch.zeros(3, dtype=torch.float64, device=split.x.device)
+    """Return loss and metrics of a split in evaluation mode, as trainkit's `evaluate` defines them, in batches of its size."""
+    size = session.evaluation_size(split)
+    total, weight = torch.zeros(2, dtype=torch.float64, device=split.x.device)
+    others: MetricSet | None = None
     net.eval()
     with torch.inference_mode():
         for i in range(0, len(split), size):
@@ -132,13 +133,11 @@ def evaluate(net: nn.Module, criterion: Criterion, session: Session, split: Spli
                 value = torch.where(n == 0, 0, value)  # the value is 0 / 0 if all targets are ignored
             total += value * n if criterion.reduction == "mean" else value
             weight += n if criterion.reduction == "mean" else len(x)
-            if data.classes is not None and split.label is not None:
-                wrong += (predicted_classes(y, session.loss, data) != split.label[i : i + size]).sum()
+            others = others or session.metric_set(y[None])
+            others.update(y[None], t, None if split.label is None else split.label[i : i + size])
     net.train()
-    metrics = {"loss": float(total / weight)}
-    if data.classes is not None and split.label is not None:
-        metrics["error"] = float(wrong / len(split))
-    return metrics
+    values = {} if others is None else others.values()
+    return {"loss": float(total / weight), **{name: value for name, (value,) in values.items()}}
 
 
 def batch_weight(criterion: Criterion, t: Tensor) -> int | Tensor:

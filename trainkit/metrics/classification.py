@@ -1,4 +1,4 @@
-"""Metrics of classes: which class an output predicts, and how many predictions are wrong."""
+"""Which class an output predicts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,3 @@ def predicted_classes(y: Tensor, loss: Loss, data: Dataset, replica_dims: int = 
         return y.argmax(1 + replica_dims)
     threshold = 0.0 if loss.from_logits else 0.5 if data.threshold is None else data.threshold
     return (y.flatten(replica_dims + 1).squeeze(-1) > threshold).long()
-
-
-def wrong_predictions(y: Tensor, label: Tensor, loss: Loss, data: Dataset, replica_dims: int = 0) -> Tensor:
-    """Return how many of the labels (n,) y does not predict, per replica; the error is their sum over a split / n."""
-    return (predicted_classes(y, loss, data, replica_dims) != label).sum(-1)

@@ -49,6 +49,29 @@ class Confusion(SumState):
         return (self.counts - torch.diag_embed(self.true_positives())).sum((1, 2))
 
 
+class Correct(SumState):
+    """right, not_right (r,), float64: the summed weights of the samples that are predicted right, and of the others."""
+
+    sums = ("right", "not_right")
+
+    def __init__(self, task: Task, replicas: int, device: torch.device) -> None:
+        super().__init__(task, replicas, device)
+        self.right, self.not_right = self.zeros(replicas), self.zeros(replicas)
+
+    def update(self, batch: Batch) -> None:
+        right = batch.predicted == batch.labels
+        self.right += batch.total(right)
+        self.not_right += batch.total(~right)
+
+    def correct(self) -> Tensor:
+        """Return (r,): samples that are predicted right."""
+        return self.right
+
+    def wrong(self) -> Tensor:
+        """Return (r,): samples that are predicted wrong."""
+        return self.not_right
+
+
 class LabelCounts(SumState):
     """Of a multilabel task: counts (r, K, 2, 2), a confusion matrix per label, and samples with all labels right or not.
 
@@ -114,29 +137,38 @@ class CountMetric(Metric):
         return NO_SAMPLES
 
 
+class Share(CountMetric):
+    """Base of accuracy and error, which need no matrix: with thousands of classes it would be large."""
+
+    multilabel = True
+
+    def new_state(self, task: Task, replicas: int, device: torch.device) -> Correct | LabelCounts:  # type: ignore[override]
+        return (LabelCounts if task.multilabel else Correct)(task, replicas, device)
+
+
 @dataclass(frozen=True)
-class Accuracy(CountMetric):
+class Accuracy(Share):
     """The share of samples that are predicted right. Multilabel: right in all labels (subset accuracy).
 
     Undefined without samples. Source: sklearn.metrics.accuracy_score.
     """
 
-    key, multilabel = "accuracy", True
+    key = "accuracy"
 
-    def value(self, state: Confusion | LabelCounts) -> Tensor:
+    def value(self, state: Correct | LabelCounts) -> Tensor:
         return divided(state.correct(), state.correct() + state.wrong())
 
 
 @dataclass(frozen=True)
-class Error(CountMetric):
+class Error(Share):
     """1 - accuracy, the share of samples that are predicted wrong. Undefined without samples.
 
     Source: sklearn.metrics.zero_one_loss.
     """
 
-    key, maximize, multilabel = "error", False, True
+    key, maximize = "error", False
 
-    def value(self, state: Confusion | LabelCounts) -> Tensor:
+    def value(self, state: Correct | LabelCounts) -> Tensor:
         return divided(state.wrong(), state.correct() + state.wrong())
 
 

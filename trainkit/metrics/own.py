@@ -135,6 +135,11 @@ def is_own(given: Any) -> bool:
     return callable(given) or any(callable(getattr(given, m, None)) for m in METHODS)
 
 
+def is_own_class(cls: type) -> bool:
+    """Return whether a class has the methods of a user's metric."""
+    return all(callable(getattr(cls, m, None)) for m in METHODS)
+
+
 def own(given: Any) -> Metric:
     """Return the metric of a user's class, object or function; named by its attribute `name`, else as the class or function.
 

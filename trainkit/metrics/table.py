@@ -105,6 +105,19 @@ def make(spec: Any) -> Metric:
     return METRICS[name](**_checked(name, {} if options is None else options))
 
 
+def spec(given: Any) -> Any:
+    """Return what `make` made a metric from, or a metric itself, as a configuration writes it: a name, or {name: options}.
+
+    Raises UserError for a user's own metric, which a file cannot hold.
+    """
+    metric: Any = make(given)
+    if metric.key not in METRICS or type(metric) is not METRICS[metric.key]:
+        raise UserError(f"metrics: {metric.name} is your own, which a file cannot hold")
+    options: Any = METRICS[metric.key]
+    chosen = {f.name: getattr(metric, f.name) for f in fields(options) if getattr(metric, f.name) != f.default}
+    return {metric.key: chosen} if chosen else metric.key
+
+
 def _checked(name: str, options: Any) -> dict[str, Any]:
     """Return the options of a metric. Raises UserErrors for unknown, missing and invalid ones."""
     place = f"metrics.{name}"

@@ -176,13 +176,15 @@ def check_files(callbacks: Mapping[str, Callback]) -> list[str]:
 
 
 def check_monitors(session: Session) -> None:
-    """Raise UserErrors where callbacks monitor metrics that no epoch of this run will have.
+    """Raise UserErrors where callbacks monitor metrics that no epoch of this run will have, or of unknown direction.
 
     Where the metrics that a callback adds are not known, the check is made after the first epoch instead.
     """
     known, added = known_metrics(session), [cb.adds_metrics(session) for cb in session.callbacks.values()]
     if None not in added and (found := missing(session, known)):
         raise UserErrors(line for _, line in found)
+    if session.undirected:
+        raise UserErrors(session.undirected)
     if session.data.val is not None and not session.validation_is_due:
         for name, metric in [(n, m) for n, cb in session.callbacks.items() for m in cb.monitors if m.startswith("val/")]:
             terminal.print_stderr(
@@ -190,11 +192,27 @@ def check_monitors(session: Session) -> None:
             )
 
 
+def sign_of(session: Session, callback: Callback, monitor: str, mode: str | None) -> float:
+    """Return 1 if smaller values of a metric are better, else -1. mode: min, max, or None to ask the metric.
+
+    A metric whose direction is not known is refused before the first step (`check_monitors`). A mode that contradicts the
+    metric is printed.
+    """
+    known, place = session.maximizes(monitor), f"callbacks.{callback.name}: monitor={short_repr(monitor)}"
+    if mode is None and known is None:
+        session.undirected.append(f"{place}: whether larger values are better is not known; set mode=min or mode=max")
+    maximize = known if mode is None else mode == "max"
+    if known is not None and maximize != known:
+        better = "larger" if known else "smaller"
+        terminal.print_stderr(f"{place}, mode={mode}: of this metric, {better} values are better")
+    return -1.0 if maximize else 1.0
+
+
 def known_metrics(session: Session) -> set[str]:
     """Return the metrics of an epoch of this run: the trainer's, and those of `Callback.adds_metrics`."""
-    data, known = session.data, {"train/loss", "lr"}
-    if data.val is not None:
-        known |= {"val/loss"} | ({"val/error"} if data.classes is not None and data.val.label is not None else set())
+    known = {"train/loss", "lr"}
+    if session.data.val is not None:
+        known |= {f"val/{name}" for name in session.maximize}
     return known.union(*(cb.adds_metrics(session) or () for cb in session.callbacks.values()))
 
 
@@ -207,7 +225,7 @@ def missing(session: Session, known: Collection[str]) -> list[tuple[str, str]]:
         advice = ""
         if metric.startswith("val/") and session.data.val is None:
             advice = "; add the callback validation_split"
-        elif metric == "train/error" or metric.startswith("test/"):
+        elif metric.startswith("test/") or metric in {f"train/{name}" for name in session.maximize}:
             advice = "; it is measured only after the last step"
         found.append((metric, f"callbacks.{name}: no metric {short_repr(metric)}{suggest(metric, sorted(known))}{advice}"))
     return found

@@ -64,14 +64,12 @@ def progress_of(state: dict[str, Any]) -> Progress:
     return Progress(validation_pending=state.pop("pending"), **state)
 
 
-FINAL_METRICS = {"train/error", "test/loss", "test/error"}  # metrics that are measured after the last step
-
-
 def check_size(session: Session) -> None:
     """Raise UserError where a checkpoint of the run would hold more values than a file may. Copies no tensor."""
     columns: dict[str, Any] = session.data.schema or {}
     replicas = session.replicas
-    metrics = len({*known_metrics(session), *FINAL_METRICS, *session.metrics})
+    final = [f"{split}/{name}" for split in ("train", "test") for name in session.maximize]
+    metrics = len({*known_metrics(session), *final, *session.metrics})
     schema = opcodes([columns, session.data.classes or ()])
     rest = opcodes([p for _, p, _ in session.net.named_param()]) + opcodes([session.optimizer.p] * len(session.optimizer.slots))
     rest += opcodes(_as_state(session.progress)) + metrics * (replicas + 4)

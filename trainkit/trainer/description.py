@@ -10,6 +10,7 @@ from typing import Any
 from trainkit.core.errors import UserError
 from trainkit.core.recorded import Recorded, arguments
 from trainkit.core.yaml_text import to_yaml
+from trainkit.metrics.table import spec
 from trainkit.nn.layers.container import Container, Sequential
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -44,6 +45,7 @@ def configuration(
         "model": attempt(lambda: _layers(net)),
         "loss": attempt(lambda: _named(loss)),
         "optimizer": attempt(lambda: _optimizer(optimizer)),
+        "metrics": [made for m in changed.pop("metrics", ()) if (made := attempt(partial(spec, m))) is not None] or None,
         "trainer": changed,
         "callbacks": {
             name: made if name == snake(type(cb).__name__) else {type(cb).__name__: made}

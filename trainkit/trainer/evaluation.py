@@ -1,10 +1,10 @@
-"""Metrics of a split of the data: the loss per sample, and the error rate where there are classes. Predictions."""
+"""Metrics of a split of the data: the loss per sample, and those of `trainer.metrics`. Predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +14,25 @@ from trainkit.data.dataset import Dataset, Split, floating
 from trainkit.data.loader import aligned, iter_batches
 from trainkit.data.mapped import MappedRows
 from trainkit.data.transforms.normalize import Normalizer
-from trainkit.metrics.classification import wrong_predictions
+from trainkit.metrics.confusion import Accuracy, Error
+from trainkit.metrics.metric import Metric
+from trainkit.metrics.metric_set import MetricSet
+from trainkit.metrics.task import Task
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, eval_mode
 
 PASS = 1024  # samples of a pass in evaluation mode
 Metrics = dict[str, list[float]]  # a value per replica
+
+
+OF_CLASSES: tuple[Metric, ...] = (Error(), Accuracy())  # measured wherever the data has classes
+
+
+class Evaluation(NamedTuple):
+    """`metrics` of a split, and `undefined`: by the name of each metric that is NaN, the reason."""
+
+    metrics: Metrics
+    undefined: dict[str, str]
 
 
 def evaluate(
@@ -29,29 +42,43 @@ def evaluate(
     split: Split,
     batch_size: int,
     replicas: int = 1,
+    metrics: Iterable[Metric] = (),
     check_interrupt: Callable[[], None] = lambda: None,
-) -> Metrics:
-    """Return `loss` (the mean per sample; for reduction sum, the sum divided by n) and `error` of `split`, in evaluation mode.
+) -> Evaluation:
+    """Return the loss and the metrics of `split` in evaluation mode. The state of the training is not changed.
 
-    The sums of the batches are divided once, by the sum of their counts. The state of the training is not changed.
-    check_interrupt: called before each batch; it may raise.
+    loss: the mean per sample; for reduction sum, the sum divided by n. The sums of the batches are divided once, by the sum of
+    their counts. metrics: those besides OF_CLASSES. check_interrupt: called before each batch; it may raise.
     """
     device = split.x.device
     total = torch.zeros(replicas, dtype=torch.float64, device=device)
     weight = torch.zeros(replicas, dtype=torch.float64, device=device)
-    wrong = torch.zeros(replicas, dtype=torch.float64, device=device)
+    others: MetricSet | None = None
     summed = loss.summed()
     with torch.inference_mode(), closing(outputs(net, split.x, batch_size, replicas, check_interrupt)) as batches:
         for i, y in batches:
-            t = with_replicas(net, aligned(split.t[i : i + batch_size]), replicas)
+            targets = aligned(split.t[i : i + batch_size])
+            t = with_replicas(net, targets, replicas)
             total += summed.fwd(y, t)[0]
             weight += loss.batch_weight(t) if loss.reduction == "mean" else y.shape[net.replica_dims]
-            if data.classes is not None and split.label is not None:
-                wrong += wrong_predictions(y, split.label[i : i + batch_size], loss, data, net.replica_dims)
-    metrics = {"loss": (total / weight).tolist()}
-    if data.classes is not None and split.label is not None:
-        metrics["error"] = (wrong / len(split)).tolist()
-    return metrics
+            y = y if net.replica_dims else y.unsqueeze(0)
+            others = others or metric_set(metrics, loss, data, y)
+            others.update(y, targets, None if split.label is None else split.label[i : i + batch_size])
+        values = {} if others is None else others.values()
+        undefined = {} if others is None else others.reasons(values)
+    return Evaluation({"loss": (total / weight).tolist(), **values}, undefined)
+
+
+def metric_set(metrics: Iterable[Metric], loss: Loss, data: Dataset, y: Tensor) -> MetricSet:
+    """Return OF_CLASSES, if the data has classes, and `metrics`, for outputs like y (r, n, ...).
+
+    Raises UserErrors for a metric that does not fit the data.
+    """
+    threshold = 0.0 if loss.from_logits else 0.5 if data.threshold is None else data.threshold
+    task = Task(data.classes, y[0, 0].numel() if len(y[0]) else 1, loss.from_logits, threshold)
+    chosen = list(metrics)
+    always = [m for m in OF_CLASSES if data.classes is not None and m not in chosen]
+    return MetricSet([*always, *chosen], task, len(y), y.device)
 
 
 def predict_rows(

@@ -53,7 +53,7 @@ def train(session: Session) -> None:
 
 
 def finish(session: Session) -> None:
-    """Evaluate the training and test splits, unless a signal ended the run."""
+    """Evaluate all splits with the final parameters, unless a signal ended the run."""
     if session.signal is not None:
         name = signals.name(session.signal)
         session.stopping = StopReason(name, f"stopped by {name}; continue with --resume")
@@ -63,13 +63,18 @@ def finish(session: Session) -> None:
         session.metrics["train/loss"] = session.mean_loss()  # the run ended inside its first epoch
     try:
         final = session.evaluate(session.data.train, interruptible=True)
-        if "error" in final:
-            session.log("train/error", final["error"])
+        del final["loss"]  # train/loss is the mean over the epoch's steps
+        for name, values in final.items():
+            session.log(f"train/{name}", values)
         if session.data.test is not None:
             session.evaluate_and_log("test", session.data.test, interruptible=True)
-        if session.params_replaced and session.data.val is not None:  # the summary describes the final parameters
-            values = session.evaluate(session.data.val, interruptible=True)
-            session.metrics.update({f"val/{name}": value for name, value in values.items()})
+        if session.data.val is not None:  # the last validation may be of an earlier step or of other parameters
+            last = session.evaluate(session.data.val, interruptible=True)
+            if session.params_replaced or _is_validated(session):  # the curves have a point of this step
+                session.metrics.update({f"val/{name}": values for name, values in last.items()})
+            else:
+                for name, values in last.items():
+                    session.log(f"val/{name}", values)
     except signals.Interrupted:
         finish(session)
         return
@@ -126,6 +131,13 @@ def _publish(session: Session) -> None:
 def _validates(session: Session) -> bool:
     """Return whether a validation is due at the end of this epoch."""
     return (session.progress.epoch + 1) % session.validate_every_n_epochs == 0
+
+
+def _is_validated(session: Session) -> bool:
+    """Return whether a validation came after the last step."""
+    progress, inside = session.progress, session.validate_every_n_steps
+    at_epoch_end = progress.batch == 0 and progress.epoch % session.validate_every_n_epochs == 0
+    return at_epoch_end or (inside is not None and progress.step % inside == 0)
 
 
 def _validate_inside(session: Session) -> None:

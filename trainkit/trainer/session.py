@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
+from trainkit.core.terminal import print_stderr
 from trainkit.core.text_table import text_table
 from trainkit.data import check
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.loader import epoch_permutation
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
+from trainkit.metrics.metric_set import MetricSet
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
@@ -22,7 +24,7 @@ from trainkit.optim.optimizer import Optimizer
 from . import capture
 from .callback import HOOKS, Callback, collect_hooks, named, overrides
 from .device import find_device
-from .evaluation import PASS, Metrics, evaluate, predict_rows
+from .evaluation import OF_CLASSES, PASS, Metrics, evaluate, metric_set, predict_rows
 from .progress import Progress, StopReason
 from .run_folder import RunFolder
 from .same_data import check_classes
@@ -71,6 +73,9 @@ class Session:
         self.fingerprints: dict[str, str] = {}  # of the splits before they are scaled (see `data/fingerprint.py`)
         self.generators: tuple[torch.Generator, ...] = ()
         self.progress, self.metrics = Progress(), MetricLog()
+        self.undefined: set[str] = set()  # metrics for which a line has said why they are undefined
+        self.undirected: list[str] = []  # monitors of which it is not known whether larger values are better
+        self.maximize: dict[str, bool | None] = {"loss": False}  # the metrics of a split, and whether larger is better
         self.history: list[dict[str, Any]] = []
         self.step_engine: StepEngine | None = None
         self.engine: str = settings.engine  # eager, compile or graph, once the fit has begun
@@ -115,26 +120,44 @@ class Session:
         self.metrics.log(name, value, self.progress.active)
 
     def evaluate(self, split: Split, interruptible: bool = False) -> Metrics:
-        """Return loss and error of the net on `split`, which is scaled and on the device.
+        """Return loss and metrics of the net on `split`, which is scaled and on the device. Print once why one is undefined.
 
         interruptible: leave the evaluation with Interrupted if a signal has arrived. A hook's own evaluation is completed: the
         hooks of a step are not called again in the resumed run.
         """
         size = self.evaluation_size(split)
         check = (self.check_interrupt,) if interruptible else ()
-        return evaluate(self.net, self.loss, self.data, split, size, self.replicas, *check)
+        found = evaluate(self.net, self.loss, self.data, split, size, self.replicas, self.settings.made_metrics(), *check)
+        for name, why in found.undefined.items():
+            if name not in self.undefined:
+                self.undefined.add(name)
+                print_stderr(f"metrics: {name} is nan: {why}")
+        return found.metrics
+
+    def metric_set(self, y: Tensor) -> MetricSet:
+        """Return the metrics of an evaluation, without samples yet, for outputs like y (r, n, ...).
+
+        Raises UserErrors for a metric that does not fit the data.
+        """
+        return metric_set(self.settings.made_metrics(), self.loss, self.data, y)
+
+    def maximizes(self, metric: str) -> bool | None:
+        """Return whether larger values of a metric are better; None if that is not known."""
+        known = {"loss": False, **{m.name: m.maximize for m in (*OF_CLASSES, *self.settings.made_metrics())}}
+        name = metric.partition("/")[2]
+        return known.get(name, known.get(name.partition("/")[0]))  # f1/a is the F1 of class a
 
     def evaluation_size(self, split: Split) -> int:
         """Return how many samples of `split` an evaluation passes through the net at once."""
         return max(self.settings.batch_size or len(split), PASS)
 
     def evaluate_and_log(self, name: str, split: Split, interruptible: bool = False) -> None:
-        """Evaluate the net on `split` and log `name/loss` and `name/error`. interruptible: as in `evaluate`."""
+        """Evaluate the net on `split` and log `name/loss` and so on. interruptible: as in `evaluate`."""
         for metric, values in self.evaluate(split, interruptible).items():
             self.log(f"{name}/{metric}", values)
 
     def evaluate_split(self, name: str, data: Dataset | None = None) -> Metrics:
-        """Return loss and error on the run's val or test split, or on that of `data`, which is not scaled yet.
+        """Return loss and metrics on the run's val or test split, or on that of `data`, which is not scaled yet.
 
         `data` is evaluated as it is given: no callback splits it. The signal that ended the fit does not end an evaluation.
         Raises UserError where there is no such split, or where `data` does not fit the net.

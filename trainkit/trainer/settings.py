@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from trainkit.core.errors import UserError
+from trainkit.core.validation import short_repr
+from trainkit.metrics.metric import Metric
+from trainkit.metrics.table import make
 from trainkit.optim.arithmetic import RATE_LIMIT
 
 from .device import find_device
@@ -46,6 +49,7 @@ class Settings:
     engine: Engine = "eager"
     threads: int | None = None
     log_every_n_steps: int = 50
+    metrics: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         for name, minimum in AT_LEAST.items():
@@ -71,6 +75,9 @@ class Settings:
                 raise UserError(f"trainer.{name}: {getattr(self, name)}; choose {' or '.join(allowed)}")
         if self.seeds is not None and len(self.seeds) != self.replicas:
             raise UserError(f"trainer.seeds: {len(self.seeds)} seeds for {self.replicas} replicas; needs one for each")
+        if isinstance(self.metrics, (str, Mapping)) or not isinstance(self.metrics, Sequence):
+            raise UserError(f"metrics: {short_repr(self.metrics)}; needs a list: [accuracy, f1, {{top_k: {{k: 5}}}}]")
+        self.made_metrics()
         find_device(self.device)
 
     def settings(self) -> Settings:
@@ -84,6 +91,10 @@ class Settings:
     def changed(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults, by name."""
         return {f.name: getattr(self, f.name) for f in fields(Settings) if getattr(self, f.name) != f.default}
+
+    def made_metrics(self) -> tuple[Metric, ...]:
+        """Return the metrics that `metrics` describes. Raises UserError for an unknown one."""
+        return tuple(make(spec) for spec in self.metrics)
 
     def replica_seeds(self) -> list[int]:
         """Return the seed of each replica: `seeds`, or seed, seed + 1, ..."""

@@ -61,7 +61,7 @@ def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
     for _, module in net.modules():
         if hasattr(module, "generators"):
             module.generators = session.generators
-    check_shapes(net, session.loss, session.data.parts(), replicas)
+    check_fit(session)
     rates = o.initial_lrs * (replicas // len(o.initial_lrs))
     session.progress, session.metrics = Progress.start(rates), MetricLog()
     session.set_lr(rates)
@@ -72,11 +72,18 @@ def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
 def prepare_evaluation(session: Session, content: dict[str, Any]) -> None:
     """Prepare the session to evaluate its net, that of the checkpoint `content`, on the session's data."""
     prepare_data(session, capture.normalizer(content), ("val", "test"))
-    check_shapes(session.net, session.loss, session.data.parts(), session.replicas)
+    check_fit(session)
     check_classes(content["data"]["classes"], session.data.classes, "the checkpoint's")
     capture.load_callbacks(session, content)
     print_changed(session, content, [name for name in session.data.parts() if name != "train"])
     session.net.eval()
+
+
+def check_fit(session: Session) -> None:
+    """Raise UserError where net, loss, data and metrics do not fit together; learn the names of the metrics."""
+    y = check_shapes(session.net, session.loss, session.data.parts(), session.replicas)
+    measured = session.metric_set(y if session.net.replica_dims else y.unsqueeze(0))
+    session.maximize = {"loss": False, **measured.maximize}
 
 
 def prepare_data(

@@ -13,8 +13,11 @@ from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, eval_mode
 
 
-def check_shapes(net: Module, loss: Loss, splits: Mapping[str, Split], n_replicas: int) -> None:
-    """Check shapes and types of a batch of the first split, and every target, in evaluation mode. Errors name the place."""
+def check_shapes(net: Module, loss: Loss, splits: Mapping[str, Split], n_replicas: int) -> Tensor:
+    """Return the outputs of a batch of the first split, in evaluation mode, after a check of shapes, types and every target.
+
+    Errors name the place.
+    """
     axis, replicas = net.replica_dims, (n_replicas,) if net.replica_dims else ()
     first = next(iter(splits.values()))
     x = first.x[:2]
@@ -31,6 +34,7 @@ def check_shapes(net: Module, loss: Loss, splits: Mapping[str, Split], n_replica
                 raise UserError(f"loss, on the {name} split: {error}") from None
     t = first.t[:2]
     _check_sum(loss, y, t.expand(*replicas, *t.shape))
+    return y
 
 
 def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:

@@ -53,6 +53,8 @@ class Trainer(Settings):
     engine: eager, step by step; compile, many steps in one call of compiled code; auto, the faster of the two, by estimate;
         graph, replays of a step captured on a CUDA device (see `engines/engine.py`).
     threads: torch's number of threads in a fit; None is one if all products are small, else all (see `threads.py`).
+    metrics: what an evaluation measures besides the loss, and with classes error and accuracy: names, names with options, and
+        classes or functions of your own: ["f1", {"top_k": {"k": 5}}, my_metric] (see `trainkit.metrics`).
     log_every_n_steps: how often losses are copied from the device. callbacks: a mapping by name, or a list.
     run_dir: the run's folder; None leaves no files. config: the configuration as text, saved with every checkpoint; by default
         it is written from the objects that `fit` receives.

@@ -17,7 +17,7 @@ from trainkit.metrics.statistics import for_json, summarize
 from .timed_fit import TimedFit
 from .trial import Trial
 
-METRICS = ("train/loss", "val/loss", "test/loss", "train/error", "val/error", "test/error")
+METRICS = tuple(f"{split}/{name}" for name in ("loss", "error", "accuracy") for split in ("train", "val", "test"))
 COLUMNS = (
     "trial", "by", "metric", "mean", "std", "median", "min", "max", "models", "failed", "seconds", "us_a_step", "difference",
 )  # fmt: skip
@@ -30,7 +30,7 @@ def markdown(trials: Sequence[Trial]) -> str:
     rows = [[*head, "largest difference"] if compared else head]
     for t in trials:
         for i, o in enumerate(t.outcomes):
-            for k, metric in enumerate(m for m in METRICS if m in o.metrics):
+            for k, metric in enumerate(in_order(o.metrics)):
                 s = summarize(o.metrics[metric])
                 spans = f"{four_digits(s['min'])} to {four_digits(s['max'])}" if o.models > 1 else ""
                 row = [t.name * (i == k == 0), o.by * (k == 0), metric, mean(s), four_digits(s["median"]), spans]
@@ -40,6 +40,11 @@ def markdown(trials: Sequence[Trial]) -> str:
                     row.append(format_difference(o.difference) if k == 0 and o.difference is not None else "")
                 rows.append(row)
     return table(rows)
+
+
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """Return names of metrics: those of METRICS, then the others, sorted."""
+    return [m for m in METRICS if m in metrics] + sorted(set(metrics) - set(METRICS))
 
 
 def of_grid(trials: Sequence[Trial]) -> str:
@@ -79,7 +84,7 @@ def as_csv(trials: Sequence[Trial]) -> str:
     writer.writerow(COLUMNS)
     for t in trials:
         for o in t.outcomes:
-            for metric in (m for m in METRICS if m in o.metrics):
+            for metric in in_order(o.metrics):
                 s = summarize(o.metrics[metric])
                 numbers = [s[k] for k in ("mean", "std", "median", "min", "max")]
                 whole = [o.models, len(o.failed), o.seconds, o.us_per_step, "" if o.difference is None else o.difference]

@@ -91,7 +91,8 @@ def failures(metrics: Metrics, train: Split) -> list[bool]:
     These have a non-finite value, or a training error of more than half that of the best constant prediction, the most
     frequent class.
     """
-    finite = [all(map(math.isfinite, values)) for values in zip(*metrics.values(), strict=True)]
+    losses = [values for name, values in metrics.items() if name.endswith("/loss")]  # other metrics may be undefined
+    finite = [all(map(math.isfinite, values)) for values in zip(*losses, strict=True)]
     if train.label is None or "train/error" not in metrics:
         return [not ok for ok in finite]
     constant = 1 - int(train.label.bincount().max()) / len(train)

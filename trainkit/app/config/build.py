@@ -12,6 +12,7 @@ from trainkit.core.errors import UserError, UserErrors, memory_error_message, su
 from trainkit.core.rng import generator
 from trainkit.core.validation import check_value, yaml_repr
 from trainkit.data.dataset import Dataset
+from trainkit.metrics.table import make
 from trainkit.nn.layers.container import Container, Sequential
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -23,7 +24,7 @@ from trainkit.trainer.trainer import Trainer
 from . import registry
 from .signature import check_arguments, signature
 
-KEYS = ("seed", "data", "model", "loss", "optimizer", "trainer", "callbacks")
+KEYS = ("seed", "data", "model", "loss", "optimizer", "metrics", "trainer", "callbacks")
 REQUIRED = ("data", "model", "loss", "optimizer")
 NOT_CONFIGURED = ("self", "params", "schema")  # parameters that only code sets
 
@@ -64,7 +65,8 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
     if loss is None and "loss" in present:
         loss = _build_one("loss", present["loss"], "loss", errors)
     optimizer = _optimizer(present["optimizer"], errors) if "optimizer" in present else None
-    settings = _settings({} if config.get("trainer") is None else config["trainer"], seed, errors)
+    metrics = _metrics([] if config.get("metrics") is None else config["metrics"], errors)
+    settings = _settings({} if config.get("trainer") is None else config["trainer"], seed, metrics, errors)
     callbacks = _callbacks({} if config.get("callbacks") is None else config["callbacks"], errors)
     if errors:
         raise UserErrors(errors)
@@ -181,16 +183,26 @@ def _optimizer(value: Any, errors: list[str]) -> Callable[[Module], Optimizer] |
     return lambda net: call(cls, arguments, net.param())
 
 
-def _settings(value: Any, seed: int, errors: list[str]) -> Settings | None:
+def _metrics(value: Any, errors: list[str]) -> list[Any]:
+    """Return metrics as `Settings.metrics` takes them; the name of a user's class is replaced by the class."""
+    if not isinstance(value, list):
+        errors.append(f"metrics: {yaml_repr(value)}; needs a list: [accuracy, f1, {{top_k: {{k: 5}}}}]")
+        return []
+    own = registry.names("metric")
+    specs = [registry.find("metric", v) if isinstance(v, str) and v in own else v for v in value]
+    return [spec for spec in specs if _attempt(lambda spec=spec: make(spec), "", errors) is not None]  # type: ignore[misc]
+
+
+def _settings(value: Any, seed: int, metrics: list[Any], errors: list[str]) -> Settings | None:
     if not isinstance(value, dict):
         errors.append(f"trainer: {yaml_repr(value)}; needs a mapping, {{max_epochs: 5}}")
         return None
     if "mode" in value:
         errors.append(f"trainer.mode: was renamed; write trainer.engine={yaml_repr(value['mode'])}")
         return None
-    wrong = check_arguments(Trainer, value, "trainer", (*NOT_CONFIGURED, "seed", "callbacks", "run_dir", "config"))
+    wrong = check_arguments(Trainer, value, "trainer", (*NOT_CONFIGURED, "seed", "metrics", "callbacks", "run_dir", "config"))
     errors += wrong
-    settings: Settings | None = None if wrong else _attempt(lambda: Settings(**value, seed=seed), "", errors)
+    settings: Settings | None = None if wrong else _attempt(lambda: Settings(**value, seed=seed, metrics=metrics), "", errors)
     return settings
 
 

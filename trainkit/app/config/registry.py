@@ -19,6 +19,7 @@ from trainkit import optim
 from trainkit.callbacks import TABLE as TABLE
 from trainkit.core.errors import UserError, suggest
 from trainkit.data import sources
+from trainkit.metrics.own import is_own_class
 from trainkit.nn import layers, losses
 from trainkit.nn.layers import Container
 from trainkit.nn.losses import Loss
@@ -40,18 +41,19 @@ _imported: dict[str, type] = {}  # by class name, from --import
 
 def names(kind: str) -> list[str]:
     """Return the names allowed for a layer, loss, optimizer, data or callback."""
-    own = [n for n, cls in _imported.items() if issubclass(cls, _BASES.get(kind, ()))]
+    own = [n for n, cls in _imported.items() if kind in _KINDS and _KINDS[kind](cls)]
     if kind == "callback":
         return [*TABLE, *own, *_own_callback_files()]
-    return [*{"layer": LAYERS, "loss": LOSSES, "optimizer": OPTIMIZERS, "data": DATA}[kind], *own]
+    return [*{"layer": LAYERS, "loss": LOSSES, "optimizer": OPTIMIZERS, "data": DATA, "metric": ()}[kind], *own]
 
 
-_BASES: dict[str, type] = {"layer": Module, "loss": Loss, "optimizer": Optimizer, "callback": Callback}
+_BASES = {"layer": Module, "loss": Loss, "optimizer": Optimizer, "callback": Callback}
+_KINDS = {**{kind: base.__subclasscheck__ for kind, base in _BASES.items()}, "metric": is_own_class}
 
 
 def find(kind: str, name: str) -> Callable[..., Any]:
     """Return the class (for data, the function) of that name. Raises UserError with the nearest name."""
-    if name in _imported and issubclass(_imported[name], _BASES.get(kind, ())):
+    if name in _imported and kind in _KINDS and _KINDS[kind](_imported[name]):
         return _imported[name]
     if kind == "callback":
         if name in TABLE:
@@ -95,24 +97,22 @@ def own_callback(path: Path) -> type[Callback]:
 
 
 def import_file(path: Path) -> None:
-    """Run a user's file and allow its layers, losses, optimizers and callbacks by class name (--import)."""
+    """Run a user's file and allow its layers, losses, optimizers, metrics and callbacks by class name (--import)."""
     for cls in classes_of(_run(path)):
         _imported[cls.__name__] = cls
 
 
 def allow(cls: type) -> None:
     """Allow a user's class by its name, as `import_file` does. Raises UserError for a class of any other kind."""
-    if not (isinstance(cls, type) and issubclass(cls, tuple(_BASES.values()))):
-        raise UserError(f"classes: {cls!r} is not a layer, loss, optimizer or callback class")
+    if not (isinstance(cls, type) and any(is_of(cls) for is_of in _KINDS.values())):
+        raise UserError(f"classes: {cls!r} is not a layer, loss, optimizer, metric or callback class")
     _imported[cls.__name__] = cls
 
 
 def classes_of(module: ModuleType) -> list[type]:
-    """Return the layers, losses, optimizers and callbacks that are defined in `module` itself."""
-    kinds = tuple(_BASES.values())
-    return [
-        c for c in vars(module).values() if isinstance(c, type) and issubclass(c, kinds) and c.__module__ == module.__name__
-    ]
+    """Return the layers, losses, optimizers, metrics and callbacks that are defined in `module` itself."""
+    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    return [c for c in own if any(is_of(c) for is_of in _KINDS.values())]
 
 
 def _run(path: Path) -> ModuleType:

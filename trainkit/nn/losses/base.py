@@ -22,7 +22,7 @@ class Loss(Recorded):
     """
 
     replica_dims = 0  # replica axes of y, t and value, as in Module
-    from_logits = False  # True if y > 0 predicts class 1, not y > 1/2
+    from_logits = False  # True if y holds logits or log-probabilities; then one output y > 0 predicts class 1, else y > 1/2
     nonsmooth_at: tuple[float, ...] = ()  # values of y - t at which the derivative jumps
 
     def __init__(self, reduction: Reduction = "mean") -> None:

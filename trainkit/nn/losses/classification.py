@@ -42,6 +42,8 @@ class NLLLoss(Loss):
 
     label_smoothing = 0.0  # an argument of CrossEntropyLoss
 
+    from_logits = True
+
     def __init__(
         self, reduction: Reduction = "mean", weight: Sequence[float] | None = None, ignore_index: int | None = None
     ) -> None:
@@ -190,8 +192,6 @@ class CrossEntropyLoss(NLLLoss):
     `label_smoothing` ε takes q to (1 - ε) q + ε/c. Source: torch.nn.CrossEntropyLoss; smoothing from Szegedy et al. 2016.
     Raises UserError as NLLLoss does, and for ε outside [0, 1].
     """
-
-    from_logits = True
 
     def __init__(
         self,
