@@ -16,7 +16,7 @@ def test_there_are_examples():
     assert len(BLOCKS) == 4
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["trainer", "by hand", "layer", "callback"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["trainer", "metrics", "by hand", "layer", "callback"])
 def test_an_example_runs_as_it_stands(block, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {"__name__": "readme"})

@@ -45,6 +45,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def majority(self) -> float | None:
+        """Return the share of the most frequent class, the accuracy of a constant prediction; None without classes."""
+        return None if self.label is None or not len(self) else int(self.label.bincount().max()) / len(self)
+
     def subset(self, index: Tensor) -> Split:
         """Return the samples at `index`, in its order."""
         x = self.x[index] if isinstance(self.x, Tensor) else self.x.subset(index)

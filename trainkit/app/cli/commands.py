@@ -18,7 +18,7 @@ from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.core.folder import default_folder
 from trainkit.core.text_table import text_table
-from trainkit.data.dataset import Split
+from trainkit.data.dataset import Dataset, Split
 from trainkit.metrics.statistics import json_summary
 from trainkit.trainer import signals
 from trainkit.trainer.predictions_csv import as_csv
@@ -39,7 +39,7 @@ def fit(args: argparse.Namespace) -> int:
         trainer, summary = experiment.train(run)
     try:
         terminal.print_stdout(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {run.path}")
-        _print_metrics(summary["metrics"])
+        _print_metrics(summary["metrics"], trainer.fitted().data)
     except BrokenPipeError:
         terminal.silence(sys.stdout)  # the run is complete, so its exit code is returned
     return exit_code(trainer, summary)
@@ -116,7 +116,7 @@ def _evaluate(args: argparse.Namespace, name: str) -> int:
         raise UserError(f"{experiment.file}: its data has no {name} split; train with {fix}")
     metrics = session.evaluate_split(name)
     terminal.print_stdout(f"{experiment.file}, {len(split)} samples")
-    _print_metrics({f"{name}/{metric}": json_summary(values) for metric, values in metrics.items()})
+    _print_metrics({f"{name}/{metric}": json_summary(values) for metric, values in metrics.items()}, session.data)
     return 0
 
 
@@ -255,10 +255,15 @@ def _imports(args: argparse.Namespace) -> None:
         registry.import_file(path)
 
 
-def _print_metrics(metrics: dict[str, Any]) -> None:
+def _print_metrics(metrics: dict[str, Any], data: Dataset) -> None:
+    """Print a line per metric; beside an accuracy, that of always predicting the most frequent class."""
     for name, value in sorted(metrics.items()):
         if isinstance(value, dict):
             mean, std = (("nan" if v is None else f"{v:.4g}") for v in (value["mean"], value["std"]))
-            terminal.print_stdout(f"  {name:<12} {mean} ± {std} over {len(value['values'])} replicas")
+            text = f"{mean} ± {std} over {len(value['values'])} replicas"
         else:
-            terminal.print_stdout(f"  {name:<12} {'nan' if value is None else f'{value:.4g}'}")
+            text = "nan" if value is None else f"{value:.4g}"
+        split, _, metric = name.partition("/")
+        share = data.parts()[split].majority() if metric == "accuracy" and split in data.parts() else None
+        beside = "" if share is None else f" (the most frequent class: {share:.4g})"
+        terminal.print_stdout(f"  {name:<16} {text}{beside}")

@@ -93,7 +93,8 @@ def failures(metrics: Metrics, train: Split) -> list[bool]:
     """
     losses = [values for name, values in metrics.items() if name.endswith("/loss")]  # other metrics may be undefined
     finite = [all(map(math.isfinite, values)) for values in zip(*losses, strict=True)]
-    if train.label is None or "train/error" not in metrics:
+    majority = train.majority()
+    if majority is None or "train/error" not in metrics:
         return [not ok for ok in finite]
-    constant = 1 - int(train.label.bincount().max()) / len(train)
+    constant = 1 - majority
     return [not ok or error > constant / 2 for ok, error in zip(finite, metrics["train/error"], strict=True)]
