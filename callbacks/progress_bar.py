@@ -55,7 +55,7 @@ class ProgressBar(Callback):
         self.bar: Bar | None = None
 
     def on_train_start(self, session: Session) -> None:
-        total = session.settings.max_epochs * session.steps_per_epoch
+        total = session.max_epochs * session.steps_per_epoch
         if session.settings.max_steps is not None:
             total = min(total, session.settings.max_steps)
         self.shown, self.printed, self.printed_step = "", -float("inf"), -1
@@ -64,7 +64,7 @@ class ProgressBar(Callback):
 
     def on_step_log(self, session: Session, losses: list[float]) -> None:
         if self.bar is not None:
-            self.bar.set_description_str(f"epoch {session.progress.epoch + 1}/{session.settings.max_epochs}", refresh=False)
+            self.bar.set_description_str(f"epoch {session.progress.epoch + 1}/{session.max_epochs}", refresh=False)
             self.bar.update(session.progress.step - self.bar.n)
 
     def on_log(self, session: Session) -> None:
@@ -86,4 +86,4 @@ class ProgressBar(Callback):
 
     def _print_line(self, session: Session) -> None:
         self.printed, self.printed_step = time.monotonic(), session.progress.step
-        print_stderr(f"epoch {session.epochs_done}/{session.settings.max_epochs}, step {session.progress.step}: {self.shown}")
+        print_stderr(f"epoch {session.epochs_done}/{session.max_epochs}, step {session.progress.step}: {self.shown}")

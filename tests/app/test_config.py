@@ -40,6 +40,17 @@ def test_a_time_is_a_text_and_stays_one_when_the_configuration_is_saved(time: st
     assert parse(to_yaml(config), "the saved one") == config
 
 
+@pytest.mark.parametrize(("number", "decimal"), [("010", "10"), ("08", "8"), ("-012", "-12"), ("00", "0")])
+def test_a_number_with_a_leading_zero_is_refused_since_yaml_reads_it_in_base_8(number: str, decimal: str) -> None:
+    with pytest.raises(
+        UserError, match=f"^c.yaml: {number} is not a decimal number in YAML; write {decimal}, or put it in quotes$"
+    ):
+        parse(f"seed: {number}", "c.yaml")
+    with pytest.raises(UserError, match=f"{number} is not a decimal number"):
+        override(parse("seed: 1", "c.yaml"), f"trainer.max_epochs={number}")
+    assert resolve(parse(f"seed: '{number}'", "c.yaml")) == {"seed": number}
+
+
 def test_the_right_file_wins_and_the_command_line_over_it(tmp_path: Path) -> None:
     second = "trainer: {max_epochs: 2}\nseed: 7\n"
     config = composed(GOOD, second, overrides=("seed=9",), folder=tmp_path)

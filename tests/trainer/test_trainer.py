@@ -15,6 +15,7 @@ from trainkit import (
     SGD,
     Callback,
     Checkpoint,
+    CrossEntropyLoss,
     CSVLogger,
     Dataset,
     Dropout,
@@ -29,8 +30,11 @@ from trainkit import (
     Trainer,
     UserError,
     ValidationSplit,
+    csv,
+    load,
     tensors,
 )
+from trainkit.app.cli.main import main
 from trainkit.trainer.callback import HOOKS, CallbackError
 from trainkit.trainer.session import Session
 from trainkit.trainer.settings import Settings
@@ -313,3 +317,34 @@ def test_a_rate_set_before_the_fit_is_that_of_the_fit_and_of_its_configuration(t
         trainer.fit(net, MSELoss(), optimizer, data)
         assert [row["lr"] for row in trainer.history] == [0.025, 0.0125, 0.00625]
         assert "lr: 0.025" in (tmp_path / name / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("how", "end"),
+    [
+        ({"max_steps": 205}, (41, 205, "max_steps")),
+        ({"max_steps": 205, "max_epochs": None}, (41, 205, "max_steps")),
+        ({}, (100, 500, "max_epochs")),
+        ({"max_steps": 12, "max_epochs": 3}, (2, 12, "max_steps")),
+        ({"max_steps": 12, "max_epochs": 2}, (2, 10, "max_epochs")),
+    ],
+)
+def test_a_run_has_as_many_epochs_as_its_steps_need(how: dict[str, Any], end: tuple[int, int, str]) -> None:
+    net, x = Sequential(Linear(2, 1)), torch.rand(20, 2)
+    summary = Trainer(batch_size=4, device="cpu", **how).fit(net, MSELoss(), SGD(net.param(), 0.01), tensors(x, x[:, :1]))
+    assert (summary["epoch"], summary["step"], summary["stop_reason"]) == end
+
+
+def test_a_path_may_begin_with_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "d.csv").write_text("a,t\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
+    data = csv("~/d.csv", "t")
+    assert data.source["path"] == "~/d.csv"
+    net = Sequential(Linear(1, 2))
+    Trainer(max_epochs=1, device="cpu", callbacks=[Checkpoint()], run_dir="~/run").fit(
+        net, CrossEntropyLoss(), SGD(net.param(), 0.1), data
+    )
+    assert (tmp_path / "run" / "checkpoints" / "last.pt").is_file()
+    assert load("~/run").test().keys() == {"test/loss", "test/error", "test/accuracy"}
+    assert main(["fit", "~/run/config.yaml", "--run-dir=~/again"]) == 0
+    assert (tmp_path / "again" / "summary.json").is_file()

@@ -65,10 +65,10 @@ def load(
     unknown name.
     """
     for path in imports:
-        registry.import_file(Path(path))
+        registry.import_file(Path(path).expanduser())
     for cls in classes:
         registry.allow(cls)
-    file = checkpoint_file(Path(run), checkpoint)
+    file = checkpoint_file(Path(run).expanduser(), checkpoint)
     content = load_checkpoint(file)
     composed = own_config(content, file, overrides)
     return Experiment(composed, content, file, net, loss)

@@ -86,10 +86,10 @@ def _ended(session: Session) -> bool:
     if session.signal is not None or session.stopping:
         return True
     progress, settings = session.progress, session.settings
-    if progress.epoch >= settings.max_epochs:
-        session.stopping = StopReason("max_epochs", f"{progress.epoch} epochs are complete")
-    elif settings.max_steps is not None and progress.step >= settings.max_steps:
+    if settings.max_steps is not None and progress.step >= settings.max_steps:
         session.stopping = StopReason("max_steps", f"{progress.step} steps were taken")
+    elif progress.epoch >= session.max_epochs:
+        session.stopping = StopReason("max_epochs", f"{progress.epoch} epochs are complete")
     return session.stopping is not None
 
 

@@ -35,6 +35,7 @@ from .signals import Interrupted
 if TYPE_CHECKING:
     from .engines.engine import StepEngine
 
+DEFAULT_EPOCHS = 100  # of a run without max_epochs and max_steps
 EACH_STEP = ("on_train_batch_end", "on_checkpoint")
 
 
@@ -235,6 +236,14 @@ class Session:
         return -(-len(self.data.train) // self.step_size)
 
     @property
+    def max_epochs(self) -> int:
+        """The epochs of the whole run: the setting, or else as many as max_steps need, or else DEFAULT_EPOCHS."""
+        settings = self.settings
+        if settings.max_epochs is not None:
+            return settings.max_epochs
+        return DEFAULT_EPOCHS if settings.max_steps is None else -(-settings.max_steps // self.steps_per_epoch)
+
+    @property
     def epochs_done(self) -> int:
         """Epochs whose steps are all taken, including the one that is just ending."""
         return self.progress.epoch + (self.progress.batch == self.steps_per_epoch)
@@ -243,7 +252,7 @@ class Session:
     def steps_left(self) -> int:
         """The steps up to max_epochs or max_steps."""
         progress, settings = self.progress, self.settings
-        left = max(0, settings.max_epochs - progress.epoch) * self.steps_per_epoch - progress.batch
+        left = max(0, self.max_epochs - progress.epoch) * self.steps_per_epoch - progress.batch
         return left if settings.max_steps is None else max(0, min(left, settings.max_steps - progress.step))
 
     @property

@@ -33,7 +33,7 @@ CHOICES = {"dtype": ("float32", "float64"), "precision": ("full", "bf16"), "engi
 class Settings:
     """The settings of a fit; `Trainer` documents each. Errors: UserError that names the setting."""
 
-    max_epochs: int = 100
+    max_epochs: int | None = None
     min_epochs: int = 0
     max_steps: int | None = None
     batch_size: int | None = 32
@@ -54,7 +54,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, minimum in AT_LEAST.items():
             value = getattr(self, name)
-            if value is None and name in ("max_steps", "batch_size", "threads"):
+            if value is None and name in ("max_epochs", "max_steps", "batch_size", "threads"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UserError(f"trainer.{name}: {value!r}; needs a whole number")

@@ -129,7 +129,7 @@ def _checked(
         n=len(data.train),
         size=session.step_size,
         seeds=session.seeds,
-        epochs=range(start.epoch, session.settings.max_epochs),
+        epochs=range(start.epoch, session.max_epochs),
         batch=start.batch,
         steps=None if session.settings.max_steps is None else session.settings.max_steps - start.step,
     )

@@ -43,7 +43,8 @@ class Trainer(Settings):
         summary = trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), tensors(x, t, normalize="feature"))
         trainer.history[-1]["val/loss"], trainer.test(), trainer.predict(x)
 
-    max_epochs, max_steps: the length of the run; min_epochs: no callback stops the run earlier.
+    max_epochs, max_steps: the length of the run, the shorter of the two; 100 epochs if both are None. min_epochs: no callback
+    stops the run earlier.
     batch_size: samples of one pass, or None for all of them (gradient descent). accumulate: passes of one step, whose batch is
     then batch_size * accumulate samples. clip_norm, clip_value: limits of the gradient (see `engines/step.py`).
     replicas: models trained at once; replica r equals the run of seed + r, or of seeds[r]. seed: determines the order of the
@@ -121,7 +122,7 @@ class Trainer(Settings):
         settings = self.settings()
         check_objects(net, loss, optimizer, data)
         content = resume if resume is None or isinstance(resume, dict) else _loaded(resume)
-        own = RunFolder(Path(self.run_dir)) if run is None and self.run_dir is not None else None
+        own = RunFolder(Path(self.run_dir).expanduser()) if run is None and self.run_dir is not None else None
         run = own if run is None else run
         callbacks = named(self.callbacks)
         if run is None and (writers := without_folder(callbacks)[1]):
@@ -176,7 +177,7 @@ class Trainer(Settings):
             parts = session.net, session.loss, session.optimizer, session.source, session.callbacks
             session.config, left_out = configuration(session.settings, *parts)
             terminal.print_stderr(*(LEFT_OUT.format(line) for line in left_out))
-        save(session.snapshot(), Path(path))
+        save(session.snapshot(), Path(path).expanduser())
 
     def fitted(self) -> Session:
         """Return the session of the last fit. Raises UserError before a fit."""
@@ -231,6 +232,6 @@ def _loaded(path: str | Path) -> dict[str, Any]:
     """Return the content of a checkpoint file, or of the newest checkpoint in a run's folder."""
     if not isinstance(path, (str, Path)):
         raise UserError(f"resume: not a path (got {path!r}); give a run's folder, a checkpoint file, or its content")
-    _, content, skipped = load_run(Path(path))
+    _, content, skipped = load_run(Path(path).expanduser())
     terminal.print_stderr(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
     return content

@@ -60,7 +60,7 @@ def _places(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
         if not args.paths:
             raise UserError("fit: no CONF; give a YAML file, for example fit conf/mlp.yaml")
         return RunFolder(args.run_dir or default_folder(args.paths[0].stem), new=True, numbered=args.run_dir is None), None
-    origin = Path(args.resume) if args.resume else args.run_dir or _newest_run(args)
+    origin = Path(args.resume).expanduser() if args.resume else args.run_dir or _newest_run(args)
     if not origin.exists():
         raise UserError(f"resume: no {origin}; give a run's folder or a checkpoint")
     own = RunFolder(origin if origin.is_dir() else run_of(origin))

@@ -27,6 +27,7 @@ from .options import (
     Command,
     by_name,
     overview,
+    path_of,
 )
 
 
@@ -103,7 +104,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = command.parser().parse_args(options)
     rest = words[len(command.words) :]
     args.overrides = [w for w in rest if "=" in w and not exists(w)]
-    args.paths = [Path(w) for w in rest if w not in args.overrides]
+    args.paths = [path_of(w) for w in rest if w not in args.overrides]
     args.function = re.sub("[- ]", "_", command.name)
     args.text = ""
     return args

@@ -100,19 +100,24 @@ COMMON = (
 )
 
 
+def path_of(text: str) -> Path:
+    """Return a path; ~ is the home directory, where the shell has not replaced it, as in --run-dir=~/runs."""
+    return Path(text).expanduser()
+
+
 IMPORT = Option(
     "--import",
     dest="imports",
     action="append",
     default=[],
-    type=Path,
+    type=path_of,
     metavar="FILE",
     help="run this Python file first; the configuration may name its classes; repeatable",
 )
 
 
 OF_RUN = (
-    Option("--run-dir", type=Path, metavar="DIR", help="the run's folder, in place of RUN"),
+    Option("--run-dir", type=path_of, metavar="DIR", help="the run's folder, in place of RUN"),
     Option(
         "--checkpoint",
         metavar="NAME",
@@ -131,7 +136,7 @@ COMMANDS = {
             "train a network, or continue a run",
             "fit conf/mlp.yaml trainer.max_epochs=20 --run-dir logs/first",
             (
-                Option("--run-dir", type=Path, metavar="DIR", help="the run's folder; default: logs/<name of CONF>/<time>"),
+                Option("--run-dir", type=path_of, metavar="DIR", help="the run's folder; default: logs/<name of CONF>/<time>"),
                 Option(
                     "--resume",
                     nargs="?",
@@ -163,7 +168,7 @@ COMMANDS = {
             "write a run's predictions as CSV",
             "predict logs/first new.csv --out predictions.csv",
             (
-                Option("--out", type=Path, metavar="PATH", help="the file to write; default: RUN/predictions.csv"),
+                Option("--out", type=path_of, metavar="PATH", help="the file to write; default: RUN/predictions.csv"),
                 *OF_RUN,
             ),
         ),
@@ -186,7 +191,7 @@ COMMANDS = {
                     help="also train each network in this other library (torch), from the same weights over the same batches",
                 ),
                 Option("--log", action="store_true", help="draw losses and errors on logarithmic axes"),
-                Option("--out", type=Path, metavar="DIR", help="the folder to write; default: logs/compare/<time>"),
+                Option("--out", type=path_of, metavar="DIR", help="the folder to write; default: logs/compare/<time>"),
                 IMPORT,
             ),
         ),

@@ -25,7 +25,7 @@ def outline(parts: Parts, session: Session) -> str:
     sizes = ", ".join(
         f"{n} {len(p)}" for n, p in (("train", data.train), ("val", data.val), ("test", data.test)) if p is not None
     )
-    length = f"{session.steps_per_epoch} steps per epoch, {session.settings.max_epochs} epochs"
+    length = f"{session.steps_per_epoch} steps per epoch, {session.max_epochs} epochs"
     lines = [
         "",
         f"data: {sizes}; {length} on {session.device.type} in {str(session.dtype).removeprefix('torch.')}",
@@ -35,10 +35,10 @@ def outline(parts: Parts, session: Session) -> str:
         session.show_hooks(),
     ]
     scheduler = next((cb for cb in parts.callbacks.values() if hasattr(cb, "curve")), None)
-    if scheduler is not None and session.settings.max_epochs * session.steps_per_epoch > MAX_DRAWN_STEPS:
+    if scheduler is not None and session.max_epochs * session.steps_per_epoch > MAX_DRAWN_STEPS:
         lines += ["", f"learning rate over the run: not drawn, since the run has over {MAX_DRAWN_STEPS:,} steps"]
     elif scheduler is not None:
-        rates = scheduler.curve(session.optimizer.initial_lrs[0], session.settings.max_epochs, session.steps_per_epoch)
+        rates = scheduler.curve(session.optimizer.initial_lrs[0], session.max_epochs, session.steps_per_epoch)
         lines += ["", "learning rate over the run:", curve(rates)]
     return "\n".join(lines)
 

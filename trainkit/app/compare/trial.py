@@ -47,7 +47,7 @@ class CurveRecorder(Clock):
 
     def on_fit_start(self, session: Session) -> None:
         self.curves = Curves()
-        last = session.settings.max_epochs
+        last = session.max_epochs
         if session.settings.max_steps is not None:
             last = min(last, -(-session.settings.max_steps // session.steps_per_epoch))
         self.due = (

@@ -61,7 +61,7 @@ def override(config: DictConfig, text: str) -> None:
         raise UserError(f"{short_repr(text)}: over {MAX_BYTES >> 20} MiB; write long values into a file")
     try:
         _check_size(value, short_repr(text))
-        _refuse_base_60(value, short_repr(text))
+        _refuse_other_bases(value, short_repr(text))
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)
         OmegaConf.update(config, key, parsed["value"], merge=False, force_add=True)  # type: ignore[index, call-overload]
     except UserError:
@@ -80,7 +80,7 @@ def parse(text: str, origin: str) -> DictConfig:
         raise UserError(f"{origin}: over {MAX_BYTES >> 20} MiB; a configuration is small")
     try:
         _check_size(text, origin)
-        _refuse_base_60(text, origin)
+        _refuse_other_bases(text, origin)
         config = OmegaConf.create(text)
     except UserError:
         raise
@@ -133,14 +133,22 @@ def _check_size(text: str, origin: str) -> None:
 BASE_60 = re.compile(r"[-+]?([1-9][\d_]*(:[0-5]?\d)+|\d[\d_]*(:[0-5]?\d)+\.[\d_]*)")
 
 
-def _refuse_base_60(text: str, origin: str) -> None:
-    """Refuse an unquoted 12:30, which YAML reads as 750."""
-    if not re.search(r"\d:[0-5]?\d", text):
+BASE_8 = re.compile(r"[-+]?0[0-9_]+")
+
+
+def _refuse_other_bases(text: str, origin: str) -> None:
+    """Refuse an unquoted 12:30, which YAML reads as 750, and 010, which it reads as 8 (and 08, which it reads as a text)."""
+    if not re.search(r"\d:[0-5]?\d|\b0\d", text):
         return
     for token in yaml.scan(text, Loader=READER):
-        if isinstance(token, ScalarToken) and token.plain and BASE_60.fullmatch(token.value):
-            where = f"{origin}, line {token.start_mark.line + 1}" if "\n" in text else origin
+        if not (isinstance(token, ScalarToken) and token.plain):
+            continue
+        where = f"{origin}, line {token.start_mark.line + 1}" if "\n" in text else origin
+        if BASE_60.fullmatch(token.value):
             raise UserError(f"{where}: {short_repr(token.value, '')} is a number in base 60 in YAML; put it in quotes")
+        if BASE_8.fullmatch(token.value):
+            decimal = re.sub(r"0[0_]*(?=\d)", "", token.value, count=1)
+            raise UserError(f"{where}: {token.value} is not a decimal number in YAML; write {decimal}, or put it in quotes")
 
 
 def _read(path: Path) -> DictConfig:

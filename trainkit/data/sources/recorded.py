@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from trainkit.core.errors import UserError
 from trainkit.core.recorded import yaml_value
@@ -18,12 +19,14 @@ P = ParamSpec("P")
 def source(read: Callable[P, Dataset]) -> Callable[P, Dataset]:
     """Decorate a function that reads or generates data: `Dataset.source` is then its name and arguments.
 
+    An argument that begins with ~/ is a path in the home directory.
     If a configuration cannot hold one of the arguments, the data counts as given in Python.
     """
 
     @wraps(read)
     def recording(*args: P.args, **kwargs: P.kwargs) -> Dataset:
-        data = read(*args, **kwargs)
+        given: Any = [*map(expanded, args)], {name: expanded(value) for name, value in kwargs.items()}
+        data = read(*given[0], **given[1])
         try:
             arguments = inspect.signature(read).bind(*args, **kwargs).arguments
             recorded = {name: yaml_value(value, name) for name, value in arguments.items() if name != "schema"}
@@ -32,6 +35,11 @@ def source(read: Callable[P, Dataset]) -> Callable[P, Dataset]:
         return replace(data, source={"name": read.__name__, **recorded})
 
     return recording
+
+
+def expanded(value: Any) -> Any:
+    """Return the path ~/name in the home directory, any other value as it is."""
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def memory() -> Dataset:
