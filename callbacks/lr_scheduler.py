@@ -44,18 +44,20 @@ class LRScheduler(Callback):
         interval: Literal["epoch", "step"] = "epoch",
         monitor: str = "val/loss",
         warmup_steps: int = 0,
-        **scheduler: Mapping[str, Any],
+        **scheduler: Mapping[str, Any] | None,
     ) -> None:
         if interval not in ("epoch", "step"):
             raise UserError(f"LRScheduler: interval={interval!r}; needs epoch or step")
         if warmup_steps < 0:
             raise UserError(f"LRScheduler: warmup_steps={warmup_steps}; needs 0 or more")
-        if len(scheduler) > 1 or not (scheduler or warmup_steps):
-            raise UserError(f"LRScheduler: {', '.join(scheduler) or 'no scheduler'}; give one of {', '.join(SCHEDULERS)}")
-        for name, arguments in scheduler.items():
+        given: dict[str, Mapping[str, Any]] = {name: v for name, v in scheduler.items() if v is not None}
+        given = given or {name: {} for name in scheduler}  # null removes one that another replaces; alone it has its defaults
+        if len(given) > 1 or not (given or warmup_steps):
+            raise UserError(f"LRScheduler: {', '.join(given) or 'no scheduler'}; give one of {', '.join(SCHEDULERS)}")
+        for name, arguments in given.items():
             check(name, arguments)
         self.interval, self.monitor, self.warmup_steps = interval, monitor, warmup_steps
-        self.chosen: tuple[str, Mapping[str, Any]] = next(iter(scheduler.items()), ("ConstantLR", {"factor": 1.0}))
+        self.chosen: tuple[str, Mapping[str, Any]] = next(iter(given.items()), ("ConstantLR", {"factor": 1.0}))
         self.plateau = self.chosen[0] == "ReduceLROnPlateau"
         self.monitors = (monitor,) if self.plateau else ()
         if interval == "epoch" and not warmup_steps:

@@ -118,7 +118,7 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "loss SGD": (but("CrossEntropyLoss", "SGD"), [], ["loss: no loss 'SGD'"]),
     "optimizer Optimizer": (but("SGD", "Optimizer"), [], ["optimizer: no optimizer 'Optimizer'"]),
     "optimizer misspelt": (but("{SGD: {lr: 0.1, momentum: 0.9}}", "Adamm"), [], ["optimizer: no optimizer 'Adamm'", "'Adam'"]),
-    "two optimizers": (but("0.9}}", "0.9}, Adam: {}}"), [], ["optimizer: ", "one name with its arguments, {SGD: {lr: 0.1}}"]),
+    "two optimizers": (but("0.9}}", "0.9}, Adam: {}}"), [], ["optimizer: ", "has 2 names, SGD, Adam; to replace it"]),
     "data misspelt": (but("name: disk", "name: disc"), [], ["data.name: no data 'disc'; did you mean 'disk'?"]),
     "data without a name": (but("name: disk, ", ""), [], ["data: ", "needs a name"]),
     "data that only Python has": (but("name: disk", "name: tensors"), [], ["data.name: no data 'tensors'"]),

@@ -222,3 +222,13 @@ def test_the_earlier_name_of_a_callback_is_taken_and_said(capsys: pytest.Capture
         "old.yaml: callbacks.csv_log was renamed; write callbacks.csv_logger\n"
         "callbacks.csv_log: callbacks.csv_log was renamed; write callbacks.csv_logger\n"
     )
+
+
+def test_a_name_over_another_is_an_error_with_the_way_and_null_removes_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^optimizer: has 2 names, SGD, Adam; to replace it, write optimizer=.Adam: .lr: 0.01"):
+        build(composed(GOOD, overrides=("optimizer.Adam.lr=0.01",), folder=tmp_path))
+    parts = build(composed(GOOD, overrides=("optimizer.SGD=null", "optimizer.Adam.lr=0.01"), folder=tmp_path))
+    assert type(parts.optimizer(parts.net)).__name__ == "Adam"
+    steps = ("callbacks.lr_scheduler.StepLR=null", "callbacks.lr_scheduler.ExponentialLR.gamma=0.5")
+    parts = build(composed(GOOD, overrides=steps, folder=tmp_path))
+    assert parts.callbacks["lr_scheduler"].chosen == ("ExponentialLR", {"gamma": 0.5})  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from torch.testing import assert_close
 from torch.testing._internal.common_modules import module_db
 
 import trainkit.nn
+from trainkit.core.errors import UserError
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 
@@ -508,3 +509,20 @@ def test_three_replicas_are_three_losses_with_their_own_norms() -> None:
 def test_every_shipped_module_and_loss_is_replicated() -> None:
     can_replicate = {name for name, cls in MODULES.items() if cls.can_replicate} | set(LOSSES)
     assert not can_replicate - set(DRIVEN) - set(REPLICATED)
+
+
+@pytest.mark.parametrize("name", ["BCELoss", "BCEWithLogitsLoss"])
+@pytest.mark.parametrize("shape", [(6, 1), (6, 3), (6,)])
+@pytest.mark.parametrize("weights", [[1.0, 5.0], [2.0], [1.0, 2.0, 3.0], [1.0] * 6])
+def test_weights_that_torch_cannot_broadcast_to_y_are_refused(name: str, shape: tuple[int, ...], weights: list[float]) -> None:
+    y, t = torch.full(shape, 0.25), torch.ones(shape)
+    for argument in ("weight", "pos_weight")[: 1 + (name == "BCEWithLogitsLoss")]:
+        theirs = getattr(torch.nn, name)(**{argument: torch.tensor(weights)})
+        ours = OURS[name](**{argument: weights})
+        try:
+            expected = float(theirs(y, t))
+        except RuntimeError:
+            with pytest.raises(UserError, match=f"^{name}: {argument} has {len(weights)} numbers, y has"):
+                ours(y, t)
+        else:
+            assert float(ours(y, t)) == pytest.approx(expected, rel=1e-6)

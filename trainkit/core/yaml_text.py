@@ -17,19 +17,20 @@ def to_yaml(value: Mapping[str, Any]) -> str:
     lines = []
     for key, v in value.items():
         if isinstance(v, Mapping) and v:
-            lines += [f"{_text(key)}:", *(f"  {_text(k)}: {_inline(x)}" for k, x in v.items())]
+            lines += [f"{_text(key)}:", *(f"  {_text(k)}: {inline(x)}" for k, x in v.items())]
         elif isinstance(v, list) and any(isinstance(x, (list, Mapping)) for x in v):
-            lines += [f"{_text(key)}:", *(f"  - {_inline(x)}" for x in v)]
+            lines += [f"{_text(key)}:", *(f"  - {inline(x)}" for x in v)]
         else:
-            lines.append(f"{_text(key)}: {_inline(v)}")
+            lines.append(f"{_text(key)}: {inline(v)}")
     return "\n".join(lines) + "\n"
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
+    """Return a value in one line of YAML."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_text(k)}: {_inline(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_text(k)}: {inline(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_inline, value)) + "]"
+        return "[" + ", ".join(map(inline, value)) + "]"
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, float):

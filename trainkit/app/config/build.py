@@ -11,6 +11,7 @@ import torch
 from trainkit.core.errors import UserError, UserErrors, memory_error_message, suggest
 from trainkit.core.rng import generator
 from trainkit.core.validation import check_value, yaml_repr
+from trainkit.core.yaml_text import inline
 from trainkit.data.dataset import Dataset
 from trainkit.metrics.table import make
 from trainkit.nn.layers.container import Container, Sequential
@@ -104,8 +105,16 @@ def name_and_arguments(kind: str, value: Any, place: str, errors: list[str]) -> 
     """Return name and arguments of `ReLU` or `{Linear: [2, 25]}`; None, with an error added, for any other value."""
     if isinstance(value, str):
         return value, None
-    if isinstance(value, dict) and len(value) == 1:
-        return next(iter(value.items()))
+    if isinstance(value, dict):
+        # As an override, optimizer.SGD=null removes a name that another one replaces.
+        named = {k: v for k, v in value.items() if v is not None} if len(value) > 1 else value
+        if len(named) == 1:
+            return next(iter(named.items()))
+        if len(named) > 1:
+            last = next(reversed(named.items()))
+            fix = f"to replace it, write {place}={{{last[0]}: {inline(last[1])}}}"
+            errors.append(f"{place}: has {len(named)} names, {', '.join(map(str, named))}; {fix}")
+            return None
     errors.append(f"{place}: {yaml_repr(value)}; write a name, or one name with its arguments, {EXAMPLES[kind]}")
     return None
 

@@ -251,9 +251,21 @@ class BCELoss(Loss):
         return self._weighted((y - t) / (y * (1 - y)).clamp_(min=1e-12) * self.reduction_factor(y))
 
     def check(self, y: Tensor, t: Tensor) -> None:
-        super().check(y, t)
+        self._check_weights(y, t)
         if y.numel() and not (float(y.min()) >= 0 and float(y.max()) <= 1):
             raise UserError("BCELoss: y is outside [0, 1]; end the net with a Sigmoid, or use BCEWithLogitsLoss")
+
+    def _check_weights(self, y: Tensor, t: Tensor) -> None:
+        """Check y and t, and that the weights have y's shape or fewer elements: others would silently enlarge the loss."""
+        super().check(y, t)
+        for name, weights in (("weight", self.element_weight), ("pos_weight", getattr(self, "pos_weight", None))):
+            sizes = () if weights is None else tuple(weights.shape)
+            if len(sizes) > y.dim() or any(k not in (1, n) for k, n in zip(sizes[::-1], y.shape[::-1], strict=False)):
+                outputs = y.shape[-1] if y.dim() > 1 + self.replica_dims else 1
+                raise UserError(
+                    f"{type(self).__name__}: {name} has {weights.numel()} numbers, y has {outputs} outputs;"  # type: ignore[union-attr]
+                    " give one number per output"
+                )
 
     def _weighted(self, e: Tensor) -> Tensor:
         return e if self.element_weight is None else e * self.cast("element_weight", e)
@@ -290,7 +302,7 @@ class BCEWithLogitsLoss(BCELoss):
         return self._weighted(d * self.reduction_factor(y))
 
     def check(self, y: Tensor, t: Tensor) -> None:
-        Loss.check(self, y, t)  # not BCELoss.check: y may be any number
+        self._check_weights(y, t)  # not BCELoss.check: y may be any number
 
     def _l(self, t: Tensor) -> Tensor:
         """Return l, as in the formula."""
