@@ -232,3 +232,12 @@ def test_a_name_over_another_is_an_error_with_the_way_and_null_removes_one(tmp_p
     steps = ("callbacks.lr_scheduler.StepLR=null", "callbacks.lr_scheduler.ExponentialLR.gamma=0.5")
     parts = build(composed(GOOD, overrides=steps, folder=tmp_path))
     assert parts.callbacks["lr_scheduler"].chosen == ("ExponentialLR", {"gamma": 0.5})  # type: ignore[attr-defined]
+
+
+def test_a_bare_key_that_leaves_a_callback_out_is_told_and_a_null_that_removes_one_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = "callbacks:\n  timer:\n  tensorboard:\n  early_stopping:\n"
+    assert composed(GOOD, bare, folder=tmp_path)["callbacks"]["timer"] is None
+    said = f"{tmp_path / '1.yaml'}: callbacks.timer is null, which leaves it out; write {{}} for its defaults\n"
+    assert capsys.readouterr().err == said

@@ -39,12 +39,22 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> DictConfig:
     """Return the configuration of `files` and `overrides`, unresolved. Without a key `callbacks` it has the default ones."""
     config = OmegaConf.create({})
     for path in files:
-        config.merge_with(_read(path))
+        read = _read(path)
+        _print_nulls(read, config, path)
+        config.merge_with(read)
     if "callbacks" not in config:
         config.callbacks = DEFAULT_CALLBACKS
     for text in overrides:
         override(config, text)
     return config
+
+
+def _print_nulls(read: DictConfig, before: DictConfig, path: Path) -> None:
+    """Print which callbacks a bare key leaves out. (A bare `Adam:` means its defaults.) Null that removes one is meant."""
+    own, earlier = (OmegaConf.to_container(c, resolve=False).get("callbacks") or {} for c in (read, before))  # type: ignore[union-attr]
+    for name, value in own.items() if isinstance(own, dict) else ():
+        if value is None and name not in earlier and name not in DEFAULT_CALLBACKS:
+            print_stderr(f"{path}: callbacks.{name} is null, which leaves it out; write {{}} for its defaults")
 
 
 def override(config: DictConfig, text: str) -> None:
