@@ -65,7 +65,7 @@ def is_valid(folder: Path) -> bool:
 
 
 def is_own(path: Path) -> bool:
-    """Return whether `path`, not a link, belongs to this user and nobody else can write it."""
+    """Return whether `path`, not a link, belongs to this user, and no other user can write it."""
     status = path.lstat()
     writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return not stat.S_ISLNK(status.st_mode) and status.st_uid == os.geteuid() and not writable

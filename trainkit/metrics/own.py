@@ -169,7 +169,7 @@ def _name(given: Any, default: str) -> str:
 
 
 def _check_call(function: Any, arguments: int, message: str) -> None:
-    """Raise UserError unless `function` can be called with so many positional arguments."""
+    """Raise UserError unless `function` can be called with this number of positional arguments."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # built-in functions without a signature
