@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from trainkit.app.cli.options import COMMANDS
+from trainkit.metrics.table import METRICS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,3 +40,8 @@ def test_ci_runs_the_test_command_of_the_readme():
     commands = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
     assert len(commands) == 2
     assert commands[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_table_names_every_metric():
+    (row,) = re.findall(r"^\| metrics \| (.*) \|$", README, re.MULTILINE)
+    assert sorted(re.split(r"[,;] ", row)) == sorted(METRICS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -37,6 +38,17 @@ def test_a_library_is_built_once_and_only_it_is_kept(builds: list[Path]) -> None
     assert [p.name for p in cache_folder().iterdir()] == [first.parent.name]
     assert library(("key", 2), build(builds)) != first
     assert len(builds) == 2
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o000, 0o077])
+def test_a_library_is_kept_with_any_umask(mask: int, builds: list[Path]) -> None:
+    before = os.umask(mask)
+    try:
+        library("key", build(builds))
+        library("key", build(builds))
+    finally:
+        os.umask(before)
+    assert len(builds) == 1
 
 
 @pytest.mark.parametrize("what", ["changed", "cut", "missing", "no digest", "a link", "writable by others", "one more file"])

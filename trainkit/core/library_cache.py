@@ -88,9 +88,9 @@ def tidy(folder: Path, built: Path) -> None:
     for path in folder.iterdir():
         if path.stem != Path(LIBRARY).stem:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        else:
-            path.chmod(0o600)
     (folder / DIGEST).write_text(digest(folder))
+    for path in folder.iterdir():
+        path.chmod(0o600)  # whatever the umask: else the library would not count as the user's own
 
 
 def keep(temporary: Path, folder: Path) -> None:

@@ -12,5 +12,9 @@ def predicted_classes(y: Tensor, loss: Loss, data: Dataset, replica_dims: int = 
     """Return the class that y predicts: the largest of several outputs; of one, 1 above the threshold (0 for logits)."""
     if y.dim() > 1 + replica_dims and y.shape[1 + replica_dims] > 1:
         return y.argmax(1 + replica_dims)
-    threshold = 0.0 if loss.from_logits else 0.5 if data.threshold is None else data.threshold
-    return (y.flatten(replica_dims + 1).squeeze(-1) > threshold).long()
+    return (y.flatten(replica_dims + 1).squeeze(-1) > threshold_of(loss, data)).long()
+
+
+def threshold_of(loss: Loss, data: Dataset) -> float:
+    """Return the value of one output above which it predicts class 1."""
+    return 0.0 if loss.from_logits else 0.5 if data.threshold is None else data.threshold

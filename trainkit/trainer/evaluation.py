@@ -14,6 +14,7 @@ from trainkit.data.dataset import Dataset, Split, floating
 from trainkit.data.loader import aligned, iter_batches
 from trainkit.data.mapped import MappedRows
 from trainkit.data.transforms.normalize import Normalizer
+from trainkit.metrics.classification import threshold_of
 from trainkit.metrics.confusion import Accuracy, Error
 from trainkit.metrics.metric import Metric
 from trainkit.metrics.metric_set import MetricSet
@@ -74,8 +75,7 @@ def metric_set(metrics: Iterable[Metric], loss: Loss, data: Dataset, y: Tensor) 
 
     Raises UserErrors for a metric that does not fit the data.
     """
-    threshold = 0.0 if loss.from_logits else 0.5 if data.threshold is None else data.threshold
-    task = Task(data.classes, y[0, 0].numel() if len(y[0]) else 1, loss.from_logits, threshold)
+    task = Task(data.classes, y.shape[2:].numel(), loss.from_logits, threshold_of(loss, data))
     chosen = list(metrics)
     always = [m for m in OF_CLASSES if data.classes is not None and m not in chosen]
     return MetricSet([*always, *chosen], task, len(y), y.device)

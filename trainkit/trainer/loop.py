@@ -68,7 +68,8 @@ def finish(session: Session) -> None:
             session.log(f"train/{name}", values)
         if session.data.test is not None:
             session.evaluate_and_log("test", session.data.test, interruptible=True)
-        if session.data.val is not None:  # the last validation may be of an earlier step or of other parameters
+        is_measured = session.validated_step == session.progress.step and not session.params_replaced
+        if session.data.val is not None and not is_measured:  # the last validation was at another step or of other parameters
             last = session.evaluate(session.data.val, interruptible=True)
             if session.params_replaced or _is_validated(session):  # the curves have a point of this step
                 session.metrics.update({f"val/{name}": values for name, values in last.items()})
@@ -134,7 +135,7 @@ def _validates(session: Session) -> bool:
 
 
 def _is_validated(session: Session) -> bool:
-    """Return whether a validation came after the last step."""
+    """Return whether this run, or the one that it resumes, was validated after the last step."""
     progress, inside = session.progress, session.validate_every_n_steps
     at_epoch_end = progress.batch == 0 and progress.epoch % session.validate_every_n_epochs == 0
     return at_epoch_end or (inside is not None and progress.step % inside == 0)
@@ -156,5 +157,6 @@ def _validated(session: Session, split: Split) -> bool:
         session.evaluate_and_log("val", split, interruptible=True)
     except signals.Interrupted:
         return False
+    session.validated_step = session.progress.step
     session.call("on_validation_end")
     return True

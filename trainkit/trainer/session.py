@@ -80,6 +80,7 @@ class Session:
         self.history: list[dict[str, Any]] = []
         self.step_engine: StepEngine | None = None
         self.engine: str = settings.engine  # eager, compile or graph, once the fit has begun
+        self.validated_step: int | None = None  # of the last validation in this fit
         self.validate_every_n_epochs: int = 1  # ValidationSplit sets this and the next
         self.validate_every_n_steps: int | None = None
         self.stopping: StopReason | None = None
