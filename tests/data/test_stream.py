@@ -520,7 +520,7 @@ def test_compare_draws_the_plane_of_two_streamed_numbers(tmp_path: Path, monkeyp
     assert main(["compare", "a.yaml", "--log"]) == 0
 
 
-LARGE = 1_000_000_000  # bytes of float32
+LARGE = 600_000_000  # bytes of float32
 CHILD = """
 import sys, torch
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -134,11 +135,17 @@ def right() -> str:
 
 @pytest.fixture(scope="module")
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What `mypy --strict` says of two scripts of a user, `right.py` and `wrong.py`, in a folder of their own."""
+    """What `mypy --strict` says of two scripts of a user, `right.py` and `wrong.py`, in a folder of their own.
+
+    The settings are those of pyproject.toml, strict as well, so that what `python tests` has read of torch is not read again.
+    """
     folder = tmp_path_factory.mktemp("scripts")
     (folder / "right.py").write_text(right())
     (folder / "wrong.py").write_text(HEAD + "\n".join(WRONG) + "\n")
-    words = ["-m", "mypy", "--strict", "--no-incremental", "--config-file=", "--cache-dir", "cache", "right.py", "wrong.py"]
+    if (ROOT / ".mypy_cache").exists():
+        shutil.copytree(ROOT / ".mypy_cache", folder / "cache")
+    settings = ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", "cache"]
+    words = ["-m", "mypy", *settings, "right.py", "wrong.py"]
     environment = {"MYPYPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=folder, env=environment)
     return [line for line in done.stdout.splitlines() if ": error:" in line]

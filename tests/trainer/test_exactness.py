@@ -16,7 +16,7 @@ from trainkit import Split
 from trainkit.data import loader
 from trainkit.data.loader import ALIGN, batches, iter_batches
 
-EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 ODD = Case(
     shape=(25,), samples=120, hidden=5, outputs=2, activation=1, dropout=0.3, targets="index", loss=0, optimizer=1, batch=10,
     accumulate=1, replicas=1, dtype="float32", stream=False, threads=1, clip=None, every=None, seed=1, stops=(4, 11),
