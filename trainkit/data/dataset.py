@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -32,15 +32,25 @@ class Split:
     """n samples: inputs `x` (n, ...) floating, targets of the loss `t` (n, ...), classes `label` (n,) int64 or None.
 
     `x` is in memory, or in a file (see `mapped.py`). A missing number is NaN in `x` until the normalizer fills it.
+    weight: (n,) floating, how much each sample counts in the loss and the metrics; None counts all alike.
+    ids: columns of n texts that no net sees and that predictions repeat, by name.
     """
 
     x: Tensor | MappedRows
     t: Tensor
     label: Tensor | None = None
+    weight: Tensor | None = None
+    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not len(self.x) == len(self.t) == len(self.x if self.label is None else self.label):
             raise UserError(f"data: {len(self.x)} inputs, {len(self.t)} targets; each input needs one target")
+        sizes = {name: len(column) for name, column in self.ids.items()}
+        if self.weight is not None:
+            sizes["weight"] = len(self.weight)
+        for name, size in sizes.items():
+            if size != len(self.x):
+                raise UserError(f"data: {len(self.x)} inputs, {size} values of {name!r}; each input needs one")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -53,14 +63,19 @@ class Split:
         """Return the samples at `index`, in its order."""
         x = self.x[index] if isinstance(self.x, Tensor) else self.x.subset(index)
         t = self.t[index]
-        return Split(x, t, t if self.label is self.t else None if self.label is None else self.label[index])
+        label = t if self.label is self.t else None if self.label is None else self.label[index]
+        at = index.tolist() if self.ids else []
+        ids = {name: [column[i] for i in at] for name, column in self.ids.items()}
+        return Split(x, t, label, None if self.weight is None else self.weight[index], ids)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Split:
         """Return the split on `device`. Floating tensors become `dtype`, class indices stay int64."""
-        return Split(
-            self.x.to(device, dtype),
-            self.t.to(device, dtype if self.t.is_floating_point() else self.t.dtype),
-            None if self.label is None else self.label.to(device),
+        return replace(
+            self,
+            x=self.x.to(device, dtype),
+            t=self.t.to(device, dtype if self.t.is_floating_point() else self.t.dtype),
+            label=None if self.label is None else self.label.to(device),
+            weight=None if self.weight is None else self.weight.to(device, dtype),
         )
 
 
@@ -73,6 +88,10 @@ class Dataset:
     true_boundary: (k, 2), the closed line between the classes in the plane of two inputs, before scaling, if it is known.
     normalize: how the trainer scales `x` by statistics of the training split (see `normalize.py`).
     fill: the replacement for a missing number: the training split's column mean or median, or None to refuse.
+    features: the names of the inputs of a table, one per column of `x`, or () if they have none.
+    categories: the number of categories of each input of a table: 0 for a number, k for codes 0 to k - 1, which are not scaled
+        and which an embedding turns into vectors. () if no input holds codes.
+    positive: with two classes, the index of the one that metrics and probabilities are about; None is class 1.
     source: the name and arguments of the function that read or generated the data, as in a configuration; the name is memory if
         the data was given in Python.
     schema: what a later file needs to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
@@ -86,6 +105,9 @@ class Dataset:
     true_boundary: Tensor | None = None
     normalize: Literal["none", "feature", "global"] = "none"
     fill: Literal["mean", "median"] | None = None
+    features: tuple[str, ...] = ()
+    categories: tuple[int, ...] = ()
+    positive: int | None = None
     schema: dict[str, object] = field(default_factory=dict)
     source: Mapping[str, object] = field(default_factory=lambda: {"name": "memory"})
 

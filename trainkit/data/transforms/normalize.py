@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -60,10 +61,8 @@ class Normalizer:
 
     def apply(self, split: Split, dtype: torch.dtype | None = None) -> Split:
         """Return the split with its inputs filled, scaled and in `dtype` (None: their own); those of a file when read."""
-        from trainkit.data.dataset import Split
-
         scale = partial(self.scale, dtype=dtype)
-        return Split(split.x.then(scale) if isinstance(split.x, MappedRows) else scale(split.x), split.t, split.label)
+        return replace(split, x=split.x.then(scale) if isinstance(split.x, MappedRows) else scale(split.x))
 
     def scale(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return rows (k, ...) filled and scaled, in `dtype`. Works in blocks: all at once would need three float64 copies."""
