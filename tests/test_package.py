@@ -25,7 +25,8 @@ model: [{Linear: [2, 4]}, ReLU, {Linear: [4, 2]}]
 loss: CrossEntropyLoss
 optimizer: {SGD: {lr: 0.1}}
 trainer: {max_epochs: 1, batch_size: 10}
-callbacks: {validation_split: {}, early_stopping: {}, csv_logger: {}, mine: {word: hello}}
+callbacks:
+  {validation_split: {}, early_stopping: {}, mine: {word: hello}, checkpoint: null, tensorboard: null, progress_bar: null}
 """
 
 MINE = """\

@@ -23,6 +23,7 @@ from trainkit.app.compare.trial import Curves, Trial
 from trainkit.app.config.build import build
 from trainkit.app.config.files import compose, resolve
 from trainkit.metrics.statistics import summarize
+from trainkit.trainer.callback import without_folder
 
 CONF = """\
 seed: 3
@@ -171,7 +172,7 @@ def test_looking_does_not_change_the_training() -> None:
     parts = build(config("callbacks.early_stopping={patience: 1}"))
     looked = train(parts, parts.data(), trial.CurveRecorder())
     alone = build(config("callbacks.early_stopping={patience: 1}"))
-    alone.trainer().fit(alone.net, alone.loss, alone.optimizer(alone.net), alone.data())
+    alone.trainer(without_folder(alone.callbacks)[0]).fit(alone.net, alone.loss, alone.optimizer(alone.net), alone.data())
     theirs = alone.net.state_dict()
     assert all(torch.equal(p, theirs[name]) for name, p in looked.net.state_dict().items())
 
