@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import site
 import subprocess
 import sys
@@ -149,11 +150,17 @@ def test_a_broken_own_callback_is_told_by_its_file(
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist, and the wheel that was made from it, without any network."""
+    """A folder with the sdist, and the wheel that was made from it, without any network.
+
+    They are made from a checkout in which a user has a callback of their own.
+    """
     pytest.importorskip("build")
     pytest.importorskip("hatchling")
     out = tmp_path_factory.mktemp("built")
-    words = ["-m", "build", "--no-isolation", "--skip-dependency-check", "--outdir", str(out), str(ROOT)]
+    checkout = tmp_path_factory.mktemp("checkout") / "trainkit"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "__pycache__", "logs", "dist"))
+    (checkout / "callbacks" / "mine.py").write_text(MINE)
+    words = ["-m", "build", "--no-isolation", "--skip-dependency-check", "--outdir", str(out), str(checkout)]
     python(*words, path=None, folder=out)
     return out
 
@@ -190,6 +197,7 @@ def test_the_sdist_has_what_the_wheel_and_a_reader_need(built: Path) -> None:
         "pyproject.toml",
         "README.md",
     } <= names
+    assert sorted(Path(n).stem for n in names if n.startswith("callbacks/")) == CALLBACKS
     assert not [n for n in names if n.startswith((".data", "logs/", ".git/", ".venv"))]
 
 
