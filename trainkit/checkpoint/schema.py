@@ -56,7 +56,7 @@ def check_types(content: dict[str, Any]) -> None:
     if isinstance(content.get("rng"), dict) and "cuda" in content["rng"]:
         pattern["rng"] = {**pattern["rng"], "cuda": [torch.uint8]}
     if isinstance(content.get("environment"), dict) and "mode" in content["environment"]:
-        pattern["environment"] = {**pattern["environment"], "mode": OneOf("eager", "compile", "graph")}
+        pattern["environment"] = {**pattern["environment"], "mode": OneOf("eager", "compile", "graph", "native")}
     wrong = mismatches(content, pattern, "content")
     if not wrong:
         state, data = content["state"], content["data"]

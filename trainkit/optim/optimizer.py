@@ -152,6 +152,10 @@ class Optimizer(Recorded):
         g = -g if self.maximize else g
         return g if weight_decay is None else add_scaled(g, p, weight_decay)
 
+    def native(self) -> str | None:
+        """Return the declaration of the C++ pair of `apply_update` as a member `@`, or None if it has none."""
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """Return t and copies of the slots. The rates are not part: the configuration or the schedule sets them."""
         return {"t": self.t, **{name: slot.clone() for name, slot in self.slots.items()}}

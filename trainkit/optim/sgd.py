@@ -89,6 +89,13 @@ class SGD(Optimizer):
         self.descend(p, g, scalars)
 
 
+    def native(self) -> str | None:
+        if not self.has_grad_buffer:
+            return None
+        flags = ", ".join(str(bool(flag)).lower() for flag in (self.slots, self.nesterov, self.decays, self.maximize))
+        return f"SGD<{flags}> @{{T({self.dampening!r})}};"
+
+
 class SignSGD(Optimizer):
     """p ← p - lr sign g. With momentum (Signum): m ← momentum m + (1 - momentum) g;  p ← p - lr sign m. g ← ∇ + weight_decay p.
 

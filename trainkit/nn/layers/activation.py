@@ -20,6 +20,18 @@ class Activation(Module):
     def flops(self, x: Tensor) -> int:
         return x.numel()
 
+    def native(self, features: int) -> tuple[str, int, bool] | None:
+        function = self.native_function()
+        if function is None:
+            return None
+        name, numbers, saves_x = function
+        arguments = "{{" + ", ".join(f"T({v!r})" for v in numbers) + "}}" if numbers else "{}"
+        return f"Elementwise<N, {features}, {name}> @{arguments};", features, saves_x
+
+    def native_function(self) -> tuple[str, tuple[float, ...], bool] | None:
+        """Return the C++ function of single numbers, its numbers, and whether its derivative takes x (else y)."""
+        return None
+
 
 class Identity(Module):
     """y = x, dx = dy. Saves nothing."""
@@ -46,6 +58,9 @@ class ReLU(Activation):
     def bwd(self, y: Tensor, dy: Tensor) -> Tensor:
         return kernels.threshold_backward(dy, y, 0)
 
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "ReLU", (), False
+
 
 class LeakyReLU(Activation):
     """y = x where x > 0, else a x; dx = dy, or a dy. `negative_slope` is a. Saves x."""
@@ -61,6 +76,9 @@ class LeakyReLU(Activation):
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.leaky_relu_backward(dy, x, self.a, False)
 
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "LeakyReLU", (self.a,), True
+
     def extra_repr(self) -> str:
         return f"negative_slope={self.a}"
 
@@ -75,6 +93,9 @@ class Tanh(Activation):
     def bwd(self, y: Tensor, dy: Tensor) -> Tensor:
         return kernels.tanh_backward(dy, y)
 
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "Tanh", (), False
+
 
 class Sigmoid(Activation):
     """y = 1 / (1 + e⁻ˣ). Saves y, since dx = dy y (1 - y)."""
@@ -85,6 +106,9 @@ class Sigmoid(Activation):
 
     def bwd(self, y: Tensor, dy: Tensor) -> Tensor:
         return kernels.sigmoid_backward(dy, y)
+
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "Sigmoid", (), False
 
 
 class ELU(Activation):
@@ -103,6 +127,9 @@ class ELU(Activation):
 
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.elu_backward(dy, self.a, 1, 1, False, x)
+
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "ELU", (self.a,), True
 
     def extra_repr(self) -> str:
         return f"alpha={self.a}"
@@ -138,6 +165,9 @@ class SiLU(Activation):
 
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.silu_backward(dy, x)
+
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "SiLU", (), True
 
 
 class Softplus(Activation):

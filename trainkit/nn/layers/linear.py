@@ -79,6 +79,10 @@ class Linear(Module):
         """Return the operations of a forward pass: a multiplication and an addition per weight and row."""
         return 2 * self.out_features * x.numel()
 
+    def native(self, features: int) -> tuple[str, int, bool] | None:
+        bias = "true" if self.bias else "false"
+        return f"Linear<N, {self.in_features}, {self.out_features}, {bias}> @;", self.out_features, True
+
     def expected_input(self) -> str:
         return f"({'r, ' * self.replica_dims}n, {self.in_features})"
 

@@ -39,6 +39,10 @@ class Loss(Recorded):
         """Return dy = d value / dy. With replicas, each value is differentiated by its own y."""
         raise NotImplementedError(f"{type(self).__name__} has no bwd")
 
+    def native(self, outputs: int, rows: int) -> tuple[str, str] | None:
+        """Return the C++ pair for y (rows, outputs), or None: the declaration of a member `@`, and the type of the targets."""
+        return None
+
     def check(self, y: Tensor, t: Tensor) -> None:
         """Raise UserError for a target that would silently be broadcast or cast. Not called in the hot path."""
         if y.shape != t.shape:

@@ -208,6 +208,12 @@ class CrossEntropyLoss(NLLLoss):
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, KernelPass | FormulaPass]:
         return super().fwd(torch.log_softmax(y, self.axis(y)), t)
 
+    def native(self, outputs: int, rows: int) -> tuple[str, str] | None:
+        if self.label_smoothing or not self._unweighted():
+            return None
+        scale = 1 / rows if self.reduction == "mean" else 1.0
+        return f"CrossEntropyLoss<N, {outputs}> @{{T({scale!r})}};", "int64_t"
+
     def bwd(self, saved: Any) -> Tensor:
         logp = saved[0]
         if type(saved) is not FormulaPass:  # the derivative of NLLLoss, then of LogSoftmax

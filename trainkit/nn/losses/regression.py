@@ -13,6 +13,10 @@ from .base import Loss, Reduction
 class MSELoss(Loss):
     """value = Σ (y - t)² / elements. Saves d = y - t, since dy = 2 d / elements. With reduction sum there is no division."""
 
+    def native(self, outputs: int, rows: int) -> tuple[str, str]:
+        scale = 1 / (rows * outputs) if self.reduction == "mean" else 1.0
+        return f"MSELoss<N, {outputs}> @{{T({scale!r})}};", "T"
+
     def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         d = y - t
         return self.reduce(d * d), d

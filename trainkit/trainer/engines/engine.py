@@ -38,7 +38,7 @@ class StepEngine:
             warn_if_slow()
         self.net = self._in_precision(session.net)
         self.step = training_step(self.net, session.loss, session.optimizer, session.settings.accumulate, *limits)
-        self.name: Literal["eager", "compile", "graph"] = "eager"
+        self.name: Literal["eager", "compile", "graph", "native"] = "eager"
         self.multi_step: MultiStepEngine | None = None
         if engine == "eager" or session.steps_left == 0:
             return
@@ -46,7 +46,7 @@ class StepEngine:
             check_supported(session, engine)
             if engine == "auto" and not auto.is_compiling_worthwhile(session, self.step):
                 return
-            chosen: Literal["compile", "graph"] = "graph" if engine == "graph" else "compile"
+            chosen: Literal["compile", "graph", "native"] = engine if engine in ("graph", "native") else "compile"  # type: ignore[assignment]
             self.multi_step = self._multi_step(chosen)
             self.name = chosen
         except Exception as error:  # the compiler, or a module that cannot be traced, may raise anything
@@ -80,9 +80,14 @@ class StepEngine:
         for x, t in batches(self.split, order, self.size, first):
             yield step(x, t), 1, x.shape[axis]
 
-    def _multi_step(self, engine: Literal["compile", "graph"]) -> MultiStepEngine:
+    def _multi_step(self, engine: Literal["compile", "graph", "native"]) -> MultiStepEngine:
         kind: type[MultiStepEngine]
-        if engine == "graph":
+        if engine == "native":
+            from .native.engine import NativeEngine
+
+            NativeEngine.loss = self.session.loss
+            kind = NativeEngine
+        elif engine == "graph":
             from .cuda_graph import CudaGraphEngine as kind
         else:
             from .compiled import CompiledEngine as kind
