@@ -42,6 +42,9 @@ class Table(ABC):
     def spelled(self, names: Sequence[str]) -> None:  # noqa: B027 (a table with types has nothing to do)
         """Make loaded columns texts as they are written, where reading them as numbers has lost the spelling."""
 
+    def release(self) -> None:  # noqa: B027 (a table that the caller gave stays)
+        """Forget the columns, once the tensors have been made."""
+
     def require(self, name: str, why: str) -> None:
         """Raise UserError if there is no column `name`, or more than one."""
         if (count := list(self.names).count(name)) > 1:

@@ -44,6 +44,10 @@ class CsvTable(Table):
     def column(self, name: str) -> Any:
         return self.table.column(name)
 
+    def release(self) -> None:
+        self.table = None
+        release()
+
     def spelled(self, names: Sequence[str]) -> None:
         lost = [name for name in names if not _is_text(self.column(name))]
         if lost:

@@ -214,7 +214,7 @@ def _targets(table: Table, schema: Schema, now: Reading) -> tuple[Tensor | None,
         return encode(label, len(schema.classes), schema.targets, schema.off_value), label
     t = torch.empty(table.rows, len(names), dtype=torch.float64)
     for i, name in enumerate(names):
-        numbers(table, name, "", "", now.decimal, now.missing_values, t[:, i])
+        numbers(table, name, "", "", now.decimal, now.missing_values, t[:, i], truth=schema.task == "multilabel")
         _refuse_nonfinite(table, name, t[:, i], "or remove the row")
         _refuse_missing_target(table, name, t[:, i].isnan())
         if schema.task == "multilabel" and (wrong := (t[:, i] != 0) & (t[:, i] != 1)).any():

@@ -185,7 +185,9 @@ def _task(table: Table, targets: list[str]) -> Task:
 
     columns = [table.column(name) for name in targets]
     if len(targets) > 1:
-        if all(is_number(c) and set(pc.unique(c).to_pylist()) <= {0, 1, None} for c in columns):
+        labels = {0, 1, None, "true", "false", "True", "False"}
+        values = [pc.unique(column) for column in columns]
+        if all(len(v) <= len(labels) and set(v.to_pylist()) <= labels for v in values):
             _tell(table, f"the {len(targets)} targets are 0 or 1, so they are labels; for numbers set data.task=regression")
             return "multilabel"
         for name, column in zip(targets, columns, strict=True):

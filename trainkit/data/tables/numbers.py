@@ -84,16 +84,26 @@ def is_text(column: Any) -> bool:
 
 
 def numbers(
-    table: Table, name: str, affix: str, thousands: str, decimal: str, missing_values: Sequence[str], into: Tensor
+    table: Table,
+    name: str,
+    affix: str,
+    thousands: str,
+    decimal: str,
+    missing_values: Sequence[str],
+    into: Tensor,
+    truth: bool = False,
 ) -> None:
     """Write a column into (n,) float64, with NaN for missing. Raises UserError for a text that is not a number.
 
-    affix: the unit that may stand beside each number. thousands, decimal: of numbers that are texts.
+    affix: the unit that may be beside each number. thousands, decimal: of numbers that are texts. truth: whether the texts true
+    and false are 1 and 0.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     column = table.column(name)
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
     if is_number(column):
         at = 0
         for chunk in column.chunks:  # one after the other, since a column may be large
@@ -101,11 +111,13 @@ def numbers(
             into[at : at + len(number)] = number
             at += len(number)
         return
-    if not (is_text(column) or pa.types.is_boolean(column.type) or pa.types.is_dictionary(column.type)):
+    if not (is_text(column) or pa.types.is_dictionary(column.type)):
         raise UserError(f"{table.name}: column {name!r} holds {column.type}, not numbers; correct it")
     read = reader(decimal, thousands)
 
     def value(text: str) -> float | None:
+        if truth and text.lower() in ("true", "false"):
+            return float(text.lower() == "true")
         if (found := read(text)) is None or found[1] not in ("", affix):
             return None
         return found[0]

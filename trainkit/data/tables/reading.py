@@ -83,7 +83,7 @@ def load(table: Table, schema: Schema, now: Reading, more: Sequence[str] = ()) -
         kinds[column.name] = "number" if as_number else None if column.kind == "date" and not column.format else "text"
     for name in schema.target_names:
         if name in present:
-            kinds[name] = "text" if schema.task == "classification" else "number"
+            kinds[name] = {"classification": "text", "regression": "number", "multilabel": None}[schema.task]
     for name in now.ids:
         if name in present:
             kinds.setdefault(name, "text")
