@@ -221,7 +221,8 @@ class Experiment:
     def _without_source(self, train: Split) -> Dataset:
         """Return a dataset of `train` with the classes of the checkpoint, without reading the run's data."""
         known = self._trained()["data"]
-        return Dataset(train, classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"])
+        classes = tuple(known["classes"] or ()) or None
+        return Dataset(train, classes=classes, threshold=known["threshold"], positive=known.get("positive"))
 
     def _trained(self) -> dict[str, Any]:
         if self.content is None:

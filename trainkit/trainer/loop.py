@@ -30,8 +30,8 @@ def train(session: Session) -> None:
         if progress.batch == 0:
             session.begin_epoch()
         last = session.steps_per_epoch
-        for losses, steps, samples in engine.epoch(session.order(progress.epoch), progress.batch):
-            session.record_steps(losses, steps, samples)
+        for losses, steps, samples, weight in engine.epoch(session.order(progress.epoch), progress.batch):
+            session.record_steps(losses, steps, samples, weight)
             for hook in after_step:
                 hook()
             if progress.step % every == 0 or progress.step == 1 or progress.batch == last:
