@@ -16,6 +16,7 @@ from trainkit.data.mapped import MappedRows
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.classification import threshold_of
 from trainkit.metrics.confusion import Accuracy, Error
+from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.metrics.metric import Metric
 from trainkit.metrics.metric_set import MetricSet
 from trainkit.metrics.task import Task
@@ -30,10 +31,11 @@ OF_CLASSES: tuple[Metric, ...] = (Error(), Accuracy())  # measured wherever the 
 
 
 class Evaluation(NamedTuple):
-    """`metrics` of a split, and `undefined`: by the name of each metric that is NaN, the reason."""
+    """metrics of a split. undefined: by the name of each metric that is NaN, the reason. confusion: the matrix, or None."""
 
     metrics: Metrics
     undefined: dict[str, str]
+    confusion: ConfusionMatrix | None
 
 
 def evaluate(
@@ -72,7 +74,8 @@ def evaluate(
             others.update(y, targets, label, own)
         values = {} if others is None else others.values()
         undefined = {} if others is None else others.reasons(values)
-    return Evaluation({"loss": (total / weight).tolist(), **values}, undefined)
+        confusion = None if others is None else others.confusion()
+    return Evaluation({"loss": (total / weight).tolist(), **values}, undefined, confusion)
 
 
 def metric_set(metrics: Iterable[Metric], loss: Loss, data: Dataset, y: Tensor) -> MetricSet:
@@ -84,7 +87,7 @@ def metric_set(metrics: Iterable[Metric], loss: Loss, data: Dataset, y: Tensor) 
     task = Task(data.classes, y.shape[2:].numel(), loss.from_logits, threshold_of(loss, data), positive)
     chosen = list(metrics)
     always = [m for m in OF_CLASSES if data.classes is not None and m not in chosen]
-    return MetricSet([*always, *chosen], task, len(y), y.device)
+    return MetricSet([*always, *chosen], task, len(y), y.device, confusion=True)
 
 
 def predict_rows(

@@ -15,6 +15,7 @@ from trainkit.data import check
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.loader import epoch_permutation
 from trainkit.data.transforms.normalize import Normalizer
+from trainkit.metrics.confusion_matrix import MAX_CLASSES, ConfusionMatrix
 from trainkit.metrics.log import MetricLog
 from trainkit.metrics.metric_set import MetricSet
 from trainkit.nn.losses import Loss
@@ -24,7 +25,7 @@ from trainkit.optim.optimizer import Optimizer
 from . import capture
 from .callback import HOOKS, Callback, collect_hooks, named, overrides
 from .device import find_device
-from .evaluation import OF_CLASSES, PASS, Metrics, evaluate, metric_set, predict_rows
+from .evaluation import OF_CLASSES, PASS, Evaluation, Metrics, evaluate, metric_set, predict_rows
 from .progress import Progress, StopReason
 from .run_folder import RunFolder
 from .same_data import check_classes
@@ -76,6 +77,7 @@ class Session:
         self.progress, self.metrics = Progress(), MetricLog()
         self.undefined: set[str] = set()  # metrics for which a line has said why they are undefined
         self.undirected: list[str] = []  # monitors of which it is not known whether larger values are better
+        self._confusion: dict[str, tuple[int, ConfusionMatrix | None]] = {}  # of each split's last evaluation, with its step
         self.maximize: dict[str, bool | None] = {"loss": False}  # the metrics of a split, and whether larger is better
         self.history: list[dict[str, Any]] = []
         self.step_engine: StepEngine | None = None
@@ -128,6 +130,15 @@ class Session:
         interruptible: leave the evaluation with Interrupted if a signal has arrived. A hook's own evaluation is completed: the
         hooks of a step are not called again in the resumed run.
         """
+        return self._evaluated(split, interruptible).metrics
+
+    def measure(self, name: str, split: Split, interruptible: bool = False) -> Metrics:
+        """Do what `evaluate` does, and keep the confusion matrix as that of the split `name`."""
+        found = self._evaluated(split, interruptible)
+        self._confusion[name] = (self.progress.step, found.confusion)
+        return found.metrics
+
+    def _evaluated(self, split: Split, interruptible: bool = False) -> Evaluation:
         size = self.evaluation_size(split)
         check = (self.check_interrupt,) if interruptible else ()
         found = evaluate(self.net, self.loss, self.data, split, size, self.replicas, self.settings.made_metrics(), *check)
@@ -135,7 +146,24 @@ class Session:
             if name not in self.undefined:
                 self.undefined.add(name)
                 print_stderr(f"metrics: {name} is nan: {why}")
-        return found.metrics
+        return found
+
+    def known_confusion(self, name: str) -> ConfusionMatrix | None:
+        """Return the confusion matrix of the split `name` if it was evaluated after the last step and has classes."""
+        step, matrix = self._confusion.get(name, (None, None))
+        return matrix if step == self.progress.step else None
+
+    def confusion_matrix(self, name: str, data: Dataset | None = None) -> ConfusionMatrix:
+        """Return the confusion matrix of the net on the run's split `name`, or on that of `data`, which is not scaled yet.
+
+        Raises UserError as `evaluate_split` does, and unless each sample is of one of at most 100 classes.
+        """
+        matrix = None if data is not None else self.known_confusion(name)
+        if matrix is None:
+            matrix = self._evaluated(self._split(name, data)).confusion
+        if matrix is None:
+            raise UserError(f"confusion matrix: needs one class per sample, of at most {MAX_CLASSES} classes")
+        return matrix
 
     def metric_set(self, y: Tensor) -> MetricSet:
         """Return the metrics of an evaluation, without samples yet, for outputs like y (r, n, ...).
@@ -156,7 +184,7 @@ class Session:
 
     def evaluate_and_log(self, name: str, split: Split, interruptible: bool = False) -> None:
         """Evaluate the net on `split` and log `name/loss` and so on. interruptible: as in `evaluate`."""
-        for metric, values in self.evaluate(split, interruptible).items():
+        for metric, values in self.measure(name, split, interruptible).items():
             self.log(f"{name}/{metric}", values)
 
     def evaluate_split(self, name: str, data: Dataset | None = None) -> Metrics:
@@ -165,13 +193,18 @@ class Session:
         `data` is evaluated as it is given: no callback splits it. The signal that ended the fit does not end an evaluation.
         Raises UserError where there is no such split, or where `data` does not fit the net.
         """
+        split = self._split(name, data)
+        return self.measure(name, split) if data is None else self.evaluate(split)
+
+    def _split(self, name: str, data: Dataset | None) -> Split:
+        """Return the run's split `name`, or that of other data, scaled and on the device."""
         split: Split | None = getattr(self.data if data is None else data, name)
         if split is None:
             fix = f"give Dataset({name}=...) or tensors(..., {name}=...)"
             if data is None:
                 fix = "train with ValidationSplit()" if name == "val" else "give data with a test split"
             raise UserError(f"data: has no {name} split; {fix}")
-        return self.evaluate(split if data is None else self._prepared(name, split, data))
+        return split if data is None else self._prepared(name, split, data)
 
     def _prepared(self, name: str, split: Split, data: Dataset) -> Split:
         """Return `split`, the split `name` of other data, checked, scaled and on the device."""
