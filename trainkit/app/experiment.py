@@ -20,6 +20,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.files import plain_name
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
+from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer import capture, signals
@@ -141,6 +142,10 @@ class Experiment:
         """Return `test/loss` and `test/error` on the test split of the run, or on that of `data`, as `Trainer.test`."""
         return self.evaluate("test", data)
 
+    def confusion_matrix(self, name: str = "test", data: Dataset | None = None) -> ConfusionMatrix:
+        """Return the confusion matrix on the run's val or test split, or on that of `data`, as `Trainer.confusion_matrix`."""
+        return self.session(name if data is None else None).confusion_matrix(name, data)
+
     def evaluate(self, name: str, data: Dataset | None = None) -> PlainMetrics:
         """Return the metrics of the run's val or test split, or of that of `data`, which is not scaled and not split."""
         return plain_metrics(name, self.session(name if data is None else None).evaluate_split(name, data))
@@ -235,7 +240,8 @@ class Experiment:
     def _without_source(self, train: Split) -> Dataset:
         """Return a dataset of `train` with the classes of the checkpoint, without reading the run's data."""
         known = self._trained()["data"]
-        return Dataset(train, classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"])
+        classes = tuple(known["classes"] or ()) or None
+        return Dataset(train, classes=classes, threshold=known["threshold"], positive=known.get("positive"))
 
     def _trained(self) -> dict[str, Any]:
         if self.content is None:

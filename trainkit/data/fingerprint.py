@@ -14,9 +14,10 @@ BYTES = 1 << 24  # of the numbers that are hashed, as float64: 16 MB are read an
 
 
 def fingerprints(data: Dataset) -> dict[str, str]:
-    """Return the fingerprints of `train.x`, `train.t`, `val.x`, ... of all splits with samples."""
+    """Return the fingerprints of `train.x`, `train.t`, `val.x`, ... of all splits with samples; of weights if there are any."""
     splits = {name: split for name, split in data.parts().items() if len(split)}
-    return {f"{name}.{key}": fingerprint(getattr(split, key)) for name, split in splits.items() for key in ("x", "t")}
+    tensors = {f"{name}.{key}": getattr(split, key) for name, split in splits.items() for key in ("x", "t", "weight")}
+    return {key: fingerprint(v) for key, v in tensors.items() if v is not None}
 
 
 def fingerprint(v: Tensor | MappedRows) -> str:
