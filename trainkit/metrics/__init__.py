@@ -1,6 +1,6 @@
 """Metrics, one value per replica.
 
-classification: which class an output predicts. log: the latest values, and which are new. statistics: mean, standard deviation
+classification: which class an output predicts. interpretation: what outputs mean. log: the latest values, and which are new. statistics: mean, standard deviation
 and median over replicas. event_file: TensorBoard's files. (`trainer/evaluation.py` runs the net over a split; the losses are in
 `trainkit.nn.losses`.)
 
