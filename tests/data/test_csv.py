@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import Dataset
-from trainkit.data.sources import arrow
-from trainkit.data.sources.arrow import MAX_LINE_BYTES, MISSING, read
-from trainkit.data.sources.csv import csv, read_rows
-from trainkit.data.sources.csv_schema import MAX_CATEGORIES, MAX_INFERRED_CLASSES
+from trainkit.data.sources.csv import csv
+from trainkit.data.tables import csv_file, read_rows
+from trainkit.data.tables.csv_file import MAX_LINE_BYTES, MISSING, read
+from trainkit.data.tables.schema import MAX_CATEGORIES, MAX_INFERRED_CLASSES
 from trainkit.data.transforms.normalize import Normalizer
 
 FLOWERS = """\
@@ -304,7 +304,7 @@ def test_only_the_columns_whose_spelling_is_lost_are_read_twice(
         readings.append(list(kinds))
         return read(path, names, kinds)
 
-    monkeypatch.setattr(arrow, "read", counted)
+    monkeypatch.setattr(csv_file, "read", counted)
     csv(file(FLOWERS), "kind", test=0)
     assert readings == [["width", "colour", "wet", "kind"]]
     readings.clear()

@@ -202,7 +202,7 @@ class Experiment:
 
     def session_for_table(self, table: Path) -> Session:
         """Return a session whose test split is the rows of a CSV file. The training data is not read."""
-        from trainkit.data.sources.csv import read_rows, refuse_infinite
+        from trainkit.data.tables import read_rows, refuse_infinite
 
         content = self._trained()
         known = content["data"]

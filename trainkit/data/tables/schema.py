@@ -9,8 +9,8 @@ from typing import Any, Literal
 from trainkit.core.errors import UserError, suggest
 from trainkit.data.dataset import Targets
 
-from . import arrow
-from .arrow import MISSING, Kind
+from . import csv_file
+from .csv_file import MISSING, Kind
 
 Task = Literal["classification", "regression"]
 Missing = Literal["refuse", "mean", "median"]
@@ -79,12 +79,12 @@ def infer(
     The file is read once. Arrow infers the type of each column that no argument decides. The few columns whose spelling the
     inference has lost are read a second time. Raises UserError as `csv` does.
     """
-    names = arrow.header(path)
+    names = csv_file.header(path)
     columns = _inputs(path, names, target, categorical, drop)
     kinds: dict[str, Kind | None] = dict.fromkeys(columns)
     kinds.update((name, "text") for name in categorical if name in kinds)
     kinds[target] = {"auto": None, "classification": "text", "regression": "number"}[task]
-    table = arrow.read(path, names, kinds)
+    table = csv_file.read(path, names, kinds)
     if table.num_rows < 2:
         raise UserError(f"{path}: has one row; training needs at least 2")
 
@@ -114,7 +114,7 @@ def infer(
 
 def read(path: str, schema: Schema) -> Any:
     """Return the table of the columns of `path` that `schema` lists; also the target, if the file has it."""
-    names = arrow.header(path)
+    names = csv_file.header(path)
     present = set(names)
     absent = [name for name in schema.columns if name not in present]
     if absent:
@@ -123,7 +123,7 @@ def read(path: str, schema: Schema) -> Any:
     kinds: dict[str, Kind | None] = {name: "text" if name in schema.categories else "number" for name in schema.columns}
     if schema.target in present:
         kinds[schema.target] = "text" if schema.task == "classification" else "number"
-    return arrow.read(path, names, kinds)
+    return csv_file.read(path, names, kinds)
 
 
 def _inputs(path: str, names: list[str], target: str, categorical: list[str], drop: list[str]) -> list[str]:
@@ -170,7 +170,7 @@ def _respelled(path: str, names: list[str], table: Any, texts: set[str]) -> Any:
     """
     lost = [name for name in table.column_names if name in texts and not _is_text(table.column(name))]
     if lost:
-        spelled = arrow.read(path, names, dict.fromkeys(lost, "text"))
+        spelled = csv_file.read(path, names, dict.fromkeys(lost, "text"))
         for name in lost:
             table = table.set_column(table.schema.get_field_index(name), name, spelled.column(name))
     return table
