@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from trainkit.callbacks import ValidationSplit
 from trainkit.checkpoint import list_checkpoints
@@ -24,6 +23,7 @@ from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer import capture, signals
 from trainkit.trainer.callback import Callback, without_folder
+from trainkit.trainer.predictor import Predictor
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
 from trainkit.trainer.setup import prepare_data, prepare_evaluation, prepare_net
@@ -52,7 +52,8 @@ def load(
     """Return the trained model of a run's folder or of a checkpoint file, with its normalization.
 
         model = trainkit.load("logs/mlp/2026-01-31_12-00-00")
-        y = model.predict(x)                      # x in the data's own units
+        model.predict_proba("new.csv")            # (n, classes), in the order of model.classes
+        model.predict(x)                          # the net's outputs; x in the data's own units
         model.test(), model.validate()            # {"test/loss": ..., "test/error": ...}
         model.fit(max_epochs=200)                 # continues the run, bit for bit as if it had not stopped
         model.net                                 # the trained module
@@ -74,7 +75,7 @@ def load(
     return Experiment(composed, content, file, net, loss)
 
 
-class Experiment:
+class Experiment(Predictor):
     """The objects that a configuration describes; with `content`, they have the state of a run. `trainkit.load` returns one."""
 
     def __init__(
@@ -112,12 +113,9 @@ class Experiment:
         schema = self.content["data"]["schema"] if self.content is not None else None
         return self.parts.data(schema=schema) if schema else self.parts.data()
 
-    def predict(self, x: Any) -> Tensor:
-        """Return the net's outputs for inputs in the data's own units: x (n, ...) gives (n, ...), with replicas (r, n, ...).
-
-        The outputs equal those of `Trainer.predict` after the fit. Raises UserError if the features do not fit.
-        """
-        return self.session().predict(x)
+    def fitted(self) -> Session:
+        """Return the session of the net, without its data."""
+        return self.session()
 
     def validate(self, data: Dataset | None = None) -> PlainMetrics:
         """Return `val/loss` and `val/error` on the validation split of the run, or on that of `data`, as `Trainer.validate`."""
@@ -200,28 +198,39 @@ class Experiment:
         self._sessions[name] = session
         return session
 
-    def session_for_table(self, table: Path) -> Session:
-        """Return a session whose test split is the rows of a CSV file. The training data is not read."""
+    def session_for_rows(self, rows: str | Path) -> tuple[Session, bool]:
+        """Return a session whose test split is the rows of a file, and whether their targets are known.
+
+        The training data is not read.
+        """
         from trainkit.data.tables import read_rows, refuse_infinite
 
         content = self._trained()
-        known = content["data"]
-        if not known["schema"]:
-            raise UserError(f"{table}: the run was not trained on a CSV file; give no file, to predict its own test split")
-        x = read_rows(str(table), known["schema"]).x  # the targets are not used
-        session = self._session(self._without_source(Split(x, torch.zeros(len(x)))))
+        schema = content["data"]["schema"]
+        if not schema:
+            raise UserError(f"{rows}: the run was not trained on a table; give no file, to predict its own test split")
+        read = read_rows(rows, schema)
+        known = read.t is not None
+        t = read.t if read.t is not None else torch.zeros(len(read.x))
+        session = self._session(self._without_source(Split(read.x, t, read.label, ids=read.ids)))
         prepare_data(session, capture.normalizer(content), names=())
-        refuse_infinite(str(table), known["schema"], x, session.data.train.x)
+        refuse_infinite(str(rows), schema, read.x, session.data.train.x)
         session.data = session.data.with_parts(test=session.data.train)
-        return session
+        return session, known
 
     def _session(self, data: Dataset, callbacks: Mapping[str, Callback] | None = None) -> Session:
         return Session(self.parts.settings, self.net, self.loss, None, data, callbacks)
 
     def _without_source(self, train: Split) -> Dataset:
-        """Return a dataset of `train` with the classes of the checkpoint, without reading the run's data."""
+        """Return a dataset of `train` with what the checkpoint tells of its data, without reading the run's data."""
         known = self._trained()["data"]
-        return Dataset(train, classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"])
+        return Dataset(
+            train,
+            classes=tuple(known["classes"] or ()) or None,
+            threshold=known["threshold"],
+            positive=known.get("positive"),
+            schema=known["schema"],
+        )
 
     def _trained(self) -> dict[str, Any]:
         if self.content is None:

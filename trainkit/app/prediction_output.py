@@ -20,8 +20,9 @@ class Output:
     """`with Output(path) as out: out.write(data)`, any number of times.
 
     The constructor checks the path and changes nothing. The file (for a link, its target) may be missing, empty, or hold
-    predictions, which `is_header` recognizes by its first line. A new file replaces it at the end of the `with` block; after an exception the old one remains. A pipe or a
-    character device is opened here and written to; so is a descriptor of this process, /dev/stdout or /dev/fd/3.
+    predictions, which `is_header` recognizes by its first line. A new file replaces it at the end of the `with` block; after an
+    exception the old one remains. A pipe or a character device is opened here and written to; so is a descriptor of this
+    process, /dev/stdout or /dev/fd/3.
     follow: with False, a link, a pipe or a device is refused, since the user did not give the path.
     Raises UserError naming path and cause.
     """

@@ -49,6 +49,11 @@ CONTENT: dict[str, Any] = {
     "environment": {"versions": {str: str}, "threads": COUNTER, "device": str, "dtype": str},
 }
 
+OPTIONAL: tuple[tuple[str, str, Any], ...] = (  # entries of runs that need them
+    ("data", "positive", COUNTER),
+    ("data", "held_out", {str: torch.int64}),
+)
+
 
 def check_types(content: dict[str, Any]) -> None:
     """Check that every entry is present, has its type and agrees with the others. Raises UserErrors."""
@@ -57,6 +62,9 @@ def check_types(content: dict[str, Any]) -> None:
         pattern["rng"] = {**pattern["rng"], "cuda": [torch.uint8]}
     if isinstance(content.get("environment"), dict) and "mode" in content["environment"]:
         pattern["environment"] = {**pattern["environment"], "mode": OneOf("eager", "compile", "graph")}
+    for entry, key, kind in OPTIONAL:
+        if isinstance(content.get(entry), dict) and key in content[entry]:
+            pattern[entry] = {**pattern[entry], key: kind}
     wrong = mismatches(content, pattern, "content")
     if not wrong:
         state, data = content["state"], content["data"]

@@ -86,4 +86,3 @@ class Interpretation:
         """Return the name of class i, or i itself: a net may have more outputs than there are names."""
         names = self.classes or ()
         return names[i] if i < len(names) else str(i)
-

@@ -44,6 +44,8 @@ def capture(session: Session) -> dict[str, Any]:
             "threshold": session.data.threshold,
             "schema": session.data.schema,
             "fingerprints": session.fingerprints,
+            **({} if session.data.positive is None else {"positive": session.data.positive}),
+            **({"held_out": dict(session.held_out)} if session.held_out else {}),
         },
         "callbacks": {name: to_plain(cb.state_dict(), f".callbacks.{name}") for name, cb in session.callbacks.items()},
         "rng": random_states(session.generators, session.device),

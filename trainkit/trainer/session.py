@@ -14,6 +14,7 @@ from trainkit.core.text_table import text_table
 from trainkit.data import check
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.loader import epoch_permutation
+from trainkit.data.tables import as_numbers
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
 from trainkit.metrics.metric_set import MetricSet
@@ -72,6 +73,7 @@ class Session:
         self.run, self.config = run, config
         self.normalizer = Normalizer.identity()
         self.fingerprints: dict[str, str] = {}  # of the splits before they are scaled (see `data/fingerprint.py`)
+        self.held_out: dict[str, Tensor] = {}  # fingerprints of the rows that training must not see (`data/held_out.py`)
         self.generators: tuple[torch.Generator, ...] = ()
         self.progress, self.metrics = Progress(), MetricLog()
         self.undefined: set[str] = set()  # metrics for which a line has said why they are undefined
@@ -195,7 +197,8 @@ class Session:
         return tuple(self.normalizer.mean.shape) or None
 
     def predict(self, x: Any) -> Tensor:
-        """Return outputs for inputs in the data's own units; see `Trainer.predict`."""
+        """Return outputs for rows in the data's own units; see `Predictor.predict`."""
+        x = as_numbers(x, self.data.schema)
         return predict_rows(self.net, self.normalizer, x, self.features, self.dtype, self.replicas)
 
     # -- the end of the run ----------------------------------------------------------------------------------------------

@@ -19,9 +19,11 @@ from trainkit.core.errors import UserError
 from trainkit.core.folder import default_folder
 from trainkit.core.text_table import text_table
 from trainkit.data.dataset import Dataset, Split
+from trainkit.metrics.interpretation import Interpretation
 from trainkit.metrics.statistics import json_summary
 from trainkit.trainer import signals
-from trainkit.trainer.predictions_csv import as_csv
+from trainkit.trainer.predictions_csv import Which, as_csv, is_header
+from trainkit.trainer.predictor import check_replica
 from trainkit.trainer.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -121,25 +123,51 @@ def _evaluate(args: argparse.Namespace, name: str) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Write the outputs and predictions for the test split, or for the rows of a CSV file, as CSV."""
-    tables = [p for p in args.paths if p.name.endswith((".csv", ".csv.gz"))]
-    args.paths = [p for p in args.paths if p not in tables]
-    if len(tables) > 1:
-        raise UserError(f"{', '.join(map(str, tables))}: {len(tables)} files to predict; give one")
+    """Write the predictions for the test split, or for the rows of a file, as CSV."""
+    file, args.paths = _table(args)
+    which = _which(args.replica)
     experiment = _loaded(args)
-    session = experiment.session_for_table(tables[0]) if tables else experiment.session("test")
-    file, split = experiment.file, session.data.test
-    assert file is not None
+    session, with_truth = experiment.session_for_rows(file) if file else (experiment.session("test"), True)
+    checkpoint, split, data = experiment.file, session.data.test, session.data
+    assert checkpoint is not None
     if split is None:
-        raise UserError(f"{file}: its data has no test split; give a CSV file to predict")
-    out = Output(args.out or run_of(file) / "predictions.csv", follow=args.out is not None)
-    with out, closing(as_csv(session.net, session.loss, session.data, split.x, session.replicas)) as chunks:
+        raise UserError(f"{checkpoint}: its data has no test split; give a file to predict")
+    if isinstance(which, int):
+        check_replica(which, session.replicas)
+    targets = Interpretation.of(session.loss, data).targets
+    path = args.out or run_of(checkpoint) / "predictions.csv"
+    out = Output(path, lambda line: is_header(line, targets), follow=args.out is not None)
+    lines = as_csv(session.net, session.loss, data, split, session.replicas, which, args.raw, with_truth)
+    with out, closing(lines) as chunks:
         for chunk in chunks:
             out.write(chunk)
     (terminal.print_stdout if out.descriptor is None else terminal.print_stderr)(
-        f"{len(split)} samples predicted by {file} -> {out.path}"
+        f"{len(split)} samples predicted by {checkpoint} -> {out.path}"
     )
     return 0
+
+
+def _table(args: argparse.Namespace) -> tuple[Path | None, list[Path]]:
+    """Return the file of rows to predict, if there is one, and the other paths: a run's folder or a checkpoint.
+
+    A file that is not a checkpoint holds rows, whatever its name. If no path is a run or a checkpoint, the first counts as one.
+    """
+    runs = [p for p in args.paths if p.is_dir() or p.suffix == ".pt"]
+    if not runs and args.run_dir is None:
+        runs = args.paths[:1]
+    tables = [p for p in args.paths if p not in runs]
+    if len(tables) > 1:
+        raise UserError(f"{', '.join(map(str, tables))}: {len(tables)} files to predict; give one")
+    return (tables[0] if tables else None), runs
+
+
+def _which(text: str | None) -> Which:
+    """Return the value of --replica."""
+    if text is None or text == "all":
+        return text  # type: ignore[return-value]
+    if not text.isdecimal():
+        raise UserError(f"--replica: {text!r}; give the number of a replica, from 0, or all")
+    return int(text)
 
 
 def _loaded(args: argparse.Namespace) -> Experiment:

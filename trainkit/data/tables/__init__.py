@@ -3,3 +3,4 @@
 from .encode import Rows as Rows
 from .encode import read_rows as read_rows
 from .encode import refuse_infinite as refuse_infinite
+from .given import as_numbers as as_numbers
