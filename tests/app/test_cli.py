@@ -409,8 +409,15 @@ def test_predict_writes_outputs_and_answers_of_the_test_part(capsys: pytest.Capt
     assert main(["predict", "run"]) == 0
     rows = list(csv.DictReader(Path("run/predictions.csv").read_text().splitlines()))
     assert len(rows) == 20
-    assert list(rows[0]) == ["sample", "y0", "y1", "answer"]
-    assert all((float(r["y1"]) > float(r["y0"])) == (r["answer"] == "inside") for r in rows)
+    assert list(rows[0]) == ["row", "p_outside", "p_inside", "answer", "truth"]
+    assert all((float(r["p_inside"]) > float(r["p_outside"])) == (r["answer"] == "inside") for r in rows)
+    wrong = sum(r["answer"] != r["truth"] for r in rows) / len(rows)
+    assert summary()["metrics"]["test/error"] == wrong  # type: ignore[index]
+    assert main(["predict", "run", "--raw"]) == 0
+    raw = list(csv.DictReader(Path("run/predictions.csv").read_text().splitlines()))
+    assert list(raw[0]) == ["row", "y_outside", "y_inside", "answer", "truth"]
+    assert [r["answer"] for r in raw] == [r["answer"] for r in rows]
+    assert main(["predict", "run"]) == 0
     assert main(["predict", "run", "--out", "mine.csv"]) == 0
     assert Path("mine.csv").read_bytes() == Path("run/predictions.csv").read_bytes()
     assert main(["predict", "run", "--out", "nowhere/mine.csv"]) == 2
@@ -433,9 +440,40 @@ def test_predict_answers_for_the_rows_of_a_file(capsys: pytest.CaptureFixture[st
     Path("train.csv").unlink()  # the run's folder is all that is needed
     assert main(["predict", "run", "new.csv", "--out", "out.csv"]) == 0
     assert [r["answer"] for r in csv.DictReader(Path("out.csv").read_text().splitlines())] == ["high", "low"]
+    assert Path("out.csv").read_text().startswith("row,p_high,p_low,answer\n0,")
+    table = Path("new.csv").read_text()
+    for name in ("NEW.CSV", "new.txt", "new.tsv", "rows", "run/new.csv"):  # any file that is not a checkpoint holds rows
+        Path(name).write_text(table)
+        for words in (["run", name], [name, "run"], [name, "--run-dir", "run"]):
+            assert main(["predict", *words, "--out", "other.csv"]) == 0
+            assert Path("other.csv").read_bytes() == Path("out.csv").read_bytes()
+    Path("known.csv").write_text("a,b,kind\n0.9,0.1,high\n0.1,0.9,high\n")
+    assert main(["predict", "run", "known.csv", "--out", "out.csv"]) == 0
+    known = list(csv.DictReader(Path("out.csv").read_text().splitlines()))
+    assert [(r["row"], r["answer"], r["truth"]) for r in known] == [("0", "high", "high"), ("1", "low", "high")]
     assert main(["fit", "conf/a.yaml", "--run-dir", "other"]) == 0
     assert main(["predict", "other", "new.csv"]) == 2
-    assert "new.csv: the run was not trained on a CSV file" in capsys.readouterr().err
+    assert "new.csv: the run was not trained on a table" in capsys.readouterr().err
+
+
+def test_predict_writes_the_ensemble_one_replica_or_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run", "trainer.replicas=3"]) == 0
+    found = {}
+    for which in (None, "0", "2", "all"):
+        assert main(["predict", "run", *(["--replica", which] if which else [])]) == 0
+        found[which] = list(csv.DictReader(Path("run/predictions.csv").read_text().splitlines()))
+    assert list(found[None][0]) == ["row", "p_outside", "p_inside", "answer", "std", "truth"]
+    assert [r for r in found["all"] if r["replica"] == "2"] == [{"replica": "2", **r} for r in found["2"]]
+    for i, row in enumerate(found[None]):
+        p = [float(r["p_inside"]) for r in found["all"][i::20]]
+        assert float(row["p_inside"]) == pytest.approx(sum(p) / 3, abs=1e-15)
+        assert float(row["std"]) == pytest.approx(torch.tensor(p, dtype=torch.float64).std().item(), abs=1e-15)
+    for text, problem in (
+        ("3", "replica: 3; the run has 3, from 0 to 2"),
+        ("x", "--replica: 'x'; give the number of a replica"),
+    ):
+        assert main(["predict", "run", "--replica", text]) == 2
+        assert problem in capsys.readouterr().err
 
 
 # -- check and show ----------------------------------------------------------------------------------------------------------

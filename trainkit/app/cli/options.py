@@ -87,7 +87,7 @@ WORDS = {  # the arguments of a usage, with their help; an entry with a command'
     "CONF": "a YAML file; several are merged from left to right",
     "compare CONF": "a YAML file; each file is one configuration to compare",
     "RUN": "a run's folder, or one checkpoint file (.pt)",
-    "FILE.csv": "a CSV or Parquet file, whose rows are predicted; default: the run's test data",
+    "FILE.csv": "predict the rows of this file; default: the run's test data",
     "FILE": "a checkpoint file (.pt)",
     "key=value": "set a key of the configuration: trainer.max_epochs=5 callbacks.tensorboard=null",
 }
@@ -172,9 +172,9 @@ COMMANDS = {
                 Option(
                     "--replica",
                     metavar="N",
-                    help="of several replicas the predictions of this one, from 0, or of each: all; default: their mean",
+                    help="predict with this replica, from 0, or with each (all); default: their mean",
                 ),
-                Option("--raw", action="store_true", help="write the net's outputs in place of probabilities"),
+                Option("--raw", action="store_true", help="write the net's outputs, not probabilities"),
                 *OF_RUN,
             ),
         ),
