@@ -52,6 +52,7 @@ class ValidationSplit(Callback):
                 f"fraction={self.fraction} of {len(samples)} samples leaves {len(train)} to train and {len(val)} to validate"
             )
         session.data = session.data.with_parts(train=samples.subset(train), val=samples.subset(val))
+        session.split_settings[self.name] = self.settings
         session.validate_every_n_epochs, session.validate_every_n_steps = self.every_n_epochs, self.every_n_steps
         self.sha256 = hashlib.sha256(",".join(map(str, val.tolist())).encode()).hexdigest()
 
@@ -59,12 +60,20 @@ class ValidationSplit(Callback):
         """Return the sorted indices of the validation samples among n. label: the classes, to stratify by."""
         return held_out(n, self.fraction, generator(self.seed, "validation_split", n), label)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments on which the split depends, besides the data."""
+        return {"fraction": self.fraction, "seed": self.seed, "stratify": self.stratify}
+
     def state_dict(self) -> dict[str, Any]:
-        return {"sha256": self.sha256}
+        return {"sha256": self.sha256, "settings": self.settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        require(state, {"sha256": str}, "state")
-        if state["sha256"] != self.sha256:
+        """Raise UserError for other settings; other data is found by the fingerprints of its rows (`data/held_rows.py`)."""
+        known = {"settings": {"fraction": float, "seed": int, "stratify": bool}} if "settings" in state else {}
+        require(state, {"sha256": str, **known}, "state")
+        # Checkpoints of earlier versions have the positions alone, and no fingerprints of rows.
+        if state["settings"] != self.settings if known else state["sha256"] != self.sha256:
             raise UserError(
                 "the checkpoint has a different validation split (other fraction, seed or data); restore these settings,"
                 " otherwise training samples would be used for validation"

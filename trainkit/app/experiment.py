@@ -213,7 +213,7 @@ class Experiment(Predictor):
         known = read.t is not None
         t = read.t if read.t is not None else torch.zeros(len(read.x))
         session = self._session(self._without_source(Split(read.x, t, read.label, ids=read.ids)))
-        prepare_data(session, capture.normalizer(content), names=())
+        prepare_data(session, content, names=())
         refuse_infinite(str(rows), schema, read.x, session.data.train.x)
         session.data = session.data.with_parts(test=session.data.train)
         return session, known

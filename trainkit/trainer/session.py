@@ -74,6 +74,7 @@ class Session:
         self.normalizer = Normalizer.identity()
         self.fingerprints: dict[str, str] = {}  # of the splits before they are scaled (see `data/fingerprint.py`)
         self.held_out: dict[str, Tensor] = {}  # fingerprints of the rows that training must not see (`data/held_out.py`)
+        self.split_settings: dict[str, Any] = {}  # of the callbacks that have split the data, by name
         self.generators: tuple[torch.Generator, ...] = ()
         self.progress, self.metrics = Progress(), MetricLog()
         self.undefined: set[str] = set()  # metrics for which a line has said why they are undefined
