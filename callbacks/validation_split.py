@@ -52,28 +52,31 @@ class ValidationSplit(Callback):
                 f"fraction={self.fraction} of {len(samples)} samples leaves {len(train)} to train and {len(val)} to validate"
             )
         session.data = session.data.with_parts(train=samples.subset(train), val=samples.subset(val))
-        session.split_settings[self.name] = self.settings
+        session.split_settings[self.name] = self._settings
         session.validate_every_n_epochs, session.validate_every_n_steps = self.every_n_epochs, self.every_n_steps
-        self.sha256 = hashlib.sha256(",".join(map(str, val.tolist())).encode()).hexdigest()
+        self.positions = val
 
     def indices(self, n: int, label: Tensor | None = None) -> Tensor:
         """Return the sorted indices of the validation samples among n. label: the classes, to stratify by."""
         return held_out(n, self.fraction, generator(self.seed, "validation_split", n), label)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         """The arguments on which the split depends, besides the data."""
         return {"fraction": self.fraction, "seed": self.seed, "stratify": self.stratify}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sha256": self.sha256, "settings": self.settings}
+        return {"settings": self._settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raise UserError for other settings; other data is found by the fingerprints of its rows (`data/held_rows.py`)."""
-        known = {"settings": {"fraction": float, "seed": int, "stratify": bool}} if "settings" in state else {}
-        require(state, {"sha256": str, **known}, "state")
-        # Checkpoints of earlier versions have the positions alone, and no fingerprints of rows.
-        if state["settings"] != self.settings if known else state["sha256"] != self.sha256:
+        """Raise UserError for other settings. Other data is found by the fingerprints of its rows (`data/held_rows.py`)."""
+        if "sha256" in state:  # of an earlier version, without fingerprints of rows
+            require(state, {"sha256": str}, "state")
+            same = state["sha256"] == hashlib.sha256(",".join(map(str, self.positions.tolist())).encode()).hexdigest()
+        else:
+            require(state, {"settings": {"fraction": float, "seed": int, "stratify": bool}}, "state")
+            same = state["settings"] == self._settings
+        if not same:
             raise UserError(
                 "the checkpoint has a different validation split (other fraction, seed or data); restore these settings,"
                 " otherwise training samples would be used for validation"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -373,6 +374,63 @@ def test_a_checkpoint_without_its_folder_carries_its_configuration() -> None:
     assert summary("new")["epoch"] == 3
 
 
+def newest(*words: str) -> str:
+    """The run that `fit ... --resume` continues."""
+    done = io.StringIO()
+    with contextlib.redirect_stdout(done):
+        assert main(["fit", *words, "--resume", "trainer.max_epochs=3"]) == 0
+    return done.getvalue().split()[1].partition("/checkpoints")[0]
+
+
+def begun(*words: str) -> str:
+    """The folder of a new run, which saved last of all."""
+    before = set(Path("logs").glob("*/*"))
+    assert main(["fit", *words]) == 0
+    (made,) = set(Path("logs").glob("*/*")) - before
+    for file in made.glob("checkpoints/*"):
+        os.utime(file, ns=(time.time_ns(), time.time_ns() + len(before) * 10**9))
+    return str(made)
+
+
+def test_the_newest_run_is_that_of_the_configuration_not_of_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("b", "c"):
+        Path(folder).mkdir()
+        Path(folder, "a.yaml").write_text(CONF)
+    Path("more.yaml").write_text("seed: 4\n")
+    runs = {words: begun(*words) for words in [("conf/a.yaml",), ("b/a.yaml",), ("b/a.yaml", "more.yaml")]}
+    for words, run in runs.items():
+        assert newest(*words) == run
+    assert newest("conf/../b/a.yaml") == newest(str(Path("b/a.yaml").absolute())) == runs["b/a.yaml",]
+    assert main(["fit", "c/a.yaml", "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert "resume: logs/a has no run of c/a.yaml with a checkpoint; its newest run, logs/a/" in said
+    assert ", is of b/a.yaml more.yaml; give one: --resume RUN" in said
+    assert newest("conf/a.yaml") == runs["conf/a.yaml",]
+
+
+def test_the_newest_run_is_found_after_the_project_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("old").mkdir()
+    monkeypatch.chdir("old")
+    Path("a.yaml").write_text(CONF)
+    run = begun("a.yaml")
+    monkeypatch.chdir("..")
+    Path("old").rename("new")
+    monkeypatch.chdir("new")
+    assert newest("a.yaml") == run
+
+
+@pytest.mark.parametrize("marker", ["", "run folder\n", "configuration: nonsense\n", "configuration: 3\n", "\0" * 100_000])
+def test_a_run_that_names_no_configuration_is_continued_and_said(marker: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = begun("conf/a.yaml")
+    Path(run, ".trainkit-run").write_text(marker)  # as an earlier version wrote it, or as it may be damaged
+    assert newest("conf/a.yaml") == run
+    line = f"resume: {run} does not name the file of its configuration; continued as a run of conf/a.yaml"
+    assert line in capsys.readouterr().err.splitlines()
+    other = begun("conf/a.yaml")
+    os.utime(Path(other, "checkpoints/last.pt"), ns=(0, 0))
+    assert newest("conf/a.yaml") == other  # one that names the file is preferred, though it is older
+
+
 # -- validate, test, predict ------------------------------------------------------------------------------------------------
 
 
@@ -538,7 +596,7 @@ def test_closed_streams_end_no_run_and_nothing_is_written_into_its_files(closed:
     shell = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh"]
     assert subprocess.run([*shell, *words], capture_output=True, env=ENVIRONMENT).returncode == 0
     assert Path("run/.trainkit-run").read_text().startswith("run folder of trainkit; ")
-    assert Path("run/.trainkit-run").read_text().count("\n") == 1
+    assert Path("run/.trainkit-run").read_text().splitlines()[1:] == ['configuration: "../conf/a.yaml"']
     assert summary()["stop_reason"] == "max_epochs"
 
 

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trainkit.callbacks import ValidationSplit
-from trainkit.checkpoint import list_checkpoints
 from trainkit.checkpoint import load as load_checkpoint
-from trainkit.checkpoint.file import FINAL, LAST
+from trainkit.checkpoint.file import LAST
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
-from trainkit.core.files import plain_name
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
 from trainkit.nn.losses import Loss
@@ -29,6 +27,7 @@ from trainkit.trainer.session import Session
 from trainkit.trainer.setup import prepare_data, prepare_evaluation, prepare_net
 from trainkit.trainer.trainer import PlainMetrics, Trainer, plain_metrics
 
+from .checkpoints import checkpoint_file, own_config, run_of
 from .config import registry
 from .config.build import Parts, build
 from .config.files import diff, override, parse, resolve, to_yaml
@@ -265,41 +264,3 @@ def _only_split(config: dict[str, Any]) -> dict[str, Any]:
         **config,
         "callbacks": {name: v for name, v in callbacks.items() if registry.callback_entry(name, v)[0] == "ValidationSplit"},
     }
-
-
-def own_config(content: dict[str, Any], origin: Path, overrides: Sequence[str]) -> DictConfig:
-    """Return the configuration in a checkpoint, with overrides."""
-    if not content["config"]:
-        raise UserError(
-            f"{origin}: holds no configuration, since the run was started from Python; load it from Python with net and loss"
-        )
-    composed = parse(content["config"], f"{origin}, its configuration")
-    for text in overrides:
-        override(composed, text)
-    return composed
-
-
-def checkpoint_file(run: Path, name: str | None = None) -> Path:
-    """Return the checkpoint at a path: a .pt file, or in a run's folder the one called `name` (None: the final parameters)."""
-    example = "name a run's folder or a checkpoint, logs/mlp/2026-01-31_12-00-00"
-    if run.suffix == ".pt":
-        return run
-    if not run.is_dir():
-        what = "is not a .pt file" if run.is_file() else "no such run"
-        raise UserError(f"{run}: {what}; {example}")
-    chosen = name or (FINAL if (run / "checkpoints" / FINAL).exists() else LAST)
-    file = run / "checkpoints" / plain_name(chosen if chosen.endswith(".pt") else f"{chosen}.pt")
-    if file.is_symlink():
-        raise UserError(f"{file}: is a link and could lead elsewhere; give its target")
-    if not file.exists():
-        existing = ", ".join(sorted(p.name for p in list_checkpoints(run / "checkpoints"))) or "none"
-        raise UserError(f"{file}: no such checkpoint; there are {existing}")
-    return file
-
-
-def run_of(file: Path) -> Path:
-    """Return the folder of the run that a checkpoint belongs to, by its path; else the checkpoint's own folder."""
-    folder = file.parent
-    if folder.absolute().name != "checkpoints":
-        return folder
-    return folder.parent if folder.name else Path("..")
