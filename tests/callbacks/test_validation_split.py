@@ -188,7 +188,8 @@ def test_another_split_on_resume_is_refused(other: ValidationSplit) -> None:
 def test_the_checkpoint_names_the_split_by_its_settings_and_its_rows() -> None:
     data = disk(30, 5)
     content = run(ValidationSplit(0.2), data=data).session.snapshot()
-    assert content["callbacks"]["validation_split"] == {"settings": {"fraction": 0.2, "seed": 0, "stratify": False}}
+    settings = {"fraction": 0.2, "seed": 0, "stratify": False, "group": None, "time": None}
+    assert content["callbacks"]["validation_split"] == {"settings": settings}
     rows = data.train.subset(ValidationSplit(0.2).indices(30))
     assert content["data"]["held_out"]["val"].tolist() == row_fingerprints(rows).tolist()
 

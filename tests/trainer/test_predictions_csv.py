@@ -220,7 +220,7 @@ def test_a_regression_has_the_names_of_its_targets_and_the_spread_of_each() -> N
 
 def test_labels_have_a_probability_each_and_no_single_answer() -> None:
     t = (torch.rand(N, 2, generator=torch.Generator().manual_seed(1)) > 0.5).float()
-    data = Dataset(train=Split(inputs(), t), classes=("wet", "cold"), schema={"task": "multilabel"})
+    data = Dataset(train=Split(inputs(), t), classes=("wet", "cold"), multilabel=True)
     net = made(Linear(2, 2))
     rows = read(net, BCEWithLogitsLoss(), data)
     assert list(rows[0]) == ["row", "p_wet", "p_cold", "truth_wet", "truth_cold"]

@@ -110,6 +110,37 @@ def test_a_file_is_predicted_by_its_path(model: Model, folder: Path, name: str) 
         assert torch.equal(model.predict(path), expected)
 
 
+def test_ignored_columns_are_named_once(folder: Path, trainer: Trainer, capsys: pytest.CaptureFixture[str]) -> None:
+    model = load(folder / "run")
+    rows = frame(1).assign(note="x", id=1)
+    capsys.readouterr()
+    for _ in range(3):
+        model.predict(rows)
+    assert capsys.readouterr().err == "predict: ignored, since the model was not trained on it: 'note', 'id'\n"
+    model.predict(rows.drop(columns="id"))
+    assert capsys.readouterr().err == "predict: ignored, since the model was not trained on it: 'note'\n"
+    model.predict(frame(1))
+    assert capsys.readouterr().err == ""
+
+
+def test_one_row_is_a_dict(model: Model) -> None:
+    row = {"a": 1e6 + 3, "color": "red", "b": 2}
+    assert torch.equal(model.predict(row), model.predict([row]))
+    assert model.predict_classes(row) == model.predict_classes([row])
+
+
+def test_a_missing_value_is_filled_where_the_run_is_told_to(folder: Path, trainer: Trainer) -> None:
+    rows = frame(1).drop(columns="kind")
+    filled = rows.copy()
+    data = csv(str(folder / "train.csv"), "kind")
+    rows.loc[3, "a"] = None
+    filled.loc[3, "a"] = data.train.x[:][:, 0].mean().item()
+    with pytest.raises(UserError, match="column 'a', row 3: missing"):
+        load(folder / "run").predict(rows)
+    model = load(folder / "run", "data.missing=mean")
+    assert torch.allclose(model.predict(rows), model.predict(filled), rtol=0, atol=1e-6)
+
+
 def test_an_absent_column_is_one_error(model: Model, folder: Path) -> None:
     rows = frame(1).drop(columns="color")
     rows.to_csv(folder / "short.csv", index=False)

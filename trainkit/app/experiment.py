@@ -36,7 +36,21 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has stopped
-KEPT = ("data.normalize", "data.task", "data.categorical", "data.drop")  # a trained net needs the inputs that it was trained on
+KEPT = tuple(  # a trained net needs the inputs that it was trained on
+    f"data.{key}"
+    for key in (
+        "normalize",
+        "task",
+        "categorical",
+        "numeric",
+        "dates",
+        "drop",
+        "keep",
+        "encode",
+        "missing_indicator",
+        "thousands",
+    )
+)
 
 
 def load(
@@ -189,6 +203,7 @@ class Experiment(Predictor):
         if name is None:
             session = self._session(self._without_source(Split(torch.zeros(0), torch.zeros(0))))
             session.normalizer = capture.normalizer(content)
+            session.table_options = self.config.get("data") or {}
             prepare_net(session)
         else:
             splits = {key: cb for key, cb in self.parts.callbacks.items() if isinstance(cb, ValidationSplit) and name == "val"}
@@ -202,13 +217,14 @@ class Experiment(Predictor):
 
         The training data is not read.
         """
-        from trainkit.data.tables import read_rows, refuse_infinite
+        from trainkit.data.tables import ignored_columns, read_rows, refuse_infinite
 
         content = self._trained()
         schema = content["data"]["schema"]
         if not schema:
             raise UserError(f"{rows}: the run was not trained on a table; give no file, to predict its own test split")
-        read = read_rows(rows, schema)
+        read = read_rows(rows, schema, **self.config["data"])
+        terminal.print_stderr(*ignored_columns(str(rows), read.ignored))
         known = read.t is not None
         t = read.t if read.t is not None else torch.zeros(len(read.x))
         session = self._session(self._without_source(Split(read.x, t, read.label, ids=read.ids)))
@@ -228,6 +244,7 @@ class Experiment(Predictor):
             classes=tuple(known["classes"] or ()) or None,
             threshold=known["threshold"],
             positive=known.get("positive"),
+            multilabel=known.get("multilabel", False),
             schema=known["schema"],
         )
 

@@ -51,6 +51,7 @@ CONTENT: dict[str, Any] = {
 
 OPTIONAL: tuple[tuple[str, str, Any], ...] = (  # entries of runs that need them
     ("data", "positive", COUNTER),
+    ("data", "multilabel", bool),
     ("data", "held_out", {str: torch.int64}),
 )
 

@@ -36,7 +36,6 @@ class Interpretation:
         """Return the meaning of the outputs of a net that is trained with `loss` on `data`."""
         named = data.schema.get("target", ())
         targets = (named,) if isinstance(named, str) else tuple(named)  # type: ignore[arg-type]
-        multilabel = data.schema.get("task") == "multilabel"
         probable = data.classes is not None and (loss.from_logits or loss.from_probabilities)
         return cls(
             classes=data.classes,
@@ -44,7 +43,7 @@ class Interpretation:
             probable=probable,
             from_logits=loss.from_logits,
             independent=loss.independent,
-            multilabel=multilabel,
+            multilabel=data.multilabel,
             threshold=threshold_of(loss, data),
         )
 

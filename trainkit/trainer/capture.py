@@ -45,6 +45,7 @@ def capture(session: Session) -> dict[str, Any]:
             "schema": session.data.schema,
             "fingerprints": session.fingerprints,
             **({} if session.data.positive is None else {"positive": session.data.positive}),
+            **({"multilabel": True} if session.data.multilabel else {}),
             **({"held_out": dict(session.held_out)} if session.held_out else {}),
         },
         "callbacks": {name: to_plain(cb.state_dict(), f".callbacks.{name}") for name, cb in session.callbacks.items()},

@@ -14,7 +14,7 @@ from trainkit.core.text_table import text_table
 from trainkit.data import check
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.loader import epoch_permutation
-from trainkit.data.tables import as_numbers
+from trainkit.data.tables import as_numbers, ignored_columns
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
 from trainkit.metrics.metric_set import MetricSet
@@ -78,6 +78,8 @@ class Session:
         self.generators: tuple[torch.Generator, ...] = ()
         self.progress, self.metrics = Progress(), MetricLog()
         self.undefined: set[str] = set()  # metrics for which a line has said why they are undefined
+        self.table_options: Mapping[str, Any] = {}  # how rows to predict are read otherwise than those of the training
+        self._told: set[tuple[str, ...]] = {()}  # columns of rows to predict of which a line has said that they are ignored
         self.undirected: list[str] = []  # monitors of which it is not known whether larger values are better
         self.maximize: dict[str, bool | None] = {"loss": False}  # the metrics of a split, and whether larger is better
         self.history: list[dict[str, Any]] = []
@@ -199,7 +201,10 @@ class Session:
 
     def predict(self, x: Any) -> Tensor:
         """Return outputs for rows in the data's own units; see `Predictor.predict`."""
-        x = as_numbers(x, self.data.schema)
+        x, ignored = as_numbers(x, self.data.schema, self.table_options)
+        if ignored not in self._told:  # once: a service asks again and again
+            self._told.add(ignored)
+            print_stderr(*ignored_columns("predict", ignored))
         return predict_rows(self.net, self.normalizer, x, self.features, self.dtype, self.replicas)
 
     # -- the end of the run ----------------------------------------------------------------------------------------------

@@ -1,18 +1,13 @@
-"""CSV files: one sample per row, numbers as they are, texts one-hot, one column as the target."""
+"""CSV files: one sample per row, numbers as they are, texts as categories, one column or more as the target."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from typing import Literal
+from typing import Unpack
 
-from trainkit.core.errors import UserError
-from trainkit.core.rng import generator
-from trainkit.data.dataset import Dataset, Targets
-from trainkit.data.split import held_out, others
-from trainkit.data.tables import csv_file
-from trainkit.data.tables import schema as csv_schema
-from trainkit.data.tables.encode import as_split
-from trainkit.data.tables.schema import Missing, Schema
+from trainkit.data.dataset import Dataset
+from trainkit.data.tables.csv_file import CsvTable
+from trainkit.data.tables.dataset import dataset
+from trainkit.data.tables.options import DIALECT, CsvOptions, check_options
 
 from .recorded import source
 
@@ -20,63 +15,30 @@ from .recorded import source
 @source
 def csv(
     path: str,
-    target: str,
+    target: str | list[str],
     test: float | str = 0.2,
-    task: Literal["auto", "classification", "regression"] = "auto",
-    categorical: list[str] | None = None,
-    drop: list[str] | None = None,
-    missing: Missing = "refuse",
-    targets: Targets | None = None,
-    off_value: float = 0.0,
-    normalize: Literal["none", "feature", "global"] = "feature",
-    seed: int = 0,
+    *,
     schema: dict[str, object] | None = None,
+    **options: Unpack[CsvOptions],
 ) -> Dataset:
-    """Read the CSV file `path` (UTF-8, comma, a header; also .gz), whose column `target` is to be predicted.
+    """Read the CSV file `path` (also .gz), whose column `target` is to be predicted; several columns are several targets.
 
     x (n, width), float64: a column of numbers gives one feature. A column of texts, or one listed in `categorical`, gives one
     0/1 feature per text in `path`, sorted. t: classes, sorted (integers by value) and encoded as `targets` ("index" by
-    default); or the numbers, (n, 1).
+    default); or the numbers, (n, 1) or (n, k); or with task="multilabel" labels 0 or 1, (n, k).
     task: with auto, texts and integers of 20 or fewer different values are classes; other numbers are a regression.
     test: the share held out, at random by `seed` (for classes the same share of each class), or a second file; 0 for none.
-    missing: an empty field, ?, NA, N/A, NaN or NULL is refused, or filled with the training split's mean or median; for a
-    missing text all its features are then 0. A missing target is always refused.
+    missing: an empty field, ?, NA, N/A, NaN or NULL is refused, or filled with a statistic of the training split; for a
+    missing text all its features are then 0, or with most_frequent those of the most frequent text. A missing target is always
+    refused.
     schema: `Dataset.schema` of an earlier call; it replaces `task`, `categorical`, `drop` and all inference.
+    options: `trainkit.data.tables.options.CsvOptions` lists them with their meaning; docs/data.md has an example for each.
 
-    Raises UserError with file, column and row (the header is row 1) for a file or a value that does not fit.
+    Raises UserError with file, column and line for a file or a value that does not fit.
     """
-    if isinstance(test, (int, float)) and not 0 <= test < 1:
-        raise UserError(f"data.test: {test}; needs a share from 0 up to 1, or the path of a second file")
-    if schema is None:
-        plan, table = csv_schema.infer(path, target, task, categorical or [], drop or [], missing, targets, off_value)
-    else:
-        plan = replace(Schema.of(schema), missing=missing, off_value=off_value)
-        plan = replace(plan, targets=targets or plan.targets)
-        if plan.target != target:
-            raise UserError(
-                f"data.target: the schema has {plan.target!r} (got {target!r}); keep the target of the trained model"
-            )
-        table = csv_schema.read(path, plan)
-    whole = as_split(path, table, plan)
-    del table  # it is as large as the tensors made from it
-    csv_file.release()
-
-    if isinstance(test, str):
-        train, held = whole, as_split(test, csv_schema.read(test, plan), plan)
-    elif test:
-        out = held_out(len(whole), test, generator(seed, "csv", "test"), whole.label)
-        if not len(out):
-            fix = "give a larger share, a second file, or 0"
-            raise UserError(f"data.test: {test} of {len(whole)} rows holds out none; {fix}")
-        train, held = whole.subset(others(len(whole), out)), whole.subset(out)
-    else:
-        train, held = whole, None
-    return Dataset(
-        train=train,
-        test=held,
-        classes=None if plan.classes is None else tuple(plan.classes),
-        threshold=(1.0 + off_value) / 2 if plan.targets == "binary" else None,
-        normalize=normalize,
-        fill=None if missing == "refuse" else missing,
-        schema=asdict(plan),
-    )
+    check_options(options, CsvOptions)
+    dialect = {key: options[key] for key in DIALECT if key in options}  # type: ignore[literal-required]
+    if schema is not None and not dialect:
+        dialect = dict(schema.get("dialect") or {})  # type: ignore[call-overload]
+    held = CsvTable(test, dialect) if isinstance(test, str) else test
+    return dataset(CsvTable(path, dialect), target, held, options, schema)

@@ -12,17 +12,18 @@ from trainkit.core.validation import short_repr
 from .encode import read_rows
 
 
-def as_numbers(rows: Any, schema: Mapping[str, object]) -> Any:
-    """Return rows as the numbers (n, width) that a net takes, before scaling.
+def as_numbers(rows: Any, schema: Mapping[str, object], options: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """Return rows as the numbers (n, width) that a net takes, before scaling, and the names of columns that are ignored.
 
     rows: with a `schema`, anything with named columns that `read_rows` takes. Anything else is returned as it is, so is a
-    frame without a schema.
+    frame without a schema. options: those of `read_rows`.
     Raises UserError for columns that do not fit the schema, and for named columns without a schema.
     """
     if not has_names(rows) or (not schema and hasattr(rows, "to_numpy")):
-        return rows
+        return rows, ()
     if schema:
-        return read_rows(rows, schema).x
+        read = read_rows(rows, schema, **options)
+        return read.x, read.ignored
     what = short_repr(str(rows)) if isinstance(rows, (str, Path)) else f"a {type(rows).__name__} with named columns"
     raise UserError(f"predict: x is {what}, but the model was not trained on a table; give numbers, one row per sample")
 

@@ -1,239 +1,166 @@
-"""How a CSV file is read: which columns are numbers, which are categories, what the target is. Inferred once, then kept."""
+"""How a table is read: the kind of each column, what the target is. Inferred from the first file, then kept with the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from trainkit.core.errors import UserError, suggest
+from trainkit.core.errors import UserError
 from trainkit.data.dataset import Targets
 
-from . import csv_file
-from .csv_file import MISSING, Kind
+from .options import Encode, Missing, Task, Unknown
 
-Task = Literal["classification", "regression"]
-Missing = Literal["refuse", "mean", "median"]
+MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null")  # of a CSV file, quoted or not, with or without blanks
+UNKNOWN = "(unknown)"
+Statistic = Literal["mean", "median", "most_frequent"]
 
-MAX_INFERRED_CLASSES = 20  # with task=auto, integers of this many different values or fewer are classes
-MAX_CATEGORIES = 256  # more different texts are names, dates or misspelled numbers, unless the configuration lists the column
+
+@dataclass(frozen=True)
+class Column:
+    """An input column.
+
+    categories: of a category, its texts in the order of their features or codes.
+    affix: of a number, the unit, percent sign or currency written beside it. thousands: the separator between its thousands.
+    format: of a date, as for strptime; "" is ISO 8601. gaps: whether a value was missing in the first file.
+    """
+
+    name: str
+    kind: Literal["number", "category", "date"]
+    categories: list[str] = field(default_factory=list)
+    affix: str = ""
+    thousands: str = ""
+    format: str = ""
+    gaps: bool = False
 
 
 @dataclass(frozen=True)
 class Schema:
-    """How a file is read: the same for every file of a model.
+    """How a table is read: the same for every table of a model.
 
-    columns: the inputs in their order; each is in `numeric` (one column of x) or in `categories` (one per text).
-    classes: texts of the target in the order of their index; None in regression.
+    target: a name, or the names of several targets. classes: names of the classes, or labels, in the order of their index; None
+    in regression. statistic: what the normalizer of the model holds for missing numbers; None in old checkpoints that refuse.
+    dialect: the arguments of the CSV dialect that were given.
     """
 
-    target: str
+    target: str | list[str]
     task: Task
-    columns: list[str]
-    numeric: list[str]
-    categories: dict[str, list[str]]
+    columns: list[Column]
     classes: list[str] | None
     targets: Targets
     off_value: float
-    missing: Missing
+    missing: Missing = "refuse"
+    statistic: Statistic | None = "mean"
+    missing_indicator: bool = False
+    missing_values: list[str] = field(default_factory=lambda: list(MISSING))
+    unknown: Unknown = "refuse"
+    encode: Encode = "onehot"
+    ids: list[str] = field(default_factory=list)
+    weight: str | None = None
+    dialect: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, saved: Mapping[str, object]) -> Schema:
-        """Return the schema of the plain dict `Dataset.schema`."""
-        saved = {
-            {"low": "off_value"}.get(key, key): value for key, value in saved.items()
-        }  # the earlier name, in older checkpoints
+        """Return the schema of the plain dict `Dataset.schema`, also of one that an earlier version has saved."""
         try:
-            schema = cls(**saved)  # type: ignore[arg-type]
-            valid = set(schema.columns) == {*schema.numeric, *schema.categories} and schema.task in (
-                "classification",
-                "regression",
-            )
-        except TypeError:
-            valid = False
-        if not valid:
+            if "numeric" in saved:
+                return cls(**_converted(dict(saved)))
+            columns = [Column(**c) for c in saved["columns"]]  # type: ignore[attr-defined]
+            return cls(**{**saved, "columns": columns})  # type: ignore[arg-type]
+        except (TypeError, KeyError, AttributeError) as error:
             raise UserError(
-                f"data.schema: keys ({', '.join(map(str, saved))}) are not those of a CSV file's schema "
-                f"({', '.join(cls.__dataclass_fields__)}); use the schema of a Dataset returned by csv()"
-            )
-        return schema
+                f"data.schema: keys ({', '.join(map(str, saved))}) are not those of a table's schema "
+                f"({', '.join(cls.__dataclass_fields__)}); use the schema of a Dataset returned by csv(), parquet() or table()"
+            ) from error
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the schema as lists, dicts and strings; `of` reads it. What a column does not have is left out."""
+        saved: dict[str, object] = asdict(self)
+        saved["columns"] = [{k: v for k, v in asdict(c).items() if k in ("name", "kind") or v} for c in self.columns]
+        return saved
+
+    @property
+    def target_names(self) -> list[str]:
+        return [self.target] if isinstance(self.target, str) else self.target
+
+    @property
+    def has_other_code(self) -> bool:
+        """Whether each column of codes has one more code, for unknown and missing values."""
+        return self.encode == "codes" and (self.unknown != "refuse" or self.missing in ("mean", "median"))
+
+    def is_code(self, column: Column) -> bool:
+        return self.encode == "codes" and column.kind == "category"
+
+    def width_of(self, column: Column) -> int:
+        """Return the number of features of a column, without its indicator."""
+        if column.kind != "category" or self.encode == "codes":
+            return 1
+        return len(column.categories) + (self.unknown == "column")
+
+    def layout(self) -> dict[str, slice]:
+        """Return the features of each column: those that are no codes in the columns' order, the indicators, the codes."""
+        places: dict[str, slice] = {}
+        at = 0
+        for column in self.columns:
+            if not self.is_code(column):
+                places[column.name] = slice(at, at + self.width_of(column))
+                at += self.width_of(column)
+        at += len(self.indicators())
+        for column in filter(self.is_code, self.columns):
+            places[column.name] = slice(at, at + 1)
+            at += 1
+        return places
+
+    def indicators(self) -> dict[str, int]:
+        """Return the feature that says whether the value of a column is missing, by column."""
+        at = sum(self.width_of(column) for column in self.columns if not self.is_code(column))
+        return {c.name: at + i for i, c in enumerate(c for c in self.columns if c.gaps)} if self.missing_indicator else {}
 
     @property
     def width(self) -> int:
-        """The number of features: one per numeric column, one per text of a category."""
-        return sum(len(self.categories.get(name, [name])) for name in self.columns)
+        """The number of features, the columns of x."""
+        return sum(map(self.width_of, self.columns)) + len(self.indicators())
+
+    def features(self) -> tuple[str, ...]:
+        """Return the names of the features: `width`, `color=red`, `color=(unknown)`, `width=(missing)`."""
+        names = [""] * self.width
+        places = self.layout()
+        for column in self.columns:
+            place, name = places[column.name], column.name
+            if column.kind == "category" and self.encode == "onehot":
+                texts = [*column.categories, UNKNOWN][: place.stop - place.start]
+                names[place] = [f"{name}={text}" for text in texts]
+            else:
+                names[place] = [name]
+        for name, at in self.indicators().items():
+            names[at] = f"{name}=(missing)"
+        return tuple(names)
+
+    def categories(self) -> tuple[int, ...]:
+        """Return the number of codes of each feature, 0 for a number; () without codes."""
+        if not any(map(self.is_code, self.columns)):
+            return ()
+        counts, places = [0] * self.width, self.layout()
+        for column in filter(self.is_code, self.columns):
+            counts[places[column.name].start] = len(column.categories) + self.has_other_code
+        return tuple(counts)
 
 
-def infer(
-    path: str,
-    target: str,
-    task: Literal["auto", "classification", "regression"],
-    categorical: list[str],
-    drop: list[str],
-    missing: Missing,
-    targets: Targets | None,
-    off_value: float,
-) -> tuple[Schema, Any]:
-    """Return the schema that follows from the file and the arguments (those of `csv`), and the file's table.
-
-    The file is read once. Arrow infers the type of each column that no argument decides. The few columns whose spelling the
-    inference has lost are read a second time. Raises UserError as `csv` does.
-    """
-    names = csv_file.header(path)
-    columns = _inputs(path, names, target, categorical, drop)
-    kinds: dict[str, Kind | None] = dict.fromkeys(columns)
-    kinds.update((name, "text") for name in categorical if name in kinds)
-    kinds[target] = {"auto": None, "classification": "text", "regression": "number"}[task]
-    table = csv_file.read(path, names, kinds)
-    if table.num_rows < 2:
-        raise UserError(f"{path}: has one row; training needs at least 2")
-
-    decided: Task = _task(table.column(target)) if task == "auto" else task
-    targets = _targets(targets, decided, target)
-    texts = {name for name in columns if not _is_number(table.column(name))}
-    if decided == "classification":
-        texts.add(target)
-    table = _respelled(path, names, table, texts)
-    for name, kind in kinds.items():
-        if name in texts and kind is None:  # inferred, so possibly wrong
-            _refuse_doubtful(path, table, name, name == target)
-
-    schema = Schema(
-        target=target,
-        task=decided,
-        columns=columns,
-        numeric=[name for name in columns if name not in texts],
-        categories={name: _vocabulary(table.column(name)) for name in columns if name in texts},
-        classes=_classes(path, table, target) if decided == "classification" else None,
-        targets=targets,
-        off_value=off_value,
-        missing=missing,
-    )
-    return schema, table
+def onehot_groups(saved: Mapping[str, object]) -> list[slice]:
+    """Return the features of each column of one-hot categories, given `Dataset.schema`; [] for data that is not a table."""
+    if not saved:
+        return []
+    schema = Schema.of(saved)
+    places = schema.layout()
+    return [places[c.name] for c in schema.columns if c.kind == "category" and schema.encode == "onehot"]
 
 
-def read(path: str, schema: Schema) -> Any:
-    """Return the table of the columns of `path` that `schema` lists; also the target, if the file has it."""
-    names = csv_file.header(path)
-    present = set(names)
-    absent = [name for name in schema.columns if name not in present]
-    if absent:
-        more = f" (and {len(absent) - 1} others)" if len(absent) > 1 else ""
-        raise UserError(f"{path}: no column {absent[0]!r}{more}, which the model was trained on{suggest(absent[0], names)}")
-    kinds: dict[str, Kind | None] = {name: "text" if name in schema.categories else "number" for name in schema.columns}
-    if schema.target in present:
-        kinds[schema.target] = "text" if schema.task == "classification" else "number"
-    return csv_file.read(path, names, kinds)
-
-
-def _inputs(path: str, names: list[str], target: str, categorical: list[str], drop: list[str]) -> list[str]:
-    """Return the columns that are inputs, in the file's order. Raises UserError if the arguments do not fit the header."""
-    if target not in names:
-        raise UserError(f"data.target: no column {target!r} in {path}{suggest(target, names)}")
-    for key, listed in (("categorical", categorical), ("drop", drop)):
-        for name in listed:
-            if name not in names:
-                raise UserError(f"data.{key}: no column {name!r} in {path}{suggest(name, names)}")
-            if name == target:
-                raise UserError(f"data.{key}: {name!r} is the target; leave it out here")
-    columns = [name for name in names if name != target and name not in drop]
-    if not columns:
-        raise UserError(f"{path}: has only the target {target!r}; needs at least one input")
-    if "" in columns:
-        raise UserError(f"{path}: column {names.index('') + 1} has no name (a row index?); name it, or set data.drop=['']")
-    return columns
-
-
-def _task(column: Any) -> Task:
-    """Return the task of a target with Arrow's inferred type: texts and few integers are classes, others a regression."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    few = pa.types.is_integer(column.type) and len(pc.unique(column)) <= MAX_INFERRED_CLASSES
-    return "classification" if few or not _is_number(column) else "regression"
-
-
-def _targets(targets: Targets | None, task: Task, target: str) -> Targets:
-    """Return how targets are encoded; by default the class index, or the number itself."""
-    if task == "regression" and targets not in (None, "real"):
-        raise UserError(
-            f"data.targets: {targets!r} does not fit the numbers of {target!r}; leave it out, or set data.task=classification"
-        )
-    return targets or ("index" if task == "classification" else "real")
-
-
-def _respelled(path: str, names: list[str], table: Any, texts: set[str]) -> Any:
-    """Return the table with each column of `texts` as the file spells it.
-
-    Arrow infers dates and integers from some texts, and loses their spelling ("01" and "1" are one integer), so these columns
-    are read again. Reading every column as texts first would read each column of numbers twice.
-    """
-    lost = [name for name in table.column_names if name in texts and not _is_text(table.column(name))]
-    if lost:
-        spelled = csv_file.read(path, names, dict.fromkeys(lost, "text"))
-        for name in lost:
-            table = table.set_column(table.schema.get_field_index(name), name, spelled.column(name))
-    return table
-
-
-def _refuse_doubtful(path: str, table: Any, name: str, is_target: bool) -> None:
-    """Raise UserError for more than MAX_CATEGORIES different texts, or for a few texts among numbers; quote the first."""
-    import pyarrow.compute as pc
-
-    column = table.column(name).cast("string")
-    values = pc.unique(column).drop_null()
-    texts = [value for value in values.to_pylist() if _number(value) is None]
-    if len(values) <= MAX_CATEGORIES and not 0 < len(texts) < len(values) / 2:
-        return
-    odd = texts[0] if texts else values[0].as_py()
-    row = pc.index(column, odd).as_py() + 2
-    odd = f"{odd[:40]!r}{'...' if len(odd) > 40 else ''}"
-    fix = "data.task=classification" if is_target else f"data.drop=[{name}], or list it in data.categorical"
-    if len(values) > MAX_CATEGORIES:
-        raise UserError(f"{path}: column {name!r} holds {len(values)} different texts, such as {odd} in row {row}; set {fix}")
-    why = f"is not a number, {len(values) - len(texts)} of {len(values)} different values are"
-    raise UserError(f"{path}: column {name!r}, row {row}: {odd} {why}; correct it, or set {fix}")
-
-
-def _classes(path: str, table: Any, target: str) -> list[str]:
-    classes = _vocabulary(table.column(target))
-    if len(classes) == 1:
-        raise UserError(f"{path}: target {target!r} is {classes[0]!r} in every row; needs at least 2 classes")
-    return classes
-
-
-def _vocabulary(column: Any) -> list[str]:
-    """Return the different texts, sorted; by value if all are numbers."""
-    import pyarrow as pa
-
-    values: Iterable[str] = (
-        column.combine_chunks().dictionary.to_pylist()
-        if pa.types.is_dictionary(column.type)
-        else column.unique().drop_null().to_pylist()
-    )
-    texts = sorted({value.strip() for value in values} - set(MISSING))
-    numbers = {text: _number(text) for text in texts}
-    if None not in numbers.values():
-        texts.sort(key=lambda text: numbers[text] or 0.0)
-    return texts
-
-
-def _number(text: str) -> float | None:
-    try:
-        return None if "_" in text else float(text)  # only Python reads 1_000 as a number
-    except ValueError:
-        return None
-
-
-def _is_number(column: Any) -> bool:
-    """Return whether Arrow inferred numbers; a column without any value counts too."""
-    import pyarrow as pa
-
-    kind = column.type
-    return bool(pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _is_text(column: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(column.type) or pa.types.is_dictionary(column.type))
+def _converted(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a schema of an earlier version: names of columns, and of those that are numbers."""
+    numeric, categories = saved.pop("numeric"), saved.pop("categories")
+    if "low" in saved:
+        saved["off_value"] = saved.pop("low")
+    if set(saved["columns"]) != {*numeric, *categories}:
+        raise KeyError("columns")
+    columns = [Column(n, "category", categories[n]) if n in categories else Column(n, "number") for n in saved["columns"]]
+    return {**saved, "columns": columns, "statistic": None if saved["missing"] == "refuse" else saved["missing"]}
