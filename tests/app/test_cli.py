@@ -21,10 +21,12 @@ from hypothesis import strategies as st
 
 from trainkit.app.cli import commands
 from trainkit.app.cli.main import main, parse
+from trainkit.app.cli.metrics import print_confusion
 from trainkit.app.cli.options import COMMANDS, OPTIONS, Command, Option
 from trainkit.app.experiment import NOT_FINITE
 from trainkit.checkpoint import file as checkpoint
 from trainkit.core.errors import UserError
+from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.trainer.signals import exit_code
 
 ROOT = Path(__file__).parents[2]
@@ -445,6 +447,37 @@ def test_validate_and_test_give_the_summary_s_numbers(capsys: pytest.CaptureFixt
             out = capsys.readouterr().out
             assert out.splitlines()[0] == f"run/checkpoints/last.pt, {n} samples"
             assert printed(out) == {f"{part}/{m}": f"{metrics[f'{part}/{m}']:.4g}" for m in ("accuracy", "error", "loss")}
+
+
+def confusion(lines: list[str]) -> tuple[str, list[str], dict[str, list[int]]]:
+    """The title of a printed confusion matrix, its predicted classes, and the counts of each true class."""
+    at = next(i for i, line in enumerate(lines) if line.startswith("confusion matrix"))
+    title, head, *rows = lines[at:]
+    assert len({len(line) for line in (head, *rows)}) == 1
+    return title, head.split()[3:], {row.split()[0]: [int(n) for n in row.split()[1:]] for row in rows}
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_evaluation_prints_the_confusion_matrix(replicas: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run", f"trainer.replicas={replicas}"]) == 0
+    assert main(["predict", "run", *(["--replica", "all"] if replicas > 1 else [])]) == 0
+    answers = list(csv.DictReader(Path("run/predictions.csv").read_text().splitlines()))
+    capsys.readouterr()
+    assert main(["test", "run"]) == 0
+    title, names, rows = confusion(capsys.readouterr().out.splitlines())
+    assert title == ("confusion matrix:" if replicas == 1 else "confusion matrix of 2 replicas together:")
+    assert names == list(rows) == ["outside", "inside"]
+    pairs = [(row["truth"], row["answer"]) for row in answers]
+    assert rows == {true: [pairs.count((true, answer)) for answer in names] for true in names}
+
+
+def test_the_confusion_matrix_of_many_classes_is_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+    print_confusion(ConfusionMatrix(tuple(map(str, range(11))), torch.eye(11, dtype=torch.float64)[None]))
+    expected = "confusion matrix: 11 classes; in Python load(RUN).confusion_matrix()\n"
+    assert capsys.readouterr().out == expected
+    print_confusion(ConfusionMatrix(("a" * 30, "b"), torch.tensor([[[1.5, 0.0], [1e6, 2.0]]])))
+    lines = ["confusion matrix:", f"true \\ predicted    {'a' * 17}…  b", f"{'a' * 17}…                 1.5  0"]
+    assert capsys.readouterr().out.splitlines()[:3] == lines
 
 
 def test_another_checkpoint_is_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:

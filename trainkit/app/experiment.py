@@ -17,6 +17,7 @@ from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
+from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer import capture, signals
@@ -137,6 +138,10 @@ class Experiment(Predictor):
     def test(self, data: Dataset | None = None) -> PlainMetrics:
         """Return `test/loss` and `test/error` on the test split of the run, or on that of `data`, as `Trainer.test`."""
         return self.evaluate("test", data)
+
+    def confusion_matrix(self, name: str = "test", data: Dataset | None = None) -> ConfusionMatrix:
+        """Return the confusion matrix on the run's val or test split, or on that of `data`, as `Trainer.confusion_matrix`."""
+        return self.session(name if data is None else None).confusion_matrix(name, data)
 
     def evaluate(self, name: str, data: Dataset | None = None) -> PlainMetrics:
         """Return the metrics of the run's val or test split, or of that of `data`, which is not scaled and not split."""

@@ -50,6 +50,7 @@ CONTENT: dict[str, Any] = {
 }
 
 OPTIONAL: tuple[tuple[str, str, Any], ...] = (  # entries of runs that need them
+    ("state", "weight", [float]),
     ("data", "positive", COUNTER),
     ("data", "multilabel", bool),
     ("data", "held_out", {str: torch.int64}),
@@ -71,7 +72,7 @@ def check_types(content: dict[str, Any]) -> None:
         state, data = content["state"], content["data"]
         replicas = len(state["active"])
         passes = content["rng"]["passes"]
-        per_replica = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr")}
+        per_replica = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr", "weight") if key in state}
         per_replica |= {"rng.passes": passes if passes.dim() == 2 else []}
         per_replica |= {f"metrics.{short_repr(k, '')}": v for k, v in content["metrics"].items()}
         wrong += [f"{k}: {len(v)} values, state.active has {replicas}" for k, v in per_replica.items() if len(v) != replicas]

@@ -58,8 +58,14 @@ class Split:
         return len(self.x)
 
     def majority(self) -> float | None:
-        """Return the share of the most frequent class, the accuracy of a constant prediction; None without classes."""
-        return None if self.label is None or not len(self) else int(self.label.bincount().max()) / len(self)
+        """Return the share of the most frequent class, the accuracy of a constant prediction; None without classes.
+
+        Samples count by their weight.
+        """
+        if self.label is None or not len(self):
+            return None
+        counts = self.label.bincount(None if self.weight is None else self.weight.double())
+        return float(counts.max() / counts.sum())
 
     def subset(self, index: Tensor) -> Split:
         """Return the samples at `index`, in its order."""

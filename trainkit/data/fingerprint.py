@@ -16,9 +16,10 @@ GAMMA, M1, M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of
 
 
 def fingerprints(data: Dataset) -> dict[str, str]:
-    """Return the fingerprints of `train.x`, `train.t`, `val.x`, ... of all splits with samples."""
+    """Return the fingerprints of `train.x`, `train.t`, `val.x`, ... of all splits with samples; of weights if there are any."""
     splits = {name: split for name, split in data.parts().items() if len(split)}
-    return {f"{name}.{key}": fingerprint(getattr(split, key)) for name, split in splits.items() for key in ("x", "t")}
+    tensors = {f"{name}.{key}": getattr(split, key) for name, split in splits.items() for key in ("x", "t", "weight")}
+    return {key: fingerprint(v) for key, v in tensors.items() if v is not None}
 
 
 def fingerprint(v: Tensor | MappedRows) -> str:

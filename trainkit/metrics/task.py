@@ -22,7 +22,7 @@ class Task:
     from_logits: True if softmax (one output, and multilabel: sigmoid) of y gives the probabilities, so also for
         log-probabilities; False if y itself holds them. It comes from the loss, never from the values of y.
     threshold: y above it predicts class 1 of one output, or a label; in the units of y, so 0 for logits.
-    positive: index of the class that auc, average_precision and the average `binary` are about.
+    positive: of two classes, the index of the one that auc, average_precision, brier and the average `binary` are about.
     multilabel: True if the targets are 0 or 1 for each of the outputs, and independent of each other.
     targets: names of the targets of a regression; without them, their indices.
     """

@@ -25,7 +25,7 @@ def check_classes(had: Sequence[str] | None, has: Sequence[str] | None, whose: s
         raise UserError(f"data: {whose} classes are {class_list(had)}, the data's {class_list(has)}; use the original data")
 
 
-def changed_splits(session: Session, content: dict[str, Any], keys: Sequence[str] = ("x", "t")) -> list[str]:
+def changed_splits(session: Session, content: dict[str, Any], keys: Sequence[str] = ("x", "t", "weight")) -> list[str]:
     """Return the names of the splits whose numbers differ from the checkpoint's, or that its run did not have."""
     then, now = content["data"]["fingerprints"], session.fingerprints
     return [name for name in SPLITS if any(now.get(f"{name}.{key}") != then.get(f"{name}.{key}") for key in keys)]

@@ -86,6 +86,9 @@ def check_fit(session: Session) -> None:
     y = check_shapes(session.net, session.loss, session.data.parts(), session.replicas)
     measured = session.metric_set(y if session.net.replica_dims else y.unsqueeze(0))
     session.maximize = {"loss": False, **measured.maximize}
+    if any(split.weight is not None for split in session.data.parts().values()):
+        for metric in [m for m in measured.metrics if not m.takes_weights]:
+            terminal.print_stderr(f"metrics: {metric.name} takes no argument weight, so all samples count alike in it")
 
 
 def prepare_data(

@@ -16,6 +16,7 @@ from trainkit.checkpoint.file import load_run, save
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import Dataset
+from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
@@ -157,6 +158,14 @@ class Trainer(Settings, Predictor):
         Raises UserError before a fit, or where the data has no such split.
         """
         return self._evaluated("test", data)
+
+    def confusion_matrix(self, name: str = "test", data: Dataset | None = None) -> ConfusionMatrix:
+        """Return how often the fitted net predicts each class for samples of each class: `classes`, and `counts` (r, K, K).
+
+        name: train, val or test, of the run's data or of `data`, which is treated as in `test`.
+        Raises UserError as `test` does, and unless each sample is of one of at most 100 classes.
+        """
+        return self.fitted().confusion_matrix(name, data)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted net, its normalization and the state of the run into one checkpoint file, for `trainkit.load`.

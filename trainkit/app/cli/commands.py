@@ -23,7 +23,7 @@ from trainkit.trainer import signals
 from trainkit.trainer.predictions_csv import as_csv, is_header
 from trainkit.trainer.predictor import check_replica
 
-from .metrics import print_metrics
+from .metrics import print_confusion, print_metrics
 from .runs import composed, configured, loaded, places, resumed, run_imports, table_of_rows, which_replicas
 
 if TYPE_CHECKING:
@@ -64,9 +64,11 @@ def _evaluate(args: argparse.Namespace, name: str) -> int:
     if split is None:
         fix = "callbacks: {validation_split: {}}" if name == "val" else "data with a test split"
         raise UserError(f"{experiment.file}: its data has no {name} split; train with {fix}")
-    metrics = session.evaluate_split(name)
+    metrics = session.measure(name, split)
     terminal.print_stdout(f"{experiment.file}, {len(split)} samples")
     print_metrics({f"{name}/{metric}": json_summary(values) for metric, values in metrics.items()}, session.data)
+    if (matrix := session.known_confusion(name)) is not None:
+        print_confusion(matrix)
     return 0
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from trainkit.core import terminal
+from trainkit.core.text_table import text_table
 from trainkit.data.dataset import Dataset
+from trainkit.metrics.confusion_matrix import MAX_NAME, ConfusionMatrix, count_text
+
+PRINTED = 10  # classes of a confusion matrix that is printed
 
 
 def print_metrics(metrics: dict[str, Any], data: Dataset) -> None:
@@ -20,3 +24,16 @@ def print_metrics(metrics: dict[str, Any], data: Dataset) -> None:
         share = data.parts()[split].majority() if metric == "accuracy" and split in data.parts() else None
         beside = "" if share is None else f" (the most frequent class: {share:.4g})"
         terminal.print_stdout(f"  {name:<16} {text}{beside}")
+
+
+def print_confusion(matrix: ConfusionMatrix) -> None:
+    """Print the confusion matrix of few classes as a table: a row per true class, a column per predicted one."""
+    models, classes = len(matrix.counts), matrix.classes
+    of = f" of {models} replicas together" if models > 1 else ""
+    if len(classes) > PRINTED:
+        terminal.print_stdout(f"confusion matrix{of}: {len(classes)} classes; in Python load(RUN).confusion_matrix()")
+        return
+    names = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in classes]
+    rows = [[name, *map(count_text, row)] for name, row in zip(names, matrix.total(), strict=True)]
+    table = text_table([["true \\ predicted", *names], *rows], right=range(1, len(names) + 1))
+    terminal.print_stdout(f"confusion matrix{of}:", *table)
