@@ -52,6 +52,8 @@ CONTENT: dict[str, Any] = {
 OPTIONAL: tuple[tuple[str, str, Any], ...] = (  # entries of runs that need them
     ("state", "weight", [float]),
     ("data", "positive", COUNTER),
+    ("data", "multilabel", bool),
+    ("data", "held_out", {str: torch.int64}),
 )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,14 +85,8 @@ def metric_set(metrics: Iterable[Metric], loss: Loss, data: Dataset, y: Tensor) 
     Raises UserErrors for a metric that does not fit the data.
     """
     positive = 1 if data.positive is None else data.positive
-    task = Task(
-        data.classes,
-        y.shape[2:].numel(),
-        loss.from_logits,
-        threshold_of(loss, data),
-        positive=positive,
-        multilabel=data.multilabel,
-    )
+    outputs, threshold = y.shape[2:].numel(), threshold_of(loss, data)
+    task = Task(data.classes, outputs, loss.from_logits, threshold, positive, data.multilabel)
     chosen = list(metrics)
     always = [m for m in OF_CLASSES if data.classes is not None and m not in chosen]
     return MetricSet([*always, *chosen], task, len(y), y.device, confusion=True)
@@ -106,6 +101,7 @@ def predict_rows(
     """
     try:
         x = x.to_numpy() if hasattr(x, "to_numpy") else x  # a frame of pandas or polars
+        x = x.copy() if isinstance(x, np.ndarray) and not x.flags.writeable else x  # torch warns of memory it may not write
         rows = torch.tensor(x, dtype=torch.float64) if isinstance(x, (list, tuple)) else torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"predict: x is a {type(x).__name__}; give numbers, one row per sample") from error
@@ -115,6 +111,12 @@ def predict_rows(
         raise UserError(f"predict: x is {tuple(rows.shape)}, needs {shape}: rows of the data's features")
     scaled = normalizer.scale(rows.to(floating(rows.dtype)), dtype)
     p = next(iter(net.param()), (scaled, scaled))[0]
+    if not len(scaled):  # one row tells the shape of the outputs
+        return (
+            predict(net, scaled.new_zeros(1, *scaled.shape[1:]).to(p.device), PASS, replicas)
+            .cpu()
+            .narrow(net.replica_dims, 0, 0)
+        )
     return predict(net, scaled.to(p.device), PASS, replicas).cpu()
 
 

@@ -14,6 +14,7 @@ from trainkit.core.text_table import text_table
 from trainkit.data import check
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.loader import epoch_permutation
+from trainkit.data.tables import as_numbers, ignored_columns
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.confusion_matrix import MAX_CLASSES, ConfusionMatrix
 from trainkit.metrics.log import MetricLog
@@ -73,9 +74,13 @@ class Session:
         self.run, self.config = run, config
         self.normalizer = Normalizer.identity()
         self.fingerprints: dict[str, str] = {}  # of the splits before they are scaled (see `data/fingerprint.py`)
+        self.held_out: dict[str, Tensor] = {}  # fingerprints of the rows that training must not see (`data/held_out.py`)
+        self.split_settings: dict[str, Any] = {}  # of the callbacks that have split the data, by name
         self.generators: tuple[torch.Generator, ...] = ()
         self.progress, self.metrics = Progress(), MetricLog()
         self.undefined: set[str] = set()  # metrics for which a line has said why they are undefined
+        self.table_options: Mapping[str, Any] = {}  # how rows to predict are read otherwise than those of the training
+        self._told: set[tuple[str, ...]] = {()}  # columns of rows to predict of which a line has said that they are ignored
         self.undirected: list[str] = []  # monitors of which it is not known whether larger values are better
         self._confusion: dict[str, tuple[int, ConfusionMatrix | None]] = {}  # of each split's last evaluation, with its step
         self.maximize: dict[str, bool | None] = {"loss": False}  # the metrics of a split, and whether larger is better
@@ -229,7 +234,11 @@ class Session:
         return tuple(self.normalizer.mean.shape) or None
 
     def predict(self, x: Any) -> Tensor:
-        """Return outputs for inputs in the data's own units; see `Trainer.predict`."""
+        """Return outputs for rows in the data's own units; see `Predictor.predict`."""
+        x, ignored = as_numbers(x, self.data.schema, self.table_options)
+        if ignored not in self._told:  # once: a service asks again and again
+            self._told.add(ignored)
+            print_stderr(*ignored_columns("predict", ignored))
         return predict_rows(self.net, self.normalizer, x, self.features, self.dtype, self.replicas)
 
     # -- the end of the run ----------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainkit.checkpoint.file import load_run, save
 from trainkit.core import terminal
@@ -26,6 +25,7 @@ from . import loop, signals, threads
 from .arguments import check_objects
 from .callback import Callback, check_files, named, without_folder
 from .description import configuration
+from .predictor import Predictor
 from .run_folder import RunFolder
 from .session import Session
 from .settings import Settings
@@ -37,12 +37,12 @@ LEFT_OUT = "config.yaml: {}; it is left out, so give it to trainkit.load"
 
 
 @dataclass(repr=False)
-class Trainer(Settings):
+class Trainer(Settings, Predictor):
     """A trainer of nets.
 
         trainer = Trainer(max_epochs=20, callbacks=[ValidationSplit(0.2), EarlyStopping("val/loss")])
         summary = trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), tensors(x, t, normalize="feature"))
-        trainer.history[-1]["val/loss"], trainer.test(), trainer.predict(x)
+        trainer.history[-1]["val/loss"], trainer.test(), trainer.predict_proba(x)
 
     max_epochs, max_steps: the length of the run, the shorter of the two; 100 epochs if both are None. min_epochs: no callback
     stops the run earlier.
@@ -166,15 +166,6 @@ class Trainer(Settings):
         Raises UserError as `test` does, and unless each sample is of one of at most 100 classes.
         """
         return self.fitted().confusion_matrix(name, data)
-
-    def predict(self, x: Any) -> Tensor:
-        """Return the net's outputs for inputs in the data's own units: x (n, ...) gives (n, ...), with replicas (r, n, ...).
-
-        `predict` scales x as the training data was scaled and runs the net in evaluation mode. `net(x)` does neither.
-        x: a tensor, or anything that torch.as_tensor takes.
-        Raises UserError before a fit, or where x has other features than the data.
-        """
-        return self.fitted().predict(x)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted net, its normalization and the state of the run into one checkpoint file, for `trainkit.load`.

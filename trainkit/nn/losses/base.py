@@ -30,6 +30,8 @@ class Loss(Recorded):
 
     replica_dims = 0  # replica axes of y, t and value, as in Module
     from_logits = False  # True if y holds logits or log-probabilities; then one output y > 0 predicts class 1, else y > 1/2
+    from_probabilities = False  # True if y itself holds probabilities; if from_logits is False too, y holds other scores
+    independent = False  # True if each of several outputs is a class of its own: the probabilities need not add up to 1
     nonsmooth_at: tuple[float, ...] = ()  # values of y - t at which the derivative jumps
 
     def __init__(self, reduction: Reduction = "mean") -> None:

@@ -22,6 +22,8 @@ class BCELoss(Loss):
     As in torch, log is at least -100 and y (1 - y) at least 1e-12, so that value and dy are finite at y = 0 and y = 1.
     """
 
+    from_probabilities = independent = True
+
     def __init__(self, reduction: Reduction = "mean", weight: Sequence[float] | None = None) -> None:
         super().__init__(reduction)
         self.element_weight = constant(weight)
