@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from trainkit.core.errors import UserError
 from trainkit.core.recorded import Recorded, arguments
 from trainkit.core.yaml_text import to_yaml
+from trainkit.data.transforms.augment import spec as augmentation
 from trainkit.metrics.table import spec
 from trainkit.nn.layers.container import Container, Sequential
 from trainkit.nn.losses import Loss
@@ -26,6 +27,7 @@ def configuration(
     loss: Loss,
     optimizer: Optimizer,
     source: Mapping[str, object],
+    augment: Sequence[Any],
     callbacks: Mapping[str, Callback],
 ) -> tuple[str, list[str]]:
     """Return the configuration as text, and a line for each object that a file cannot hold, which is left out."""
@@ -39,9 +41,10 @@ def configuration(
             return None
 
     changed = settings.changed()
+    augmentations = [made for a in augment if (made := attempt(partial(augmentation, a))) is not None]
     described: dict[str, Any] = {
         "seed": changed.pop("seed", 0),
-        "data": dict(source),
+        "data": {**source, "augment": augmentations} if augmentations else dict(source),
         "model": attempt(lambda: _layers(net)),
         "loss": attempt(lambda: _named(loss)),
         "optimizer": attempt(lambda: _optimizer(optimizer)),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from trainkit.core.counters import EpochDraws
 from trainkit.core.errors import UserError
 from trainkit.core.terminal import print_stderr
 from trainkit.core.text_table import text_table
 from trainkit.data import check
 from trainkit.data.dataset import Dataset, Split
-from trainkit.data.loader import epoch_permutation
+from trainkit.data.loader import batches, epoch_permutation
+from trainkit.data.transforms.augment import Augmenter
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
 from trainkit.metrics.metric_set import MetricSet
@@ -71,6 +73,7 @@ class Session:
         self.callbacks = named(callbacks or {})
         self.run, self.config = run, config
         self.normalizer = Normalizer.identity()
+        self.augment: Augmenter | None = None  # of the training samples, where the data asks for it
         self.fingerprints: dict[str, str] = {}  # of the splits before they are scaled (see `data/fingerprint.py`)
         self.generators: tuple[torch.Generator, ...] = ()
         self.progress, self.metrics = Progress(), MetricLog()
@@ -280,6 +283,11 @@ class Session:
         n = len(self.data.train)
         rows = [epoch_permutation(seed, epoch, n) for seed in self.seeds]
         return (torch.stack(rows) if self.net.replica_dims else rows[0]).to(self.device)
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (x, t) of each step of an epoch, from number `first` on: functions of seeds, epoch and number alone."""
+        draws = EpochDraws(tuple(self.seeds), epoch)
+        return batches(self.data.train, self.order(epoch), self.step_size, first, draws, self.augment)
 
     # -- steps and their losses ------------------------------------------------------------------------------------------
 

@@ -131,7 +131,7 @@ class Trainer(Settings):
         config = self.config
         left_out: list[str] = []
         if run is not None and not config:
-            config, left_out = configuration(settings, net, loss, optimizer, data.source, callbacks)
+            config, left_out = configuration(settings, net, loss, optimizer, data.source, data.augment, callbacks)
         session = self.session = Session(settings, net, loss, optimizer, data, callbacks, run, config)
         began = time.perf_counter()
         with nullcontext() if own is None else own.opened(going_on=content is not None):
@@ -174,7 +174,7 @@ class Trainer(Settings):
         """
         session = self.fitted()
         if not session.config:
-            parts = session.net, session.loss, session.optimizer, session.source, session.callbacks
+            parts = session.net, session.loss, session.optimizer, session.source, session.data.augment, session.callbacks
             session.config, left_out = configuration(session.settings, *parts)
             terminal.print_stderr(*(LEFT_OUT.format(line) for line in left_out))
         save(session.snapshot(), Path(path).expanduser())
