@@ -19,6 +19,7 @@ from trainkit.data import csv as csv
 from trainkit.data import disk as disk
 from trainkit.data import idx as idx
 from trainkit.data import npy as npy
+from trainkit.data import samples as samples
 from trainkit.data import tensors as tensors
 from trainkit.nn import ELU as ELU
 from trainkit.nn import GELU as GELU

@@ -73,9 +73,10 @@ USES = {
     "idx": 'idx("folder")',
     "load": 'load("run", "trainer.max_epochs=3", checkpoint="best")',
     "npy": 'npy("x.npy", "t.npy")',
+    "samples": 'samples([(x[0], 1)], workers=2, classes=["a", "b"])',
     "tensors": 'tensors(x, t, normalize="feature")',
 }
-FUNCTIONS = {"csv", "disk", "gradcheck", "idx", "load", "npy", "tensors"}
+FUNCTIONS = {"csv", "disk", "gradcheck", "idx", "load", "npy", "samples", "tensors"}
 RESULTS = {"gradcheck": "list[object]", "load": "trainkit.Experiment"}
 HEAD = """\
 import torch

@@ -1,4 +1,4 @@
-"""Data: generated (`disk`), read (`idx`, `npy`, `csv`) or given (`tensors`); in memory, or streamed (`idx`, `npy`)."""
+"""Data: generated (`disk`), read from files (`idx`, `npy`, `csv`), or given in Python (`tensors`, `samples`)."""
 
 from .dataset import Dataset as Dataset
 from .dataset import Split as Split
@@ -6,4 +6,5 @@ from .sources import csv as csv
 from .sources import disk as disk
 from .sources import idx as idx
 from .sources import npy as npy
+from .sources import samples as samples
 from .sources import tensors as tensors

@@ -28,7 +28,7 @@ Value = TypeVar("Value")
 
 
 class RowSource(Protocol):
-    """Where rows are: a file (`Rows`), or a map-style dataset (`samples.py`).
+    """Where rows are: a file (`Rows`), or a map-style dataset (`map_style.py`).
 
     name: for messages. by_batch: read rows batch by batch, without padding, since each costs more than the copy of its bytes.
     may_miss: whether a number that was read can be NaN or infinite. is_plain: whether float64 computes the statistics of its
@@ -153,6 +153,7 @@ class MappedRows:
     def start(self, at: slice | Tensor, draws: EpochDraws | None = None, replica: Tensor | None = None) -> Pending:
         """Begin to read rows, at a slice or at positions (k,), and return a function that waits for them."""
         at = at.cpu() if isinstance(at, Tensor) else at
+        replica = None if replica is None else replica.cpu()
         pending = self.rows.start(at if self.index is None else self.index[at], draws, replica)
 
         def finish() -> tuple[Tensor, Tensor | None]:

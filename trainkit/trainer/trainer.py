@@ -196,7 +196,7 @@ class Trainer(Settings):
 def _train(session: Session, content: dict[str, Any] | None, left_out: list[str]) -> None:
     """Take all steps of a fit and evaluate the result. left_out: what config.yaml cannot hold, to be printed."""
     run, first_step = session.run, 0
-    with signals.noting(session.note_signal), threads.restored():
+    with session.data.opened(), signals.noting(session.note_signal), threads.restored():
         try:
             begin(session, content)
             first_step = session.progress.step

@@ -4,5 +4,6 @@ from .csv import csv as csv
 from .idx import idx as idx
 from .npy import npy as npy
 from .recorded import memory as memory
+from .samples import samples as samples
 from .synthetic import disk as disk
 from .tensors import tensors as tensors
