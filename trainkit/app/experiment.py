@@ -119,21 +119,21 @@ class Experiment:
         """
         return self.session().predict(x)
 
-    def validate(self, data: Dataset | None = None) -> PlainMetrics:
+    def validate(self, data: Any = None) -> PlainMetrics:
         """Return `val/loss` and `val/error` on the validation split of the run, or on that of `data`, as `Trainer.validate`."""
         return self.evaluate("val", data)
 
-    def test(self, data: Dataset | None = None) -> PlainMetrics:
+    def test(self, data: Any = None) -> PlainMetrics:
         """Return `test/loss` and `test/error` on the test split of the run, or on that of `data`, as `Trainer.test`."""
         return self.evaluate("test", data)
 
-    def evaluate(self, name: str, data: Dataset | None = None) -> PlainMetrics:
+    def evaluate(self, name: str, data: Any = None) -> PlainMetrics:
         """Return the metrics of the run's val or test split, or of that of `data`, which is not scaled and not split."""
         return plain_metrics(name, self.session(name if data is None else None).evaluate_split(name, data))
 
     def fit(
         self,
-        data: Dataset | None = None,
+        data: Any = None,
         run_dir: str | Path | None = None,
         callbacks: Mapping[str, Callback] | None = None,
         **settings: Any,
@@ -160,7 +160,7 @@ class Experiment:
             self.file, self.content = last, load_checkpoint(last)
         return summary
 
-    def train(self, run: RunFolder | None, data: Dataset | None = None) -> tuple[Trainer, dict[str, Any]]:
+    def train(self, run: RunFolder | None, data: Any = None) -> tuple[Trainer, dict[str, Any]]:
         """Fit, from the checkpoint if there is one. Return trainer and summary.
 
         run: the run's folder, which the caller has opened (`RunFolder.opened`); None writes no files.

@@ -20,6 +20,7 @@ from torch import Tensor
 from trainkit.core.counters import EpochDraws
 from trainkit.core.errors import UserError, suggest
 
+from .arrays import from_numpy
 from .dataset import floating
 from .mapped import Pending
 from .workers import Workers
@@ -98,7 +99,7 @@ def read(
     for i, seed in zip(index.tolist(), seeds.tolist(), strict=True):
         note(i)
         sample = readers[which](i, seed, training)
-        for name, v, first in zip("xt", sample, found[0] if found else sample, strict=True):
+        for name, v, first in zip("xt", sample, found[0] if found else sample, strict=False):
             if v.shape != first.shape:
                 shapes = f"{name} is {tuple(v.shape)}, that of sample {int(index[0])} is {tuple(first.shape)}"
                 raise UserError(f"data: sample {i} of {readers[which].name}: {shapes}; give all samples one shape")
@@ -111,15 +112,14 @@ def as_numbers(value: Any) -> Tensor:
     if type(value).__module__.partition(".")[0] == "PIL":
         return pixels(value)
     try:
-        found = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.ascontiguousarray(value))
+        found = value.detach() if isinstance(value, Tensor) else from_numpy(np.asarray(value))
+    except UserError as error:
+        raise UserError(f"is a {type(value).__name__}, needs numbers ({str(error).removeprefix('is ')})") from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"is a {type(value).__name__}, needs numbers ({error})") from error
     if found.is_complex():
         raise UserError("is complex; give real numbers")
-    if found.dtype in (torch.uint16, torch.uint32, torch.uint64):
-        found = found.long()
-    shape = value.shape if isinstance(value, Tensor) else np.shape(value)
-    return found.cpu().reshape(shape)  # ascontiguousarray makes a number an array of one
+    return found.cpu()
 
 
 def pixels(image: Any) -> Tensor:
@@ -211,7 +211,7 @@ class Samples:
 
     def _checked(self, found: list[Tensor], at: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return x, floating, and t as the loss takes it. Raises UserError for another shape than that of sample 0."""
-        for name, v, first in zip("xt", found, self.first, strict=True):
+        for name, v, first in zip("xt", found, self.first, strict=False):
             if v.shape[1:] != first.shape[1:]:
                 shapes = f"{name} is {tuple(v.shape[1:])}, that of sample 0 is {tuple(first.shape[1:])}"
                 raise UserError(f"data: sample {int(at[0])} of {self.name}: {shapes}; give all samples one shape")

@@ -15,6 +15,7 @@ from trainkit.core.text_table import text_table
 from trainkit.data import check
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.loader import batches, epoch_permutation
+from trainkit.data.sources.adopt import as_split
 from trainkit.data.transforms.augment import Augmenter
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
@@ -161,12 +162,13 @@ class Session:
         for metric, values in self.evaluate(split, interruptible).items():
             self.log(f"{name}/{metric}", values)
 
-    def evaluate_split(self, name: str, data: Dataset | None = None) -> Metrics:
+    def evaluate_split(self, name: str, data: Any = None) -> Metrics:
         """Return loss and metrics on the run's val or test split, or on that of `data`, which is not scaled yet.
 
         `data` is evaluated as it is given: no callback splits it. The signal that ended the fit does not end an evaluation.
         Raises UserError where there is no such split, or where `data` does not fit the net.
         """
+        data = None if data is None else as_split(data, name, self.data)
         split: Split | None = getattr(self.data if data is None else data, name)
         if split is None:
             fix = f"give Dataset({name}=...) or tensors(..., {name}=...)"

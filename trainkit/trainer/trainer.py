@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from trainkit.checkpoint.file import load_run, save
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import Dataset
+from trainkit.data.sources.adopt import as_dataset
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
@@ -91,7 +91,7 @@ class Trainer(Settings):
         net: Module,
         loss: Loss,
         optimizer: Optimizer,
-        data: Dataset,
+        data: Any,
         resume: str | Path | dict[str, Any] | None = None,
         run: RunFolder | None = None,
     ) -> dict[str, Any]:
@@ -113,6 +113,8 @@ class Trainer(Settings):
                                                                      on_checkpoint, on_train_end
             evaluate the training and test splits                    on_test_end, on_fit_end
 
+        data: a Dataset; a pair (x, t) of arrays or tensors; a map-style dataset of torch or Hugging Face; or a DataLoader of a
+        map-style dataset, whose samples are then read by trainkit in batches of its batch_size (see `data/sources/adopt.py`).
         resume: a run's folder, a checkpoint file, or the content of one; the run continues from there to the same bits.
         run: the run's folder, in place of `run_dir`, which the caller has opened and closes (`RunFolder.opened`).
         SIGINT and SIGTERM end the fit after the current step with everything saved; `fit` then returns as usual.
@@ -120,7 +122,13 @@ class Trainer(Settings):
         run's. A fit that fails before its first step removes the folder that it created.
         """
         settings = self.settings()
-        check_objects(net, loss, optimizer, data)
+        check_objects(net, loss, optimizer)
+        data, batch_size = as_dataset(data)
+        if batch_size not in (None, settings.batch_size):
+            terminal.print_stderr(
+                f"trainer.batch_size: {batch_size}, that of the DataLoader, in place of {settings.batch_size}"
+            )
+            settings = replace(settings, batch_size=batch_size)
         content = resume if resume is None or isinstance(resume, dict) else _loaded(resume)
         own = RunFolder(Path(self.run_dir).expanduser()) if run is None and self.run_dir is not None else None
         run = own if run is None else run
@@ -143,17 +151,18 @@ class Trainer(Settings):
                 run.write_text("summary.json", json.dumps(self.summary, indent=2) + "\n")
         return self.summary
 
-    def validate(self, data: Dataset | None = None) -> PlainMetrics:
+    def validate(self, data: Any = None) -> PlainMetrics:
         """Return `val/loss` and `val/error` of the fitted net, on the validation split of the run or on that of `data`.
 
         `data` is treated as in `test`; ValidationSplit does not split it: `tensors(..., val=(x, t))`.
         """
         return self._evaluated("val", data)
 
-    def test(self, data: Dataset | None = None) -> PlainMetrics:
+    def test(self, data: Any = None) -> PlainMetrics:
         """Return `test/loss` and `test/error` of the fitted net, on the test split of the run or on that of `data`.
 
         A metric is a number, or a list with one per replica. `data` is not scaled: the fit's normalization is applied to it.
+        It may also be what `fit` takes besides a Dataset, such as a pair (x, t); all of it is then the split.
         Raises UserError before a fit, or where the data has no such split.
         """
         return self._evaluated("test", data)
@@ -162,7 +171,7 @@ class Trainer(Settings):
         """Return the net's outputs for inputs in the data's own units: x (n, ...) gives (n, ...), with replicas (r, n, ...).
 
         `predict` scales x as the training data was scaled and runs the net in evaluation mode. `net(x)` does neither.
-        x: a tensor, or anything that torch.as_tensor takes.
+        x: a tensor, anything that torch.as_tensor takes, or a map-style dataset or DataLoader, whose targets are not used.
         Raises UserError before a fit, or where x has other features than the data.
         """
         return self.fitted().predict(x)
@@ -185,7 +194,7 @@ class Trainer(Settings):
             raise UserError("trainer: not fitted yet; call fit(net, loss, optimizer, data) first, or trainkit.load(RUN)")
         return self.session
 
-    def _evaluated(self, name: str, data: Dataset | None) -> PlainMetrics:
+    def _evaluated(self, name: str, data: Any) -> PlainMetrics:
         return plain_metrics(name, self.fitted().evaluate_split(name, data))
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError
 from trainkit.core.terminal import print_stderr
-from trainkit.data.dataset import Dataset, Split, Targets, encode
+from trainkit.data.dataset import Dataset, Split, Targets, encode, floating
 from trainkit.data.map_style import Reader, Samples, read
 from trainkit.data.mapped import MappedRows
 from trainkit.data.workers import Workers
 
+from . import columns
 from .tensors import as_targets, labels, meaning
 
 LONG = 10.0  # seconds: reading the targets takes this long, by estimate, where a line says so
@@ -41,6 +42,7 @@ def samples(
     train, val, test: the dataset of each split. x, t: keys of samples that are mappings; several keys of numbers are joined.
     A sample's x is an array, a tensor, numbers, or an image of Pillow: (c, h, w) from 0 to 1. Its t is a class (an integer), or
     numbers; see `tensors` for its meaning, and for `classes`; those of `train.classes` are the default.
+    A `datasets.Dataset` of Hugging Face is read by its columns; columns of numbers are read into memory.
     targets, off_value: the targets of classes (see `encode`). normalize: needs one pass over the training samples.
     transform: a function of x that is called in training steps only, such as one of torchvision.transforms.v2.
     workers: processes that read ahead; 0 reads in this process. The result has the same bits for any number.
@@ -56,17 +58,49 @@ def samples(
         if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             what = f"{type(dataset).__name__} has no length and no dataset[i]"
             raise UserError(f"data.{name}: {what}; give a map-style dataset, or save its samples as .npy files: npy(x, t)")
+    readers: dict[str, Reader] = {}
+    known: dict[str, Tensor] = {}
+    for name, dataset in given.items():
+        if not columns.is_hugging_face(dataset):
+            readers[name] = Reader(dataset, x, t, transform=transform)
+            continue
+        names, target = columns.chosen(dataset, x, t)
+        classes = columns.class_names(dataset, target) if classes is None else classes
+        known[name] = columns.numbers(dataset, [target])
+        source: Any = dataset
+        if transform is None and all(columns.is_numeric(dataset, column) for column in names):
+            source = columns.numbers(dataset, names)
+        readers[name] = Reader(source, names[0] if len(names) == 1 else names, has_t=False, transform=transform)
+    return dataset_of(readers, known, classes, targets, off_value, normalize, workers)
+
+
+def dataset_of(
+    readers: Mapping[str, Reader],
+    known: Mapping[str, Tensor],
+    classes: list[str] | int | None,
+    targets: Targets | None,
+    off_value: float,
+    normalize: Literal["none", "feature", "global"],
+    workers: int,
+) -> Dataset:
+    """Return the data that `readers` read, by the name of the split. known: the targets of splits whose samples are x alone.
+
+    A reader of a tensor is that tensor, in memory. The other arguments are those of `samples`.
+    """
     if workers < 0:
         raise UserError(f"data.workers: {workers}; needs a number of processes, 0 for none")
-    readers = [Reader(dataset, x, t, transform=transform) for dataset in given.values()]
-    pool = Workers(partial(read, readers), workers, readers[0].name)
-    rows = {name: Samples(readers, i, pool) for i, name in enumerate(given)}
+    if "train" not in readers:
+        raise UserError("data.train: is None; give a dataset")
+    streamed = {name: reader for name, reader in readers.items() if not isinstance(reader.dataset, Tensor)}
+    pool = Workers(partial(read, list(streamed.values())), workers, readers["train"].name)
+    rows = {name: Samples(list(streamed.values()), i, pool) for i, name in enumerate(streamed)}
     with pool.opened():
-        found = {name: as_targets(_all_targets(source), f"data.{name}") for name, source in rows.items()}
-    if classes is None and not found["train"].is_floating_point():
-        classes = _names(train, found["train"])
-    names, threshold = meaning(found["train"], classes)
+        raw = {name: known[name] if name in known else _all_targets(rows[name]) for name in readers}
+    found = {name: as_targets(t, f"data.{name}") for name, t in raw.items()}
     is_class = not found["train"].is_floating_point()
+    if classes is None and is_class:
+        classes = _names(readers["train"].dataset, found["train"])
+    names, threshold = meaning(found["train"], classes)
     if targets is not None and (targets == "real") == is_class:
         kind = "classes (integers)" if is_class else "numbers"
         raise UserError(f"data.targets: {targets}, but the targets are {kind}; leave it out, or return other targets")
@@ -78,14 +112,32 @@ def samples(
         return encode(v, len(names or ()), targets or "index", off_value) if is_class else v
 
     splits = {}
-    for name, source in rows.items():
-        if found[name].is_floating_point() == is_class or found[name].shape[1:] != found["train"].shape[1:]:
+    for name, reader in readers.items():
+        t = found[name]
+        if t.is_floating_point() == is_class or t.shape[1:] != found["train"].shape[1:]:
             raise UserError(f"data.{name}: its targets are of another kind than those of the training split; only n may differ")
-        label = labels(found[name], names, None if is_class else threshold, f"data.{name}")
-        source.as_targets = as_loss
-        splits[name] = Split(MappedRows(source), as_loss(found[name]), label)
+        label = labels(t, names, None if is_class else threshold, f"data.{name}")
+        if name in rows:
+            rows[name].as_targets = as_loss
+        x = MappedRows(rows[name]) if name in rows else reader.dataset.to(floating(reader.dataset.dtype))
+        splits[name] = Split(x, as_loss(t), label)
     held = splits.get("test"), splits.get("val")
     return Dataset(splits["train"], *held, classes=names, threshold=threshold, normalize=normalize)
+
+
+def inputs_of(dataset: Any, workers: int = 0) -> Tensor | MappedRows:
+    """Return the inputs of a dataset without their targets, to predict: of pairs (x, t), of columns, or of x alone."""
+    if columns.is_hugging_face(dataset):
+        names = [
+            n for n in dataset.column_names if n.lower() not in columns.TARGETS and columns.class_names(dataset, n) is None
+        ]
+        if all(columns.is_numeric(dataset, name) for name in names):
+            return columns.numbers(dataset, names)
+        reader = Reader(dataset, names[0] if len(names) == 1 else names, has_t=False)
+    else:
+        first = dataset[0] if len(dataset) else None
+        reader = Reader(dataset, has_t=isinstance(first, (tuple, list)) and len(first) == 2)
+    return MappedRows(Samples([reader], 0, Workers(partial(read, [reader]), workers, reader.name)))
 
 
 def _all_targets(rows: Samples) -> Tensor:

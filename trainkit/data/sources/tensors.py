@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
+from trainkit.data.arrays import from_numpy
 from trainkit.data.dataset import MAX_DIMS, Dataset, Split, floating
 
 MAX_CLASSES = 65_536  # larger labels are regression targets or come from a broken file
@@ -110,16 +110,7 @@ def as_tensor(value: Any) -> Any:
     """Return an array or a frame as a tensor; what is neither as it is. Raises UserError for texts, objects and dates."""
     if not isinstance(value, (Tensor, np.ndarray)) and hasattr(value, "to_numpy"):
         value = value.to_numpy()
-    if not isinstance(value, np.ndarray):
-        return value
-    if value.dtype.kind not in "biufc":
-        kind = {"O": "objects", "U": "texts", "S": "texts", "M": "dates"}.get(value.dtype.kind, "no numbers")
-        raise UserError(f"is an array of {kind} ({value.dtype}); give numbers: csv reads texts as categories")
-    if value.dtype.kind == "u" and value.dtype.itemsize > 1:
-        value = value.astype("i8")
-    if value.dtype.itemsize > 8 and value.dtype.kind == "f":
-        value = value.astype("f8")
-    return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C", copy=None, ndmin=0))
+    return from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _pair(place: str, x: Any, t: Any) -> tuple[Tensor, Tensor]:
