@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,23 @@ def test_no_way_to_end_leaves_a_process(way: str) -> None:
             fitted(data, stop=Stop(3, act))
     else:
         fitted(data, stop=Stop(3, act))
+
+
+def test_the_processes_end_with_a_main_process_that_is_killed() -> None:
+    read_end, write_end = os.pipe()
+    if not (child := os.fork()):
+        for _ in samples(Fixed(), workers=2).train.x.each([slice(0, 9), slice(9, N)]):  # type: ignore[union-attr]
+            os.write(write_end, " ".join(str(p.pid) for p in multiprocessing.active_children()).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    pids = [int(pid) for pid in os.read(read_end, 100).split()]
+    for end in (read_end, write_end):
+        os.close(end)
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(pids) == 2
 
 
 WRONG: dict[str, tuple[Any, str]] = {

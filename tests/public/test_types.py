@@ -71,12 +71,13 @@ USES = {
     "disk": "disk(100, 10)",
     "gradcheck": "gradcheck(net, x)",
     "idx": 'idx("folder")',
+    "image_folder": 'image_folder("folder", test=0.2, size=[28, 28], color="gray")',
     "load": 'load("run", "trainer.max_epochs=3", checkpoint="best")',
     "npy": 'npy("x.npy", "t.npy")',
     "samples": 'samples([(x[0], 1)], workers=2, classes=["a", "b"])',
     "tensors": 'tensors(x, t, normalize="feature")',
 }
-FUNCTIONS = {"csv", "disk", "gradcheck", "idx", "load", "npy", "samples", "tensors"}
+FUNCTIONS = {"csv", "disk", "gradcheck", "idx", "image_folder", "load", "npy", "samples", "tensors"}
 RESULTS = {"gradcheck": "list[object]", "load": "trainkit.Experiment"}
 HEAD = """\
 import torch

@@ -248,8 +248,13 @@ def exit_code(trainer: Trainer, summary: Mapping[str, Any]) -> int:
 
 
 def _only_split(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration with only the callback that splits off validation data."""
-    callbacks = config.get("callbacks")
+    """Return the configuration with only the callback that splits off validation data.
+
+    A user's own source of data that is not found here counts as data given in Python: a prediction does not need it.
+    """
+    data, callbacks = config.get("data"), config.get("callbacks")
+    if isinstance(data, dict) and data.get("name") not in registry.names("data"):
+        config = {**config, "data": {"name": "memory"}}
     if not isinstance(callbacks, dict):
         return config
     return {

@@ -2,6 +2,7 @@
 
 from .csv import csv as csv
 from .idx import idx as idx
+from .image_folder import image_folder as image_folder
 from .npy import npy as npy
 from .recorded import memory as memory
 from .samples import samples as samples
