@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -123,13 +124,15 @@ def test_an_imported_function_may_return_what_a_fit_takes(name: str, capsys: pyt
 def test_runs_resumed_with_any_number_of_workers_are_exact(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process, but for the run that is killed in a save. Each point is resumed with other workers than before."""
-    real, numbers = verify.process, iter([1, 2, 4, 0, 2, 1, 4, 0, 1, 2])
+    """In this process, but for the run that is killed in a save, which is a fork of it. Each resume has other workers."""
+    numbers = iter([1, 2, 4, 0, 2, 1])
 
     def process(module: str, *words: str) -> subprocess.CompletedProcess[str]:
         words = (*words, f"data.workers={next(numbers)}") if module == "trainkit" else words
         if '"phase": "save"' in words[0]:
-            return real(module, *words)
+            if not (child := os.fork()):
+                os._exit(interrupt.main(list(words)))
+            return subprocess.CompletedProcess(words, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), "", "")
         out, err = StringIO(), StringIO()
         with redirect_stdout(out), redirect_stderr(err):
             code = (main if module == "trainkit" else interrupt.main)(list(words))
