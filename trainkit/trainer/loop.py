@@ -30,7 +30,7 @@ def train(session: Session) -> None:
         if progress.batch == 0:
             session.begin_epoch()
         last = session.steps_per_epoch
-        for losses, steps, samples, weight in engine.epoch(session.order(progress.epoch), progress.batch):
+        for losses, steps, samples, weight in engine.epoch(progress.epoch, progress.batch):
             session.record_steps(losses, steps, samples, weight)
             for hook in after_step:
                 hook()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from trainkit.core.counters import EpochDraws
 from trainkit.core.errors import UserError
 from trainkit.core.terminal import print_stderr
 from trainkit.core.text_table import text_table
 from trainkit.data import check
 from trainkit.data.dataset import Dataset, Split
-from trainkit.data.loader import epoch_permutation
+from trainkit.data.loader import batches, epoch_permutation
+from trainkit.data.sources.adopt import as_split
 from trainkit.data.tables import as_numbers, ignored_columns
+from trainkit.data.transforms.augment import Augmenter
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.confusion_matrix import MAX_CLASSES, ConfusionMatrix
 from trainkit.metrics.log import MetricLog
@@ -73,6 +76,7 @@ class Session:
         self.callbacks = named(callbacks or {})
         self.run, self.config = run, config
         self.normalizer = Normalizer.identity()
+        self.augment: Augmenter | None = None  # of the training samples, where the data asks for it
         self.fingerprints: dict[str, str] = {}  # of the splits before they are scaled (see `data/fingerprint.py`)
         self.held_out: dict[str, Tensor] = {}  # fingerprints of the rows that training must not see (`data/held_out.py`)
         self.split_settings: dict[str, Any] = {}  # of the callbacks that have split the data, by name
@@ -192,7 +196,7 @@ class Session:
         for metric, values in self.measure(name, split, interruptible).items():
             self.log(f"{name}/{metric}", values)
 
-    def evaluate_split(self, name: str, data: Dataset | None = None) -> Metrics:
+    def evaluate_split(self, name: str, data: Any = None) -> Metrics:
         """Return loss and metrics on the run's val or test split, or on that of `data`, which is not scaled yet.
 
         `data` is evaluated as it is given: no callback splits it. The signal that ended the fit does not end an evaluation.
@@ -201,8 +205,9 @@ class Session:
         split = self._split(name, data)
         return self.measure(name, split) if data is None else self.evaluate(split)
 
-    def _split(self, name: str, data: Dataset | None) -> Split:
+    def _split(self, name: str, data: Any) -> Split:
         """Return the run's split `name`, or that of other data, scaled and on the device."""
+        data = None if data is None else as_split(data, name, self.data)
         split: Split | None = getattr(self.data if data is None else data, name)
         if split is None:
             fix = f"give Dataset({name}=...) or tensors(..., {name}=...)"
@@ -323,6 +328,11 @@ class Session:
         n = len(self.data.train)
         rows = [epoch_permutation(seed, epoch, n) for seed in self.seeds]
         return (torch.stack(rows) if self.net.replica_dims else rows[0]).to(self.device)
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the batch of each step of an epoch from number `first` on, as the seeds, epoch and number alone make it."""
+        draws = EpochDraws(tuple(self.seeds), epoch)
+        return batches(self.data.train, self.order(epoch), self.step_size, first, draws, self.augment)
 
     # -- steps and their losses ------------------------------------------------------------------------------------------
 

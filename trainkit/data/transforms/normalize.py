@@ -43,7 +43,7 @@ class Normalizer:
         Raises UserError for missing numbers without a fill, and for infinite ones, which have no mean.
         """
         x, fill, frame = data.train.x, None, None
-        if span is None and (data.fill is not None or not (isinstance(x, MappedRows) and x.small_integers())):
+        if span is None and (data.fill is not None or not (isinstance(x, MappedRows) and x.rows.is_plain)):
             span = ranges(x)
         if span is not None:
             if span.missing and data.fill is None:
