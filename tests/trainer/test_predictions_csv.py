@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,9 @@ def test_no_more_than_some_blocks_are_in_memory(replicas: int) -> None:
         def __getitem__(self, at: slice) -> Tensor:
             read.append(at.stop)
             return torch.zeros(len(range(*at.indices(len(self)))), 2)
+
+        def each(self, cuts: Iterable[slice]) -> Iterator[Tensor]:
+            return map(self.__getitem__, cuts)
 
     split = Split(Rows(), torch.zeros(100_000, 1))  # type: ignore[arg-type]
     for which in (None, "all") if replicas > 1 else (None,):
