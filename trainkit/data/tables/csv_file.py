@@ -28,6 +28,7 @@ class CsvTable(Table):
         require_pyarrow()
         self.name, self.dialect = path, detect(path, given)
         self.names = [name for name in self.dialect.names if name is not None]
+        self.unnamed, self.decimal = len(self.dialect.names) - len(self.names), self.dialect.decimal
         self.missing_values: Sequence[str] = MISSING
         self.table: Any = None
 

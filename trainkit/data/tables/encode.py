@@ -106,7 +106,7 @@ def _numbers(table: Table, column: Column, now: Reading, into: Tensor) -> Tensor
     if column.kind == "date":
         dates(table, column.name, column.format, now.missing_values, into)
     else:
-        numbers(table, column.name, column.affix, column.thousands, now.decimal, now.missing_values, into)
+        numbers(table, column.name, column.affix, column.thousands, now.missing_values, into)
     _refuse_nonfinite(table, column.name, into, _or_empty(now))
     return into.isnan()
 
@@ -214,7 +214,7 @@ def _targets(table: Table, schema: Schema, now: Reading) -> tuple[Tensor | None,
         return encode(label, len(schema.classes), schema.targets, schema.off_value), label
     t = torch.empty(table.rows, len(names), dtype=torch.float64)
     for i, name in enumerate(names):
-        numbers(table, name, "", "", now.decimal, now.missing_values, t[:, i], truth=schema.task == "multilabel")
+        numbers(table, name, "", "", now.missing_values, t[:, i], truth=schema.task == "multilabel")
         _refuse_nonfinite(table, name, t[:, i], "or remove the row")
         _refuse_missing_target(table, name, t[:, i].isnan())
         if schema.task == "multilabel" and (wrong := (t[:, i] != 0) & (t[:, i] != 1)).any():
@@ -242,7 +242,7 @@ def _weight(table: Table, now: Reading) -> Tensor:
     """Return the sample weights (n,) float64. Raises UserError unless all are finite and 0 or more, and one is above 0."""
     name = cast("str", now.weight)
     weight = torch.empty(table.rows, dtype=torch.float64)
-    numbers(table, name, "", "", now.decimal, now.missing_values, weight)
+    numbers(table, name, "", "", now.missing_values, weight)
     wrong = (~weight.isfinite() | (weight < 0)).nonzero()[:, 0]
     if len(wrong):
         row = int(wrong[0])
