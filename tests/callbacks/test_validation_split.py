@@ -28,6 +28,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.checkpoint.plain import to_plain
+from trainkit.data.fingerprint import row_fingerprints
 from trainkit.trainer.session import Session
 
 
@@ -212,10 +213,23 @@ def test_another_split_on_resume_is_refused(other: ValidationSplit) -> None:
         run(other, resume=content, max_epochs=4)
 
 
-def test_the_checkpoint_names_the_split_by_its_hash() -> None:
-    state = run(ValidationSplit(0.2)).session.snapshot()["callbacks"]["validation_split"]
-    indices = ValidationSplit(0.2).indices(30).tolist()
-    assert state["sha256"] == hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest()
+def test_the_checkpoint_names_the_split_by_its_settings_and_its_rows() -> None:
+    data = disk(30, 5)
+    content = run(ValidationSplit(0.2), data=data).session.snapshot()
+    settings = {"fraction": 0.2, "seed": 0, "stratify": False, "group": None, "time": None}
+    assert content["callbacks"]["validation_split"] == {"settings": settings}
+    rows = data.train.subset(ValidationSplit(0.2).indices(30))
+    assert content["data"]["held_out"]["val"].tolist() == row_fingerprints(rows).tolist()
+
+
+def test_a_checkpoint_of_an_earlier_version_names_it_by_the_hash_of_its_positions() -> None:
+    content = to_plain(run(ValidationSplit(0.2)).session.snapshot())
+    del content["data"]["held_out"]
+    positions = ",".join(map(str, ValidationSplit(0.2).indices(30).tolist()))
+    content["callbacks"]["validation_split"] = {"sha256": hashlib.sha256(positions.encode()).hexdigest()}
+    assert run(ValidationSplit(0.2), resume=content, max_epochs=4).session.progress.epoch == 4
+    with pytest.raises(UserError, match="has a different validation split"):
+        run(ValidationSplit(0.2, seed=1), resume=content, max_epochs=4)
 
 
 def test_a_validation_part_of_the_data_itself_is_used_without_the_callback() -> None:

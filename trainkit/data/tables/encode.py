@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core import terminal
-from trainkit.core.errors import UserError, suggest
+from trainkit.core.errors import MAX_NAMES, UserError, suggest
 from trainkit.core.validation import short_repr
 from trainkit.data.dataset import encode
 from trainkit.data.mapped import MappedRows
@@ -27,7 +27,7 @@ from .schema import Column, Schema
 class Rows:
     """n rows: `x` (n, width) float64, with NaN for a missing number; `t` and `label` as in `Split`, or None without the target.
 
-    weight: (n,) float64, or None. ids: the id columns, n texts each, as `Split.ids`.
+    weight: (n,) float64, or None. ids: the id columns, n texts each, as `Split.ids`. ignored: the other columns of the table.
     """
 
     x: Tensor
@@ -35,6 +35,7 @@ class Rows:
     label: Tensor | None
     weight: Tensor | None = None
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
 
 
 def read_rows(rows: Any, schema: Mapping[str, object], **overrides: Any) -> Rows:
@@ -71,7 +72,15 @@ def encoded(table: Table, schema: Schema, now: Reading) -> Rows:
     t, label = _targets(table, schema, now)
     ids = {name: _ids(table, name) for name in now.ids if name in table.names}
     weight = _weight(table, now) if now.weight in table.names else None
-    return Rows(x, t, label, weight, ids)
+    used = {*schema.target_names, *(column.name for column in schema.columns), *now.ids, now.weight}
+    return Rows(x, t, label, weight, ids, tuple(name for name in table.names if name not in used))
+
+
+def ignored_columns(place: str, names: Sequence[str]) -> list[str]:
+    """Return the line that names the columns of a table that no net sees, or no line."""
+    shown = ", ".join(short_repr(name) for name in names[:MAX_NAMES])
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return [f"{place}: ignored, since the model was not trained on it: {shown}{more}"] if names else []
 
 
 def refuse_infinite(place: str, schema: Mapping[str, object], x: Tensor | MappedRows, scaled: Tensor | MappedRows) -> None:
