@@ -155,6 +155,16 @@ def dates(table: Table, name: str, form: str, missing_values: Sequence[str], int
     _convert(table, name, as_texts(column), value, missing_values, into, fix)
 
 
+def refuse_nonfinite(table: Table, name: str, values: Tensor, fix: str) -> None:
+    where = values.isinf().nonzero()[:, 0]
+    if len(where):
+        row = int(where[0])
+        raise UserError(
+            f"{table.name}: column {name!r}, {table.place(row)}: {float(values[row])} is not finite"
+            f" ({len(where)} in total); correct it, {fix}"
+        )
+
+
 def _convert(
     table: Table,
     name: str,
