@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from trainkit import UserError, csv
 from trainkit.data.tables import read_rows
+from trainkit.data.tables.dialect import detect
 
 ROWS = [["a", "b", "t"], ["1.5", "red", "in"], ["-2.25", "blue", "out"], ["1000.5", "red", "in"]]
 X = [[1.5, 0, 1], [-2.25, 1, 0], [1000.5, 0, 1]]
@@ -125,6 +126,27 @@ def test_thousands_are_read_where_they_are_declared(file: Callable[..., str]) ->
     data = csv(german, "t", test=0, thousands=".", decimal=",")
     assert data.train.x[:, 0].tolist() == [61593, 1061593.5, 12]
     assert read_rows(german, data.schema).x[:, 0].tolist() == [61593, 1061593.5, 12]
+
+
+GUESSES = {
+    # numbers of a file that ';' separates, and the decimal sign
+    "1,5 2,25": ",",
+    "1,5 3": ",",
+    "1.061,5 2": ",",
+    "0,567 1,234": ",",
+    "1.5 2.25": ".",
+    "1,234.5 2": ".",
+    "1,061,593 61,593": ".",
+    "61,593 12,001": ".",  # unclear
+    "1 2": ".",
+    "1,5 2.5": ".",  # contradictory
+}
+
+
+@pytest.mark.parametrize(("numbers", "decimal"), GUESSES.items())
+def test_the_decimal_sign_is_guessed_only_where_it_is_clear(file: Callable[..., str], numbers: str, decimal: str) -> None:
+    path = file("a;t\n" + "".join(f"{number};x\n" for number in numbers.split()))
+    assert detect(path, {}).decimal == decimal
 
 
 # Places

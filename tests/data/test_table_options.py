@@ -163,6 +163,9 @@ DRESSED = {
     "euros behind": (["61,59 €", "5 €", "1.000,25 €"], [61.59, 5, 1000.25], "without '[.]' and '€'", {"decimal": ","}),
     "kilograms": (["61.6 kg", "5kg", "1e3 kg"], [61.6, 5, 1000], "without 'kg'", {}),
     "meters per second": (["61.6 m/s", "5 m/s", "7 m/s"], [61.6, 5, 7], "without 'm/s'", {}),
+    "blanks between thousands": (["61 593", "1 061 593", "12"], [61593, 1061593, 12], "without ' '", {}),
+    "Swiss thousands": (["61'593", "1'061'593.5", "12"], [61593, 1061593.5, 12], """without "'\"""", {}),
+    "minus signs": (["−61.6 °C", "5 °C", "-7 °C"], [-61.6, 5, -7], "without '°C'", {}),
     "a unit in some rows": (["61.6 kg", "5", "7"], [61.6, 5, 7], "without 'kg'", {}),
 }
 
@@ -191,6 +194,41 @@ def test_numbers_with_a_unit_are_numbers_where_declared_and_else_refused(
 def test_any_number_with_a_unit_is_read(values: list[int], unit: str) -> None:
     data = table({"a": [f"{v:,}{unit}" for v in values], "t": [i % 2 for i in range(len(values))]}, "t", test=0, numeric=["a"])
     assert data.train.x[:, 0].tolist() == values
+
+
+REFUSED = {
+    # the different texts, and the way that the message shows
+    "61,593": (["61,593", "12,001"], r"data.numeric=\[a\] reads it as a number, data.decimal=',' as one with a decimal ','"),
+    "61,59": (["61,59", "0,5"], r"is a number with a decimal ',', .*; data.decimal=',' reads it"),
+    "1.061,59": (["1.061,59", "0,5"], r"data.decimal=',' and data.numeric=\[a\] read it"),
+    "61 593": (["61 593", "12 001"], r"' ' between thousands, .*; data.numeric=\[a\] reads"),
+    "61,59 €": (["61,59 €", "5,00 €"], r"a decimal ',' and '€', .*; data.decimal=',' and data.numeric=\[a\] read it"),
+    "less than": ([f"<0.{i}" for i in range(30)], r"'<0.0': the 30 .* differ only in their digits, .* data.drop=\[a\]"),
+    "ranges": ([f"{i}-{i + 9}" for i in range(30)], r"'0-9': the 30 different texts differ only in their digits"),
+    "a word among numbers": (
+        [*map(str, range(30)), "none"],
+        r"'none' is not a number, 30 of 31 .* data.missing_values=\['none'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("texts", "says"), REFUSED.values(), ids=REFUSED.keys())
+def test_texts_that_look_like_numbers_are_refused_with_the_way(texts: list[str], says: str, tmp_path: Any) -> None:
+    rows = {"a": texts, "t": ["xy"[i % 2] for i in range(len(texts))]}
+    with pytest.raises(UserError, match=f"rows: column 'a', row .*{says}"):
+        table(rows, "t", test=0)
+    path = tmp_path / "d.csv"
+    path.write_text("a|t\n" + "".join(f"{a}|{t}\n" for a, t in zip(*rows.values(), strict=True)))
+    with pytest.raises(UserError, match=f"d.csv: column 'a', line .*{says}"):
+        csv(str(path), "t", test=0, delimiter="|", decimal=".")
+
+
+@pytest.mark.parametrize(
+    "texts", [["two", "three", "4", "x"], ["1st", "2nd", "3rd"], ["a1", "b2"], ["1-2", "3-4"], ["v1.0", "v2.0"]]
+)
+def test_few_texts_with_digits_stay_categories(texts: list[str]) -> None:
+    rows = {"a": texts, "t": ["xy"[i % 2] for i in range(len(texts))]}
+    assert table(rows, "t", test=0).train.x.shape == (len(texts), len(texts))
 
 
 def test_two_units_in_a_column_are_refused() -> None:

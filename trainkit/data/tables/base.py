@@ -14,13 +14,16 @@ Kind = Literal["number", "text"]
 class Table(ABC):
     """Rows with named columns. `load` says which columns are needed; then `column` returns each as a pyarrow.ChunkedArray.
 
-    name: how messages name the table, a path or `rows`. names: of its columns, in order. default_missing: the texts that count
-    as missing unless the options say otherwise, beside the empty text.
+    name: how messages name the table, a path or `rows`. names: of its columns, in order. unnamed: the number of columns at the
+    end without a name, which are not read. default_missing: the texts that count as missing unless the options say otherwise,
+    beside the empty text. decimal: the decimal sign of numbers that are texts.
     """
 
     name: str
     names: Sequence[str]
+    unnamed: int = 0
     default_missing: tuple[str, ...] = ("",)
+    decimal: str = "."
 
     @property
     @abstractmethod

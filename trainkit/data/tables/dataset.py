@@ -157,7 +157,7 @@ def time_of(table: Table, name: str) -> Tensor:
     column = table.column(name)
     if is_number(column):
         number = torch.empty(table.rows, dtype=torch.float64)
-        numbers(table, name, "", "", ".", (), number)
+        numbers(table, name, "", "", (), number)
         _refuse_empty(table, name, number.isnan())
         return number
     if is_date(column):

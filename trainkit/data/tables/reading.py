@@ -23,7 +23,6 @@ class Reading:
     missing: Missing
     unknown: Unknown
     missing_values: Sequence[str]
-    decimal: str
     ids: Sequence[str]
     weight: str | None
     fills: str
@@ -31,10 +30,7 @@ class Reading:
 
 def first(schema: Schema) -> Reading:
     """Return how the table is read from which the schema is inferred, and a second table beside it."""
-    decimal = schema.dialect.get("decimal", ".")
-    return Reading(
-        schema.missing, schema.unknown, schema.missing_values, decimal, schema.ids, schema.weight, fills="mean or median"
-    )
+    return Reading(schema.missing, schema.unknown, schema.missing_values, schema.ids, schema.weight, fills="mean or median")
 
 
 def later(schema: Schema, options: Mapping[str, Any]) -> Reading:
@@ -62,7 +58,6 @@ def later(schema: Schema, options: Mapping[str, Any]) -> Reading:
         missing=missing,
         unknown=unknown,
         missing_values=options.get("missing_values", schema.missing_values),
-        decimal=options.get("decimal", schema.dialect.get("decimal", ".")),
         ids=options.get("ids", schema.ids),
         weight=options.get("weight", schema.weight),
         fills=schema.statistic or "",
