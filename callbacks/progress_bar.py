@@ -52,6 +52,17 @@ def notebook_bar(total: int, step: int) -> Any:
     class NotebookBar(tqdm_notebook):  # type: ignore[type-arg]
         monitor_interval = 0  # as in `Bar`
 
+        def display(
+            self,
+            msg: str | None = None,
+            pos: int | None = None,
+            close: bool = False,
+            bar_style: str | None = None,
+            check_delay: bool = True,
+        ) -> None:
+            """Draw the bar. One that is closed before its end stays blue, not tqdm's red: early stopping is not a failure."""
+            super().display(msg, pos, close, "info" if bar_style == "danger" else bar_style, check_delay)
+
     return NotebookBar(total=total, initial=step, unit="step", bar_format=FORMAT.replace("{bar:8}", "{bar}"), mininterval=0.1)
 
 
