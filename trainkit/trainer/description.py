@@ -48,14 +48,15 @@ def hyperparameters(session: Session) -> dict[str, Scalar]:
     """
     s = session
     described, _ = _described(s.settings.as_dict(), s.net, s.loss, s.optimizer, s.source, s.data.augment, s.callbacks)
+    name = type(s.optimizer).__name__
     first: dict[str, Scalar] = {
-        "optimizer": type(s.optimizer).__name__,
+        "optimizer": name,
         "lr": s.optimizer.initial_lrs[0],
         "batch_size": s.settings.batch_size or len(s.data.train),
         "seed": s.settings.seed,
     }
-    others = {key: value for key, value in _flattened(described) if key not in ("seed", "optimizer", "trainer.batch_size")}
-    return first | others
+    same = ("seed", "optimizer", "trainer.batch_size", *([] if len(s.optimizer.initial_lrs) > 1 else [f"optimizer.{name}.lr"]))
+    return first | {key: value for key, value in _flattened(described) if key not in same}
 
 
 def _flattened(value: Any, key: str = "") -> Iterator[tuple[str, Scalar]]:
