@@ -116,9 +116,9 @@ def test_ignored_columns_are_named_once(folder: Path, trainer: Trainer, capsys: 
     capsys.readouterr()
     for _ in range(3):
         model.predict(rows)
-    assert capsys.readouterr().err == "predict: ignored, since the model was not trained on it: 'note', 'id'\n"
+    assert capsys.readouterr().err == "predict: columns that the model was not trained on are ignored: 'note', 'id'\n"
     model.predict(rows.drop(columns="id"))
-    assert capsys.readouterr().err == "predict: ignored, since the model was not trained on it: 'note'\n"
+    assert capsys.readouterr().err == "predict: columns that the model was not trained on are ignored: 'note'\n"
     model.predict(frame(1))
     assert capsys.readouterr().err == ""
 
