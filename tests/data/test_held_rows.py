@@ -282,6 +282,30 @@ def test_without_fingerprints_of_rows_changed_data_are_refused(capsys: pytest.Ca
         assert "may contain training rows" in capsys.readouterr().err
 
 
+def test_rows_that_cannot_be_put_together_are_refused(tmp_path: Path) -> None:
+    """Those of two files: here the validation split was read anew, by a loader of its own."""
+    paths = []
+    for name in ("x", "y"):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(len(paths)).random((20, 2)))
+        np.save(tmp_path / "t.npy", np.arange(20) % 2)
+        paths.append((str(tmp_path / f"{name}.npy"), str(tmp_path / "t.npy")))
+    one, other = (npy(*pair, normalize="none").train for pair in paths)
+    first, second = torch.arange(10), torch.arange(10, 20)
+    made = [Dataset(one.subset(first), val=part.subset(second), classes=("0", "1")) for part in (one, other)]
+    assert hold_out_again(made[1], held_rows.held_rows(made[0])) is None
+    keep, net = Keep(), Sequential(Linear(2, 2))
+    for data, resume in zip(made, (None, keep), strict=True):
+        trainer = Trainer(max_epochs=2 if resume is None else 3, callbacks=[keep])
+        optimizer = SGD(net.param(), lr=0.1)
+        if resume is None:
+            trainer.fit(net, CrossEntropyLoss(), optimizer, data)
+        else:
+            with pytest.raises(
+                UserError, match="the validation split differs from the checkpoint's, so it may contain training"
+            ):
+                trainer.fit(net, CrossEntropyLoss(), optimizer, data, resume=keep.contents[-1])
+
+
 def test_a_large_split_has_no_fingerprints_of_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     data = csv(str(table(tmp_path / "d.csv", drawn_rows(100))), "t", test=0.25)
     assert data.test is not None
