@@ -44,7 +44,7 @@ def splitmix64(state: int) -> int:
 
 def oracle(row: list[float]) -> int:
     bits = [int.from_bytes(struct.pack("<d", x + 0.0), "little") for x in row]
-    total = splitmix64(sum(splitmix64(b + (j + 1) * 0x9E3779B97F4A7C15) for j, b in enumerate(bits)))
+    total = splitmix64(sum(splitmix64((j + 1) * 0x9E3779B97F4A7C15) * (b ^ b >> 32) for j, b in enumerate(bits)))
     return total - (1 << 64) if total >> 63 else total
 
 
@@ -77,6 +77,15 @@ def test_each_position_is_found_once(pool: list[int], wanted: list[int]) -> None
     assert len(set(taken)) == len(taken)
     assert all(i < 0 or pool[i] == value for i, value in zip(at, wanted, strict=False))
     assert Counter(pool[i] for i in taken) == (Counter(pool) & Counter(wanted) if pool else Counter())
+
+
+def test_fingerprints_of_many_rows_are_all_different() -> None:
+    """Of float32 numbers, whose lowest 29 bits are 0 in float64, of numbers that differ in the last bit, and of integers."""
+    x = torch.rand(50_000, 3, generator=torch.Generator().manual_seed(0))
+    for rows in (x, x[:, :1].double() + torch.arange(3) * 1e-9, torch.cartesian_prod(*[torch.arange(36.0)] * 3)):
+        label = torch.zeros(len(rows), dtype=torch.int64)
+        different = rows.unique(dim=0)
+        assert row_fingerprints(Split(rows, label, label)).unique().numel() == len(different)
 
 
 # -- a table that has changed ------------------------------------------------------------------------------------------------
