@@ -85,7 +85,7 @@ def ignored_columns(place: str, names: Sequence[str]) -> list[str]:
     """Return the line that names the columns of a table that no net sees, or no line."""
     shown = ", ".join(short_repr(name) for name in names[:MAX_NAMES])
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return [f"{place}: ignored, since the model was not trained on it: {shown}{more}"] if names else []
+    return [f"{place}: columns that the model was not trained on are ignored: {shown}{more}"] if names else []
 
 
 def refuse_infinite(place: str, schema: Mapping[str, object], x: Tensor | MappedRows, scaled: Tensor | MappedRows) -> None:
