@@ -107,10 +107,9 @@ def dataset_of(
     if is_class and targets == "binary":
         threshold = (1.0 + off_value) / 2
 
-    def as_loss(t: Tensor) -> Tensor:
-        v = as_targets(t, "data")
-        return encode(v, len(names or ()), targets or "index", off_value) if is_class else v
-
+    as_loss = partial(
+        _as_loss, classes=len(names or ()), targets=(targets or "index") if is_class else None, off_value=off_value
+    )
     splits = {}
     for name, reader in readers.items():
         t = found[name]
@@ -123,6 +122,12 @@ def dataset_of(
         splits[name] = Split(x, as_loss(t), label)
     held = splits.get("test"), splits.get("val")
     return Dataset(splits["train"], *held, classes=names, threshold=threshold, normalize=normalize)
+
+
+def _as_loss(t: Tensor, classes: int, targets: Targets | None, off_value: float) -> Tensor:
+    """Return targets of a dataset as the loss takes them. targets: None for a regression."""
+    v = as_targets(t, "data")
+    return v if targets is None else encode(v, classes, targets, off_value)
 
 
 def inputs_of(dataset: Any, workers: int = 0) -> Tensor | MappedRows:
