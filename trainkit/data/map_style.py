@@ -155,8 +155,8 @@ def kept_generators() -> Iterator[None]:
 class Samples:
     """The samples of the dataset number `which` of `readers`, as the rows of a split (a `RowSource`).
 
-    Its numbers are checked when they are read. as_targets: makes the targets of the loss from those of the dataset; None if they
-    are the same.
+    Its numbers are checked when they are read. as_targets: makes the targets of the loss from those of the dataset; None
+    if they are the same.
     """
 
     by_batch, may_miss, is_plain = True, False, True
