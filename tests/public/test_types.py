@@ -67,17 +67,19 @@ USES = {
     "Trainer": 'Trainer(max_epochs=3, engine="auto", callbacks=[trainkit.Timer(3)])',
     "UserError": 'UserError("text")',
     "ValidationSplit": "ValidationSplit(0.2, stratify=True)",
-    "csv": 'csv("data.csv", target="class")',
+    "csv": 'csv("data.csv", target="class", delimiter=";", drop=["id"], missing="median")',
     "disk": "disk(100, 10)",
     "gradcheck": "gradcheck(net, x)",
     "idx": 'idx("folder")',
     "image_folder": 'image_folder("folder", test=0.2, size=[28, 28], color="gray")',
     "load": 'load("run", "trainer.max_epochs=3", checkpoint="best")',
     "npy": 'npy("x.npy", "t.npy")',
+    "parquet": 'parquet("data.parquet", ["a", "b"], encode="codes", weight="w")',
     "samples": 'samples([(x[0], 1)], workers=2, classes=["a", "b"])',
+    "table": 'table({"a": [1, 2], "t": [0, 1]}, "t", test=0.5, positive="1")',
     "tensors": 'tensors(x, t, normalize="feature")',
 }
-FUNCTIONS = {"csv", "disk", "gradcheck", "idx", "image_folder", "load", "npy", "samples", "tensors"}
+FUNCTIONS = {"csv", "disk", "gradcheck", "idx", "image_folder", "load", "npy", "parquet", "samples", "table", "tensors"}
 RESULTS = {"gradcheck": "list[object]", "load": "trainkit.Experiment"}
 HEAD = """\
 import torch
@@ -106,11 +108,16 @@ class Mine(trainkit.Callback):
 trainer = trainkit.Trainer(callbacks={"mine": Mine()})
 summary: dict[str, object] = trainer.fit(net, trainkit.MSELoss(), C(net.param()), D(x, t), resume="run")
 y: torch.Tensor = trainer.predict(x)
+p: torch.Tensor = trainer.predict_proba(x, replica=0)
+answers: list[str] = trainer.predict_classes(x)
 tested: dict[str, float | list[float]] = trainer.test()
 validated: dict[str, float | list[float]] = trainer.validate(data)
 rows: list[dict[str, object]] = [dict(row) for row in trainer.history]
 model: trainkit.Experiment = trainkit.load("run")
 again: torch.Tensor = model.predict(x)
+of_rows: torch.Tensor = model.predict_proba([{"a": 1.0, "color": "red"}])
+names: tuple[str, ...] | None = model.classes
+positive: int | None = model.positive
 parts: tuple[trainkit.Module, dict[str, object]] = model.net, model.fit(max_epochs=3)
 """
 WRONG = {
@@ -118,6 +125,8 @@ WRONG = {
     'trainkit.Linear("2", 3)': "arg-type",
     "trainkit.Linear(2)": "call-arg",
     "trainkit.Lineer(2, 3)": "attr-defined",
+    'trainkit.csv("data.csv", "t", dropp=["a"])': "call-arg",
+    'trainkit.parquet("data.parquet", "t", drop="a")': "arg-type",
     'trainkit.Trainer(engine="fast")': "arg-type",
     "trainkit.EarlyStopping(patience=[1])": "arg-type",
     "trainkit.SGD(net.param(), rate=0.1)": "call-arg",

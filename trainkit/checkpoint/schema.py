@@ -49,6 +49,13 @@ CONTENT: dict[str, Any] = {
     "environment": {"versions": {str: str}, "threads": COUNTER, "device": str, "dtype": str},
 }
 
+OPTIONAL: tuple[tuple[str, str, Any], ...] = (  # entries of runs that need them
+    ("state", "weight", [float]),
+    ("data", "positive", COUNTER),
+    ("data", "multilabel", bool),
+    ("data", "held_out", {str: torch.int64}),
+)
+
 
 def check_types(content: dict[str, Any]) -> None:
     """Check that every entry is present, has its type and agrees with the others. Raises UserErrors."""
@@ -57,12 +64,15 @@ def check_types(content: dict[str, Any]) -> None:
         pattern["rng"] = {**pattern["rng"], "cuda": [torch.uint8]}
     if isinstance(content.get("environment"), dict) and "mode" in content["environment"]:
         pattern["environment"] = {**pattern["environment"], "mode": OneOf("eager", "compile", "graph")}
+    for entry, key, kind in OPTIONAL:
+        if isinstance(content.get(entry), dict) and key in content[entry]:
+            pattern[entry] = {**pattern[entry], key: kind}
     wrong = mismatches(content, pattern, "content")
     if not wrong:
         state, data = content["state"], content["data"]
         replicas = len(state["active"])
         passes = content["rng"]["passes"]
-        per_replica = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr")}
+        per_replica = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr", "weight") if key in state}
         per_replica |= {"rng.passes": passes if passes.dim() == 2 else []}
         per_replica |= {f"metrics.{short_repr(k, '')}": v for k, v in content["metrics"].items()}
         wrong += [f"{k}: {len(v)} values, state.active has {replicas}" for k, v in per_replica.items() if len(v) != replicas]

@@ -35,6 +35,7 @@ class Split:
     `x` is in memory, or read when it is needed (see `mapped.py`). A missing number is NaN in `x` until the normalizer fills it.
     weight: (n,) floating, how much each sample counts in the loss and the metrics; None counts all alike.
     ids: columns of n texts that no net sees and that predictions repeat, by name.
+    rows: (n,) int64, the number of each sample, from 0, in the data that the split was taken from; None if it is its position.
     """
 
     x: Tensor | MappedRows
@@ -42,6 +43,7 @@ class Split:
     label: Tensor | None = None
     weight: Tensor | None = None
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not len(self.x) == len(self.t) == len(self.x if self.label is None else self.label):
@@ -57,8 +59,14 @@ class Split:
         return len(self.x)
 
     def majority(self) -> float | None:
-        """Return the share of the most frequent class, the accuracy of a constant prediction; None without classes."""
-        return None if self.label is None or not len(self) else int(self.label.bincount().max()) / len(self)
+        """Return the share of the most frequent class, the accuracy of a constant prediction; None without classes.
+
+        Samples count by their weight.
+        """
+        if self.label is None or not len(self):
+            return None
+        counts = self.label.bincount(None if self.weight is None else self.weight.double())
+        return float(counts.max() / counts.sum())
 
     def subset(self, index: Tensor) -> Split:
         """Return the samples at `index`, in its order."""
@@ -67,7 +75,8 @@ class Split:
         label = t if self.label is self.t else None if self.label is None else self.label[index]
         at = index.tolist() if self.ids else []
         ids = {name: [column[i] for i in at] for name, column in self.ids.items()}
-        return Split(x, t, label, None if self.weight is None else self.weight[index], ids)
+        rows = index.cpu() if self.rows is None else self.rows[index.cpu()]
+        return Split(x, t, label, None if self.weight is None else self.weight[index], ids, rows)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Split:
         """Return the split on `device`. Floating tensors become `dtype`, class indices stay int64."""
@@ -88,11 +97,12 @@ class Dataset:
     threshold: with one target column, the value above which class 1 is predicted.
     true_boundary: (k, 2), the closed line between the classes in the plane of two inputs, before scaling, if it is known.
     normalize: how the trainer scales `x` by statistics of the training split (see `normalize.py`).
-    fill: the replacement for a missing number: the training split's column mean or median, or None to refuse.
+    fill: the replacement for a missing number: this statistic of the training split's column, or None to refuse.
     features: the names of the inputs of a table, one per column of `x`, or () if they have none.
     categories: the number of categories of each input of a table: 0 for a number, k for codes 0 to k - 1, which are not scaled
         and which an embedding turns into vectors. () if no input holds codes.
     positive: with two classes, the index of the one that metrics and probabilities are about; None is class 1.
+    multilabel: `t` (n, k) holds labels 0 or 1, of which several may be 1; `classes` names the labels.
     source: the name and arguments of the function that read or generated the data, as in a configuration; the name is memory if
         the data was given in Python.
     augment: random changes of the training samples in each step, as names, {name: options} or objects (see
@@ -107,10 +117,11 @@ class Dataset:
     threshold: float | None = None
     true_boundary: Tensor | None = None
     normalize: Literal["none", "feature", "global"] = "none"
-    fill: Literal["mean", "median"] | None = None
+    fill: Literal["mean", "median", "most_frequent"] | None = None
     features: tuple[str, ...] = ()
     categories: tuple[int, ...] = ()
     positive: int | None = None
+    multilabel: bool = False
     schema: dict[str, object] = field(default_factory=dict)
     source: Mapping[str, object] = field(default_factory=lambda: {"name": "memory"})
     augment: Sequence[Any] = ()

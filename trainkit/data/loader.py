@@ -8,7 +8,7 @@ in an epoch the run was resumed, and on whether the data is in memory or streame
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -50,19 +50,21 @@ def batches(
     first: int = 0,
     draws: EpochDraws | None = None,
     augment: Augment | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, ...]]:
     """Yield (x, t) per batch of `size` samples in `order` (n,) or (r, n), from batch `first` on. The last may be smaller.
 
+    Of samples with weights, yield (x, t, weight).
     draws: the random numbers of the epoch, if the batches are for training steps: for samples that change when they are read,
     and for `augment`. None in an evaluation.
     """
     n = order.shape[-1]
     replicas = order.shape[0] if order.dim() == 2 else 1
+    read = (split.x, split.t) if split.weight is None else (split.x, split.t, split.weight)
     source = split.x.rows if isinstance(split.x, MappedRows) else None
     apart = source is not None and source.by_batch
 
     def padded(size: int) -> int:
-        return replicas * size if apart else _padded(split, replicas * size)
+        return replicas * size if apart else _padded(read, replicas * size)
 
     whole, rest = divmod(n, size)
     count = 1 if apart else max(1, GATHER_BYTES // max(1, padded(size) * _row_bytes(split.x)))  # batches per block
@@ -82,17 +84,18 @@ def batches(
 
     def finish(
         begun: tuple[Tensor, int, Tensor | None, Callable[[], tuple[Tensor, Tensor]]],
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    ) -> list[tuple[Tensor, ...]]:
         index, size, replica, pending = begun
         x, t = pending()
         if augment is not None and draws is not None:
             x, t = augment(x, t, index.reshape(-1), replica, draws, lambda i, r: _start(split, i, r, draws)())
+        parts = (x, t) if split.weight is None else (x, t, gather(split.weight, index.reshape(-1)))
         shape = (replicas, size) if order.dim() == 2 else (size,)
-        return _cut(x.unflatten(0, index.shape), shape), _cut(t.unflatten(0, index.shape), shape)
+        return [_cut(v.unflatten(0, index.shape), shape) for v in parts]
 
     keys = zip(blocks, sizes, strict=True)
-    for x, t in source.ahead(begin, finish, keys) if source is not None else map(finish, map(begin, keys)):
-        yield from zip(x, t, strict=True)
+    for block in source.ahead(begin, finish, keys) if source is not None else map(finish, map(begin, keys)):
+        yield from zip(*block, strict=True)
 
 
 def _start(
@@ -142,9 +145,9 @@ def _cut(rows: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     return rows[:, : math.prod(shape)].unflatten(1, shape).unbind(0)
 
 
-def _padded(split: Split, rows: int) -> int:
-    """Return the next number of rows whose x and t both fill a multiple of ALIGN bytes."""
-    step = max(ALIGN // math.gcd(ALIGN, _row_bytes(v)) for v in (split.x, split.t))
+def _padded(parts: Sequence[Tensor | MappedRows], rows: int) -> int:
+    """Return the next number of rows of which each of the parts fills a multiple of ALIGN bytes."""
+    step = max(ALIGN // math.gcd(ALIGN, _row_bytes(v)) for v in parts)
     return -(-rows // step) * step
 
 

@@ -41,7 +41,7 @@ def _classes(package: ModuleType, base: type) -> tuple[str, ...]:
 
 
 LAYERS, LOSSES, OPTIMIZERS = _classes(layers, Container), _classes(losses, Loss), _classes(optim, Optimizer)
-DATA = ("disk", "idx", "npy", "csv", "image_folder", "memory")
+DATA = ("disk", "idx", "npy", "csv", "parquet", "image_folder", "memory")
 
 _imported: dict[str, type] = {}  # by class name, from --import
 _functions: dict[str, Callable[..., Any]] = {}  # by name, from --import: sources of data

@@ -12,6 +12,9 @@ from torch import Tensor
 from trainkit.data import check
 from trainkit.data.mapped import MappedRows
 from trainkit.data.statistics import Frame, Range, blocks, filled, mean_std, ranges
+from trainkit.data.tables.schema import onehot_groups
+
+from .fill import fill_values
 
 if TYPE_CHECKING:
     from trainkit.data.dataset import Dataset, Split
@@ -49,7 +52,7 @@ class Normalizer:
                 check.refuse(data, "train", "x", torch.isinf, "has no mean", check.CORRECT)
         if data.fill is not None and span is not None:  # even if no number is missing here: another split may have one
             x = x[:]  # a median needs all numbers at once
-            fill = _fill(x.double(), data.fill, Frame.of(span.low, span.high))
+            fill = fill_values(x, data.fill, Frame.of(span.low, span.high), onehot_groups(data.schema))
         zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
         if data.normalize == "none":
             return cls(zero, one, fill)
@@ -82,12 +85,3 @@ class Normalizer:
         assert mean is not None
         assert std is not None
         return cls(mean, std, state["fill"])
-
-
-def _fill(x: Tensor, how: str, frame: Frame | None) -> Tensor:
-    """Return the mean or median of each feature of x (n, ...) without NaN; 0 if all are NaN."""
-    if how == "median":
-        value = (x.nanmedian(0).values - (-x).nanmedian(0).values) / 2  # torch's median is the lower of the middle two
-    else:
-        value = x.nanmean(0) if frame is None else frame.out(frame.into(x).nanmean(0))
-    return value.nan_to_num(0.0)
