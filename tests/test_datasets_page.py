@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trainkit.app.cli.main import main
-from trainkit.data.transforms.augment import AUGMENTATIONS
+from trainkit.data.transforms.augmentations import AUGMENTATIONS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

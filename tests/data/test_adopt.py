@@ -101,6 +101,21 @@ def test_the_batch_size_of_a_loader_is_used_and_what_is_not_used_is_told(capsys:
     ]
 
 
+def test_three_loaders_are_the_splits_of_a_dataset(expected: Trainer, capsys: pytest.CaptureFixture[str]) -> None:
+    train, val = torch_data.random_split(MEMORY, [40, 10], torch.Generator().manual_seed(0))
+    loaders = [torch_data.DataLoader(part, batch_size=5, shuffle=part is train) for part in (train, val)]
+    data = samples(*loaders, test=torch_data.DataLoader(Pairs(), num_workers=1), targets="onehot")
+    assert capsys.readouterr().err == "data: the batch_size 5 of the DataLoader is not used; set trainer.batch_size\n"
+    kinds = [type(split.x) for split in data.parts().values()]
+    assert kinds == [torch.Tensor, torch.Tensor, MappedRows]
+    for split, part in ((data.train, train), (data.val, val)):
+        assert split is not None
+        assert torch.equal(split.x[:], X[part.indices])
+        assert torch.equal(split.t, torch.eye(2)[LABEL[part.indices]])
+    assert data.test is not None
+    assert torch.equal(data.test.x[:], X)
+
+
 def test_test_data_without_some_classes_has_the_classes_of_the_fit(expected: Trainer) -> None:
     zeros = LABEL == 0
     shares = expected.test((X[zeros], LABEL[zeros])), expected.test(torch_data.TensorDataset(X[zeros], LABEL[zeros]))

@@ -21,7 +21,7 @@ from trainkit.core.counters import Draws, EpochDraws
 from trainkit.core.rng import stream
 from trainkit.data.dataset import Dataset
 from trainkit.data.loader import batches
-from trainkit.data.transforms import augment
+from trainkit.data.transforms import augmentations
 from trainkit.data.transforms.augment import Augmenter, make
 from trainkit.trainer.session import Session
 
@@ -90,7 +90,7 @@ def test_normal_numbers_are_quantiles_of_the_normal_distribution() -> None:
 
 @pytest.mark.parametrize("alpha", [0.1, 0.4, 1.0, 2.5, 50.0, 1000.0])
 def test_the_shares_of_mixup_are_quantiles_of_the_beta_distribution(alpha: float) -> None:
-    q = augment.beta_quantiles(alpha).numpy()
+    q = augmentations.beta_quantiles(alpha).numpy()
     expected = stats.beta.ppf((np.arange(len(q)) + 0.5) / len(q), alpha, alpha)
     np.testing.assert_allclose(q, expected, atol=1e-5)
 
@@ -128,18 +128,18 @@ def test_normal_numbers_have_the_moments_of_the_normal_distribution() -> None:
 def test_every_offset_of_a_crop_is_equally_likely() -> None:
     x = torch.zeros(N, 5, 5)
     x[:, 2, 2] = 1
-    at = augment.Crop(2)(x, drawn()).flatten(1).argmax(1)
+    at = augmentations.Crop(2)(x, drawn()).flatten(1).argmax(1)
     assert stats.chisquare(at.bincount(minlength=25).numpy()).pvalue > 1e-4
 
 
 def test_a_flip_has_its_probability() -> None:
     x = torch.tensor([[[1.0, 0.0]]]).expand(N, 1, 2)
-    share = float(augment.Flip(0.3)(x, drawn())[:, 0, 1].mean())
+    share = float(augmentations.Flip(0.3)(x, drawn())[:, 0, 1].mean())
     assert abs(share - 0.3) < 5 * math.sqrt(0.3 * 0.7 / N)
 
 
 def test_an_erased_square_is_centered_at_any_pixel() -> None:
-    erased = augment.Erase(1)(torch.ones(N, 1, 4, 6), drawn()).flatten(1).argmin(1)
+    erased = augmentations.Erase(1)(torch.ones(N, 1, 4, 6), drawn()).flatten(1).argmin(1)
     assert stats.chisquare(erased.bincount(minlength=24).numpy()).pvalue > 1e-4
 
 
@@ -223,7 +223,7 @@ def test_mixup_mixes_inputs_and_targets_with_a_sample_changed_by_what_comes_befo
     x, t = torch.rand(20, 2, 3, dtype=torch.float64), torch.eye(20, dtype=torch.float64)
     draws, specs = EpochDraws((3,), 2), make(["flip", {"mixup": 0.4}])
     found_x, found_t = Augmenter(specs, 20)(x[INDEX], t[INDEX], INDEX, None, draws, lambda i, r: (x[i], t[i]))
-    table = augment.beta_quantiles(0.4)
+    table = augmentations.beta_quantiles(0.4)
     for k, i in enumerate(INDEX.tolist()):
         plain = Plain(3, 2, i, 1)
         j, share = math.floor(plain.uniform(0) * 20), float(table[math.floor(plain.uniform(1) * len(table))])
@@ -366,5 +366,5 @@ def test_a_configuration_augments_and_a_run_from_python_writes_one(
     assert main(["check", "a.yaml"]) == 0
     assert main(["fit", "a.yaml", "data.augment=[blur]"]) == 2
     assert "data.augment: no augmentation 'blur'" in capsys.readouterr().err
-    fitted(dataset().augmented({"crop": 2}, augment.Flip()), run_dir="own")
+    fitted(dataset().augmented({"crop": 2}, augmentations.Flip()), run_dir="own")
     assert "name: memory\n  augment: [{crop: {padding: 2}}, flip]" in Path("own/config.yaml").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import time
@@ -367,6 +368,21 @@ WRONG: dict[str, tuple[Any, str]] = {
 def test_what_is_wrong_is_named(call: Any, says: str) -> None:
     with pytest.raises(UserError, match=says):
         call()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_mixup_reads_its_other_samples_too(workers: int) -> None:
+    mixed = {"mixup": 0.4}
+    expected, _ = fitted(tensors(X, torch.eye(3)[LABEL], classes=3).augmented({"noise": 0.1}, mixed))
+    found, _ = fitted(samples(Fixed(), targets="onehot", workers=workers).augmented({"noise": 0.1}, mixed))
+    assert torch.equal(found, expected)
+
+
+def test_a_trainer_fitted_on_samples_can_be_pickled() -> None:
+    _, trainer = fitted(samples(Fixed(), targets="onehot", normalize="feature", workers=1))
+    again = pickle.loads(pickle.dumps(trainer))
+    assert torch.equal(again.predict(X), trainer.predict(X))
+    assert again.validate() == trainer.validate()
 
 
 def test_a_pass_over_samples_starts_and_ends_its_own_processes() -> None:

@@ -106,7 +106,7 @@ class Dataset:
     source: the name and arguments of the function that read or generated the data, as in a configuration; the name is memory if
         the data was given in Python.
     augment: random changes of the training samples in each step, as names, {name: options} or objects (see
-        `transforms/augment.py`).
+        `transforms/augmentations.py`).
     schema: what a later file needs to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
     """
 
@@ -129,7 +129,7 @@ class Dataset:
     def augmented(self, *augmentations: Any) -> Dataset:
         """Return the same data, whose training samples are changed at random in each step: augmented("flip", {"crop": 2}).
 
-        Names and options: see `transforms/augment.py`. They act in this order, after scaling, and replace those set before.
+        Names and options: see `transforms/augmentations.py`. They act in this order, after scaling, and replace any set before.
         """
         return replace(self, augment=augmentations)
 

@@ -155,7 +155,8 @@ def kept_generators() -> Iterator[None]:
 class Samples:
     """The samples of the dataset number `which` of `readers`, as the rows of a split (a `RowSource`).
 
-    Its numbers are checked when they are read. as_targets: makes the targets of the loss from those of the dataset.
+    Its numbers are checked when they are read. as_targets: makes the targets of the loss from those of the dataset; None
+    if they are the same.
     """
 
     by_batch, may_miss, is_plain = True, False, True
@@ -166,7 +167,7 @@ class Samples:
         self.length = len(readers[which].dataset)
         if not self.length:
             raise UserError(f"data: {self.name} has no sample; give one or more")
-        self.as_targets: Callable[[Tensor], Tensor] = lambda t: t
+        self.as_targets: Callable[[Tensor], Tensor] | None = None
         self.first = self._read(
             torch.zeros(1, dtype=torch.int64), IN_EVALUATION.of(torch.zeros(1, dtype=torch.int64), None).streams
         )
@@ -216,4 +217,5 @@ class Samples:
                 shapes = f"{name} is {tuple(v.shape[1:])}, that of sample 0 is {tuple(first.shape[1:])}"
                 raise UserError(f"data: sample {int(at[0])} of {self.name}: {shapes}; give all samples one shape")
         x = found[0] if found[0].is_floating_point() else found[0].to(floating(found[0].dtype))
-        return x, self.as_targets(found[1]) if len(found) > 1 else None
+        t = found[1] if len(found) > 1 else None
+        return x, t if t is None or self.as_targets is None else self.as_targets(t)

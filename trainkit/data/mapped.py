@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -187,7 +188,11 @@ class MappedRows:
         return MappedRows(self.rows, self.index, (*self.transforms, f))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> MappedRows:
-        return self.then(lambda x: x.to(device, dtype))
+        return self.then(partial(_to, device=device, dtype=dtype))
+
+
+def _to(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return x.to(device, dtype)
 
 
 AHEAD = 2  # blocks read while one is in use: the second hides a block that takes longer than its steps

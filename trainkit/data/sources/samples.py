@@ -18,7 +18,8 @@ from trainkit.data.mapped import MappedRows
 from trainkit.data.workers import Workers
 
 from . import columns
-from .tensors import as_targets, labels, meaning
+from .tensors import as_targets, labels, meaning, pair
+from .torch_data import unwrapped
 
 LONG = 10.0  # seconds: reading the targets takes this long, by estimate, where a line says so
 BLOCK = 256  # samples that are read at once for their targets
@@ -39,7 +40,8 @@ def samples(
 ) -> Dataset:
     """Return the data of map-style datasets: objects with `len(dataset)` and `dataset[i]`, a pair (x, t) or a mapping.
 
-    train, val, test: the dataset of each split. x, t: keys of samples that are mappings; several keys of numbers are joined.
+    train, val, test: the dataset of each split, or a DataLoader of it; of a TensorDataset the tensors are used as they are, and
+    so are those of a pair (x, t). x, t: keys of samples that are mappings; several keys of numbers are joined.
     A sample's x is an array, a tensor, numbers, or an image of Pillow: (c, h, w) from 0 to 1. Its t is a class (an integer), or
     numbers; see `tensors` for its meaning, and for `classes`; those of `train.classes` are the default.
     A `datasets.Dataset` of Hugging Face is read by its columns; columns of numbers are read into memory.
@@ -54,23 +56,26 @@ def samples(
     worker process that dies; for an iterable dataset.
     """
     given = {name: dataset for name, dataset in (("train", train), ("val", val), ("test", test)) if dataset is not None}
-    for name, dataset in given.items():
-        if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
-            what = f"{type(dataset).__name__} has no length and no dataset[i]"
-            raise UserError(f"data.{name}: {what}; give a map-style dataset, or save its samples as .npy files: npy(x, t)")
     readers: dict[str, Reader] = {}
     known: dict[str, Tensor] = {}
-    for name, dataset in given.items():
-        if not columns.is_hugging_face(dataset):
-            readers[name] = Reader(dataset, x, t, transform=transform)
-            continue
-        names, target = columns.chosen(dataset, x, t)
-        classes = columns.class_names(dataset, target) if classes is None else classes
-        known[name] = columns.numbers(dataset, [target])
-        source: Any = dataset
-        if transform is None and all(columns.is_numeric(dataset, column) for column in names):
-            source = columns.numbers(dataset, names)
-        readers[name] = Reader(source, names[0] if len(names) == 1 else names, has_t=False, transform=transform)
+    for name, value in given.items():
+        dataset, own_workers, size = unwrapped(value, name == "train", one_by_one=transform is not None)
+        names, target, workers = x, t, workers or own_workers
+        if size is not None and name == "train":
+            print_stderr(f"data: the batch_size {size} of the DataLoader is not used; set trainer.batch_size")
+        if isinstance(dataset, tuple) and len(dataset) == 2:
+            dataset, known[name] = pair(name, *dataset)
+        elif columns.is_hugging_face(dataset):
+            names, target = columns.chosen(dataset, x, t)
+            classes = columns.class_names(dataset, target) if classes is None else classes
+            known[name] = columns.numbers(dataset, [target])
+            if transform is None and all(columns.is_numeric(dataset, column) for column in names):
+                dataset = columns.numbers(dataset, names)
+            names = names[0] if len(names) == 1 else names
+        elif not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+            what = f"{type(dataset).__name__} has no length and no dataset[i]"
+            raise UserError(f"data.{name}: {what}; give a map-style dataset, or save its samples as .npy files: npy(x, t)")
+        readers[name] = Reader(dataset, names, target, name not in known, transform)
     return dataset_of(readers, known, classes, targets, off_value, normalize, workers)
 
 
@@ -107,10 +112,9 @@ def dataset_of(
     if is_class and targets == "binary":
         threshold = (1.0 + off_value) / 2
 
-    def as_loss(t: Tensor) -> Tensor:
-        v = as_targets(t, "data")
-        return encode(v, len(names or ()), targets or "index", off_value) if is_class else v
-
+    as_loss = partial(
+        _as_loss, classes=len(names or ()), targets=(targets or "index") if is_class else None, off_value=off_value
+    )
     splits = {}
     for name, reader in readers.items():
         t = found[name]
@@ -123,6 +127,12 @@ def dataset_of(
         splits[name] = Split(x, as_loss(t), label)
     held = splits.get("test"), splits.get("val")
     return Dataset(splits["train"], *held, classes=names, threshold=threshold, normalize=normalize)
+
+
+def _as_loss(t: Tensor, classes: int, targets: Targets | None, off_value: float) -> Tensor:
+    """Return targets of a dataset as the loss takes them. targets: None for a regression."""
+    v = as_targets(t, "data")
+    return v if targets is None else encode(v, classes, targets, off_value)
 
 
 def inputs_of(dataset: Any, workers: int = 0) -> Tensor | MappedRows:

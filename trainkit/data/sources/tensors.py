@@ -51,10 +51,10 @@ def tensors(
     Integers in `x` become the default dtype, those of 32 bits or more float64, unscaled.
     Raises UserError for complex or empty tensors, texts or objects, unequal counts, and labels out of range.
     """
-    train = _pair("train", x, t)
-    held = {place: _pair(place, *pair) for place, pair in (("test", test), ("val", val)) if pair is not None}
-    for place, pair in held.items():
-        for name, a, b in (("x", train[0], pair[0]), ("t", train[1], pair[1])):
+    train = pair("train", x, t)
+    held = {place: pair(place, *given) for place, given in (("test", test), ("val", val)) if given is not None}
+    for place, (held_x, held_t) in held.items():
+        for name, a, b in (("x", train[0], held_x), ("t", train[1], held_t)):
             if a.shape[1:] != b.shape[1:] or a.is_floating_point() != b.is_floating_point():
                 raise UserError(
                     f"data.{place}: {name} is {_summary(b)}, that of the training split {_summary(a)}; only n may differ"
@@ -76,7 +76,7 @@ def tensors(
 
 def like(data: Dataset, x: Any, t: Any) -> Split:
     """Return x and t, as `tensors` takes them, as a split of `data`: with its classes and its threshold."""
-    x, t = _pair("x", x, t)
+    x, t = pair("x", x, t)
     known = data.train.t
     if len(data.train) and (t.shape[1:] != known.shape[1:] or t.is_floating_point() != known.is_floating_point()):
         raise UserError(f"data: t is {_summary(t)}, that of the training split {_summary(known)}; only n may differ")
@@ -113,7 +113,7 @@ def as_tensor(value: Any) -> Any:
     return from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
-def _pair(place: str, x: Any, t: Any) -> tuple[Tensor, Tensor]:
+def pair(place: str, x: Any, t: Any) -> tuple[Tensor, Tensor]:
     """Return `x` floating and `t` floating or int64, both checked."""
     found = []
     for name, given in (("x", x), ("t", t)):
