@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has stopped
-KEPT = ("data.normalize", "data.task", "data.categorical", "data.drop")  # a trained net needs the inputs that it was trained on
+# A trained net needs the inputs and targets that it was trained on.
+KEPT = ("data.normalize", "data.normalize_target", "data.task", "data.categorical", "data.drop")
 
 
 def load(

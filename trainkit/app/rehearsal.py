@@ -87,7 +87,7 @@ def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Session)
 def shortened(data: Dataset, rows: int) -> Dataset:
     """Return the first rows of each split of scaled data, `rows` of the training split."""
     cut = data.with_parts(**{k: head(split, rows if k == "train" else ROWS) for k, split in data.parts().items()})
-    return replace(cut, normalize="none", fill=None)  # both are done already
+    return replace(cut, normalize="none", normalize_target=False, fill=None)  # all are done already
 
 
 def head(split: Split, rows: int) -> Split:

@@ -147,7 +147,7 @@ def normalizer(content: dict[str, Any]) -> Normalizer:
 
 
 def check_features(normalizer: Normalizer, data: Dataset) -> None:
-    """Raise UserError where the data has other features than the checkpoint's normalizer."""
+    """Raise UserError where the data has other features or targets than the checkpoint's normalizer."""
     features = tuple(data.train.x.shape[1:])
     for name in ("mean", "std", "fill"):
         value = getattr(normalizer, name)
@@ -156,3 +156,7 @@ def check_features(normalizer: Normalizer, data: Dataset) -> None:
             raise UserError(
                 f"data: a sample is {features}, the checkpoint's normalizer.{name} is {shape}; use the original data"
             )
+    targets, scaled = tuple(data.train.t.shape[1:]), normalizer.target_mean
+    if scaled is not None and tuple(scaled.shape) != targets:
+        had = tuple(scaled.shape)
+        raise UserError(f"data: a target is {targets}, the checkpoint's normalizer.target_mean is {had}; use the original data")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import cache
 from tempfile import TemporaryFile
@@ -23,16 +23,24 @@ from .evaluation import PASS, outputs
 NUMBERS = 1 << 18  # numbers that are turned into text at a time: 8 MB as Python floats
 
 
-def as_csv(net: Module, loss: Loss, data: Dataset, x: Tensor | MappedRows, replicas: int = 1) -> Generator[bytes, None, None]:
+def as_csv(
+    net: Module,
+    loss: Loss,
+    data: Dataset,
+    x: Tensor | MappedRows,
+    replicas: int = 1,
+    unscale: Callable[[Tensor], Tensor] = lambda y: y,
+) -> Generator[bytes, None, None]:
     """Yield the lines of `sample,y0,y1,...,answer`, the answer only where there are classes.
 
     With replicas the first column is `replica`, and each replica's lines follow those of the one before.
+    unscale: turns outputs into the targets' own units (`Normalizer.unscale`).
     Numbers are written in full, as `repr` does, and class names as the csv module does.
     """
     blocks = _outputs(net, x, replicas)
     if replicas > 1:
         blocks = _by_replica(blocks, replicas, len(x))
-    for r, first, y in blocks:
+    for r, first, y in ((r, first, unscale(y)) for r, first, y in blocks):
         if r == first == 0:
             header = [*(["replica"] if replicas > 1 else []), "sample", *(f"y{i}" for i in range(y[0].numel()))]
             yield ",".join([*header, *(["answer"] if data.classes is not None else [])]).encode() + b"\n"

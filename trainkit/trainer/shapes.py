@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import Split
+from trainkit.data import check
+from trainkit.data.dataset import Dataset, Split
+from trainkit.data.statistics import blocks
+from trainkit.nn.layers.container import Sequential
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, eval_mode
+from trainkit.nn.tracing import place
 
 
 def check_shapes(net: Module, loss: Loss, splits: Mapping[str, Split], n_replicas: int) -> Tensor:
@@ -49,3 +53,37 @@ def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
             f"loss: {type(loss).__name__} with reduction=sum gives {total.tolist()}, its mean times its batch weight is"
             f" {(mean * weight).tolist()}; compute with self.reduce and self.reduction_factor, or override batch_weight"
         )
+
+
+def check_inputs(net: Module, data: Dataset, names: Iterable[str]) -> None:
+    """Raise UserError at the first input that `net` would misread, in the splits `names` of `data`, which are scaled."""
+    where, module = first_module(net)
+    if type(module).invalid_input is Module.invalid_input:
+        return
+
+    def wrong(x: Tensor) -> Tensor:
+        found = module.invalid_input(x)
+        return torch.zeros_like(x, dtype=torch.bool) if found is None else found
+
+    for name in names:
+        if any(wrong(block).any() for block in blocks(data.parts()[name].x)):
+            fix = "correct it; codes are not scaled if Dataset.categories has their numbers of categories"
+            check.refuse(data, name, "x", wrong, f"is not valid in {where}, {module.expected_input()}", fix)
+
+
+def check_rows(net: Module, x: Tensor) -> None:
+    """Raise UserError at the first input that `net` would misread, in scaled rows x (n, ...) to predict."""
+    where, module = first_module(net)
+    found = module.invalid_input(x)
+    if found is not None:
+        row, *at = found.nonzero()[0].tolist()
+        what = f"{float(x[(row, *at)]):g} is not valid in {where}, {module.expected_input()}"
+        raise UserError(f"predict: row {row}, feature {', '.join(map(str, at))}: {what}")
+
+
+def first_module(net: Module) -> tuple[str, Module]:
+    """Return the module that takes the data, the first of a chain, and its place for messages."""
+    path = ""
+    while isinstance(net, Sequential) and len(net):
+        net, path = net[0], f"{path}.0" if path else "0"
+    return place(path, net), net

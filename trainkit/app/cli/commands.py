@@ -133,7 +133,8 @@ def predict(args: argparse.Namespace) -> int:
     if split is None:
         raise UserError(f"{file}: its data has no test split; give a CSV file to predict")
     out = Output(args.out or run_of(file) / "predictions.csv", follow=args.out is not None)
-    with out, closing(as_csv(session.net, session.loss, session.data, split.x, session.replicas)) as chunks:
+    lines = as_csv(session.net, session.loss, session.data, split.x, session.replicas, session.normalizer.unscale)
+    with out, closing(lines) as chunks:
         for chunk in chunks:
             out.write(chunk)
     (terminal.print_stdout if out.descriptor is None else terminal.print_stderr)(

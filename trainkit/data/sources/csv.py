@@ -13,7 +13,7 @@ from torch.utils.dlpack import from_dlpack
 from trainkit.core.errors import UserError, suggest
 from trainkit.core.rng import generator
 from trainkit.data.check import columns
-from trainkit.data.dataset import Dataset, Split, Targets, encode
+from trainkit.data.dataset import Dataset, Normalize, Split, Targets, encode
 from trainkit.data.mapped import MappedRows
 from trainkit.data.split import held_out, others
 
@@ -43,8 +43,9 @@ def csv(
     missing: Missing = "refuse",
     targets: Targets | None = None,
     off_value: float = 0.0,
-    normalize: Literal["none", "feature", "global"] = "feature",
+    normalize: Normalize = "feature",
     seed: int = 0,
+    normalize_target: bool = False,
     schema: dict[str, object] | None = None,
 ) -> Dataset:
     """Read the CSV file `path` (UTF-8, comma, a header; also .gz), whose column `target` is to be predicted.
@@ -56,6 +57,7 @@ def csv(
     test: the share held out, at random by `seed` (for classes the same share of each class), or a second file; 0 for none.
     missing: an empty field, ?, NA, N/A, NaN or NULL is refused, or filled with the training split's mean or median; for a
     missing text all its features are then 0. A missing target is always refused.
+    normalize_target: scale each target of a regression to mean 0 and standard deviation 1; see `Dataset`.
     schema: `Dataset.schema` of an earlier call; it replaces `task`, `categorical`, `drop` and all inference.
 
     Raises UserError with file, column and row (the header is row 1) for a file or a value that does not fit.
@@ -92,6 +94,7 @@ def csv(
         classes=None if plan.classes is None else tuple(plan.classes),
         threshold=(1.0 + off_value) / 2 if plan.targets == "binary" else None,
         normalize=normalize,
+        normalize_target=normalize_target,
         fill=None if missing == "refuse" else missing,
         schema=asdict(plan),
     )
