@@ -20,6 +20,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.files import plain_name
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
+from trainkit.data.sizes import Sizes
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer import capture, signals
@@ -91,7 +92,8 @@ class Experiment:
         self.content, self.file = content, file
         self._sessions: dict[str | None, Session] = {}  # those that `session` has prepared
         # Evaluation needs only the callback that splits the data, so a user's own callbacks may be missing.
-        parts = build(self.config if file is None else _only_split(self.config), net, loss)
+        sizes = None if content is None else Sizes.saved(content["data"].get("sizes"))
+        parts = build(self.config if file is None else _only_split(self.config), net, loss, sizes)
         self.parts: Parts = replace(parts, callbacks={**parts.callbacks, **(extra_callbacks or {})})
         if content is not None and file is not None:
             settings = self.parts.settings

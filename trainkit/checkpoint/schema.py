@@ -55,7 +55,7 @@ OPTIONAL: dict[str, dict[str, Any]] = {
     "rng": {"cuda": [torch.uint8]},
     "environment": {"mode": OneOf("eager", "compile", "graph")},
     "normalizer": {"quantiles": torch.float64, "target_mean": torch.float64, "target_std": torch.float64},
-    "data": {"sizes": {"features": [COUNTER], "outputs": COUNTER, "categories": [COUNTER]}},
+    "data": {"sizes": {"features": [COUNTER], "outputs": OneOf(None, COUNTER), "categories": [COUNTER]}},
 }
 
 

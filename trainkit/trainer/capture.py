@@ -12,6 +12,7 @@ from trainkit.checkpoint.safe_pickle import MAX_OPCODES, opcodes
 from trainkit.checkpoint.schema import FORMAT, check_types
 from trainkit.core.errors import UserError, UserErrors
 from trainkit.data.dataset import Dataset
+from trainkit.data.sizes import Sizes
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
 
@@ -44,6 +45,7 @@ def capture(session: Session) -> dict[str, Any]:
             "threshold": session.data.threshold,
             "schema": session.data.schema,
             "fingerprints": session.fingerprints,
+            "sizes": Sizes.of(session.data).state_dict(),
         },
         "callbacks": {name: to_plain(cb.state_dict(), f".callbacks.{name}") for name, cb in session.callbacks.items()},
         "rng": random_states(session.generators, session.device),
@@ -70,7 +72,7 @@ def check_size(session: Session) -> None:
     replicas = session.replicas
     final = [f"{split}/{name}" for split in ("train", "test") for name in session.maximize]
     metrics = len({*known_metrics(session), *final, *session.metrics})
-    schema = opcodes([columns, session.data.classes or ()])
+    schema = opcodes([columns, session.data.classes or (), session.data.categories])
     rest = opcodes([p for _, p, _ in session.net.named_param()]) + opcodes([session.optimizer.p] * len(session.optimizer.slots))
     rest += opcodes(_as_state(session.progress)) + metrics * (replicas + 4)
     for cb in session.callbacks.values():

@@ -193,8 +193,9 @@ class Session:
         check.check_scaled(data, spans, self.normalizer.scale, self.dtype, data, lambda rows: True)
         scaled = self.normalizer.apply(split, self.dtype).to(self.device, self.dtype)
         if len(scaled):
-            check_inputs(self.net, data.with_parts(**{name: scaled}), (name,))
-            check_shapes(self.net, self.loss, {name: scaled}, self.replicas)
+            whole = data.with_parts(**{name: scaled})
+            check_inputs(self.net, whole, (name,))
+            check_shapes(self.net, self.loss, whole, (name,), self.replicas)
         return scaled
 
     @property

@@ -82,7 +82,7 @@ def prepare_evaluation(session: Session, content: dict[str, Any]) -> None:
 def check_fit(session: Session) -> None:
     """Raise UserError where net, loss, data and metrics do not fit together; learn the names of the metrics."""
     check_inputs(session.net, session.data, session.data.parts())
-    y = check_shapes(session.net, session.loss, session.data.parts(), session.replicas)
+    y = check_shapes(session.net, session.loss, session.data, session.data.parts(), session.replicas)
     measured = session.metric_set(y if session.net.replica_dims else y.unsqueeze(0))
     session.maximize = {"loss": False, **measured.maximize}
 

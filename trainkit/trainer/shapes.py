@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from trainkit.core.errors import UserError
+from trainkit.core.errors import MAX_NAMES, UserError
+from trainkit.core.validation import short_repr
 from trainkit.data import check
-from trainkit.data.dataset import Dataset, Split
+from trainkit.data.dataset import Dataset
 from trainkit.data.statistics import blocks
 from trainkit.nn.layers.container import Sequential
 from trainkit.nn.losses import Loss
-from trainkit.nn.module import Module, eval_mode
+from trainkit.nn.module import LayerError, Module, eval_mode
 from trainkit.nn.tracing import place
 
 
-def check_shapes(net: Module, loss: Loss, splits: Mapping[str, Split], n_replicas: int) -> Tensor:
+def check_shapes(net: Module, loss: Loss, data: Dataset, names: Iterable[str], n_replicas: int) -> Tensor:
     """Return the outputs of a batch of the first split, in evaluation mode, after a check of shapes, types and every target.
 
-    Errors name the place.
+    names: the splits of `data` that are checked. Errors name the place.
     """
     axis, replicas = net.replica_dims, (n_replicas,) if net.replica_dims else ()
+    splits = {name: data.parts()[name] for name in names}
     first = next(iter(splits.values()))
     x = first.x[:2]
-    with eval_mode(net):
-        y = net(x.expand(*replicas, *x.shape))
+    try:
+        with eval_mode(net):
+            y = net(x.expand(*replicas, *x.shape))
+    except LayerError as error:
+        if error.module is not first_module(net)[1]:
+            raise
+        raise UserError(f"{error}{_width(data)}") from error
     if not isinstance(y, Tensor):
         raise UserError(f"model: the net ends in a tuple of {len(y)} tensors; end it in one, with Add or Concat")
     for name, split in splits.items():
@@ -53,6 +60,18 @@ def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
             f"loss: {type(loss).__name__} with reduction=sum gives {total.tolist()}, its mean times its batch weight is"
             f" {(mean * weight).tolist()}; compute with self.reduce and self.reduction_factor, or override batch_weight"
         )
+
+
+def _width(data: Dataset) -> str:
+    """Return where the width of the inputs comes from: `; 2 columns become 4 features (age, color=red, ...)`, or ''."""
+    sources = check.columns(data.schema)
+    names = [short_repr(name, "") for name in data.features or sources]
+    if not names:
+        return ""
+    listed = ", ".join(names[:MAX_NAMES]) + (f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
+    count = len(set(sources)) or len(names)
+    what = f"{count} columns become {len(names)} features" if count != len(names) else f"the data has {len(names)} features"
+    return f"; {what} ({listed}); write {len(names)}, or auto in a configuration"
 
 
 def check_inputs(net: Module, data: Dataset, names: Iterable[str]) -> None:
