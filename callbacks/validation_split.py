@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from trainkit.core.errors import UserError
+from trainkit.core.errors import UserError, suggest
 from trainkit.core.rng import generator
 from trainkit.core.validation import require
-from trainkit.data.split import held_out, others
+from trainkit.data.dataset import Split
+from trainkit.data.split import group_codes, held_out, others, times
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
 
@@ -19,6 +21,8 @@ class ValidationSplit(Callback):
     """A random `fraction` of the training samples as validation split: a function of (seed, n), and of classes if stratified.
 
     stratify: take the same fraction of each class, rounded down or up; one sample of each class always stays to train.
+    group: an id column; all samples with the same value in it are on one side. time: an id column of numbers or ISO 8601 dates;
+    the last samples are taken. An id column is one that a table lists in `ids` (`Split.ids`).
     every_n_epochs, every_n_steps: validate at an epoch's end, inside it, or both.
     The seed is independent of the run's, so that runs with other seeds, and all replicas, have the same validation samples.
     Errors: UserError where either split would be empty, or where the checkpoint has a different split.
@@ -31,21 +35,28 @@ class ValidationSplit(Callback):
         stratify: bool = False,
         every_n_epochs: int = 1,
         every_n_steps: int | None = None,
+        group: str | None = None,
+        time: str | None = None,
     ) -> None:
         if not 0 < fraction < 1:
             raise UserError(f"ValidationSplit: fraction={fraction}; needs a share above 0 and below 1")
         if every_n_epochs < 1 or (every_n_steps is not None and every_n_steps < 1):
             raise UserError(f"ValidationSplit: every_n_epochs={every_n_epochs}, every_n_steps={every_n_steps}; need at least 1")
+        if len(ways := [key for key, way in (("stratify", stratify), ("group", group), ("time", time)) if way]) > 1:
+            raise UserError(f"ValidationSplit: {' and '.join(ways)}; give one of them")
         self.fraction, self.seed, self.stratify = fraction, seed, stratify
+        self.group, self.time = group, time
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
 
     def setup(self, session: Session) -> None:
         if session.data.val is not None:
             raise UserError("the data has a validation split already; leave this callback out")
         samples = session.data.train
-        val = self.indices(len(samples), samples.label if self.stratify else None)
         if self.stratify and samples.label is None:
             raise UserError("stratify needs classes, but the data has none; set stratify=false")
+        group = None if self.group is None else group_codes(_column(samples, self.group))
+        time = None if self.time is None else times(_column(samples, self.time))
+        val = self.indices(len(samples), samples.label if self.stratify else None, group, time)
         train = others(len(samples), val)
         if len(val) == 0 or len(train) == 0:
             raise UserError(
@@ -55,9 +66,9 @@ class ValidationSplit(Callback):
         session.validate_every_n_epochs, session.validate_every_n_steps = self.every_n_epochs, self.every_n_steps
         self.sha256 = hashlib.sha256(",".join(map(str, val.tolist())).encode()).hexdigest()
 
-    def indices(self, n: int, label: Tensor | None = None) -> Tensor:
-        """Return the sorted indices of the validation samples among n. label: the classes, to stratify by."""
-        return held_out(n, self.fraction, generator(self.seed, "validation_split", n), label)
+    def indices(self, n: int, label: Tensor | None = None, group: Tensor | None = None, time: Tensor | None = None) -> Tensor:
+        """Return the sorted indices of the validation samples among n, as `held_out` does with label, group or time."""
+        return held_out(n, self.fraction, generator(self.seed, "validation_split", n), label, group, time)
 
     def state_dict(self) -> dict[str, Any]:
         return {"sha256": self.sha256}
@@ -69,3 +80,13 @@ class ValidationSplit(Callback):
                 "the checkpoint has a different validation split (other fraction, seed or data); restore these settings,"
                 " otherwise training samples would be used for validation"
             )
+
+
+def _column(samples: Split, name: str) -> Sequence[str]:
+    """Return the id column `name` of the samples. Raises UserError if there is none, or if a value is empty."""
+    if name not in samples.ids:
+        raise UserError(f"the data has no id column {name!r}; list it in data.ids{suggest(name, samples.ids)}")
+    values = samples.ids[name]
+    if "" in values:
+        raise UserError(f"id column {name!r}: the value of sample {list(values).index('')} is missing; correct it")
+    return values

@@ -258,5 +258,7 @@ def test_a_wrong_width_is_told_by_the_columns_it_comes_from(conf: Path, capsys: 
     for command in ("show", "check", "fit"):
         assert main([command, str(conf)]) == 2
         words = capsys.readouterr().err
-        assert "0.Linear: x is (2, 4), needs (n, 2); 2 columns become 4 features (x, color" in words
+        assert (
+            "0.Linear: x is (2, 4), needs (n, 2); 2 columns become 4 features (x, color=blue, color=green, color=red)" in words
+        )
         assert "write 4, or auto" in words

@@ -34,8 +34,8 @@ from trainkit import (
 )
 from trainkit.data import check
 from trainkit.data.loader import epoch_permutation
-from trainkit.data.sources.csv import read_rows
 from trainkit.data.statistics import Frame, ranges
+from trainkit.data.tables import read_rows
 from trainkit.data.transforms.normalize import Normalizer
 
 N = 20

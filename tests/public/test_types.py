@@ -68,15 +68,17 @@ USES = {
     "Trainer": 'Trainer(max_epochs=3, engine="auto", callbacks=[trainkit.Timer(3)])',
     "UserError": 'UserError("text")',
     "ValidationSplit": "ValidationSplit(0.2, stratify=True)",
-    "csv": 'csv("data.csv", target="class")',
+    "csv": 'csv("data.csv", target="class", delimiter=";", drop=["id"], missing="median")',
     "disk": "disk(100, 10)",
     "gradcheck": "gradcheck(net, x)",
     "idx": 'idx("folder")',
     "load": 'load("run", "trainer.max_epochs=3", checkpoint="best")',
     "npy": 'npy("x.npy", "t.npy")',
+    "parquet": 'parquet("data.parquet", ["a", "b"], encode="codes", weight="w")',
+    "table": 'table({"a": [1, 2], "t": [0, 1]}, "t", test=0.5, positive="1")',
     "tensors": 'tensors(x, t, normalize="feature")',
 }
-FUNCTIONS = {"csv", "disk", "gradcheck", "idx", "load", "npy", "tensors"}
+FUNCTIONS = {"csv", "disk", "gradcheck", "idx", "load", "npy", "parquet", "table", "tensors"}
 RESULTS = {"gradcheck": "list[object]", "load": "trainkit.Experiment"}
 HEAD = """\
 import torch
@@ -117,6 +119,8 @@ WRONG = {
     'trainkit.Linear("2", 3)': "arg-type",
     "trainkit.Linear(2)": "call-arg",
     "trainkit.Lineer(2, 3)": "attr-defined",
+    'trainkit.csv("data.csv", "t", dropp=["a"])': "call-arg",
+    'trainkit.parquet("data.parquet", "t", drop="a")': "arg-type",
     'trainkit.Trainer(engine="fast")': "arg-type",
     "trainkit.EarlyStopping(patience=[1])": "arg-type",
     "trainkit.SGD(net.param(), rate=0.1)": "call-arg",

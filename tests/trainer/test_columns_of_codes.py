@@ -72,9 +72,7 @@ def test_a_compiled_fit_ends_at_the_eager_parameters() -> None:
 
 @pytest.mark.parametrize("value", [4.0, -1.0, 0.5])
 def test_a_code_that_no_table_has_is_refused_by_row_and_column_before_the_first_step(value: float) -> None:
-    place = (
-        rf"row 5 of the training split, feature 3: {value:g} is not valid in 0.EmbedColumns, \(n, F \+ 2\): numbers, then codes"
-    )
+    place = rf"row 5 of the training split, column 'shape': {value:g} is not valid in 0.EmbedColumns, \(n, F \+ 2\): numbers"
     with pytest.raises(UserError, match=place):
         fit(table(rows(r5=value)))
 

@@ -38,8 +38,22 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has stopped
-# A trained net needs the inputs and targets that it was trained on.
-KEPT = ("data.normalize", "data.normalize_target", "data.task", "data.categorical", "data.drop")
+KEPT = tuple(  # a trained net needs the inputs and targets that it was trained on
+    f"data.{key}"
+    for key in (
+        "normalize",
+        "normalize_target",
+        "task",
+        "categorical",
+        "numeric",
+        "dates",
+        "drop",
+        "keep",
+        "encode",
+        "missing_indicator",
+        "thousands",
+    )
+)
 
 
 def load(
@@ -205,13 +219,13 @@ class Experiment:
 
     def session_for_table(self, table: Path) -> Session:
         """Return a session whose test split is the rows of a CSV file. The training data is not read."""
-        from trainkit.data.sources.csv import read_rows, refuse_infinite
+        from trainkit.data.tables import read_rows, refuse_infinite
 
         content = self._trained()
         known = content["data"]
         if not known["schema"]:
             raise UserError(f"{table}: the run was not trained on a CSV file; give no file, to predict its own test split")
-        x = read_rows(str(table), known["schema"]).x  # the targets are not used
+        x = read_rows(table, known["schema"], **self.config["data"]).x  # the targets are not used
         session = self._session(self._without_source(Split(x, torch.zeros(len(x)))))
         prepare_data(session, capture.normalizer(content), names=())
         refuse_infinite(str(table), known["schema"], x, session.data.train.x)

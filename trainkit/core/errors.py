@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import unicodedata
 from collections.abc import Iterable
 
 MAX_NAMES = 40  # names listed in a message
@@ -61,5 +62,9 @@ def suggest(name: str, allowed: Iterable[str]) -> str:
     lower = {a.lower(): a for a in allowed}
     close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
     guess = f"; did you mean {lower[close[0]]!r}?" if close else ";"
+    if same := next((a for a in allowed if unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", name)), None):
+        # The two look alike. `e` and a combining accent are two characters, an accented letter is one.
+        how = "with combining characters" if len(same) > len(name) else "without combining characters"
+        guess = f"; did you mean {same!r}, written {how}?"
     rest = f", and {len(allowed) - MAX_NAMES} more" if len(allowed) > MAX_NAMES else ""
     return f"{guess} ({', '.join(allowed[:MAX_NAMES]) or 'none'}{rest})"

@@ -1,4 +1,7 @@
-"""Data: generated (`disk`), read (`idx`, `npy`, `csv`) or given (`tensors`); in memory, or streamed (`idx`, `npy`)."""
+"""Data: generated (`disk`), read (`idx`, `npy`, `csv`, `parquet`) or given (`tensors`, `table`).
+
+It is in memory, or streamed (`idx`, `npy`).
+"""
 
 from .dataset import Dataset as Dataset
 from .dataset import Split as Split
@@ -6,4 +9,6 @@ from .sources import csv as csv
 from .sources import disk as disk
 from .sources import idx as idx
 from .sources import npy as npy
+from .sources import parquet as parquet
+from .sources import table as table
 from .sources import tensors as tensors

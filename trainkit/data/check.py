@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -161,13 +161,9 @@ def _place(data: Dataset, name: str, key: Literal["x", "t"], wrong: Test) -> tup
 
 def _column(data: Dataset, key: Literal["x", "t"], at: list[int]) -> str:
     """Return `, feature 3`, or `, column 'width'` if columns have names."""
-    if names := columns(data.schema):
-        return f", column {short_repr(names[at[0]] if key == 'x' else data.schema['target'])}"
+    if data.features:
+        target = data.schema.get("target", "t")
+        name = data.features[at[0]] if key == "x" else target[at[0]] if isinstance(target, list) else target
+        return f", column {short_repr(name)}"
     kind = "feature" if key == "x" else "target"
     return f", {kind} {at[0] if len(at) == 1 else tuple(at)}" if at else f", {kind}"
-
-
-def columns(schema: Mapping[str, Any]) -> list[str]:
-    """Return the column that each feature comes from, given the schema of a CSV file; [] for any other data."""
-    categories = schema.get("categories", {})
-    return [name for name in schema.get("columns", []) for _ in categories.get(name, [name])]

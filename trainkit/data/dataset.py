@@ -90,11 +90,12 @@ class Dataset:
     normalize: how the trainer scales `x` by statistics of the training split (see `normalize.py`).
     normalize_target: whether the trainer scales each target of a regression to mean 0 and standard deviation 1. The loss is
         then that of scaled targets; predictions and metrics are in the targets' own units.
-    fill: the replacement for a missing number: the training split's column mean or median, or None to refuse.
+    fill: the replacement for a missing number: this statistic of the training split's column, or None to refuse.
     features: the names of the inputs of a table, one per column of `x`, or () if they have none.
     categories: the number of categories of each input of a table: 0 for a number, k for codes 0 to k - 1, which are not scaled
         and which an embedding turns into vectors. () if no input holds codes.
     positive: with two classes, the index of the one that metrics and probabilities are about; None is class 1.
+    multilabel: `t` (n, k) holds labels 0 or 1, of which several may be 1; `classes` names the labels.
     source: the name and arguments of the function that read or generated the data, as in a configuration; the name is memory if
         the data was given in Python.
     schema: what a later file needs to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
@@ -108,10 +109,11 @@ class Dataset:
     true_boundary: Tensor | None = None
     normalize: Normalize = "none"
     normalize_target: bool = False
-    fill: Literal["mean", "median"] | None = None
+    fill: Literal["mean", "median", "most_frequent"] | None = None
     features: tuple[str, ...] = ()
     categories: tuple[int, ...] = ()
     positive: int | None = None
+    multilabel: bool = False
     schema: dict[str, object] = field(default_factory=dict)
     source: Mapping[str, object] = field(default_factory=lambda: {"name": "memory"})
 

@@ -79,7 +79,7 @@ def metric_set(metrics: Iterable[Metric], loss: Loss, data: Dataset, y: Tensor) 
 
     Raises UserErrors for a metric that does not fit the data.
     """
-    task = Task(data.classes, y.shape[2:].numel(), loss.from_logits, threshold_of(loss, data))
+    task = Task(data.classes, y.shape[2:].numel(), loss.from_logits, threshold_of(loss, data), multilabel=data.multilabel)
     chosen = list(metrics)
     always = [m for m in OF_CLASSES if data.classes is not None and m not in chosen]
     return MetricSet([*always, *chosen], task, len(y), y.device)

@@ -64,12 +64,12 @@ def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
 
 def _width(data: Dataset) -> str:
     """Return where the width of the inputs comes from: `; 2 columns become 4 features (age, color=red, ...)`, or ''."""
-    sources = check.columns(data.schema)
-    names = [short_repr(name, "") for name in data.features or sources]
+    names = [short_repr(name, "") for name in data.features]
     if not names:
         return ""
     listed = ", ".join(names[:MAX_NAMES]) + (f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
-    count = len(set(sources)) or len(names)
+    columns = data.schema.get("columns")
+    count = len(columns) if isinstance(columns, list) else len(names)
     what = f"{count} columns become {len(names)} features" if count != len(names) else f"the data has {len(names)} features"
     return f"; {what} ({listed}); write {len(names)}, or auto in a configuration"
 

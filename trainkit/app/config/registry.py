@@ -34,7 +34,7 @@ def _classes(package: ModuleType, base: type) -> tuple[str, ...]:
 
 
 LAYERS, LOSSES, OPTIMIZERS = _classes(layers, Container), _classes(losses, Loss), _classes(optim, Optimizer)
-DATA = ("disk", "idx", "npy", "csv", "memory")
+DATA = ("disk", "idx", "npy", "csv", "parquet", "memory")
 
 _imported: dict[str, type] = {}  # by class name, from --import
 

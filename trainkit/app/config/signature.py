@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from trainkit.core.errors import suggest
 from trainkit.core.validation import check_value
@@ -50,11 +50,27 @@ def _fixed(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
 
 
 def signature(function: Callable[..., Any], exclude: Sequence[str] = ()) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-    """Return the parameters by name, without self and `exclude`, and their resolved types."""
+    """Return the parameters by name, without self and `exclude`, and their resolved types.
+
+    The keys of `**options: Unpack[SomeTypedDict]` are parameters too.
+    """
     target = function.__init__ if inspect.isclass(function) else function
     parameters = {n: p for n, p in inspect.signature(function).parameters.items() if n not in exclude}
     try:
         hints = get_type_hints(function if is_dataclass(function) else target)
     except NameError:
         hints = {}
-    return parameters, hints
+    return _with_options(parameters, hints), hints
+
+
+def _with_options(parameters: dict[str, inspect.Parameter], hints: dict[str, Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters with each key of `**options: Unpack[SomeTypedDict]` as a parameter, whose type enters `hints`."""
+    found: dict[str, inspect.Parameter] = {}
+    for name, parameter in parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD and get_origin(hints.get(name)) is Unpack:
+            keys = get_type_hints(get_args(hints[name])[0])
+            hints.update(keys)
+            found.update({key: inspect.Parameter(key, parameter.KEYWORD_ONLY, default=None) for key in keys})
+        else:
+            found[name] = parameter
+    return found

@@ -3,6 +3,8 @@
 from .csv import csv as csv
 from .idx import idx as idx
 from .npy import npy as npy
+from .parquet import parquet as parquet
 from .recorded import memory as memory
 from .synthetic import disk as disk
+from .table import table as table
 from .tensors import tensors as tensors

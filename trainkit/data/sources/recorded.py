@@ -28,8 +28,9 @@ def source(read: Callable[P, Dataset]) -> Callable[P, Dataset]:
         given: Any = [*map(expanded, args)], {name: expanded(value) for name, value in kwargs.items()}
         data = read(*given[0], **given[1])
         try:
-            arguments = inspect.signature(read).bind(*args, **kwargs).arguments
-            recorded = {name: yaml_value(value, name) for name, value in arguments.items() if name != "schema"}
+            bound = inspect.signature(read).bind(*args, **kwargs)
+            flat = {**bound.arguments, **bound.arguments.get("options", {})}  # **options are arguments like the others
+            recorded = {name: yaml_value(value, name) for name, value in flat.items() if name not in ("schema", "options")}
         except UserError:
             return data
         return replace(data, source={"name": read.__name__, **recorded})

@@ -13,7 +13,9 @@ from trainkit.core.errors import UserError
 from trainkit.data import check
 from trainkit.data.mapped import MappedRows
 from trainkit.data.statistics import Frame, Range, blocks, filled, mean_std, ranges
+from trainkit.data.tables.schema import onehot_groups
 
+from .fill import fill_values
 from .quantile import quantiles, to_normal
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class Normalizer:
                 check.refuse(data, "train", "x", torch.isinf, "has no mean", check.CORRECT)
         if data.fill is not None and span is not None:  # even if no number is missing here: another split may have one
             x = x[:]  # a median needs all numbers at once
-            fill = _fill(x.double(), data.fill, Frame.of(span.low, span.high))
+            fill = fill_values(x, data.fill, Frame.of(span.low, span.high), onehot_groups(data.schema))
         made = partial(cls, fill=fill, target_mean=target_mean, target_std=target_std)
         if data.normalize == "none":
             return made(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
@@ -75,7 +77,7 @@ class Normalizer:
             if isinstance(x, MappedRows):
                 fix = "set data.stream=false, or data.normalize=feature"
                 raise UserError(f"data.normalize: quantile needs all inputs in memory, and they stay in their file; {fix}")
-            found = quantiles(filled(x.double(), fill))
+            found = quantiles(x, fill)
             if codes is not None:
                 found[:, codes] = torch.nan
             return made(torch.zeros_like(found[0]), torch.ones_like(found[0]), quantiles=found)
@@ -129,15 +131,6 @@ class Normalizer:
         assert mean is not None
         assert std is not None
         return cls(mean, std, *optional)
-
-
-def _fill(x: Tensor, how: str, frame: Frame | None) -> Tensor:
-    """Return the mean or median of each feature of x (n, ...) without NaN; 0 if all are NaN."""
-    if how == "median":
-        value = (x.nanmedian(0).values - (-x).nanmedian(0).values) / 2  # torch's median is the lower of the middle two
-    else:
-        value = x.nanmean(0) if frame is None else frame.out(frame.into(x).nanmean(0))
-    return value.nan_to_num(0.0)
 
 
 def _of_targets(data: Dataset) -> tuple[Tensor, Tensor]:

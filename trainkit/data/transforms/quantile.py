@@ -6,20 +6,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainkit.data.statistics import filled
+
 MAX_QUANTILES = 1000
 SMALLEST = 1e-7 - 2.0**-52  # the smallest share that is mapped to its own number; below and above, numbers are ±5.2
 LIMIT = -float(torch.special.ndtri(torch.tensor(SMALLEST, dtype=torch.float64)))
 
 
-def quantiles(x: Tensor) -> Tensor:
+def quantiles(x: Tensor, fill: Tensor | None = None) -> Tensor:
     """Return q evenly spaced quantiles of each feature of x (n, ...), from the minimum to the maximum: (q, ...) float64.
 
-    q = max(min(n // 30, 1000), 10), but at most n. Between two samples they are interpolated linearly.
+    q = max(min(n // 30, 1000), 10), but at most n. Between two samples they are interpolated linearly. `fill` replaces NaN.
+    One feature at a time is converted to float64, since x may be large.
     Source: Gorishniy et al. 2021, Revisiting deep learning models for tabular data, for q.
     """
     count = max(2, min(max(min(len(x) // 30, MAX_QUANTILES), 10), len(x)))
-    found = np.percentile(x.double().cpu().numpy(), np.linspace(0, 1, count) * 100, axis=0)
-    return torch.from_numpy(np.ascontiguousarray(found))
+    flat, at = x.reshape(len(x), -1), np.linspace(0, 1, count) * 100
+    found = torch.empty(count, flat.shape[1], dtype=torch.float64)
+    for i in range(flat.shape[1]):
+        feature = filled(flat[:, i].double(), None if fill is None else fill.flatten()[i])
+        found[:, i] = torch.from_numpy(np.percentile(feature.cpu().numpy(), at))
+    return found.view(count, *x.shape[1:])
 
 
 def to_normal(x: Tensor, of: Tensor) -> Tensor:

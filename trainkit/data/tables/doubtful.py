@@ -1,0 +1,114 @@
+"""Columns of texts that are probably something else: numbers with a unit, dates, names, misspelled numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainkit.core import terminal
+from trainkit.core.errors import UserError
+
+from .base import Table
+from .numbers import DATE, Texts, as_texts, is_date, plain_number, reader
+from .schema import Column
+
+MAX_CATEGORIES = 256  # more different texts are names or misspelled numbers, unless the options list the column
+
+
+def all_numbers(table: Table, name: str, decimal: str, thousands: str, missing_values: Sequence[str]) -> bool:
+    """Return whether all texts of a column are numbers with this separator between thousands, and none has a unit."""
+    read = reader(decimal, thousands)
+    absent = {"", *missing_values}
+    found = [read(text) for text in as_texts(table.column(name)).texts if text not in absent]
+    return all(value is not None and not value[1] for value in found)
+
+
+def as_number(table: Table, name: str, decimal: str, thousands: str, missing_values: Sequence[str]) -> Column:
+    """Return a column of texts such as "61,593", "61.6 %" or "61.6 kg" as numbers, and print what is left out.
+
+    thousands: "" is the sign that is not the decimal sign. Raises UserError if a text is not a number, or if units differ.
+    """
+    column = as_texts(table.column(name))
+    absent = {"", *missing_values}
+    texts = [text for text in column.texts if text not in absent]
+    separator = thousands or ("." if decimal == "," else ",")
+    read = reader(decimal, separator)
+    found = {text: read(text) for text in texts}
+    units = {value[1] for value in found.values() if value is not None} - {""}
+    wrong = next((text for text, value in found.items() if value is None), None)
+    if wrong is None and len(units) > 1:
+        unit = sorted(units)[1]
+        wrong = next(text for text, value in found.items() if value is not None and value[1] == unit)
+    if wrong is not None:
+        row = column.row_of(column.texts.index(wrong))
+        why = "is not a number" if found[wrong] is None else f"has another unit than other rows ({', '.join(sorted(units))})"
+        raise UserError(f"{table.name}: column {name!r}, {table.place(row)}: {_quoted(wrong)} {why}; correct it")
+    used = separator if any(separator in text for text in texts) else ""
+    affix = next(iter(units), "")
+    if left_out := [repr(sign) for sign in (used, affix) if sign]:
+        terminal.print_stderr(f"{table.name}: column {name!r} is read as numbers without {' and '.join(left_out)}")
+    return Column(name, "number", affix=affix, thousands=used)
+
+
+def refuse_doubtful(
+    table: Table, name: str, missing_values: Sequence[str], is_target: bool = False, declared: bool = False
+) -> None:
+    """Raise UserError for a column of texts that is probably not one of categories; quote the first text."""
+    if declared:
+        return
+    as_dates = is_date(table.column(name))
+    column = as_texts(table.column(name))
+    absent = {"", *missing_values}
+    texts = [text for text in dict.fromkeys(column.texts) if text not in absent]
+    if not is_target and texts:
+        _refuse_dates(table, name, column, texts, as_dates)
+        _refuse_dressed(table, name, column, texts)
+    odd = [text for text in texts if plain_number(text) is None]
+    if len(texts) <= MAX_CATEGORIES and not 0 < len(odd) < len(texts) / 2:
+        return
+    first = odd[0] if odd else texts[0]
+    place = table.place(column.row_of(column.texts.index(first)))
+    fix = "data.task=classification" if is_target else f"data.drop=[{name}], or list it in data.categorical"
+    if len(texts) > MAX_CATEGORIES:
+        raise UserError(
+            f"{table.name}: column {name!r} holds {len(texts)} different texts, such as {_quoted(first)} in {place}; set {fix}"
+        )
+    why = f"is not a number, {len(texts) - len(odd)} of {len(texts)} different values are"
+    raise UserError(f"{table.name}: column {name!r}, {place}: {_quoted(first)} {why}; correct it, or set {fix}")
+
+
+def _refuse_dates(table: Table, name: str, column: Texts, texts: list[str], as_dates: bool) -> None:
+    if as_dates or all(DATE.fullmatch(text) for text in texts):
+        iso = as_dates or texts[0][4:5] == "-"
+        declared = f"data.dates=[{name}]" if iso else f"data.dates={{{name}: '%d.%m.%Y'}} (its format)"
+        raise UserError(
+            f"{table.name}: column {name!r}, {table.place(column.row_of(0))}: {_quoted(texts[0])} is a date;"
+            f" {declared} reads it as days since 1970-01-01, data.categorical=[{name}] as a text, data.drop=[{name}] leaves it"
+            " out"
+        )
+
+
+def _refuse_dressed(table: Table, name: str, column: Texts, texts: list[str]) -> None:
+    """Raise UserError if all texts are numbers with a separator between thousands, a decimal comma, or the same unit."""
+    for decimal, thousands in ((".", ","), (",", ".")):
+        found = [reader(decimal, thousands)(text) for text in texts]
+        units = {value[1] for value in found if value is not None}
+        if None in found or len(units) > 1 or len(texts) < 2:
+            continue
+        unit = units.pop()
+        with_comma = decimal == ","
+        if all(plain_number(text) is not None for text in texts):
+            return
+        place = table.place(column.row_of(column.texts.index(texts[0])))
+        sign = f"{unit!r}" if unit else f"a {'decimal' if with_comma else 'thousands'} ','"
+        what = f"a number with {sign}"
+        way = f"data.numeric=[{name}] reads"
+        if with_comma:
+            way = "data.decimal=',' reads" if not unit else f"data.decimal=',' and data.numeric=[{name}] read"
+        raise UserError(
+            f"{table.name}: column {name!r}, {place}: {_quoted(texts[0])} is {what}, as are all {len(texts)} different values;"
+            f" {way} it as a number, data.categorical=[{name}] as a text"
+        )
+
+
+def _quoted(text: str) -> str:
+    return f"{text[:40]!r}{'...' if len(text) > 40 else ''}"

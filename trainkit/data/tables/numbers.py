@@ -1,0 +1,197 @@
+"""Columns of a table as numbers: plain ones, texts such as "61,593" or "61.6 kg", and dates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from trainkit.core.errors import UserError
+from trainkit.core.validation import short_repr
+
+from .base import Table
+
+DAY = 86_400_000_000  # microseconds
+DAY_OF_A_YEAR = r"(?:\d{4}([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2\d{4})"
+DATE = re.compile(DAY_OF_A_YEAR + r"([ T]+\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[-+]\d{2}:?\d{2})?)?")
+CURRENCY = "$€£¥₹"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A column of texts: the different ones, without blanks around them, and for each row the index of its text.
+
+    code: (n,) int64. A row without a value has the code of the empty text, which is the last.
+    """
+
+    texts: list[str]
+    code: Tensor
+
+    def row_of(self, index: int) -> int:
+        """Return the first row of the text at `index`."""
+        return int((self.code == index).nonzero()[0, 0])
+
+    def map(self, values: Sequence[int | float], dtype: torch.dtype) -> Tensor:
+        """Return (n,) with the value of each row's text."""
+        return torch.tensor(values, dtype=dtype).index_select(0, self.code)
+
+
+def as_texts(column: Any) -> Texts:
+    """Return a column of any type as texts: a whole number as 1, a truth value as true or false."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    column = column.combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # of no rows, or of more than one dictionary
+        column = column.unify_dictionaries().combine_chunks()
+    words = column.dictionary
+    if not pa.types.is_string(words.type):
+        words = words.cast(pa.string())
+    texts = ["" if text is None else text.strip() for text in words.to_pylist()]
+    index = pc.fill_null(column.indices.cast(pa.int64()), len(texts))
+    return Texts([*texts, ""], from_dlpack(index) if len(index) else torch.zeros(0, dtype=torch.long))
+
+
+def is_number(column: Any) -> bool:
+    """Return whether Arrow has numbers in the column; a column without any value counts too."""
+    import pyarrow as pa
+
+    kind = column.type
+    return bool(pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def is_date(column: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_timestamp(column.type) or pa.types.is_date(column.type))
+
+
+def is_text(column: Any) -> bool:
+    """Return whether the column can be read as texts: no lists, structures or bytes."""
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view")
+
+
+def numbers(
+    table: Table, name: str, affix: str, thousands: str, decimal: str, missing_values: Sequence[str], into: Tensor
+) -> None:
+    """Write a column into (n,) float64, with NaN for missing. Raises UserError for a text that is not a number.
+
+    affix: the unit that may stand beside each number. thousands, decimal: of numbers that are texts.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = table.column(name)
+    if is_number(column):
+        at = 0
+        for chunk in column.chunks:  # one after the other, since a column may be large
+            number = from_dlpack(pc.fill_null(pc.cast(chunk, pa.float64(), safe=False), float("nan")))
+            into[at : at + len(number)] = number
+            at += len(number)
+        return
+    if not (is_text(column) or pa.types.is_boolean(column.type) or pa.types.is_dictionary(column.type)):
+        raise UserError(f"{table.name}: column {name!r} holds {column.type}, not numbers; correct it")
+    read = reader(decimal, thousands)
+
+    def value(text: str) -> float | None:
+        if (found := read(text)) is None or found[1] not in ("", affix):
+            return None
+        return found[0]
+
+    unit = f" with the unit {affix!r}" if affix else ""
+    _convert(table, name, as_texts(column), value, missing_values, into, f"is not a number{unit}; correct it")
+
+
+def dates(table: Table, name: str, form: str, missing_values: Sequence[str], into: Tensor) -> None:
+    """Write a column into (n,) float64 as days since 1970-01-01 (UTC), with NaN for missing.
+
+    form: as for strptime; "" is ISO 8601. A time without a zone counts as UTC. Raises UserError for a text that is not a date.
+    """
+    import pyarrow as pa
+
+    column = table.column(name)
+    if is_date(column) and not form:
+        if pa.types.is_date(column.type):
+            column = column.cast(pa.timestamp("us"))
+        # cast to us drops the digits below, which a float64 of days does not hold
+        number = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
+        texts = number.cast(pa.float64(), safe=False).fill_null(float("nan")).combine_chunks()
+        into.copy_(from_dlpack(_contiguous(texts)) / DAY)
+        return
+    how = f"a date as {form}" if form else "an ISO 8601 date, as 2024-02-29 or 2024-02-29 12:30"
+
+    def value(text: str) -> float | None:
+        try:
+            moment = datetime.strptime(text, form) if form else datetime.fromisoformat(text)
+        except ValueError:
+            return None
+        return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() / 86_400
+
+    fix = f"is not {how}; correct it, or give its format: data.dates={{{name}: '%d.%m.%Y'}}"
+    _convert(table, name, as_texts(column), value, missing_values, into, fix)
+
+
+def _convert(
+    table: Table,
+    name: str,
+    column: Texts,
+    value: Callable[[str], float | None],
+    missing_values: Sequence[str],
+    into: Tensor,
+    fix: str,
+) -> None:
+    absent = {"", *missing_values}
+    values = [float("nan") if text in absent else value(text) for text in column.texts]
+    if None in values:
+        wrong = min((column.row_of(i), i) for i, v in enumerate(values) if v is None and (column.code == i).any())
+        raise UserError(f"{table.name}: column {name!r}, {table.place(wrong[0])}: {short_repr(column.texts[wrong[1]])} {fix}")
+    into.copy_(column.map(values, torch.float64))  # type: ignore[arg-type]
+
+
+def _contiguous(array: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
+
+
+@cache
+def reader(decimal: str, thousands: str) -> Callable[[str], tuple[float, str] | None]:
+    """Return the function that reads "-61,593.5 kg" as (-61593.5, "kg"), and any text that is not a number as None."""
+    d, t = re.escape(decimal), re.escape(thousands)
+    whole = rf"(?:\d{{1,3}}(?:{t}\d{{3}})+|\d+)" if thousands else r"\d+"
+    number = rf"(?:{whole}(?:{d}\d*)?|{d}\d+)(?:[eE][-+]?\d+)?"
+    unit = rf"(?:%|[{CURRENCY}]|[^\W\d_]{{1,12}}[²³23]?(?:/[^\W\d_]{{1,12}}[²³23]?)?)"
+    pattern = re.compile(rf"([-+]?)\s*([{CURRENCY}]?)\s*([-+]?)({number})\s*({unit}?)")
+    special = re.compile(r"[-+]?(inf|infinity|nan)", re.IGNORECASE)
+
+    def read(text: str) -> tuple[float, str] | None:
+        if special.fullmatch(text):
+            return float(text), ""
+        found = pattern.fullmatch(text)
+        if found is None or (found[1] and found[3]) or (found[2] and found[5]):
+            return None
+        plain = found[4].replace(thousands, "") if thousands else found[4]
+        sign = -1.0 if "-" in (found[1], found[3]) else 1.0
+        return sign * float(plain.replace(decimal, ".")), found[2] or found[5]
+
+    return read
+
+
+def plain_number(text: str) -> float | None:
+    """Return the value of a number such as -1.5e3, or None."""
+    try:
+        return None if "_" in text else float(text)  # only Python reads 1_000 as a number
+    except ValueError:
+        return None
