@@ -107,11 +107,16 @@ class Mine(trainkit.Callback):
 trainer = trainkit.Trainer(callbacks={"mine": Mine()})
 summary: dict[str, object] = trainer.fit(net, trainkit.MSELoss(), C(net.param()), D(x, t), resume="run")
 y: torch.Tensor = trainer.predict(x)
+p: torch.Tensor = trainer.predict_proba(x, replica=0)
+answers: list[str] = trainer.predict_classes(x)
 tested: dict[str, float | list[float]] = trainer.test()
 validated: dict[str, float | list[float]] = trainer.validate(data)
 rows: list[dict[str, object]] = [dict(row) for row in trainer.history]
 model: trainkit.Experiment = trainkit.load("run")
 again: torch.Tensor = model.predict(x)
+of_rows: torch.Tensor = model.predict_proba([{"a": 1.0, "color": "red"}])
+names: tuple[str, ...] | None = model.classes
+positive: int | None = model.positive
 parts: tuple[trainkit.Module, dict[str, object]] = model.net, model.fit(max_epochs=3)
 """
 WRONG = {

@@ -49,13 +49,18 @@ CONTENT: dict[str, Any] = {
     "environment": {"versions": {str: str}, "threads": COUNTER, "device": str, "dtype": str},
 }
 
-
-# Entries that newer files have, and only if they are in use.
+# Entries of newer files, and of runs that need them.
 OPTIONAL: dict[str, dict[str, Any]] = {
     "rng": {"cuda": [torch.uint8]},
     "environment": {"mode": OneOf("eager", "compile", "graph")},
     "normalizer": {"quantiles": torch.float64, "target_mean": torch.float64, "target_std": torch.float64},
-    "data": {"sizes": {"features": [COUNTER], "outputs": OneOf(None, COUNTER), "categories": [COUNTER]}},
+    "state": {"weight": [float]},
+    "data": {
+        "positive": COUNTER,
+        "multilabel": bool,
+        "held_out": {str: torch.int64},
+        "sizes": {"features": [COUNTER], "outputs": OneOf(None, COUNTER), "categories": [COUNTER]},
+    },
 }
 
 
@@ -71,7 +76,7 @@ def check_types(content: dict[str, Any]) -> None:
         state, data = content["state"], content["data"]
         replicas = len(state["active"])
         passes = content["rng"]["passes"]
-        per_replica = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr")}
+        per_replica = {f"state.{key}": state[key] for key in ("samples", "loss_sum", "lr", "weight") if key in state}
         per_replica |= {"rng.passes": passes if passes.dim() == 2 else []}
         per_replica |= {f"metrics.{short_repr(k, '')}": v for k, v in content["metrics"].items()}
         wrong += [f"{k}: {len(v)} values, state.active has {replicas}" for k, v in per_replica.items() if len(v) != replicas]

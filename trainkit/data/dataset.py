@@ -35,6 +35,7 @@ class Split:
     `x` is in memory, or in a file (see `mapped.py`). A missing number is NaN in `x` until the normalizer fills it.
     weight: (n,) floating, how much each sample counts in the loss and the metrics; None counts all alike.
     ids: columns of n texts that no net sees and that predictions repeat, by name.
+    rows: (n,) int64, the number of each sample, from 0, in the data that the split was taken from; None if it is its position.
     """
 
     x: Tensor | MappedRows
@@ -42,6 +43,7 @@ class Split:
     label: Tensor | None = None
     weight: Tensor | None = None
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not len(self.x) == len(self.t) == len(self.x if self.label is None else self.label):
@@ -57,8 +59,14 @@ class Split:
         return len(self.x)
 
     def majority(self) -> float | None:
-        """Return the share of the most frequent class, the accuracy of a constant prediction; None without classes."""
-        return None if self.label is None or not len(self) else int(self.label.bincount().max()) / len(self)
+        """Return the share of the most frequent class, the accuracy of a constant prediction; None without classes.
+
+        Samples count by their weight.
+        """
+        if self.label is None or not len(self):
+            return None
+        counts = self.label.bincount(None if self.weight is None else self.weight.double())
+        return float(counts.max() / counts.sum())
 
     def subset(self, index: Tensor) -> Split:
         """Return the samples at `index`, in its order."""
@@ -67,7 +75,8 @@ class Split:
         label = t if self.label is self.t else None if self.label is None else self.label[index]
         at = index.tolist() if self.ids else []
         ids = {name: [column[i] for i in at] for name, column in self.ids.items()}
-        return Split(x, t, label, None if self.weight is None else self.weight[index], ids)
+        rows = index.cpu() if self.rows is None else self.rows[index.cpu()]
+        return Split(x, t, label, None if self.weight is None else self.weight[index], ids, rows)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Split:
         """Return the split on `device`. Floating tensors become `dtype`, class indices stay int64."""

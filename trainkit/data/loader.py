@@ -8,7 +8,7 @@ in an epoch the run was resumed, and on whether the data is in memory or streame
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,12 +27,16 @@ def epoch_permutation(seed: int, epoch: int, n: int) -> Tensor:
     return torch.randperm(n, generator=generator(seed, "order", epoch))
 
 
-def batches(split: Split, order: Tensor, size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (x, t) per batch of `size` samples in `order` (n,) or (r, n), from batch `first` on. The last may be smaller."""
+def batches(split: Split, order: Tensor, size: int, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
+    """Yield (x, t) per batch of `size` samples in `order` (n,) or (r, n), from batch `first` on. The last may be smaller.
+
+    Of samples with weights, yield (x, t, weight).
+    """
+    parts = (split.x, split.t) if split.weight is None else (split.x, split.t, split.weight)
     n = order.shape[-1]
     replicas = order.shape[0] if order.dim() == 2 else 1
     whole, rest = divmod(n, size)
-    padded = _padded(split, replicas * size)
+    padded = _padded(parts, replicas * size)
     count = max(1, GATHER_BYTES // max(1, padded * _row_bytes(split.x)))  # batches per block
     blocks = [order[..., i * size : min(i + count, whole) * size] for i in range(first, whole, count)]
     sizes = [size] * len(blocks)
@@ -40,14 +44,14 @@ def batches(split: Split, order: Tensor, size: int, first: int = 0) -> Iterator[
         blocks.append(order[..., whole * size :])
         sizes.append(rest)
 
-    def read_block(key: tuple[Tensor, int]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        index = _index(*key, _padded(split, replicas * key[1]))
+    def read_block(key: tuple[Tensor, int]) -> list[tuple[Tensor, ...]]:
+        index = _index(*key, _padded(parts, replicas * key[1]))
         shape = (replicas, key[1]) if order.dim() == 2 else (key[1],)
-        return _cut(gather(split.x, index), shape), _cut(gather(split.t, index), shape)
+        return [_cut(gather(v, index), shape) for v in parts]
 
     keys = zip(blocks, sizes, strict=True)
-    for x, t in prefetch(read_block, keys) if isinstance(split.x, MappedRows) else map(read_block, keys):
-        yield from zip(x, t, strict=True)
+    for block in prefetch(read_block, keys) if isinstance(split.x, MappedRows) else map(read_block, keys):
+        yield from zip(*block, strict=True)
 
 
 def iter_batches(x: Tensor | MappedRows, size: int) -> Generator[Tensor, None, None]:
@@ -82,9 +86,9 @@ def _cut(rows: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     return rows[:, : math.prod(shape)].unflatten(1, shape).unbind(0)
 
 
-def _padded(split: Split, rows: int) -> int:
-    """Return the next number of rows whose x and t both fill a multiple of ALIGN bytes."""
-    step = max(ALIGN // math.gcd(ALIGN, _row_bytes(v)) for v in (split.x, split.t))
+def _padded(parts: Sequence[Tensor | MappedRows], rows: int) -> int:
+    """Return the next number of rows of which each of the parts fills a multiple of ALIGN bytes."""
+    step = max(ALIGN // math.gcd(ALIGN, _row_bytes(v)) for v in parts)
     return -(-rows // step) * step
 
 

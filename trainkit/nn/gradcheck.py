@@ -16,6 +16,7 @@ from .module import Module, Tensors, bwd_value, fwd_value
 EPS = 1e-6  # the step: truncation ~ eps², rounding ~ 1e-16/eps, so the error is near 1e-10
 TOLERANCE = 1e-6
 ROUNDING = 2.0**-48  # relative rounding error allowed for the objective, a sum: 16 units in the last place
+STEEPEST = 1e3  # slopes to the left and right that differ by more are those of a jump, which has no derivative
 MARGIN = 1e-3  # inputs this near to a kink are moved away from it
 
 
@@ -68,16 +69,17 @@ def gradcheck(module: Module, x: Tensors, seed: int = 0, elements: int | None = 
     return [GradcheckResult(name, _max_error(p, g, objective, _sampled(p.numel(), elements, draw))) for name, p, g in named]
 
 
-def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor) -> GradcheckResult:
-    """Compare dy of `loss` with finite differences, as `gradcheck` does."""
+def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor, weight: Tensor | None = None) -> GradcheckResult:
+    """Compare dy of `loss` with finite differences, as `gradcheck` does. weight: that of each sample."""
     y = y.double().clone()
     t = t.double() if t.is_floating_point() else t
     for kink in loss.nonsmooth_at:
         near = (y - t - kink).abs() < MARGIN
         y = torch.where(near, y + 2 * MARGIN, y)
-    _, saved = loss.fwd(y, t)
+    given = () if weight is None else (weight.double(),)
+    _, saved = loss.fwd(y, t, *given)
     analytic = loss.bwd(saved)
-    return GradcheckResult("y", _max_error(y, analytic, lambda: float(loss.fwd(y, t)[0].sum()), range(y.numel())))
+    return GradcheckResult("y", _max_error(y, analytic, lambda: float(loss.fwd(y, t, *given)[0].sum()), range(y.numel())))
 
 
 def _sampled(n: int, limit: int | None, draw: torch.Generator) -> Iterable[int]:
@@ -88,6 +90,7 @@ def _sampled(n: int, limit: int | None, draw: torch.Generator) -> Iterable[int]:
 def _max_error(p: Tensor, analytic: Tensor, objective: Callable[[], float], elements: Iterable[int]) -> float:
     """Return the largest scaled difference over the `elements` of `p`, or ∞ if the shapes differ.
 
+    Where the slopes to the left and to the right differ, as at a tie of a maximum, each value between them is a derivative.
     `p` is changed in place, one element at a time, and restored.
     """
     if analytic.shape != p.shape:
@@ -105,6 +108,11 @@ def _max_error(p: Tensor, analytic: Tensor, objective: Callable[[], float], elem
         n = (up - down) / (2 * EPS)
         difference, rounding = abs(a - n), ROUNDING * max(abs(up), abs(down)) / EPS
         error = max(0.0, difference - rounding) / max(1.0, abs(a), abs(n)) if math.isfinite(difference) else math.inf
+        if TOLERANCE < error < math.inf:
+            at = objective()
+            low, high = sorted([(at - down) / EPS, (up - at) / EPS])
+            if high - low < STEEPEST:
+                error = max(0.0, low - a - 2 * rounding, a - high - 2 * rounding) / max(1.0, abs(a), abs(n))
         worst = max(worst, error)
     return worst
 

@@ -64,9 +64,9 @@ class Module(Recorded):
         """
         return None
 
-    def flops(self, x: Tensors) -> int:
-        """Return the floating-point operations of a forward pass on x; by default one per element of x."""
-        return x.numel() if isinstance(x, Tensor) else sum(xi.numel() for xi in x)
+    def flops(self, x: Tensors) -> int | None:
+        """Return the floating-point operations of a forward pass on x; None if they are not known."""
+        return None
 
     # -- parameters ------------------------------------------------------------------------------------------------------
 

@@ -43,9 +43,12 @@ def capture(session: Session) -> dict[str, Any]:
             "batch": session.step_size,
             "classes": None if session.data.classes is None else list(session.data.classes),
             "threshold": session.data.threshold,
+            **({} if session.data.positive is None else {"positive": session.data.positive}),
             "schema": session.data.schema,
             "fingerprints": session.fingerprints,
             "sizes": Sizes.of(session.data).state_dict(),
+            **({"multilabel": True} if session.data.multilabel else {}),
+            **({"held_out": dict(session.held_out)} if session.held_out else {}),
         },
         "callbacks": {name: to_plain(cb.state_dict(), f".callbacks.{name}") for name, cb in session.callbacks.items()},
         "rng": random_states(session.generators, session.device),
@@ -55,8 +58,8 @@ def capture(session: Session) -> dict[str, Any]:
 
 
 def _as_state(progress: Progress) -> dict[str, Any]:
-    """Return the progress under the keys of the file format."""
-    state = asdict(progress)
+    """Return the progress under the keys of the file format: without `weight` if the samples have none."""
+    state = {name: value for name, value in asdict(progress).items() if name != "weight" or value is not None}
     return {"pending" if name == "validation_pending" else name: value for name, value in state.items()}
 
 

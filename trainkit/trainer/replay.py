@@ -98,7 +98,7 @@ class StepCopy:
 
 def copy_lists(state: dict[str, Any]) -> dict[str, Any]:
     """Return a copy of the attributes of a `Progress`, its lists copied too."""
-    return {**state, **{k: state[k][:] for k in ("samples", "loss_sum", "lr", "active")}}
+    return {**state, **{k: v[:] for k, v in state.items() if isinstance(v, list)}}
 
 
 def carried_buffers(session: Session) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 
 import torch
@@ -43,16 +44,31 @@ def check_shapes(net: Module, loss: Loss, data: Dataset, names: Iterable[str], n
                 loss.check(outputs, split.t.expand(*replicas, *split.t.shape))
             except UserError as error:
                 raise UserError(f"loss, on the {name} split: {error}") from None
-    t = first.t[:2]
-    _check_sum(loss, y, t.expand(*replicas, *t.shape))
+        if split.weight is not None and not takes_weights(loss):
+            raise UserError(
+                f"loss: {type(loss).__name__} takes no sample weights, which the {name} split has; let its fwd and batch_weight"
+                " take weight=None, and pass it to self.reduce and self.reduction_factor"
+            )
+    given = [v[:2].expand(*replicas, *v[:2].shape) for v in (first.t, first.weight) if v is not None]
+    _check_sum(loss, y, *given)
     return y
 
 
-def _check_sum(loss: Loss, y: Tensor, t: Tensor) -> None:
+def takes_weights(loss: Loss) -> bool:
+    """Return whether a loss takes the weights of the samples."""
+    try:
+        inspect.signature(loss.fwd).bind(None, None, None)
+        inspect.signature(loss.batch_weight).bind(None, None)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_sum(loss: Loss, y: Tensor, *targets: Tensor) -> None:
     """Raise UserError for a loss whose sum is not its mean times its batch weight: batches are combined by these."""
     if loss.reduction != "mean":
         return
-    values = loss.fwd(y, t)[0], loss.summed().fwd(y, t)[0], loss.batch_weight(t)
+    values = loss.fwd(y, *targets)[0], loss.summed().fwd(y, *targets)[0], loss.batch_weight(*targets)
     mean, total, weight = (torch.as_tensor(v).detach().cpu().double() for v in values)
     known = mean.isfinite() & total.isfinite() & (weight != 0)
     if known.any() and not torch.allclose(total[known], (mean * weight)[known], rtol=1e-3, atol=1e-6):

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainkit.checkpoint.file import load_run, save
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import Dataset
+from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
@@ -25,6 +25,7 @@ from . import loop, signals, threads
 from .arguments import check_objects
 from .callback import Callback, check_files, named, without_folder
 from .description import configuration
+from .predictor import Predictor
 from .run_folder import RunFolder
 from .session import Session
 from .settings import Settings
@@ -36,12 +37,12 @@ LEFT_OUT = "config.yaml: {}; it is left out, so give it to trainkit.load"
 
 
 @dataclass(repr=False)
-class Trainer(Settings):
+class Trainer(Settings, Predictor):
     """A trainer of nets.
 
         trainer = Trainer(max_epochs=20, callbacks=[ValidationSplit(0.2), EarlyStopping("val/loss")])
         summary = trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), tensors(x, t, normalize="feature"))
-        trainer.history[-1]["val/loss"], trainer.test(), trainer.predict(x)
+        trainer.history[-1]["val/loss"], trainer.test(), trainer.predict_proba(x)
 
     max_epochs, max_steps: the length of the run, the shorter of the two; 100 epochs if both are None. min_epochs: no callback
     stops the run earlier.
@@ -158,14 +159,13 @@ class Trainer(Settings):
         """
         return self._evaluated("test", data)
 
-    def predict(self, x: Any) -> Tensor:
-        """Return the net's outputs for inputs in the data's own units: x (n, ...) gives (n, ...), with replicas (r, n, ...).
+    def confusion_matrix(self, name: str = "test", data: Dataset | None = None) -> ConfusionMatrix:
+        """Return how often the fitted net predicts each class for samples of each class: `classes`, and `counts` (r, K, K).
 
-        `predict` scales x as the training data was scaled and runs the net in evaluation mode. `net(x)` does neither.
-        x: a tensor, or anything that torch.as_tensor takes.
-        Raises UserError before a fit, or where x has other features than the data.
+        name: train, val or test, of the run's data or of `data`, which is treated as in `test`.
+        Raises UserError as `test` does, and unless each sample is of one of at most 100 classes.
         """
-        return self.fitted().predict(x)
+        return self.fitted().confusion_matrix(name, data)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted net, its normalization and the state of the run into one checkpoint file, for `trainkit.load`.

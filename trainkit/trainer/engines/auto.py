@@ -41,7 +41,7 @@ def seconds_saved(session: Session, step: Step, left: int) -> float:
     a = 2 time(n / 2) - time(n).
     """
     size = session.step_size
-    x, t = next(batches(session.data.train, session.order(0), size))
+    x, t = next(batches(session.data.train, session.order(0), size))  # weights are refused before (`check_supported`)
     replica_dims, half = session.net.replica_dims, size // 2
     undo = undoing(session.net, session.optimizer)
     try:

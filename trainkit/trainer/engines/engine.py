@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from .multi_step import MultiStepEngine
 
-Call = tuple[Tensor, int, int]  # losses, (steps,) or (steps, r), of an eager step () or (r,); number of steps; samples of each
+# Losses, (steps,) or (steps, r), of an eager step () or (r,); number of steps; samples of each; their summed weights, () or
+# (r,), if they have any.
+Call = tuple[Tensor, int, int, Tensor | None]
 
 
 class StepEngine:
@@ -66,19 +68,20 @@ class StepEngine:
         if self.multi_step is not None:
             full = order.shape[axis] // self.size
             if self.optimizer.t == 0:  # the first update of a run may have another form
-                yield step(*next(batches(self.split, order, self.size))).unsqueeze(0), 1, self.size
+                yield step(*next(batches(self.split, order, self.size))).unsqueeze(0), 1, self.size, None
                 first = 1
             while first < full:
                 n = self.multi_step.max_steps_per_call(min(full - first, self.session.steps_until_next_event()))
-                yield self.multi_step(order, first, n), n, self.size
+                yield self.multi_step(order, first, n), n, self.size, None
                 first += n
             if first * self.size == order.shape[axis]:  # no smaller batch is left at the end
                 return
             x, t = next(batches(self.split, order, self.size, first))
-            yield step(x, t).unsqueeze(0), 1, x.shape[axis]
+            yield step(x, t).unsqueeze(0), 1, x.shape[axis], None
             return
-        for x, t in batches(self.split, order, self.size, first):
-            yield step(x, t), 1, x.shape[axis]
+        for x, *targets in batches(self.split, order, self.size, first):
+            weight = None if self.split.weight is None else targets[1].double().sum(-1)
+            yield step(x, *targets), 1, x.shape[axis], weight
 
     def _multi_step(self, engine: Literal["compile", "graph"]) -> MultiStepEngine:
         kind: type[MultiStepEngine]
@@ -111,6 +114,8 @@ def check_supported(session: Session, engine: str) -> None:
         raise UserError("SGD with accumulate_into_momentum has no gradient buffer, which is needed to check such a step")
     if not isinstance(session.data.train.x, Tensor):
         raise UserError("the data is streamed from its file")
+    if session.data.train.weight is not None:
+        raise UserError("the samples have weights, which only eager steps take")
     if session.settings.precision == "bf16" and engine != "graph":
         raise UserError("compiled code does not round to bfloat16 where the passes of trainer.precision=bf16 do")
 
