@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from trainkit.core.errors import UserError
 from trainkit.data.arrays import from_numpy
-from trainkit.data.dataset import MAX_DIMS, Dataset, Split, floating
+from trainkit.data.dataset import MAX_DIMS, Dataset, Normalize, Split, floating
 
 MAX_CLASSES = 65_536  # larger labels are regression targets or come from a broken file
 
@@ -37,7 +37,8 @@ def tensors(
     test: tuple[Any, Any] | None = None,
     val: tuple[Any, Any] | None = None,
     classes: list[str] | int | None = None,
-    normalize: Literal["none", "feature", "global"] = "none",
+    normalize: Normalize = "none",
+    normalize_target: bool = False,
 ) -> Dataset:
     """Return a dataset of two tensors or NumPy arrays: `x` (n, ...) real, one sample per row, and `t`, whose dtype decides.
 
@@ -48,6 +49,7 @@ def tensors(
     the middle of the two values.
     Other floats (n, ...): a regression; (n,) becomes (n, 1), since a loss of (n, 1) against (n,) would broadcast.
 
+    normalize, normalize_target: how a fit scales inputs and targets by the training split; see `Dataset`.
     Integers in `x` become the default dtype, those of 32 bits or more float64, unscaled.
     Raises UserError for complex or empty tensors, texts or objects, unequal counts, and labels out of range.
     """
@@ -71,6 +73,7 @@ def tensors(
         classes=names,
         threshold=threshold,
         normalize=normalize,
+        normalize_target=normalize_target,
     )
 
 
