@@ -30,7 +30,8 @@ class Checkpoint(Callback):
 
     By default it saves at an epoch's end, as often as possible while saving takes at most 5 % of the time. (An epoch may last
     only 2 ms.)
-    monitor, mode: `best.pt` is the state at the best value of this metric (of its mean over replicas).
+    monitor, mode: `best.pt` is the state at the best value of this metric, or of its mean over replicas, which is NaN if it is
+    NaN for one.
     save_top_k: with more than 1, the k best states are kept in files named by `filename`. Its fields are epoch, step and any
     metric: "{epoch}-{val/loss:.3f}". If the name is taken, the step is appended. Non-finite values never rank.
 
@@ -80,6 +81,7 @@ class Checkpoint(Callback):
         self.written: set[str] = set()  # files of this fit: deleted without a check of their content
         self.held: tuple[float, int] | None = None  # score and step of the best.pt from before this fit
         self.saved: tuple[int, int] | None = None  # (step, batch) of last.pt
+        self.told = False  # whether a line has said that states are not ranked
         self.save_seconds, self.ended = FIRST_SAVE_SECONDS, time.monotonic()  # of the last save: duration, and end
 
     def on_fit_start(self, session: Session) -> None:
@@ -152,7 +154,10 @@ class Checkpoint(Callback):
         if self.save_top_k == 0 or session.metrics.new(self.monitor) is None:
             return None
         score, step = self.sign * session.metrics.mean(self.monitor), session.progress.step
-        if not math.isfinite(score) or (len(self.ranked) >= self.save_top_k and score >= self.ranked[-1][0]):
+        if not math.isfinite(score):
+            self._print_unranked(session)
+            return None
+        if len(self.ranked) >= self.save_top_k and score >= self.ranked[-1][0]:
             return None
         best = not self.ranked or score < self.ranked[0][0]
         own = self._name(session) if self.save_top_k > 1 else BEST
@@ -170,6 +175,18 @@ class Checkpoint(Callback):
         content = session.snapshot()
         self.waiting.update(dict.fromkeys(names, content))
         return content
+
+    def _print_unranked(self, session: Session) -> None:
+        """Print once that states are not ranked, where the metric is finite for some replicas and not for others."""
+        assert self.monitor is not None
+        values = session.metrics[self.monitor]
+        broken = [r for r, v in enumerate(values) if not math.isfinite(v)]
+        if 0 < len(broken) < len(values) and not self.told:
+            self.told = True
+            print_stderr(
+                f"callbacks.{self.name}: {self.monitor} is {values[broken[0]]:g} in replica {broken[0]}, and so is the mean:"
+                f" states from step {session.progress.step} on are not ranked while it is"
+            )
 
     def _name(self, session: Session) -> str:
         counters = {"epoch": session.progress.epoch, "step": session.progress.step}

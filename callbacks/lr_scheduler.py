@@ -12,7 +12,7 @@ from trainkit.optim.arithmetic import RATE_LIMIT
 from trainkit.optim.optimizer import momentum_of
 from trainkit.optim.schedule_arguments import asks_for_momentum, build, build_each, check, check_length
 from trainkit.optim.schedules import SCHEDULERS, Plateau, ReduceLROnPlateau, Schedule, warm_up
-from trainkit.trainer.callback import Callback
+from trainkit.trainer.callback import Callback, sign_of
 from trainkit.trainer.session import Session
 
 TRIED = 5_000  # rates that are checked before the first step: this takes a few milliseconds
@@ -28,7 +28,8 @@ class LRScheduler(Callback):
     """A schedule by torch's name and arguments: `LRScheduler(CosineAnnealingLR={"T_max": 100})`.
 
     interval: count the schedule's updates in epochs or in steps. warmup_steps: over this many steps the rate grows linearly
-    to the schedule's rate. monitor: the metric of ReduceLROnPlateau; with replicas, each has its own plateau.
+    to the schedule's rate. monitor: the metric of ReduceLROnPlateau, whose mode is that of the metric (max for an accuracy)
+    unless it is given; with replicas, each has its own plateau.
     SequentialLR takes {schedulers: [{LinearLR: {...}}, ...], milestones: [...]}, ChainedScheduler {schedulers: [...]}.
     CyclicLR and OneCycleLR also change the momentum if the optimizer has one.
 
@@ -59,6 +60,7 @@ class LRScheduler(Callback):
         self.interval, self.monitor, self.warmup_steps = interval, monitor, warmup_steps
         self.chosen: tuple[str, Mapping[str, Any]] = next(iter(given.items()), ("ConstantLR", {"factor": 1.0}))
         self.plateau = self.chosen[0] == "ReduceLROnPlateau"
+        self.mode: Any = self.chosen[1].get("mode") if self.plateau else None
         self.monitors = (monitor,) if self.plateau else ()
         if interval == "epoch" and not warmup_steps:
             self.on_train_batch_end = super().on_train_batch_end  # type: ignore[method-assign]
@@ -70,6 +72,9 @@ class LRScheduler(Callback):
     def setup(self, session: Session) -> None:
         self.restored: dict[str, Any] | None = None
         self.begun = False
+        if self.plateau:
+            sign = sign_of(session, self, self.monitor, self.mode)
+            self.chosen = (self.chosen[0], {**self.chosen[1], "mode": "max" if sign < 0 else "min"})
 
     def on_fit_start(self, session: Session) -> None:
         if not self.begun:  # on_fit_start is called again after a rewind inside a fit

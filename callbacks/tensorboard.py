@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard: `tensorboard --logdir logs`."""
+"""Event files for TensorBoard: `tensorboard --logdir logs`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.validation import COUNTER, require, short_repr
 from trainkit.metrics.event_file import EVENTS, EventFile
 from trainkit.metrics.statistics import mean, std
+from trainkit.trainer import event_summaries
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
@@ -26,10 +27,12 @@ Point = tuple[int, str, float]  # step, tag, value
 class TensorBoard(Callback):
     """Writer of event files in the run's folder. The x axis is the step; the epoch is a scalar of its own.
 
-    train/loss is written at the first step, every log_every_n_steps, and at the last step of each epoch; other metrics when
-    they are new.
-    With replicas a scalar is their mean, and `val/loss_std` their standard deviation. The configuration is written as text; the
-    hyperparameters with the final metrics once, at the end.
+    Metrics are written when they are new, under the names and with the values of metrics.csv: train/loss is the mean over an
+    epoch's steps. train/loss_step is the loss of a step: the first, every log_every_n_steps, and the last of each epoch.
+    With replicas a scalar is their mean, and `val/loss_std` their standard deviation.
+    At the start: the configuration and the net's layers as text, and the charts of the tab Custom Scalars, in which the curves
+    of a metric on training, validation and test data are together. At the end, once: the configuration's scalars with the
+    final metrics (HPARAMS), and the confusion matrices of the validation and test data as pictures.
     histograms_every_n_epochs: weights and gradients of each parameter, off by default.
 
     A resumed run continues the same curves. Its file begins with an event that hides what was written after its checkpoint.
@@ -62,7 +65,7 @@ class TensorBoard(Callback):
         self.is_held = session.last_is_ahead
         if step == 0 or not session.run.continues:
             self._purge(0)  # the events of a run that saved nothing
-            self._config(session.config)
+            self._first_page(session)
         else:
             self.summary = last_summary(session.run) if self.since is not None else {}
             self._purge(step + 1 if self.since is None or self._is_ended() else self.since)
@@ -70,15 +73,15 @@ class TensorBoard(Callback):
             self._open()
 
     def on_step_log(self, session: Session, losses: list[float]) -> None:
-        self._log(session.progress.step, {"train/loss": losses})
+        self._log(session.progress.step, {"train/loss_step": losses})
 
     def on_log(self, session: Session) -> None:
-        names = sorted(session.metrics.updated - {"train/loss"})  # train/loss is logged at on_step_log
-        new = {name: session.metrics[name] for name in names}
+        new = {name: session.metrics[name] for name in sorted(session.metrics.updated)}
         self._log(session.progress.step, {**new, "epoch": [float(session.epochs_done)]})
         every, at_end = self.histograms_every_n_epochs, "train/loss" in session.metrics.updated
         if every and at_end and session.epochs_done % every == 0:
-            self._histograms(session)
+            for summary in event_summaries.histograms(session):
+                self._add(summary, session.progress.step)
 
     def on_test_end(self, session: Session) -> None:
         step = session.progress.step
@@ -90,7 +93,9 @@ class TensorBoard(Callback):
         for tag, value in scalars({name: session.metrics[name] for name in sorted(names)}):
             self._add(Summary(value=[Summary.Value(tag=tag, simple_value=value)]), step)
         if not is_written:
-            self._hparams(session)
+            pictures = [event_summaries.confusion_picture(session, name) for name in ("val", "test")]
+            for summary in (*event_summaries.hparams(session), *(p for p in pictures if p is not None)):
+                self._add(summary, step)
 
     def on_save_end(self, session: Session) -> None:
         if self.is_held:
@@ -145,6 +150,13 @@ class TensorBoard(Callback):
             return False
         return bool(self.summary.get("params_sha256") == digest((name, p) for name, p, _ in self.session.net.named_param()))
 
+    def _first_page(self, session: Session) -> None:
+        """Write what is known before the first step: the configuration, the net, and which curves share a chart."""
+        if session.config:
+            self._add(event_summaries.preformatted("config", session.config), 0)
+        self._add(event_summaries.preformatted("net", event_summaries.net_table(session)), 0)
+        self._add(event_summaries.charts(session), 0)
+
     def _write(self, event: Event) -> None:
         if self.writer is None:
             self.waiting.append(event)
@@ -168,35 +180,6 @@ class TensorBoard(Callback):
             self.points = []
         self.points += [(step, tag, value) for tag, value in values]
         self._add(Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values]), step)
-
-    def _config(self, config: str) -> None:
-        if config:
-            from torch.utils.tensorboard.summary import text
-
-            fenced = "\n".join(f"    {line}" for line in config.splitlines())
-            self._add(text("config", fenced), 0)
-
-    def _histograms(self, session: Session) -> None:
-        from torch.utils.tensorboard.summary import histogram
-
-        for name, p, g in session.net.named_param():
-            for group, tensor in (("weights", p), ("gradients", g))[: 1 + session.optimizer.has_grad_buffer]:
-                finite = tensor[tensor.isfinite()].cpu().double().numpy()
-                if finite.size:
-                    self._add(histogram(f"{group}/{name}", finite, bins=30), session.progress.step)  # TensorBoard shows 30
-
-    def _hparams(self, session: Session) -> None:
-        from torch.utils.tensorboard.summary import hparams
-
-        finals = {name: session.metrics.mean(name) for name in session.metrics if name.startswith(("test/", "val/"))}
-        chosen: dict[str, bool | str | float | int] = {
-            "optimizer": type(session.optimizer).__name__,
-            "lr": session.optimizer.initial_lrs[0],
-            "batch_size": session.settings.batch_size or len(session.data.train),
-            "seed": session.settings.seed,
-        }
-        for part in hparams(chosen, finals):  # only the metrics' names: their values are the last points of the curves
-            self._add(part, session.progress.step)
 
 
 def scalars(metrics: dict[str, list[float]]) -> list[tuple[str, float]]:

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from trainkit.core.errors import UserError, suggest
 from trainkit.core.rng import generator
-from trainkit.core.validation import require
+from trainkit.core.validation import OneOf, require
 from trainkit.data.dataset import Split
 from trainkit.data.split import group_codes, held_out, others, times
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
+
+SETTINGS = {"fraction": float, "seed": int, "stratify": bool, "group": OneOf(None, str), "time": OneOf(None, str)}
 
 
 class ValidationSplit(Callback):
@@ -63,19 +65,31 @@ class ValidationSplit(Callback):
                 f"fraction={self.fraction} of {len(samples)} samples leaves {len(train)} to train and {len(val)} to validate"
             )
         session.data = session.data.with_parts(train=samples.subset(train), val=samples.subset(val))
+        session.split_settings[self.name] = self._settings
         session.validate_every_n_epochs, session.validate_every_n_steps = self.every_n_epochs, self.every_n_steps
-        self.sha256 = hashlib.sha256(",".join(map(str, val.tolist())).encode()).hexdigest()
+        self.positions = val
 
     def indices(self, n: int, label: Tensor | None = None, group: Tensor | None = None, time: Tensor | None = None) -> Tensor:
         """Return the sorted indices of the validation samples among n, as `held_out` does with label, group or time."""
         return held_out(n, self.fraction, generator(self.seed, "validation_split", n), label, group, time)
 
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """The arguments on which the split depends, besides the data."""
+        return {key: getattr(self, key) for key in SETTINGS}
+
     def state_dict(self) -> dict[str, Any]:
-        return {"sha256": self.sha256}
+        return {"settings": self._settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        require(state, {"sha256": str}, "state")
-        if state["sha256"] != self.sha256:
+        """Raise UserError for other settings. Other data is found by the fingerprints of its rows (`data/held_rows.py`)."""
+        if "sha256" in state:  # of an earlier version, without fingerprints of rows
+            require(state, {"sha256": str}, "state")
+            same = state["sha256"] == hashlib.sha256(",".join(map(str, self.positions.tolist())).encode()).hexdigest()
+        else:
+            require(state, {"settings": SETTINGS}, "state")
+            same = state["settings"] == self._settings
+        if not same:
             raise UserError(
                 "the checkpoint has a different validation split (other fraction, seed or data); restore these settings,"
                 " otherwise training samples would be used for validation"

@@ -22,6 +22,7 @@ from torture import (
     readonly,
     refusals,
     resume,
+    scores,
     tables,
     terminals,
 )
@@ -47,6 +48,7 @@ FEW: dict[str, Callable[[Path], list[Tally]]] = {
     "poison": lambda folder: configs.poison(folder, 60),
     "mutations": lambda folder: configs.fuzz(folder, 60),
     "checks": lambda folder: checks.checks(folder, 12),
+    "metrics": lambda folder: scores.scores(folder, 12),
     "a long run": lambda folder: load.long(folder, 20_000),
     "a second trainer": lambda folder: load.shared(folder, 6),
     "clocks": lambda folder: load.clocks(folder, 8),

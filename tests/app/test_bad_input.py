@@ -623,7 +623,10 @@ RESUMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: c["callbacks"]["lr_scheduler"].update(plateaus="x"),
         "callbacks.lr_scheduler: state.plateaus",
     ),
-    "another split": (lambda c: c["callbacks"]["validation_split"].update(sha256="0"), "has a different validation split"),
+    "another split": (
+        lambda c: c["callbacks"]["validation_split"]["settings"].update(seed=1),
+        "has a different validation split",
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -20,10 +21,12 @@ from hypothesis import strategies as st
 
 from trainkit.app.cli import commands
 from trainkit.app.cli.main import main, parse
+from trainkit.app.cli.metrics import print_confusion
 from trainkit.app.cli.options import COMMANDS, OPTIONS, Command, Option
 from trainkit.app.experiment import NOT_FINITE
 from trainkit.checkpoint import file as checkpoint
 from trainkit.core.errors import UserError
+from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.trainer.signals import exit_code
 
 ROOT = Path(__file__).parents[2]
@@ -374,6 +377,63 @@ def test_a_checkpoint_without_its_folder_carries_its_configuration() -> None:
     assert summary("new")["epoch"] == 3
 
 
+def newest(*words: str) -> str:
+    """The run that `fit ... --resume` continues."""
+    done = io.StringIO()
+    with contextlib.redirect_stdout(done):
+        assert main(["fit", *words, "--resume", "trainer.max_epochs=3"]) == 0
+    return done.getvalue().split()[1].partition("/checkpoints")[0]
+
+
+def begun(*words: str) -> str:
+    """The folder of a new run, which saved last of all."""
+    before = set(Path("logs").glob("*/*"))
+    assert main(["fit", *words]) == 0
+    (made,) = set(Path("logs").glob("*/*")) - before
+    for file in made.glob("checkpoints/*"):
+        os.utime(file, ns=(time.time_ns(), time.time_ns() + len(before) * 10**9))
+    return str(made)
+
+
+def test_the_newest_run_is_that_of_the_configuration_not_of_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("b", "c"):
+        Path(folder).mkdir()
+        Path(folder, "a.yaml").write_text(CONF)
+    Path("more.yaml").write_text("seed: 4\n")
+    runs = {words: begun(*words) for words in [("conf/a.yaml",), ("b/a.yaml",), ("b/a.yaml", "more.yaml")]}
+    for words, run in runs.items():
+        assert newest(*words) == run
+    assert newest("conf/../b/a.yaml") == newest(str(Path("b/a.yaml").absolute())) == runs["b/a.yaml",]
+    assert main(["fit", "c/a.yaml", "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert "resume: logs/a has no run of c/a.yaml with a checkpoint; its newest run, logs/a/" in said
+    assert ", is of b/a.yaml more.yaml; give one: --resume RUN" in said
+    assert newest("conf/a.yaml") == runs["conf/a.yaml",]
+
+
+def test_the_newest_run_is_found_after_the_project_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("old").mkdir()
+    monkeypatch.chdir("old")
+    Path("a.yaml").write_text(CONF)
+    run = begun("a.yaml")
+    monkeypatch.chdir("..")
+    Path("old").rename("new")
+    monkeypatch.chdir("new")
+    assert newest("a.yaml") == run
+
+
+@pytest.mark.parametrize("marker", ["", "run folder\n", "configuration: nonsense\n", "configuration: 3\n", "\0" * 100_000])
+def test_a_run_that_names_no_configuration_is_continued_and_said(marker: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = begun("conf/a.yaml")
+    Path(run, ".trainkit-run").write_text(marker)  # as an earlier version wrote it, or as it may be damaged
+    assert newest("conf/a.yaml") == run
+    line = f"resume: {run} does not name the file of its configuration; continued as a run of conf/a.yaml"
+    assert line in capsys.readouterr().err.splitlines()
+    other = begun("conf/a.yaml")
+    os.utime(Path(other, "checkpoints/last.pt"), ns=(0, 0))
+    assert newest("conf/a.yaml") == other  # one that names the file is preferred, though it is older
+
+
 # -- validate, test, predict ------------------------------------------------------------------------------------------------
 
 
@@ -388,6 +448,37 @@ def test_validate_and_test_give_the_summary_s_numbers(capsys: pytest.CaptureFixt
             out = capsys.readouterr().out
             assert out.splitlines()[0] == f"run/checkpoints/last.pt, {n} samples"
             assert printed(out) == {f"{part}/{m}": f"{metrics[f'{part}/{m}']:.4g}" for m in ("accuracy", "error", "loss")}
+
+
+def confusion(lines: list[str]) -> tuple[str, list[str], dict[str, list[int]]]:
+    """The title of a printed confusion matrix, its predicted classes, and the counts of each true class."""
+    at = next(i for i, line in enumerate(lines) if line.startswith("confusion matrix"))
+    title, head, *rows = lines[at:]
+    assert len({len(line) for line in (head, *rows)}) == 1
+    return title, head.split()[3:], {row.split()[0]: [int(n) for n in row.split()[1:]] for row in rows}
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_evaluation_prints_the_confusion_matrix(replicas: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run", f"trainer.replicas={replicas}"]) == 0
+    assert main(["predict", "run", *(["--replica", "all"] if replicas > 1 else [])]) == 0
+    answers = list(csv.DictReader(Path("run/predictions.csv").read_text().splitlines()))
+    capsys.readouterr()
+    assert main(["test", "run"]) == 0
+    title, names, rows = confusion(capsys.readouterr().out.splitlines())
+    assert title == ("confusion matrix:" if replicas == 1 else "confusion matrix of 2 replicas together:")
+    assert names == list(rows) == ["outside", "inside"]
+    pairs = [(row["truth"], row["answer"]) for row in answers]
+    assert rows == {true: [pairs.count((true, answer)) for answer in names] for true in names}
+
+
+def test_the_confusion_matrix_of_many_classes_is_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+    print_confusion(ConfusionMatrix(tuple(map(str, range(11))), torch.eye(11, dtype=torch.float64)[None]))
+    expected = "confusion matrix: 11 classes; in Python load(RUN).confusion_matrix()\n"
+    assert capsys.readouterr().out == expected
+    print_confusion(ConfusionMatrix(("a" * 30, "b"), torch.tensor([[[1.5, 0.0], [1e6, 2.0]]])))
+    lines = ["confusion matrix:", f"true \\ predicted    {'a' * 17}…  b", f"{'a' * 17}…                 1.5  0"]
+    assert capsys.readouterr().out.splitlines()[:3] == lines
 
 
 def test_another_checkpoint_is_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -410,8 +501,15 @@ def test_predict_writes_outputs_and_answers_of_the_test_part(capsys: pytest.Capt
     assert main(["predict", "run"]) == 0
     rows = list(csv.DictReader(Path("run/predictions.csv").read_text().splitlines()))
     assert len(rows) == 20
-    assert list(rows[0]) == ["sample", "y0", "y1", "answer"]
-    assert all((float(r["y1"]) > float(r["y0"])) == (r["answer"] == "inside") for r in rows)
+    assert list(rows[0]) == ["row", "p_outside", "p_inside", "answer", "truth"]
+    assert all((float(r["p_inside"]) > float(r["p_outside"])) == (r["answer"] == "inside") for r in rows)
+    wrong = sum(r["answer"] != r["truth"] for r in rows) / len(rows)
+    assert summary()["metrics"]["test/error"] == wrong  # type: ignore[index]
+    assert main(["predict", "run", "--raw"]) == 0
+    raw = list(csv.DictReader(Path("run/predictions.csv").read_text().splitlines()))
+    assert list(raw[0]) == ["row", "y_outside", "y_inside", "answer", "truth"]
+    assert [r["answer"] for r in raw] == [r["answer"] for r in rows]
+    assert main(["predict", "run"]) == 0
     assert main(["predict", "run", "--out", "mine.csv"]) == 0
     assert Path("mine.csv").read_bytes() == Path("run/predictions.csv").read_bytes()
     assert main(["predict", "run", "--out", "nowhere/mine.csv"]) == 2
@@ -434,9 +532,40 @@ def test_predict_answers_for_the_rows_of_a_file(capsys: pytest.CaptureFixture[st
     Path("train.csv").unlink()  # the run's folder is all that is needed
     assert main(["predict", "run", "new.csv", "--out", "out.csv"]) == 0
     assert [r["answer"] for r in csv.DictReader(Path("out.csv").read_text().splitlines())] == ["high", "low"]
+    assert Path("out.csv").read_text().startswith("row,p_high,p_low,answer\n0,")
+    table = Path("new.csv").read_text()
+    for name in ("NEW.CSV", "new.txt", "new.tsv", "rows", "run/new.csv"):  # any file that is not a checkpoint holds rows
+        Path(name).write_text(table)
+        for words in (["run", name], [name, "run"], [name, "--run-dir", "run"]):
+            assert main(["predict", *words, "--out", "other.csv"]) == 0
+            assert Path("other.csv").read_bytes() == Path("out.csv").read_bytes()
+    Path("known.csv").write_text("a,b,kind\n0.9,0.1,high\n0.1,0.9,high\n")
+    assert main(["predict", "run", "known.csv", "--out", "out.csv"]) == 0
+    known = list(csv.DictReader(Path("out.csv").read_text().splitlines()))
+    assert [(r["row"], r["answer"], r["truth"]) for r in known] == [("0", "high", "high"), ("1", "low", "high")]
     assert main(["fit", "conf/a.yaml", "--run-dir", "other"]) == 0
     assert main(["predict", "other", "new.csv"]) == 2
-    assert "new.csv: the run was not trained on a CSV file" in capsys.readouterr().err
+    assert "new.csv: the run was not trained on a table" in capsys.readouterr().err
+
+
+def test_predict_writes_the_ensemble_one_replica_or_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run", "trainer.replicas=3"]) == 0
+    found = {}
+    for which in (None, "0", "2", "all"):
+        assert main(["predict", "run", *(["--replica", which] if which else [])]) == 0
+        found[which] = list(csv.DictReader(Path("run/predictions.csv").read_text().splitlines()))
+    assert list(found[None][0]) == ["row", "p_outside", "p_inside", "answer", "std", "truth"]
+    assert [r for r in found["all"] if r["replica"] == "2"] == [{"replica": "2", **r} for r in found["2"]]
+    for i, row in enumerate(found[None]):
+        p = [float(r["p_inside"]) for r in found["all"][i::20]]
+        assert float(row["p_inside"]) == pytest.approx(sum(p) / 3, abs=1e-15)
+        assert float(row["std"]) == pytest.approx(torch.tensor(p, dtype=torch.float64).std().item(), abs=1e-15)
+    for text, problem in (
+        ("3", "replica: 3; the run has 3, from 0 to 2"),
+        ("x", "--replica: 'x'; give the number of a replica"),
+    ):
+        assert main(["predict", "run", "--replica", text]) == 2
+        assert problem in capsys.readouterr().err
 
 
 # -- check and show ----------------------------------------------------------------------------------------------------------
@@ -501,7 +630,7 @@ def test_closed_streams_end_no_run_and_nothing_is_written_into_its_files(closed:
     shell = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh"]
     assert subprocess.run([*shell, *words], capture_output=True, env=ENVIRONMENT).returncode == 0
     assert Path("run/.trainkit-run").read_text().startswith("run folder of trainkit; ")
-    assert Path("run/.trainkit-run").read_text().count("\n") == 1
+    assert Path("run/.trainkit-run").read_text().splitlines()[1:] == ['configuration: "../conf/a.yaml"']
     assert summary()["stop_reason"] == "max_epochs"
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from trainkit.callbacks.timer import seconds
 
@@ -106,9 +108,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_curve_a_tag_at_the_steps_one_expects(whole: Path) -> None:
     found = curves(whole)
     steps = {tag: [step for step, _ in points] for tag, points in found.items()}
-    assert steps["train/loss"] == [1, 4, 5, 8, 10, 12, 15, 16, 20]  # the first, every fourth, the last of an epoch
+    assert steps["train/loss_step"] == [1, 4, 5, 8, 10, 12, 15, 16, 20]  # the first, every fourth, the last of an epoch
     ends = [5, 10, 15, 20]
-    for tag in ("val/loss", "val/error", "lr", "epoch", "grad_norm/0.weight", "weight_norm/2.bias"):
+    for tag in ("train/loss", "val/loss", "val/error", "lr", "epoch", "grad_norm/0.weight", "weight_norm/2.bias"):
         assert steps[tag] == ends, tag
     assert found["epoch"] == [(5, 1), (10, 2), (15, 3), (20, 4)]
     for tag in ("test/loss", "test/error", "train/error"):
@@ -127,10 +129,12 @@ def test_the_values_are_the_runs(whole: Path, tmp_path: Path) -> None:
     losses = Losses()
     trainer = run(tmp_path, losses)
     found = curves(whole)
-    assert found["train/loss"] == [(step, pytest.approx(value, rel=1e-6)) for step, value in losses.seen.items()]
+    assert found["train/loss_step"] == [(step, pytest.approx(value, rel=1e-6)) for step, value in losses.seen.items()]
     for name, value in trainer.summary["metrics"].items():
-        if name != "train/loss":
-            assert found[name][-1][1] == pytest.approx(value, rel=1e-6), name
+        assert found[name][-1][1] == pytest.approx(value, rel=1e-6), name
+    for row in rows(whole):  # a name means one number in every file
+        for tag in row.keys() - {"epoch", "step"}:
+            assert (int(row["step"]), pytest.approx(float(row[tag]), rel=1e-6)) in found[tag]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +142,7 @@ def test_the_values_are_the_runs(whole: Path, tmp_path: Path) -> None:
 )
 def test_no_run_is_too_short_to_be_seen(how: dict[str, Any], tmp_path: Path) -> None:
     trainer = run(tmp_path, TensorBoard(), **how)
-    steps = [step for step, _ in curves(tmp_path)["train/loss"]]
+    steps = [step for step, _ in curves(tmp_path)["train/loss_step"]]
     assert steps[0] == 1
     assert steps[-1] == trainer.session.progress.step
 
@@ -190,7 +194,7 @@ def test_more_epochs_continue_the_curves(whole: Path, tmp_path: Path) -> None:
     run(tmp_path, TensorBoard(), max_epochs=2)
     run(tmp_path, TensorBoard(), resume=True)
     found, wanted = curves(tmp_path), curves(whole)
-    for tag in ("train/loss", "val/loss", "lr", "epoch"):
+    for tag in ("train/loss", "train/loss_step", "val/loss", "lr", "epoch"):
         assert found[tag] == wanted[tag]
     assert [step for step, _ in found["test/loss"]] == [10, 20]
 
@@ -205,9 +209,8 @@ def test_replicas_show_their_mean_and_deviation(tmp_path: Path) -> None:
         assert float(row[name]) == pytest.approx(mean, rel=1e-12)
         assert float(row[f"{name}_std"]) == pytest.approx(std, rel=1e-12)
         assert [float(row[f"{name}.{r}"]) for r in range(3)] == values
-        if name != "train/loss":
-            assert found[name][-1][1] == pytest.approx(mean, rel=1e-6)
-            assert found[f"{name}_std"][-1][1] == pytest.approx(std, rel=1e-5)
+        assert found[name][-1][1] == pytest.approx(mean, rel=1e-6)
+        assert found[f"{name}_std"][-1][1] == pytest.approx(std, rel=1e-5)
 
 
 def test_huge_numbers_and_nan_are_written_too(tmp_path: Path) -> None:
@@ -230,7 +233,53 @@ def test_the_configuration_stands_as_text_and_the_hyper_parameters_once(tmp_path
     assert [e.step for e in events.Histograms("weights/0.weight")] == [10, 20]
     assert [e.step for e in events.Histograms("gradients/2.bias")] == [10, 20]
     plugins = events.PluginTagToContent("hparams")
-    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(plugins)
+    assert set(plugins) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}  # so that TensorBoard joins runs
+
+
+def test_the_page_begins_with_the_net_and_a_chart_per_metric_and_ends_with_the_confusion_matrices(tmp_path: Path) -> None:
+    trainer = run(tmp_path, TensorBoard(), metrics=["f1"])
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0, "tensors": 0})
+    events.Reload()
+    net = events.Tensors("net/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "2.Linear" in net
+    assert "22 parameters" in net  # 2 * 4 + 4 + 4 * 2 + 2
+    layout = Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    shown = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
+    assert list(shown) == ["loss", "error", "accuracy", "f1", "loss of a step", "lr"]
+    found = curves(tmp_path)
+    for title, tags in shown.items():
+        matched = [name for tag in tags for name in found if re.fullmatch(tag, name)]
+        assert matched == {"loss of a step": ["train/loss_step"], "lr": ["lr"]}.get(
+            title, [f"{split}/{title}" for split in ("train", "val", "test")]
+        )
+    for name, samples in (("val", 5), ("test", 10)):
+        (image,) = events.Images(f"{name}/confusion")
+        assert image.encoded_image_string.startswith(b"\x89PNG")
+        assert image.step == EPOCHS * A_EPOCH
+        assert trainer.confusion_matrix(name).counts.sum() == samples
+
+
+def test_every_scalar_of_the_configuration_is_a_hyper_parameter(tmp_path: Path) -> None:
+    run(tmp_path, TensorBoard(), EarlyStopping("val/loss", patience=99), replicas=2)
+    (info,) = infos(tmp_path)
+    found = {key: value.string_value or value.bool_value or value.number_value for key, value in info.hparams.items()}
+    expected = {
+        "optimizer": "SGD",
+        "lr": 0.1,
+        "batch_size": 5,
+        "seed": 0,
+        "loss": "CrossEntropyLoss",
+        "data.name": "disk",
+        "data.train": 30,
+        "trainer.replicas": 2,
+        "trainer.dtype": "float32",
+        "trainer.max_epochs": EPOCHS,
+        "callbacks.validation_split.fraction": 1 / 6,
+        "callbacks.early_stopping.patience": 99,
+        "callbacks.checkpoint.every_n_steps": 3,
+    }
+    assert {key: found.get(key) for key in expected} == expected
+    assert not {key for key in found if key.startswith("model")}
 
 
 def test_histograms_every_0_epochs_are_refused() -> None:

@@ -15,6 +15,7 @@ from trainkit import (
     SGD,
     Adam,
     Callback,
+    CrossEntropyLoss,
     Dataset,
     Linear,
     LRScheduler,
@@ -23,6 +24,8 @@ from trainkit import (
     Sequential,
     Trainer,
     UserError,
+    ValidationSplit,
+    disk,
     tensors,
 )
 from trainkit.checkpoint.plain import to_plain
@@ -246,7 +249,7 @@ PLATEAUS: list[tuple[dict[str, Any], list[float]]] = [
 
 @pytest.mark.parametrize(("arguments", "values"), PLATEAUS)
 def test_a_plateau_counts_as_torch_does(arguments: dict[str, Any], values: list[float]) -> None:
-    watch, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script(values))
+    watch, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"mode": "min", **arguments}), Script(values))
     theirs = torch.optim.SGD([nn.Parameter(torch.zeros(1))], LR)
     scheduler = judge.ReduceLROnPlateau(theirs, **arguments)
     rates = []
@@ -259,22 +262,33 @@ def test_a_plateau_counts_as_torch_does(arguments: dict[str, Any], values: list[
 
 
 def test_patience_1_lowers_the_rate_at_the_second_bad_epoch() -> None:
-    watch, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 1, "factor": 0.5}), Script([9] * 6), epochs=6)
+    watch, _ = run(
+        LRScheduler(monitor="score", ReduceLROnPlateau={"mode": "min", "patience": 1, "factor": 0.5}), Script([9] * 6), epochs=6
+    )
     assert [r for (r,) in watch.rates[::A_EPOCH]] == [0.1, 0.1, 0.1, 0.05, 0.05, 0.025]
 
 
 def test_each_replica_has_a_plateau_of_its_own() -> None:
     script = Script([(9, 9), (9, 8), (9, 7), (9, 6)])
-    watch, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 0, "factor": 0.5}), script, epochs=4, replicas=2)
+    watch, _ = run(
+        LRScheduler(monitor="score", ReduceLROnPlateau={"mode": "min", "patience": 0, "factor": 0.5}),
+        script,
+        epochs=4,
+        replicas=2,
+    )
     assert watch.rates[::A_EPOCH] == [[0.1], [0.1], [0.05, 0.1], [0.025, 0.1]]
 
 
 def test_a_plateau_reads_its_metric_wherever_it_is_listed() -> None:
     """The scheduler stands before the callback that logs, and still sees this epoch's value."""
-    watch, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 0, "factor": 0.5}), Script([1, 2, 3]), epochs=3)
+    watch, _ = run(
+        LRScheduler(monitor="score", ReduceLROnPlateau={"mode": "min", "patience": 0, "factor": 0.5}),
+        Script([1, 2, 3]),
+        epochs=3,
+    )
     assert [r for (r,) in watch.rates[::A_EPOCH]] == [0.1, 0.1, 0.05]
     with pytest.raises(UserError, match="no metric 'scor'"):
-        run(LRScheduler(monitor="scor", ReduceLROnPlateau={}), Script([1]), epochs=1)
+        run(LRScheduler(monitor="scor", ReduceLROnPlateau={"mode": "min"}), Script([1]), epochs=1)
 
 
 # -- warm-up -------------------------------------------------------------------------------------------------------------
@@ -295,7 +309,7 @@ def test_warm_up_scales_the_schedule(interval: Any) -> None:
 
 # -- resuming ------------------------------------------------------------------------------------------------------------
 
-RESUMED = [*CASES, ("ReduceLROnPlateau", {"patience": 1, "factor": 0.7, "cooldown": 1})]
+RESUMED = [*CASES, ("ReduceLROnPlateau", {"mode": "min", "patience": 1, "factor": 0.7, "cooldown": 1})]
 
 
 @pytest.mark.parametrize("interval", ["epoch", "step"])
@@ -339,9 +353,14 @@ def test_a_rate_changed_on_resume_is_the_new_one_from_there() -> None:
 
 def test_a_plateau_keeps_its_share_of_a_rate_changed_on_resume() -> None:
     arguments: dict[str, Any] = {"patience": 0, "factor": 0.5}
-    old, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script([9] * 12), snapshots=True)
+    old, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"mode": "min", **arguments}), Script([9] * 12), snapshots=True)
     assert old.rates[8] == [0.05]
-    rest, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script([1] * 12), lr=0.02, resume=old.kept[8])
+    rest, _ = run(
+        LRScheduler(monitor="score", ReduceLROnPlateau={"mode": "min", **arguments}),
+        Script([1] * 12),
+        lr=0.02,
+        resume=old.kept[8],
+    )
     assert rest.rates[0] == [0.01]
 
 
@@ -393,7 +412,7 @@ FORGED: list[tuple[Callable[[dict[str, Any]], object], str]] = [
 @pytest.mark.parametrize(("forge", "message"), FORGED)
 def test_a_state_that_no_plateau_has_is_refused(forge: Callable[[dict[str, Any]], object], message: str) -> None:
     def plateau() -> LRScheduler:
-        return LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 0})
+        return LRScheduler(monitor="score", ReduceLROnPlateau={"mode": "min", "patience": 0})
 
     old, _ = run(plateau(), Script([9] * 12), snapshots=True)
     forge(old.kept[17]["callbacks"]["lr_scheduler"])
@@ -425,12 +444,14 @@ def earlier(name: str, arguments: Mapping[str, Any], monitor: str, values: list[
 def test_an_earlier_plateau_goes_on_where_it_was() -> None:
     arguments: dict[str, Any] = {"patience": 1, "factor": 0.7, "cooldown": 1}
     scores = [9.0, 8, 8, 8, 8, 7, 7, 7, 7, 7, 7, 7]
-    whole, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script(scores), snapshots=True)
+    whole, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"mode": "min", **arguments}), Script(scores), snapshots=True)
     for k in (2, 10, 17, 25):
         epoch = k // A_EPOCH
         state = earlier("ReduceLROnPlateau", arguments, "min score", scores[:epoch], epoch)
         resume = {**whole.kept[k], "callbacks": {**whole.kept[k]["callbacks"], "lr_scheduler": state}}
-        rest, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script(scores), resume=resume)
+        rest, _ = run(
+            LRScheduler(monitor="score", ReduceLROnPlateau={"mode": "min", **arguments}), Script(scores), resume=resume
+        )
         assert rest.rates == whole.rates[k:]
 
 
@@ -458,7 +479,7 @@ def test_a_damaged_earlier_state_is_refused(forge: Callable[[dict[str, Any]], ob
     state = earlier("ReduceLROnPlateau", {"patience": 1}, "min score", [9.0, 8], 2)
     forge(state)
     with pytest.raises(UserError, match=f"state.?.?{message}"):
-        LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 1}).load_state_dict(state)
+        LRScheduler(monitor="score", ReduceLROnPlateau={"mode": "min", "patience": 1}).load_state_dict(state)
 
 
 # -- the curve before training, and mistakes -----------------------------------------------------------------------------
@@ -621,7 +642,7 @@ def test_a_function_is_asked_for_the_epochs_of_the_run_and_no_other() -> None:
 def test_a_plateau_of_another_metric_keeps_the_rate_and_begins_its_count_anew(capsys: pytest.CaptureFixture[str]) -> None:
     """The old metric's best of 0 would let no value of the new one count as better."""
     arguments: dict[str, Any] = {"patience": 1, "factor": 0.5}
-    old, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau=arguments), Script([0] * 12), snapshots=True)
+    old, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"mode": "min", **arguments}), Script([0] * 12), snapshots=True)
     assert old.rates[17] == [0.025]
     rising, falling = list(range(12)), [20 - k for k in range(12)]
     for name, values, mode in (("other", falling, "min"), ("other", rising, "max"), ("score", rising, "max")):
@@ -633,7 +654,12 @@ def test_a_plateau_of_another_metric_keeps_the_rate_and_begins_its_count_anew(ca
 
 @pytest.mark.parametrize(
     "before",
-    [{"ReduceLROnPlateau": {"patience": 0, "factor": 0.1}}, {"StepLR": {"step_size": 1}}, {"warmup_steps": 3}, None],
+    [
+        {"ReduceLROnPlateau": {"mode": "min", "patience": 0, "factor": 0.1}},
+        {"StepLR": {"step_size": 1}},
+        {"warmup_steps": 3},
+        None,
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("interval", ["epoch", "step"])
@@ -650,7 +676,9 @@ def test_whatever_the_schedule_was_the_new_one_is_run_anew_up_to_there(
 
 def test_a_plateau_that_was_another_schedule_begins_at_the_configured_rate(capsys: pytest.CaptureFixture[str]) -> None:
     old, _ = run(LRScheduler(StepLR={"step_size": 1}), snapshots=True)
-    rest, _ = run(LRScheduler(monitor="score", ReduceLROnPlateau={"patience": 99}), Script([9] * 12), resume=old.kept[17])
+    rest, _ = run(
+        LRScheduler(monitor="score", ReduceLROnPlateau={"mode": "min", "patience": 99}), Script([9] * 12), resume=old.kept[17]
+    )
     assert set(map(tuple, rest.rates)) == {(LR,)}
     assert "the plateau starts over, from the configured rate" in capsys.readouterr().err
 
@@ -661,3 +689,27 @@ def test_a_momentum_changed_on_resume_is_the_new_one(schedule: dict[str, Any]) -
     OPTIMIZERS["RMSprop of another momentum"] = (lambda p: RMSprop(p, LR, momentum=0.25), OPTIMIZERS["RMSprop"][1])
     rest, _ = run(LRScheduler(monitor="train/loss", **schedule), resume=old.kept[17], optimizer="RMSprop of another momentum")
     assert set(rest.momentum) == {0.25}
+
+
+@pytest.mark.parametrize(("monitor", "lowered"), [("val/loss", True), ("val/accuracy", False), ("val/error", True)])
+def test_a_plateau_takes_its_direction_from_the_metric(monitor: str, lowered: bool) -> None:
+    """Each metric rises in every epoch: of these, only an accuracy improves."""
+
+    class Rising(Callback):
+        def on_validation_end(self, session: Session) -> None:
+            session.log(monitor, float(session.progress.epoch))
+
+    scheduler = LRScheduler(monitor=monitor, ReduceLROnPlateau={"patience": 0, "factor": 0.5})
+    net = Sequential(Linear(2, 2))
+    trainer = Trainer(max_epochs=3, callbacks=[ValidationSplit(0.5), scheduler, Rising()], device="cpu")
+    trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), 0.1), disk(20))
+    assert (trainer.fitted().lr[0] < 0.1) is lowered
+
+
+def test_a_plateau_of_a_metric_of_unknown_direction_needs_a_mode(capsys: pytest.CaptureFixture[str]) -> None:
+    message = "callbacks.lr_scheduler: monitor='score': whether larger values are better is not known; set mode=min or mode=max"
+    with pytest.raises(UserError, match=message):
+        run(LRScheduler(monitor="score", ReduceLROnPlateau={}), Script([1]), epochs=1)
+    run(LRScheduler(monitor="train/loss", ReduceLROnPlateau={"mode": "max"}), epochs=1)
+    line = "callbacks.lr_scheduler: monitor='train/loss', mode=max: of this metric, smaller values are better"
+    assert line in capsys.readouterr().err

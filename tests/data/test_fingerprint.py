@@ -46,10 +46,13 @@ def fit(on: Dataset, split: bool = True, resume: dict[str, Any] | None = None, e
 
 
 REFUSED: dict[str, tuple[Callable[[], Dataset], bool, str]] = {
-    "rows in another order": (lambda: data(X[MIXED], T[MIXED]), True, "training and validation split"),
-    "a row more": (lambda: data(torch.cat([X, HELD[:1]]), torch.cat([T, T[:1]])), True, "otherwise"),
     "a training row that is a test row now": (lambda: data(X[1:], T[1:], X[:1]), False, "training and test split"),
-    "other data throughout": (lambda: data(X + 1, T, HELD + 1), True, "training and validation and test split"),
+    "other data throughout": (
+        lambda: data(X + 1, T, HELD + 1),
+        True,
+        "is not the data of the training, it has for the validation split 0 of the 10 rows held out then; use the original",
+    ),
+    "other data throughout, of given splits": (lambda: data(X + 1, T, HELD + 1), False, "training and test split"),
 }
 
 
@@ -118,15 +121,16 @@ def test_an_evaluation_of_changed_data_says_so(
         assert main([command, "r", "data.stream=false"]) == 0
     assert capsys.readouterr().err == ""
     np.save("x.npy", X[MIXED].numpy())
+    np.save("t.npy", T[MIXED].numpy())
     np.save("tx.npy", HELD.numpy() + 1)
     assert main(["validate", "r"]) == 0
-    assert "data: the validation split has changed since the checkpoint" in capsys.readouterr().err
+    assert "the validation split the 4 rows held out then are held out again" in capsys.readouterr().err
     assert main(["test", "r"]) == 0
     assert capsys.readouterr().err.splitlines() == [
         "data: the test split has changed since the checkpoint (other numbers, rows or order, or data.scale was changed)"
     ]
     assert main(["fit", "--resume", "r", "trainer.max_epochs=3"]) == 2
-    assert "may contain training rows" in capsys.readouterr().err
+    assert "the training and test splits, or data.scale, differ" in capsys.readouterr().err
 
 
 def test_a_streamed_run_resumes_from_one_in_memory(tmp_path: Path) -> None:

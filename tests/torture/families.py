@@ -26,6 +26,7 @@ from . import (
     readonly,
     refusals,
     resume,
+    scores,
     shapes,
     tables,
     terminals,
@@ -48,6 +49,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the pa
     "configs": configs.poison,
     "fuzz": lambda folder: configs.fuzz(folder, 2000),
     "checks": lambda folder: checks.checks(folder, 200),
+    "metrics": lambda folder: scores.scores(folder, 1000),
     "load": lambda folder: [
         *load.long(folder / "a"),
         *load.shared(folder / "b"),
@@ -70,6 +72,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the pa
     ],
 }
 LONGEST = (  # these begin first
+    "metrics",
     "shapes",
     "forged",
     "load",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 import trainkit
 from trainkit import (
     SGD,
+    Callback,
     Checkpoint,
     CrossEntropyLoss,
     CSVLogger,
@@ -22,6 +24,7 @@ from trainkit import (
     MSELoss,
     ReLU,
     Sequential,
+    Session,
     Trainer,
     UserError,
     ValidationSplit,
@@ -29,6 +32,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.app.cli.main import main
+from trainkit.checkpoint import load as load_checkpoint
 
 METRICS: list[Any] = ["f1", "auc", {"f1": {"average": "none"}}]  # the classes of disk are inside and outside
 
@@ -204,3 +208,25 @@ def test_min_delta_rules_patience_alone_and_the_best_check_is_restored() -> None
     assert trainer.session is not None
     assert trainer.session.metrics["val/loss"] == [min(losses)]
     assert min(losses) < losses[0]
+
+
+def test_the_mean_over_replicas_is_nan_in_every_place_if_it_is_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Score(Callback):
+        def on_train_epoch_end(self, session: Session) -> None:
+            session.log("score", [1.0, 3.0] if session.progress.epoch == 0 else [0.5, math.nan])
+
+    net = Sequential(Linear(2, 2))
+    callbacks = [Score(), Checkpoint("score", mode="min"), CSVLogger()]
+    trainer = Trainer(max_epochs=3, replicas=2, device="cpu", callbacks=callbacks, run_dir=tmp_path)
+    trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), 0.1), disk(20))
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert [row["score"] for row in rows] == ["2.0", "nan", "nan"]
+    assert trainer.summary["metrics"]["score"] == {"mean": None, "std": None, "values": [0.5, None]}
+    assert math.isnan(trainer.fitted().metrics.mean("score"))
+    assert load_checkpoint(tmp_path / "checkpoints" / "best.pt")["state"]["epoch"] == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if "not ranked" in line]
+    assert told == [
+        "callbacks.checkpoint: score is nan in replica 1, and so is the mean: states from step 2 on are not ranked while it is"
+    ]

@@ -391,7 +391,7 @@ def test_predictions_replace_predictions_alone(capsys: pytest.CaptureFixture[str
     for out in ("new.csv", "new.csv", "empty.csv"):
         assert predict(out) == 0
         assert Path(out).read_text().count("\n") == 11
-    for text in ("x,y\n", "sample,y0,note\n", "sample,y0", "\0", "\n"):
+    for text in ("x,y\n", "sample,y0,note\n", "sample,y0", "row,size\n", "\0", "\n"):
         Path("mine.csv").write_text(text)
         assert "mine.csv: holds something other than predictions; choose another with --out" in refused(
             capsys, "predict", "run", "--out", "mine.csv"
@@ -424,7 +424,7 @@ def test_a_pipe_is_written_to_and_one_without_a_reader_refused(capsys: pytest.Ca
     while predict("pipe"):
         time.sleep(0.05)
     reader.join()
-    assert read[0].startswith("sample,y0,y1,answer\n0,")
+    assert read[0].startswith("row,p_outside,p_inside,answer,truth\n0,")
     assert stat.S_ISFIFO(os.lstat("pipe").st_mode)
 
 
@@ -440,7 +440,7 @@ def test_stdout_is_a_place_for_predictions_and_holds_nothing_else(end: str) -> N
     line = f"{sys.executable} -m trainkit predict run --out /dev/stdout {end}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stderr) == (0, "10 samples predicted by run/checkpoints/final.pt -> /dev/stdout\n")
-    assert Path("out").read_text().startswith("sample,y0,y1,answer\n")
+    assert Path("out").read_text().startswith("row,p_outside,p_inside,answer,truth\n")
     assert Path("out").read_text().count("\n") == 11
 
 

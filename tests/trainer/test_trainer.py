@@ -231,13 +231,15 @@ def test_seeds_and_nothing_else_make_the_run() -> None:
 # -- metrics -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_metric_is_the_mean_over_replicas_without_the_nan_ones() -> None:
+def test_a_metric_is_the_mean_over_replicas_and_nan_if_it_is_for_one() -> None:
     session = begun(replicas=3)
     session.progress.active = [True] * 3
-    session.log("a", [1.0, math.nan, 3.0])
+    session.log("a", [1.0, 4.0, 3.0])
     session.log("b", 5)
-    assert (session.metrics.mean("a"), session.metrics.mean("b"), session.metrics["b"]) == (2.0, 5.0, [5.0, 5.0, 5.0])
-    with pytest.raises(UserError, match=r"no metric 'aa'; did you mean 'a'\? \(a, b\)"):
+    session.log("broken", [1.0, math.nan, 3.0])
+    assert (session.metrics.mean("a"), session.metrics.mean("b"), session.metrics["b"]) == (8 / 3, 5.0, [5.0, 5.0, 5.0])
+    assert math.isnan(session.metrics.mean("broken"))
+    with pytest.raises(UserError, match=r"no metric 'aa'; did you mean 'a'\? \(a, b, broken\)"):
         session.metrics.mean("aa")
 
 

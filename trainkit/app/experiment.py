@@ -9,26 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from trainkit.callbacks import ValidationSplit
-from trainkit.checkpoint import list_checkpoints
 from trainkit.checkpoint import load as load_checkpoint
-from trainkit.checkpoint.file import FINAL, LAST
+from trainkit.checkpoint.file import LAST
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
-from trainkit.core.files import plain_name
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
+from trainkit.data.sizes import Sizes
+from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer import capture, signals
 from trainkit.trainer.callback import Callback, without_folder
+from trainkit.trainer.predictor import Predictor
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
 from trainkit.trainer.setup import prepare_data, prepare_evaluation, prepare_net
 from trainkit.trainer.trainer import PlainMetrics, Trainer, plain_metrics
 
+from .checkpoints import checkpoint_file, own_config, run_of
 from .config import registry
 from .config.build import Parts, build
 from .config.files import diff, override, parse, resolve, to_yaml
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has stopped
-KEPT = tuple(  # a trained net needs the inputs that it was trained on
+KEPT = tuple(  # a trained net needs the inputs and targets that it was trained on
     f"data.{key}"
     for key in (
         "normalize",
+        "normalize_target",
         "task",
         "categorical",
         "numeric",
@@ -66,7 +68,8 @@ def load(
     """Return the trained model of a run's folder or of a checkpoint file, with its normalization.
 
         model = trainkit.load("logs/mlp/2026-01-31_12-00-00")
-        y = model.predict(x)                      # x in the data's own units
+        model.predict_proba("new.csv")            # (n, classes), in the order of model.classes
+        model.predict(x)                          # the net's outputs; x in the data's own units
         model.test(), model.validate()            # {"test/loss": ..., "test/error": ...}
         model.fit(max_epochs=200)                 # continues the run, bit for bit as if it had not stopped
         model.net                                 # the trained module
@@ -88,7 +91,7 @@ def load(
     return Experiment(composed, content, file, net, loss)
 
 
-class Experiment:
+class Experiment(Predictor):
     """The objects that a configuration describes; with `content`, they have the state of a run. `trainkit.load` returns one."""
 
     def __init__(
@@ -104,7 +107,8 @@ class Experiment:
         self.content, self.file = content, file
         self._sessions: dict[str | None, Session] = {}  # those that `session` has prepared
         # Evaluation needs only the callback that splits the data, so a user's own callbacks may be missing.
-        parts = build(self.config if file is None else _only_split(self.config), net, loss)
+        sizes = None if content is None else Sizes.saved(content["data"].get("sizes"))
+        parts = build(self.config if file is None else _only_split(self.config), net, loss, sizes)
         self.parts: Parts = replace(parts, callbacks={**parts.callbacks, **(extra_callbacks or {})})
         if content is not None and file is not None:
             settings = self.parts.settings
@@ -126,28 +130,29 @@ class Experiment:
         schema = self.content["data"]["schema"] if self.content is not None else None
         return self.parts.data(schema=schema) if schema else self.parts.data()
 
-    def predict(self, x: Any) -> Tensor:
-        """Return the net's outputs for inputs in the data's own units: x (n, ...) gives (n, ...), with replicas (r, n, ...).
+    def fitted(self) -> Session:
+        """Return the session of the net, without its data."""
+        return self.session()
 
-        The outputs equal those of `Trainer.predict` after the fit. Raises UserError if the features do not fit.
-        """
-        return self.session().predict(x)
-
-    def validate(self, data: Dataset | None = None) -> PlainMetrics:
+    def validate(self, data: Any = None) -> PlainMetrics:
         """Return `val/loss` and `val/error` on the validation split of the run, or on that of `data`, as `Trainer.validate`."""
         return self.evaluate("val", data)
 
-    def test(self, data: Dataset | None = None) -> PlainMetrics:
+    def test(self, data: Any = None) -> PlainMetrics:
         """Return `test/loss` and `test/error` on the test split of the run, or on that of `data`, as `Trainer.test`."""
         return self.evaluate("test", data)
 
-    def evaluate(self, name: str, data: Dataset | None = None) -> PlainMetrics:
+    def confusion_matrix(self, name: str = "test", data: Any = None) -> ConfusionMatrix:
+        """Return the confusion matrix on the run's val or test split, or on that of `data`, as `Trainer.confusion_matrix`."""
+        return self.session(name if data is None else None).confusion_matrix(name, data)
+
+    def evaluate(self, name: str, data: Any = None) -> PlainMetrics:
         """Return the metrics of the run's val or test split, or of that of `data`, which is not scaled and not split."""
         return plain_metrics(name, self.session(name if data is None else None).evaluate_split(name, data))
 
     def fit(
         self,
-        data: Dataset | None = None,
+        data: Any = None,
         run_dir: str | Path | None = None,
         callbacks: Mapping[str, Callback] | None = None,
         **settings: Any,
@@ -174,7 +179,7 @@ class Experiment:
             self.file, self.content = last, load_checkpoint(last)
         return summary
 
-    def train(self, run: RunFolder | None, data: Dataset | None = None) -> tuple[Trainer, dict[str, Any]]:
+    def train(self, run: RunFolder | None, data: Any = None) -> tuple[Trainer, dict[str, Any]]:
         """Fit, from the checkpoint if there is one. Return trainer and summary.
 
         run: the run's folder, which the caller has opened (`RunFolder.opened`); None writes no files.
@@ -206,6 +211,7 @@ class Experiment:
         if name is None:
             session = self._session(self._without_source(Split(torch.zeros(0), torch.zeros(0))))
             session.normalizer = capture.normalizer(content)
+            session.table_options = self.config.get("data") or {}
             prepare_net(session)
         else:
             splits = {key: cb for key, cb in self.parts.callbacks.items() if isinstance(cb, ValidationSplit) and name == "val"}
@@ -214,28 +220,41 @@ class Experiment:
         self._sessions[name] = session
         return session
 
-    def session_for_table(self, table: Path) -> Session:
-        """Return a session whose test split is the rows of a CSV file. The training data is not read."""
-        from trainkit.data.tables import read_rows, refuse_infinite
+    def session_for_rows(self, rows: str | Path) -> tuple[Session, bool]:
+        """Return a session whose test split is the rows of a file, and whether their targets are known.
+
+        The training data is not read.
+        """
+        from trainkit.data.tables import ignored_columns, read_rows, refuse_infinite
 
         content = self._trained()
-        known = content["data"]
-        if not known["schema"]:
-            raise UserError(f"{table}: the run was not trained on a CSV file; give no file, to predict its own test split")
-        x = read_rows(table, known["schema"], **self.config["data"]).x  # the targets are not used
-        session = self._session(self._without_source(Split(x, torch.zeros(len(x)))))
-        prepare_data(session, capture.normalizer(content), names=())
-        refuse_infinite(str(table), known["schema"], x, session.data.train.x)
+        schema = content["data"]["schema"]
+        if not schema:
+            raise UserError(f"{rows}: the run was not trained on a table; give no file, to predict its own test split")
+        read = read_rows(rows, schema, **self.config["data"])
+        terminal.print_stderr(*ignored_columns(str(rows), read.ignored))
+        known = read.t is not None
+        t = read.t if read.t is not None else torch.zeros(len(read.x))
+        session = self._session(self._without_source(Split(read.x, t, read.label, ids=read.ids)))
+        prepare_data(session, content, names=())
+        refuse_infinite(str(rows), schema, read.x, session.data.train.x)
         session.data = session.data.with_parts(test=session.data.train)
-        return session
+        return session, known
 
     def _session(self, data: Dataset, callbacks: Mapping[str, Callback] | None = None) -> Session:
         return Session(self.parts.settings, self.net, self.loss, None, data, callbacks)
 
     def _without_source(self, train: Split) -> Dataset:
-        """Return a dataset of `train` with the classes of the checkpoint, without reading the run's data."""
+        """Return a dataset of `train` with what the checkpoint tells of its data, without reading the run's data."""
         known = self._trained()["data"]
-        return Dataset(train, classes=tuple(known["classes"] or ()) or None, threshold=known["threshold"])
+        return Dataset(
+            train,
+            classes=tuple(known["classes"] or ()) or None,
+            threshold=known["threshold"],
+            positive=known.get("positive"),
+            multilabel=known.get("multilabel", False),
+            schema=known["schema"],
+        )
 
     def _trained(self) -> dict[str, Any]:
         if self.content is None:
@@ -262,49 +281,16 @@ def exit_code(trainer: Trainer, summary: Mapping[str, Any]) -> int:
 
 
 def _only_split(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration with only the callback that splits off validation data."""
-    callbacks = config.get("callbacks")
+    """Return the configuration with only the callback that splits off validation data.
+
+    A user's own source of data that is not found here counts as data given in Python: a prediction does not need it.
+    """
+    data, callbacks = config.get("data"), config.get("callbacks")
+    if isinstance(data, dict) and data.get("name") not in registry.names("data"):
+        config = {**config, "data": {"name": "memory"}}
     if not isinstance(callbacks, dict):
         return config
     return {
         **config,
         "callbacks": {name: v for name, v in callbacks.items() if registry.callback_entry(name, v)[0] == "ValidationSplit"},
     }
-
-
-def own_config(content: dict[str, Any], origin: Path, overrides: Sequence[str]) -> DictConfig:
-    """Return the configuration in a checkpoint, with overrides."""
-    if not content["config"]:
-        raise UserError(
-            f"{origin}: holds no configuration, since the run was started from Python; load it from Python with net and loss"
-        )
-    composed = parse(content["config"], f"{origin}, its configuration")
-    for text in overrides:
-        override(composed, text)
-    return composed
-
-
-def checkpoint_file(run: Path, name: str | None = None) -> Path:
-    """Return the checkpoint at a path: a .pt file, or in a run's folder the one called `name` (None: the final parameters)."""
-    example = "name a run's folder or a checkpoint, logs/mlp/2026-01-31_12-00-00"
-    if run.suffix == ".pt":
-        return run
-    if not run.is_dir():
-        what = "is not a .pt file" if run.is_file() else "no such run"
-        raise UserError(f"{run}: {what}; {example}")
-    chosen = name or (FINAL if (run / "checkpoints" / FINAL).exists() else LAST)
-    file = run / "checkpoints" / plain_name(chosen if chosen.endswith(".pt") else f"{chosen}.pt")
-    if file.is_symlink():
-        raise UserError(f"{file}: is a link and could lead elsewhere; give its target")
-    if not file.exists():
-        existing = ", ".join(sorted(p.name for p in list_checkpoints(run / "checkpoints"))) or "none"
-        raise UserError(f"{file}: no such checkpoint; there are {existing}")
-    return file
-
-
-def run_of(file: Path) -> Path:
-    """Return the folder of the run that a checkpoint belongs to, by its path; else the checkpoint's own folder."""
-    folder = file.parent
-    if folder.absolute().name != "checkpoints":
-        return folder
-    return folder.parent if folder.name else Path("..")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,6 @@ from types import TracebackType
 from trainkit.core.errors import UserError, cause
 from trainkit.core.files import check_writable, keep_mode, kind_of, sync_folder
 
-HEADER = re.compile(rb"(replica,)?sample,y0(,y\d+)*(,answer)?\r?\n")  # the first line of every file of predictions
 MAX_HEADER_BYTES = 1 << 24
 
 
@@ -21,13 +20,14 @@ class Output:
     """`with Output(path) as out: out.write(data)`, any number of times.
 
     The constructor checks the path and changes nothing. The file (for a link, its target) may be missing, empty, or hold
-    predictions. A new file replaces it at the end of the `with` block; after an exception the old one remains. A pipe or a
-    character device is opened here and written to; so is a descriptor of this process, /dev/stdout or /dev/fd/3.
+    predictions, which `is_header` recognizes by its first line. A new file replaces it at the end of the `with` block; after an
+    exception the old one remains. A pipe or a character device is opened here and written to; so is a descriptor of this
+    process, /dev/stdout or /dev/fd/3.
     follow: with False, a link, a pipe or a device is refused, since the user did not give the path.
     Raises UserError naming path and cause.
     """
 
-    def __init__(self, path: Path, follow: bool = True) -> None:
+    def __init__(self, path: Path, is_header: Callable[[bytes], bool], follow: bool = True) -> None:
         self.path, self._handle, found = path, -1, None
         self._temporary: Path | None = None
         self.descriptor = descriptor(path) if follow else None  # a descriptor of this process, if the path is one
@@ -43,7 +43,7 @@ class Output:
             if found not in (None, "a file"):
                 raise self._error(f"is {found}")
             self._target = Path(os.path.realpath(path)) if follow else path
-            if found and not holds_predictions(self._target):
+            if found and not holds_predictions(self._target, is_header):
                 raise self._error("holds something other than predictions")
             check_writable(self._target.parent)
         except OSError as error:
@@ -94,11 +94,11 @@ class Output:
         return UserError(f"{self.path}: {why}; choose another with --out")
 
 
-def holds_predictions(path: Path) -> bool:
+def holds_predictions(path: Path, is_header: Callable[[bytes], bool]) -> bool:
     """Return whether a file is empty or begins with the header of predictions."""
     with open(path, "rb") as file:
         line = file.readline(MAX_HEADER_BYTES)
-    return not line or HEADER.fullmatch(line) is not None
+    return not line or is_header(line)
 
 
 def descriptor(path: Path) -> int | None:

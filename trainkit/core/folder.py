@@ -42,6 +42,10 @@ class Folder:
         """Whether the marker exists, as a regular file."""
         return kind_of(self.path / self.marker) == "a file"
 
+    def note(self) -> str:
+        """Return what the marker says besides its purpose: lines of text, or nothing."""
+        return ""
+
     def there(self, names: Iterable[str]) -> list[str]:
         """Return those of `names` that exist in the folder, of any type; for a name with `*`, all that match it.
 
@@ -91,7 +95,8 @@ class Folder:
                 return
             self._lock_marker(handle)
             self._made.insert(0, marker)  # not earlier: another process that locks it first owns it
-            os.write(handle, f"{self.kind} of trainkit; {self.worker} cannot write here while this file is locked\n".encode())
+            text = f"{self.kind} of trainkit; {self.worker} cannot write here while this file is locked\n"
+            os.write(handle, (text + self.note()).encode())
         except BaseException as error:
             self.undo()
             if isinstance(error, OSError):

@@ -19,6 +19,7 @@ from .statistics import Range, blocks, ranges
 if TYPE_CHECKING:
     from .dataset import Dataset
 
+Key = Literal["x", "t", "weight"]
 Test = Callable[[Tensor], Tensor]  # numbers -> whether each is wrong, of the same shape
 IsUsed = Callable[[Tensor], bool]  # rows of the training split -> whether a step of the run uses one of them
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
@@ -31,9 +32,7 @@ def refuse_missing(data: Dataset, name: str, unsplit: Dataset | None = None) -> 
     refuse(data, name, "x", torch.isnan, "is missing", f"{CORRECT}{fill}", unsplit)
 
 
-def refuse(
-    data: Dataset, name: str, key: Literal["x", "t"], wrong: Test, what: str, fix: str, unsplit: Dataset | None = None
-) -> None:
+def refuse(data: Dataset, name: str, key: Key, wrong: Test, what: str, fix: str, unsplit: Dataset | None = None) -> None:
     """Raise UserError at the first number of the split `name` that is `wrong`.
 
     unsplit: the data before it was split. Its rows are those of the user's files, so the number is searched there first.
@@ -58,15 +57,17 @@ def check_raw(
     """Check every number of the splits `names` before scaling, and return the ranges of their inputs.
 
     unsplit: as in `refuse`. Integers read from a file have no range, since none can be unusable.
-    Raises UserError for a missing input, if `fill` is None, and, outside the splits `tolerated`, for an infinite input or a
-    target that is not finite in `dtype`. If such a number is in training rows for which `is_used` is false, a line on stderr
-    reports it, and no error is raised.
+    Raises UserError for a missing input, if `fill` is None; for a weight that no sample can have; and, outside the splits
+    `tolerated`, for an infinite input or a target that is not finite in `dtype`. If such a number is in training rows for which
+    `is_used` is false, a line on stderr reports it, and no error is raised.
     """
     splits = {name: split for name, split in data.parts().items() if name in names and len(split)}
-    spans = {name: ranges(split.x) for name, split in splits.items() if isinstance(split.x, Tensor) or split.x.may_miss()}
+    spans = {name: ranges(split.x) for name, split in splits.items() if isinstance(split.x, Tensor) or split.x.rows.may_miss}
     for name, span in spans.items():
         if span.missing and fill is None:
             refuse_missing(data, name, unsplit)
+    for name in splits:
+        check_weights(data, name, dtype, unsplit)
     for name in [name for name in splits if name not in tolerated]:
         t = splits[name].t
         if name in spans and not spans[name].finite:
@@ -77,6 +78,21 @@ def check_raw(
             what, fix = f"is infinite in {_name(dtype)}", "divide the targets, or set trainer.dtype=float64"
             _refuse_used(data, name, "t", lambda t: ~t.to(dtype).isfinite(), what, fix, unsplit, is_used)
     return spans
+
+
+def check_weights(data: Dataset, name: str, dtype: torch.dtype, unsplit: Dataset) -> None:
+    """Raise UserError for weights of the split `name` that no sample can have, and where all are 0."""
+    weight = data.parts()[name].weight
+    if weight is None:
+        return
+
+    def wrong(w: Tensor) -> Tensor:
+        return ~((w >= 0) & w.to(dtype).isfinite())
+
+    if wrong(weight).any():
+        refuse(data, name, "weight", wrong, "is not a weight", "give finite numbers of at least 0", unsplit)
+    if not weight.to(dtype).any():
+        raise UserError(f"data: all weights of the {SPLITS[name]} split are 0; give at least one sample a weight above 0")
 
 
 def check_scaled(
@@ -123,7 +139,7 @@ def takes(rows: Tensor, n: int, size: int, seeds: Sequence[int], epochs: range, 
 
 
 def _refuse_used(
-    data: Dataset, name: str, key: Literal["x", "t"], wrong: Test, what: str, fix: str, unsplit: Dataset, is_used: IsUsed
+    data: Dataset, name: str, key: Key, wrong: Test, what: str, fix: str, unsplit: Dataset, is_used: IsUsed
 ) -> None:
     """Do what `refuse` does, but only report a number in a training row that no step uses."""
     if name == "train" and not is_used(rows(getattr(data.train, key), wrong)):
@@ -141,12 +157,14 @@ def rows(v: Tensor | MappedRows, wrong: Test) -> Tensor:
     return torch.cat([wrong(block).reshape(len(block), -1).any(1).cpu() for block in blocks(v)]).nonzero()[:, 0]
 
 
-def _place(data: Dataset, name: str, key: Literal["x", "t"], wrong: Test) -> tuple[str, float, int] | None:
+def _place(data: Dataset, name: str, key: Key, wrong: Test) -> tuple[str, float, int] | None:
     """Return `x.npy: row 7, feature 1`, the number there, and how many numbers of the split are wrong; None if none is."""
     split = data.parts().get(name)
     if split is None or not len(split):
         return None
-    v: Tensor | MappedRows = getattr(split, key)
+    v: Tensor | MappedRows | None = getattr(split, key)
+    if v is None:
+        return None
     count = sum(int(wrong(block).sum()) for block in blocks(v))
     if not count:
         return None
@@ -155,12 +173,14 @@ def _place(data: Dataset, name: str, key: Literal["x", "t"], wrong: Test) -> tup
     _, *at = wrong(sample).nonzero()[0].tolist()
     value = float(sample[(0, *at)])
     if isinstance(v, MappedRows):
-        return f"{v.rows.path}: row {row if v.index is None else int(v.index[row])}{_column(data, key, at)}", value, count
+        return f"{v.rows.name}: row {row if v.index is None else int(v.index[row])}{_column(data, key, at)}", value, count
     return f"data: row {row} of the {SPLITS[name]} split{_column(data, key, at)}", value, count
 
 
-def _column(data: Dataset, key: Literal["x", "t"], at: list[int]) -> str:
+def _column(data: Dataset, key: Key, at: list[int]) -> str:
     """Return `, feature 3`, or `, column 'width'` if columns have names."""
+    if key == "weight":
+        return ", weight"
     if data.features:
         target = data.schema.get("target", "t")
         name = data.features[at[0]] if key == "x" else target[at[0]] if isinstance(target, list) else target

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from trainkit.core.counters import EpochDraws
+from trainkit.core.errors import UserError
 from trainkit.data.dataset import Split
 from trainkit.data.loader import batches, epoch_permutation
 from trainkit.metrics.metric_set import MetricSet
@@ -46,8 +48,10 @@ def fit(
 
     rates: the learning rate of each step. momenta: {"momentum": 0.9} or {"betas": (0.9, 0.999)} of each step, or {} for the
     configured one. Dropout draws other masks, from the run's seed.
-    Raises UserError for a layer, loss or optimizer that torch does not have.
+    Raises UserError for a layer, loss or optimizer that torch does not have, and for weights of samples.
     """
+    if any(split.weight is not None for split in session.data.parts().values()):
+        raise UserError("compare --against torch: torch's losses take no weights of samples; run without --against")
     devices = [session.device] if session.device.type == "cuda" else []
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(session.seeds[0])
@@ -151,8 +155,12 @@ def batch_weight(criterion: Criterion, t: Tensor) -> int | Tensor:
 def endless_batches(session: Session) -> Iterator[tuple[Tensor, Tensor]]:
     """Return an iterator over the batches of epoch after epoch, in the run's order."""
     split, seed = session.data.train, session.seeds[0]
-    orders = (epoch_permutation(seed, epoch, len(split)).to(session.device) for epoch in count())
-    return chain.from_iterable(batches(split, order, session.step_size) for order in orders)
+
+    def epoch_batches(epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        order = epoch_permutation(seed, epoch, len(split)).to(session.device)
+        return batches(split, order, session.step_size, 0, EpochDraws((seed,), epoch), session.augment)
+
+    return ((x, t) for x, t in chain.from_iterable(map(epoch_batches, count())))
 
 
 def validation_plan(session: Session) -> Iterator[tuple[int, bool]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from trainkit.core.errors import UserError, suggest
 
-from .statistics import finite_mean
+from .statistics import mean
 
 
 class MetricLog(dict[str, list[float]]):
@@ -27,10 +27,10 @@ class MetricLog(dict[str, list[float]]):
         self.updated.add(name)
 
     def mean(self, name: str) -> float:
-        """Return the mean of a metric over the replicas where it is finite. Raises UserError for an unknown metric."""
+        """Return the mean of a metric over the replicas; NaN if it is NaN for one. Raises UserError for an unknown metric."""
         if name not in self:
             raise UserError(f"no metric {name!r}{suggest(name, sorted(self))}")
-        return finite_mean(self[name])
+        return mean(self[name])
 
     def new(self, name: str) -> list[float] | None:
         """Return the values of a metric that was logged since the last `on_log`, else None."""

@@ -47,11 +47,13 @@ class SumState(State):
 class Metric:
     """A value of a split, one per model. Subclasses are frozen dataclasses: their fields are the options in a configuration.
 
-    key: the name in a configuration. maximize: True if larger is better, None if unknown.
+    key: the name in a configuration. maximize: True if larger is better, None if unknown. takes_weights: False if all samples
+    count alike, whatever their weights.
     """
 
     key: ClassVar[str]
     maximize: bool | None
+    takes_weights: bool = True
 
     @property
     def name(self) -> str:

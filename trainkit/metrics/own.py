@@ -25,6 +25,7 @@ NAN_RETURNED = "it returned NaN"
 class OwnState(Protocol):
     """What a user's class needs. One object per model; y (n, ...) and t (n, ...) are its outputs and the targets of a batch.
 
+    With a third argument named weight, `update` also receives the weights of the samples: (n,), or None if all count alike.
     Optional attributes: `name`, and `maximize`, True if larger is better.
     """
 
@@ -45,10 +46,12 @@ class Copies(State):
         super().__init__(task, replicas, device)
         self.options = metric.name
         self.objects = [deepcopy(metric.prototype) for _ in range(replicas)]
+        self.takes_weights = metric.takes_weights
 
     def update(self, batch: Batch) -> None:
+        weight = {"weight": batch.weight} if self.takes_weights else {}
         for own, y in zip(self.objects, batch.y, strict=True):
-            own.update(y, batch.t)
+            own.update(y, batch.t, **weight)
 
     def merge(self, other: Self) -> None:
         for own, others in zip(self.objects, other.objects, strict=True):
@@ -60,29 +63,34 @@ class Copies(State):
 
 
 class Collected(State):
-    """All outputs (r, n, ...) and targets (n, ...) on the CPU, in the order of updates and merges."""
+    """All outputs (r, n, ...), targets (n, ...) and weights (n,) on the CPU, in the order of updates and merges."""
 
     def __init__(self, task: Task, replicas: int, device: torch.device, metric: OwnFunction) -> None:
         super().__init__(task, replicas, device)
         self.y: list[Tensor] = []
         self.t: list[Tensor] = []
+        self.weight: list[Tensor] = []  # empty if all samples count alike
 
     def update(self, batch: Batch) -> None:  # waits for the device
         self.y.append(batch.y.detach().to("cpu", copy=True))
         self.t.append(batch.t.detach().to("cpu", copy=True))
+        if batch.weight is not None:
+            self.weight.append(batch.weight.detach().to("cpu", copy=True))
 
     def merge(self, other: Self) -> None:
         self.y += other.y
         self.t += other.t
+        self.weight += other.weight
 
 
 @dataclass(frozen=True)
 class OwnMetric(Metric):
-    """A user's class with `update(y, t)`, `merge(other)` and `value()`; see `OwnState`. Sample weights are not passed on."""
+    """A user's class with `update(y, t)`, `merge(other)` and `value()`; see `OwnState`."""
 
     prototype: Any
     key: str  # type: ignore[misc]
     maximize: bool | None = None
+    takes_weights: bool = False
 
     def new_state(self, task: Task, replicas: int, device: torch.device) -> Copies:
         return Copies(task, replicas, device, self)
@@ -99,12 +107,13 @@ class OwnFunction(Metric):
     """A user's function of y (n, ...) and t (n, ...), the outputs of one model and the targets of the whole split on the CPU.
 
     Undefined without samples; there the function is not called. An attribute `maximize` of the function says whether larger is
-    better. Sample weights are not passed on.
+    better. With a third argument named weight, it also receives the weights of the samples: (n,), or None if all count alike.
     """
 
-    function: Callable[[Tensor, Tensor], Any]
+    function: Callable[..., Any]
     key: str  # type: ignore[misc]
     maximize: bool | None = None
+    takes_weights: bool = False
 
     def new_state(self, task: Task, replicas: int, device: torch.device) -> Collected:
         return Collected(task, replicas, device, self)
@@ -113,7 +122,8 @@ class OwnFunction(Metric):
         if not sum(map(len, state.t)):
             return torch.full((state.replicas,), torch.nan, dtype=torch.float64)
         t = torch.cat(state.t)
-        values = [self.function(y, t) for y in torch.cat(state.y, 1)]
+        weight = {"weight": torch.cat(state.weight) if state.weight else None} if self.takes_weights else {}
+        values = [self.function(y, t, **weight) for y in torch.cat(state.y, 1)]
         return torch.tensor([number(v, self.name) for v in values], dtype=torch.float64)
 
     def undefined(self, state: Collected, part: int | None = None) -> str:
@@ -155,17 +165,29 @@ def own(given: Any) -> Metric:
         if inspect.isclass(given):
             _check_call(given, 0, f"metrics: class {cls.__name__} needs arguments; give an object, {cls.__name__}(...)")
             given = given()
-        return OwnMetric(given, _name(given, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()), maximize)
+        name = _name(given, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower())
+        return OwnMetric(given, name, maximize, _takes_weight(given.update))
     name = _name(given, getattr(given, "__name__", ""))
     if not name.isidentifier():
         raise UserError(f"metrics: a function without a name (got {given!r}); write it with def")
-    _check_call(given, 2, f"metrics: function {name} needs the arguments (y, t)")
-    return OwnFunction(given, name, maximize)
+    if not _takes_weight(given):
+        _check_call(given, 2, f"metrics: function {name} needs the arguments (y, t)")
+    return OwnFunction(given, name, maximize, _takes_weight(given))
 
 
 def _name(given: Any, default: str) -> str:
     name = getattr(given, "name", default)
     return name if isinstance(name, str) else default
+
+
+def _takes_weight(function: Any) -> bool:
+    """Return whether `function` takes the arguments (y, t, weight)."""
+    try:
+        signature = inspect.signature(function)
+        signature.bind(None, None, weight=None)
+    except (TypeError, ValueError):
+        return False
+    return "weight" in signature.parameters
 
 
 def _check_call(function: Any, arguments: int, message: str) -> None:

@@ -72,12 +72,13 @@ class LogLossSum(SampleSum):
 
 
 class BrierSum(SampleSum):
-    """The squared distance of the probabilities from the label; of two classes, of one of them."""
+    """The squared distance of the probabilities from the label; of two classes, of that of the positive class."""
 
     def per_sample(self, batch: Batch) -> Tensor:
         p, label = batch.probabilities, batch.labels
         if p.shape[2] == 2:
-            return (p[..., 1] - label).square()
+            positive = batch.task.positive
+            return (p[..., positive] - (label == positive).double()).square()
         hit = torch.arange(p.shape[2], device=p.device) == label[:, None]
         return (p - hit.double()).square().sum(2)
 
@@ -177,7 +178,7 @@ class Perplexity(LogLoss):
 
 @dataclass(frozen=True)
 class Brier(SampleMetric):
-    """Σ w ‖p - onehot(label)‖² / Σ w; for two classes half of it, Σ w (p₁ - label)² / Σ w.
+    """Σ w ‖p - onehot(label)‖² / Σ w; for two classes half of it, Σ w (p₊ - [label = +])² / Σ w, + the positive class.
 
     Undefined without samples, and for outputs that are not probabilities. Source: Brier 1950; sklearn.metrics.brier_score_loss.
     """

@@ -18,14 +18,15 @@ from .task import Batch, Task
 class Moments(State):
     """Of e = y - t with d targets: squared, absolute, relative (r, d), the weighted sums of e², |e| and |e| / |t|.
 
-    Of t: n, the summed weight of all samples; zero (d,), that of the samples where t is 0; mean (d,); m2 (d,), the weighted sum
-    of (t - mean)²; low and high (d,), its range. Two states merge by the formula of Chan, Golub & LeVeque 1979.
+    Of t: n, the summed weight of all samples; zero (d,), that of the samples where t is 0; mean (d,), that of t - shift; m2
+    (d,), the weighted sum of (t - shift - mean)²; low and high (d,), its range. shift (d,) is the first t: the mean of targets
+    far from 0 would be rounded by more than two states may differ. They merge by the formula of Chan, Golub & LeVeque 1979.
     """
 
     def __init__(self, task: Task, replicas: int, device: torch.device) -> None:
         super().__init__(task, replicas, device)
         d = task.outputs
-        self.n, self.mean, self.m2, self.zero = self.zeros(1), self.zeros(d), self.zeros(d), self.zeros(d)
+        self.n, (self.shift, self.mean, self.m2, self.zero) = self.zeros(1), (self.zeros(d) for _ in range(4))
         self.low, self.high = self.zeros(d) + math.inf, self.zeros(d) - math.inf
         self.squared, self.absolute, self.relative = (self.zeros(replicas, d) for _ in range(3))
 
@@ -39,9 +40,11 @@ class Moments(State):
         self.relative += batch.total(e / t.abs())
         self.zero += batch.total((t == 0)[None])[0]
         n = batch.weights.sum().view(1)
-        mean = batch.total(t[None])[0] / n.clamp(min=torch.finfo(n.dtype).tiny)
+        self.shift = torch.where(self.n > 0, self.shift, torch.where(t[0].isfinite(), t[0], 0))
+        centered = t - self.shift
+        mean = batch.total(centered[None])[0] / n.clamp(min=torch.finfo(n.dtype).tiny)
         counted = (batch.weights > 0)[:, None]
-        self._add_moments(n, mean, batch.total((t - mean).square()[None])[0])
+        self._add_moments(n, mean, batch.total((centered - mean).square()[None])[0])
         self.low = torch.minimum(self.low, torch.where(counted, t, math.inf).amin(0))
         self.high = torch.maximum(self.high, torch.where(counted, t, -math.inf).amax(0))
 
@@ -55,7 +58,9 @@ class Moments(State):
     def merge(self, other: Self) -> None:
         for name in ("squared", "absolute", "relative", "zero"):
             getattr(self, name).add_(getattr(other, name).to(self.device))
-        self._add_moments(*(v.to(self.device) for v in (other.n, other.mean, other.m2)))
+        n, shift, mean, m2 = (v.to(self.device) for v in (other.n, other.shift, other.mean, other.m2))
+        self.shift = torch.where(self.n > 0, self.shift, shift)
+        self._add_moments(n, mean + (shift - self.shift), m2)
         self.low = torch.minimum(self.low, other.low.to(self.device))
         self.high = torch.maximum(self.high, other.high.to(self.device))
 

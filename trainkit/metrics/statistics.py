@@ -9,14 +9,12 @@ from typing import Any
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the arithmetic mean; NaN if a value is NaN."""
+    """Return the arithmetic mean; NaN if a value is NaN.
+
+    This is the mean over replicas in every place: what ranks checkpoints, metrics.csv, TensorBoard, summary.json and the
+    terminal. A mean without the replicas that are NaN would call a state better in which a model has broken.
+    """
     return sum(values) / len(values)
-
-
-def finite_mean(values: Sequence[float]) -> float:
-    """Return the mean of the finite values; NaN if none is finite."""
-    finite = [v for v in values if math.isfinite(v)]
-    return mean(finite) if finite else math.nan
 
 
 def std(values: Sequence[float]) -> float:

@@ -22,7 +22,7 @@ class Task:
     from_logits: True if softmax (one output, and multilabel: sigmoid) of y gives the probabilities, so also for
         log-probabilities; False if y itself holds them. It comes from the loss, never from the values of y.
     threshold: y above it predicts class 1 of one output, or a label; in the units of y, so 0 for logits.
-    positive: index of the class that auc, average_precision and the average `binary` are about.
+    positive: of two classes, the index of the one that auc, average_precision, brier and the average `binary` are about.
     multilabel: True if the targets are 0 or 1 for each of the outputs, and independent of each other.
     targets: names of the targets of a regression; without them, their indices.
     """
@@ -58,6 +58,20 @@ class Task:
     def is_binary(self) -> bool:
         """Whether each sample is of one of two classes."""
         return self.classes is not None and not self.multilabel and self.number_of_classes == 2
+
+
+def probabilities(y: Tensor, from_logits: bool, independent: bool = False) -> Tensor:
+    """Return the probabilities of the classes for outputs y (..., K): (..., K) float64; for one output (..., 2).
+
+    from_logits: softmax y, also of log-probabilities; for one output σ(-y) and σ(y). Otherwise y, for one output 1 - y and y.
+    independent: σ(y) or y of each output on its own. They need not add up to 1: a sample may have several labels.
+    """
+    z = y.double()
+    if independent:
+        return torch.sigmoid(z) if from_logits else z
+    if z.shape[-1] > 1:
+        return torch.softmax(z, -1) if from_logits else z
+    return torch.cat([torch.sigmoid(-z), torch.sigmoid(z)] if from_logits else [1 - z, z], -1)
 
 
 @dataclass(frozen=True)
@@ -104,12 +118,7 @@ class Batch:
     @cached_property
     def probabilities(self) -> Tensor:
         """(r, n, K) float64: softmax y, or y; of one output [1 - p, p]; multilabel: of each label on its own."""
-        z, task = self.outputs.double(), self.task
-        if task.multilabel:
-            return torch.sigmoid(z) if task.from_logits else z
-        if z.shape[2] > 1:
-            return torch.softmax(z, 2) if task.from_logits else z
-        return torch.cat([torch.sigmoid(-z), torch.sigmoid(z)] if task.from_logits else [1 - z, z], 2)
+        return probabilities(self.outputs, self.task.from_logits, self.task.multilabel)
 
     @cached_property
     def invalid(self) -> Tensor:

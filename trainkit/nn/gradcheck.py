@@ -69,16 +69,17 @@ def gradcheck(module: Module, x: Tensors, seed: int = 0, elements: int | None = 
     return [GradcheckResult(name, _max_error(p, g, objective, _sampled(p.numel(), elements, draw))) for name, p, g in named]
 
 
-def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor) -> GradcheckResult:
-    """Compare dy of `loss` with finite differences, as `gradcheck` does."""
+def gradcheck_loss(loss: Loss, y: Tensor, t: Tensor, weight: Tensor | None = None) -> GradcheckResult:
+    """Compare dy of `loss` with finite differences, as `gradcheck` does. weight: that of each sample."""
     y = y.double().clone()
     t = t.double() if t.is_floating_point() else t
     for kink in loss.nonsmooth_at:
         near = (y - t - kink).abs() < MARGIN
         y = torch.where(near, y + 2 * MARGIN, y)
-    _, saved = loss.fwd(y, t)
+    given = () if weight is None else (weight.double(),)
+    _, saved = loss.fwd(y, t, *given)
     analytic = loss.bwd(saved)
-    return GradcheckResult("y", _max_error(y, analytic, lambda: float(loss.fwd(y, t)[0].sum()), range(y.numel())))
+    return GradcheckResult("y", _max_error(y, analytic, lambda: float(loss.fwd(y, t, *given)[0].sum()), range(y.numel())))
 
 
 def _sampled(n: int, limit: int | None, draw: torch.Generator) -> Iterable[int]:

@@ -12,6 +12,7 @@ from trainkit.checkpoint.safe_pickle import MAX_OPCODES, opcodes
 from trainkit.checkpoint.schema import FORMAT, check_types
 from trainkit.core.errors import UserError, UserErrors
 from trainkit.data.dataset import Dataset
+from trainkit.data.sizes import Sizes
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
 
@@ -42,8 +43,12 @@ def capture(session: Session) -> dict[str, Any]:
             "batch": session.step_size,
             "classes": None if session.data.classes is None else list(session.data.classes),
             "threshold": session.data.threshold,
+            **({} if session.data.positive is None else {"positive": session.data.positive}),
             "schema": session.data.schema,
             "fingerprints": session.fingerprints,
+            "sizes": Sizes.of(session.data).state_dict(),
+            **({"multilabel": True} if session.data.multilabel else {}),
+            **({"held_out": dict(session.held_out)} if session.held_out else {}),
         },
         "callbacks": {name: to_plain(cb.state_dict(), f".callbacks.{name}") for name, cb in session.callbacks.items()},
         "rng": random_states(session.generators, session.device),
@@ -53,8 +58,8 @@ def capture(session: Session) -> dict[str, Any]:
 
 
 def _as_state(progress: Progress) -> dict[str, Any]:
-    """Return the progress under the keys of the file format."""
-    state = asdict(progress)
+    """Return the progress under the keys of the file format: without `weight` if the samples have none."""
+    state = {name: value for name, value in asdict(progress).items() if name != "weight" or value is not None}
     return {"pending" if name == "validation_pending" else name: value for name, value in state.items()}
 
 
@@ -70,7 +75,7 @@ def check_size(session: Session) -> None:
     replicas = session.replicas
     final = [f"{split}/{name}" for split in ("train", "test") for name in session.maximize]
     metrics = len({*known_metrics(session), *final, *session.metrics})
-    schema = opcodes([columns, session.data.classes or ()])
+    schema = opcodes([columns, session.data.classes or (), session.data.categories])
     rest = opcodes([p for _, p, _ in session.net.named_param()]) + opcodes([session.optimizer.p] * len(session.optimizer.slots))
     rest += opcodes(_as_state(session.progress)) + metrics * (replicas + 4)
     for cb in session.callbacks.values():
@@ -147,7 +152,7 @@ def normalizer(content: dict[str, Any]) -> Normalizer:
 
 
 def check_features(normalizer: Normalizer, data: Dataset) -> None:
-    """Raise UserError where the data has other features than the checkpoint's normalizer."""
+    """Raise UserError where the data has other features or targets than the checkpoint's normalizer."""
     features = tuple(data.train.x.shape[1:])
     for name in ("mean", "std", "fill"):
         value = getattr(normalizer, name)
@@ -156,3 +161,7 @@ def check_features(normalizer: Normalizer, data: Dataset) -> None:
             raise UserError(
                 f"data: a sample is {features}, the checkpoint's normalizer.{name} is {shape}; use the original data"
             )
+    targets, scaled = tuple(data.train.t.shape[1:]), normalizer.target_mean
+    if scaled is not None and tuple(scaled.shape) != targets:
+        had = tuple(scaled.shape)
+        raise UserError(f"data: a target is {targets}, the checkpoint's normalizer.target_mean is {had}; use the original data")

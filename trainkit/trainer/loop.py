@@ -30,8 +30,8 @@ def train(session: Session) -> None:
         if progress.batch == 0:
             session.begin_epoch()
         last = session.steps_per_epoch
-        for losses, steps, samples in engine.epoch(session.order(progress.epoch), progress.batch):
-            session.record_steps(losses, steps, samples)
+        for losses, steps, samples, weight in engine.epoch(progress.epoch, progress.batch):
+            session.record_steps(losses, steps, samples, weight)
             for hook in after_step:
                 hook()
             if progress.step % every == 0 or progress.step == 1 or progress.batch == last:
@@ -62,7 +62,7 @@ def finish(session: Session) -> None:
     if any(session.progress.samples) and "train/loss" not in session.metrics:
         session.metrics["train/loss"] = session.mean_loss()  # the run ended inside its first epoch
     try:
-        final = session.evaluate(session.data.train, interruptible=True)
+        final = session.measure("train", session.data.train, interruptible=True)
         del final["loss"]  # train/loss is the mean over the epoch's steps
         for name, values in final.items():
             session.log(f"train/{name}", values)
@@ -70,7 +70,7 @@ def finish(session: Session) -> None:
             session.evaluate_and_log("test", session.data.test, interruptible=True)
         is_measured = session.validated_step == session.progress.step and not session.params_replaced
         if session.data.val is not None and not is_measured:  # the last validation was at another step or of other parameters
-            last = session.evaluate(session.data.val, interruptible=True)
+            last = session.measure("val", session.data.val, interruptible=True)
             if session.params_replaced or _is_validated(session):  # the curves have a point of this step
                 session.metrics.update({f"val/{name}": values for name, values in last.items()})
             else:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trainkit.data.loader import batches
 from trainkit.nn.losses import Loss
 from trainkit.nn.tracing import Call, traced
 from trainkit.optim.flat_buffer import unflatten
@@ -86,14 +85,14 @@ def _take_checked_step(session: Session, r: int) -> None:
     for name, v in _named(session):
         check(f"before the step, {name}", v)
     order = session.order(state.epoch)
-    x, t = next(batches(session.data.train, order, session.step_size, state.batch))
+    batch = x, t, *_ = next(session.batches(state.epoch, state.batch))
     index = order.narrow(net.replica_dims, state.batch * session.step_size, x.shape[net.replica_dims])
     for what, v in (("", x), ("the target of ", t)):
         if v.is_floating_point() and not of(v).isfinite().all():
             raise Found(f"data: {what}{_sample(of(v), of(index))}")
     o.prepare_grad()
     with traced(net, check_call):
-        value = loss_and_grad(net, _checked(loss, check, magnitude_of), session.settings.accumulate)(x, t)
+        value = loss_and_grad(net, _checked(loss, check, magnitude_of), session.settings.accumulate)(*batch)
     check(type(loss).__name__, value, "; no target of the batch counts")
     if (clip := clipping(net.replica_dims, session.settings.clip_norm, session.settings.clip_value)) is not None:
         clip(o.g, [g for _, g in o.pairs])
@@ -118,10 +117,10 @@ def _checked(loss: Loss, check: Any, magnitude_of: Any) -> Loss:
     """Return a copy of the loss that checks the results of its fwd and bwd, and of its `summed` form's."""
     checked, name = copy(loss), type(loss).__name__
 
-    def fwd(y: Tensor, t: Tensor) -> tuple[Tensor, Any]:
-        value, saved = loss.fwd(y, t)
+    def fwd(y: Tensor, *targets: Tensor) -> tuple[Tensor, Any]:
+        value, saved = loss.fwd(y, *targets)
         if (
-            loss.reduction == "sum" or torch.as_tensor(loss.batch_weight(t)).all()
+            loss.reduction == "sum" or torch.as_tensor(loss.batch_weight(*targets)).all()
         ):  # else the mean of that replica is 0 / 0, as intended
             check(name, value, f"; the net's output reaches {magnitude_of(y)}")
         return value, saved

@@ -1,59 +1,185 @@
-"""A net's outputs as CSV, computed block by block while they are written."""
+"""Predictions as CSV: a line per sample, computed block by block while they are written."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Generator, Iterator
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from functools import cache
+from dataclasses import dataclass
+from functools import lru_cache
 from tempfile import TemporaryFile
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from trainkit.data.dataset import Dataset
+from trainkit.core import terminal
+from trainkit.data.dataset import Dataset, Split
 from trainkit.data.mapped import MappedRows
-from trainkit.metrics.classification import predicted_classes
+from trainkit.metrics.interpretation import Interpretation
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 
 from .evaluation import PASS, outputs
 
 NUMBERS = 1 << 18  # numbers that are turned into text at a time: 8 MB as Python floats
+EARLIER = re.compile(rb"(replica,)?sample,y0(,y\d+)*(,answer)?\r?\n")
+END = re.compile(r"answer|(truth|std)(_.*)?", re.DOTALL)  # the columns after the values
+VALUE = re.compile(r"(p|score|y)_|y\d+$")
+Which = int | Literal["all"] | None  # of several replicas: the ensemble (None), one of them, or each
 
 
-def as_csv(net: Module, loss: Loss, data: Dataset, x: Tensor | MappedRows, replicas: int = 1) -> Generator[bytes, None, None]:
-    """Yield the lines of `sample,y0,y1,...,answer`, the answer only where there are classes.
+@dataclass(frozen=True)
+class Columns:
+    """The columns of predictions, in their order; each is left out where it has no meaning.
 
-    With replicas the first column is `replica`, and each replica's lines follow those of the one before.
-    Numbers are written in full, as `repr` does, and class names as the csv module does.
+    replica: with which "all". row: the number of the sample, from 0, in the data or the file that it was taken from. Then the
+    ids of the data; the values (see `Interpretation.names`); answer, the predicted class; std, the sample standard deviation
+    over the replicas of an ensemble, of the value of the answer, or in regression of each target; truth, where it is known.
     """
-    blocks = _outputs(net, x, replicas)
-    if replicas > 1:
-        blocks = _by_replica(blocks, replicas, len(x))
+
+    interpretation: Interpretation
+    split: Split
+    outputs: int
+    replicas: int = 1
+    which: Which = None
+    raw: bool = False
+    with_truth: bool = True
+    unscale: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def is_ensemble(self) -> bool:
+        return self.replicas > 1 and self.which is None
+
+    @property
+    def has_answer(self) -> bool:
+        return self.interpretation.classes is not None and not self.interpretation.multilabel
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether the targets are known and can be written: a class, or a number for each output."""
+        split = self.split
+        return self.with_truth and (split.label is not None if self.has_answer else split.t[:1].numel() == self.outputs)
+
+    @property
+    def values(self) -> list[str]:
+        return self.interpretation.names(self.outputs, self.raw)
+
+    @property
+    def header(self) -> list[str]:
+        """The names. An id that has the name of another column is named id_<name>."""
+        values, names = self.values, self.interpretation.columns(self.outputs)
+        one = self.has_answer or len(values) == 1
+        own = [*(["replica"] if self.which == "all" else []), "row"]
+        end = [*values, *(["answer"] if self.has_answer else [])]
+        end += ["std"] if self.is_ensemble and one else [f"std_{name}" for name in names] if self.is_ensemble else []
+        if self.has_truth:
+            end += ["truth"] if one else [f"truth_{name}" for name in names]
+        return [*own, *(self.id_name(name, {*own, *end}) for name in self.split.ids), *end]
+
+    def id_name(self, name: str, taken: set[str]) -> str:
+        """Return `name`, or a free name made of it. A line on stderr reports the second."""
+        free = name
+        while free in taken:
+            free = f"id_{free}"
+        if free != name:
+            terminal.print_stderr(f"predictions: the id column {name!r} is named {free!r}, since {name!r} is another column")
+        return free
+
+    def lines(self, y: Tensor, first: int, replica: int) -> str:
+        """Return the lines of the samples from `first` on, y (r, b, outputs): r models whose predictions are averaged."""
+        meaning, at = self.interpretation, range(first, first + y.shape[1])
+        each = meaning.values(y, self.raw)
+        values = each[0] if len(y) == 1 else each.double().mean(0)
+        fields: list[Sequence[str]] = [[str(replica)] * len(at)] if self.which == "all" else []
+        fields.append(list(map(str, at if self.split.rows is None else self.split.rows[first : at.stop].tolist())))
+        fields += [[_field(text) for text in column[first : at.stop]] for column in self.split.ids.values()]
+        fields.append([repr(row)[1:-1].replace(", ", ",") for row in values.tolist()])  # half the time of csv.writer
+        answer = meaning.predicted(y) if self.has_answer else None
+        if answer is not None:
+            fields.append([_field(meaning.class_name(k)) for k in answer.tolist()])
+        if self.is_ensemble:
+            fields.append(self._spreads(torch.std(each.double(), 0), answer))
+        if self.has_truth:
+            fields.append(self._truths(first, at.stop))
+        return "".join(",".join(line) + "\n" for line in zip(*fields, strict=True))
+
+    def _spreads(self, std: Tensor, answer: Tensor | None) -> list[str]:
+        """Return the fields of std (b, k): that of the answer, or all."""
+        if answer is not None:
+            std = std.gather(1, answer[:, None].clamp(max=std.shape[1] - 1))
+        return [repr(row)[1:-1].replace(", ", ",") for row in std.tolist()]
+
+    def _truths(self, first: int, stop: int) -> list[str]:
+        label = self.split.label
+        if self.has_answer and label is not None:
+            return [_field(self.interpretation.class_name(k)) for k in label[first:stop].tolist()]
+        t = self.split.t[first:stop].cpu()  # numbers become the shortest texts that are these numbers in their dtype
+        if self.unscale is not None:
+            digits = 6 if t.dtype == torch.float32 else 15  # FLT_DIG and DBL_DIG: those that scaling and unscaling keep
+            rows = self.unscale(t).reshape(len(t), -1).tolist()
+            return [",".join(f"{v:.{digits}g}" for v in row) for row in rows]
+        t = t.long() if self.interpretation.multilabel else t
+        return [",".join(row) for row in t.reshape(len(t), -1).numpy().astype(str)]
+
+
+def as_csv(
+    net: Module,
+    loss: Loss,
+    data: Dataset,
+    split: Split,
+    replicas: int = 1,
+    which: Which = None,
+    raw: bool = False,
+    with_truth: bool = True,
+    unscale: Callable[[Tensor], Tensor] | None = None,
+) -> Generator[bytes, None, None]:
+    """Yield the header and the lines of `Columns` for the samples of `split`, which is scaled and on the device.
+
+    which: of several replicas the ensemble (None: the mean of their probabilities, or of their outputs where there are none),
+    one, or all, one after the other. raw: the net's outputs in place of probabilities. with_truth: whether the targets of the
+    split are known. unscale: for targets that were scaled, turns outputs and targets into their own units; the truth is then
+    written with the digits that its dtype holds. Other numbers are written in full, as `repr` does, and texts as the csv module
+    does.
+    """
+    blocks = _outputs(net, split.x, replicas)
+    if which == "all":
+        blocks = _by_replica(blocks, replicas, len(split))
+    columns = None
     for r, first, y in blocks:
-        if r == first == 0:
-            header = [*(["replica"] if replicas > 1 else []), "sample", *(f"y{i}" for i in range(y[0].numel()))]
-            yield ",".join([*header, *(["answer"] if data.classes is not None else [])]).encode() + b"\n"
-        for i, chunk in zip(range(0, len(y), step := max(1, NUMBERS // y[0].numel())), y.split(step), strict=True):
-            yield _lines(chunk, f"{r}," if replicas > 1 else "", first + i, loss, data).encode()
+        y = y if unscale is None else unscale(y)
+        y = y.flatten(2) if y.dim() > 2 else y[..., None]
+        if columns is None:
+            columns = Columns(Interpretation.of(loss, data), split, y.shape[2], replicas, which, raw, with_truth, unscale)
+            yield ",".join(map(_field, columns.header)).encode() + b"\n"
+        if isinstance(which, int):
+            y = y[which : which + 1]
+        step = max(1, NUMBERS // (y.shape[0] * y.shape[2]))
+        for i, chunk in zip(range(0, y.shape[1], step), y.split(step, 1), strict=True):
+            yield columns.lines(chunk, first + i, r).encode()
 
 
-def _lines(y: Tensor, begin: str, first: int, loss: Loss, data: Dataset) -> str:
-    values = (repr(row)[1:-1].replace(", ", ",") for row in y.reshape(len(y), -1).tolist())  # takes half the time of csv.writer
-    ends = ["\n"] * len(y)
-    if data.classes is not None:
-        ends = [f",{_field(_class(data.classes, k))}\n" for k in predicted_classes(y, loss, data).tolist()]
-    return "".join(f"{begin}{i},{v}{end}" for i, (v, end) in enumerate(zip(values, ends, strict=True), first))
+def is_header(line: bytes, targets: Sequence[str]) -> bool:
+    """Return whether `line` is the first line of a file of predictions, or of one of an earlier version.
+
+    targets: the names of the targets of a regression, whose columns have no prefix.
+    """
+    if not line.endswith(b"\n"):
+        return False
+    names = next(csv.reader([line.decode(errors="replace").rstrip("\r\n")]), [])
+    if EARLIER.fullmatch(line):
+        return True
+    names = names[1:] if names[:1] == ["replica"] else names
+    if names[:1] != ["row"]:
+        return False
+    while names and END.fullmatch(names[-1]):
+        names = names[:-1]
+    return len(names) > 1 and (VALUE.match(names[-1]) is not None or names[-1] in targets)
 
 
-def _class(classes: tuple[str, ...], k: int) -> str:
-    """Return the name of class k, or k itself: a net may have more outputs than there are names."""
-    return classes[k] if k < len(classes) else str(k)
-
-
-@cache
+@lru_cache(1 << 12)
 def _field(text: str) -> str:
     """Return `text` as a field of a line, in quotes where it needs them."""
     line = io.StringIO()
@@ -62,24 +188,23 @@ def _field(text: str) -> str:
 
 
 def _outputs(net: Module, x: Tensor | MappedRows, replicas: int) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield the replica, the first sample and y (b, ...) for each block of samples, and in it for each replica."""
+    """Yield 0, the first sample and y (r, b, ...) for each block of samples."""
     with closing(outputs(net, x, PASS, replicas)) as batches:
         for first, y in batches:
-            y = y.cpu()
-            for r in range(replicas):
-                yield r, first, y[r] if net.replica_dims else y
+            yield 0, first, y.cpu() if net.replica_dims else y.cpu()[None]
 
 
 def _by_replica(blocks: Iterator[tuple[int, int, Tensor]], replicas: int, n: int) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield the same blocks ordered by replica. A temporary file holds them in between."""
+    """Yield the replica, the first sample and y (1, b, ...), ordered by replica. A temporary file holds y in between."""
     with TemporaryFile() as file:
-        for r, first, y in blocks:
-            like = y[:1].clone()
+        for _, first, y in blocks:
+            like = y[0, :1].clone()
             size = like.numel() * like.element_size()
-            file.seek((r * n + first) * size)
-            file.write(y.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            for r in range(replicas):
+                file.seek((r * n + first) * size)
+                file.write(y[r].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         file.seek(0)
         for r in range(replicas):
             for first in range(0, n, PASS):
                 raw = bytearray(file.read(min(PASS, n - first) * size))
-                yield r, first, torch.frombuffer(raw, dtype=like.dtype).view(-1, *like.shape[1:])
+                yield r, first, torch.frombuffer(raw, dtype=like.dtype).view(1, -1, *like.shape[1:])

@@ -14,6 +14,7 @@ class Progress:
     step: int = 0  # steps taken in the run
     samples: list[int] = field(default_factory=list)  # samples of this epoch in loss_sum, per replica
     loss_sum: list[float] = field(default_factory=list)  # of this epoch, per replica
+    weight: list[float] | None = None  # the summed weights of these samples, per replica, if they have any
     lr: list[float] = field(default_factory=list)  # the learning rates of the last step, per replica
     validation_pending: bool = False  # a validation inside the epoch is due and has not been made
     active: list[bool] = field(default_factory=list)  # whether each replica still trains

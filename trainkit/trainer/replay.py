@@ -98,7 +98,7 @@ class StepCopy:
 
 def copy_lists(state: dict[str, Any]) -> dict[str, Any]:
     """Return a copy of the attributes of a `Progress`, its lists copied too."""
-    return {**state, **{k: state[k][:] for k in ("samples", "loss_sum", "lr", "active")}}
+    return {**state, **{k: v[:] for k, v in state.items() if isinstance(v, list)}}
 
 
 def carried_buffers(session: Session) -> list[Tensor]:
@@ -113,7 +113,7 @@ def replay_steps(session: Session, kept: StepCopy, end: int) -> Generator[tuple[
     state, next_steps = session.progress, session.next_steps
     session.next_steps = [lambda step: step + 1]  # compiled steps too are taken one by one: their bits are the same
     assert session.step_engine is not None
-    steps = session.step_engine.epoch(session.order(state.epoch), state.batch)
+    steps = session.step_engine.epoch(state.epoch, state.batch)
     try:
         while state.step < end:
             before = StepCopy(session, kept.side_effects)

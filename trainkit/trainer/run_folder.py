@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +25,8 @@ RUN_FILES = (
     *(f"checkpoints/{name}" for name in (LAST, BEST, FINAL)),
 )
 
+CONFIGURATION, MAX_MARKER_BYTES = "configuration: ", 1 << 16
+
 
 class RunFolder(Folder):
     """The folder `path` of a run. `open` checks it and writes nothing; `begin` makes it ready for writing.
@@ -31,12 +34,15 @@ class RunFolder(Folder):
     `opened` is entered once, by the outermost caller that has the folder; the functions that it calls only use the folder.
 
     new: the folder must not hold a run, even if the fit resumes from a checkpoint (of another folder).
+    configurations: the files that describe the run. The marker names them, relative to the folder, so that the newest run of a
+    configuration can be found: two files of one name in different folders are different configurations.
     """
 
     kind, worker, option, marker = "run folder", "another trainer", "--run-dir", ".trainkit-run"
 
-    def __init__(self, path: Path, new: bool = False, numbered: bool = False) -> None:
+    def __init__(self, path: Path, new: bool = False, numbered: bool = False, configurations: Sequence[Path] = ()) -> None:
         super().__init__(path, numbered)
+        self._configurations = [os.path.realpath(file) for file in configurations]
         self.new = new or numbered
         self.continues = False  # the fit continues the run that has saved here
         self._names: tuple[str, ...] = RUN_FILES
@@ -44,6 +50,25 @@ class RunFolder(Folder):
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def note(self) -> str:
+        here = os.path.realpath(self.path)
+        return "".join(f"{CONFIGURATION}{json.dumps(os.path.relpath(file, here))}\n" for file in self._configurations)
+
+    def configurations(self) -> list[str] | None:
+        """Return the absolute paths of the files that the marker names; None if it names none, or none that exists.
+
+        Earlier versions named none. A run that was copied, or whose file was moved, names one that does not exist.
+        """
+        try:
+            with open(self.path / self.marker, "rb") as file:
+                lines = file.read(MAX_MARKER_BYTES).decode(errors="replace").splitlines()
+            named = [json.loads(line.removeprefix(CONFIGURATION)) for line in lines if line.startswith(CONFIGURATION)]
+            here = os.path.realpath(self.path)
+            paths = [os.path.realpath(os.path.join(here, name)) for name in named if isinstance(name, str)]
+        except (OSError, ValueError):
+            return None
+        return paths if paths and all(map(os.path.isfile, paths)) else None
 
     @contextmanager
     def opened(self, going_on: bool = False) -> Iterator[RunFolder]:

@@ -9,6 +9,8 @@ from trainkit.core import terminal
 from trainkit.core.errors import MAX_NAMES, UserError
 from trainkit.core.validation import short_repr
 from trainkit.data.check import SPLITS
+from trainkit.data.fingerprint import fingerprints
+from trainkit.data.held_rows import drawn, hold_out_again
 
 if TYPE_CHECKING:
     from .session import Session
@@ -23,7 +25,7 @@ def check_classes(had: Sequence[str] | None, has: Sequence[str] | None, whose: s
         raise UserError(f"data: {whose} classes are {class_list(had)}, the data's {class_list(has)}; use the original data")
 
 
-def changed_splits(session: Session, content: dict[str, Any], keys: Sequence[str] = ("x", "t")) -> list[str]:
+def changed_splits(session: Session, content: dict[str, Any], keys: Sequence[str] = ("x", "t", "weight")) -> list[str]:
     """Return the names of the splits whose numbers differ from the checkpoint's, or that its run did not have."""
     then, now = content["data"]["fingerprints"], session.fingerprints
     return [name for name in SPLITS if any(now.get(f"{name}.{key}") != then.get(f"{name}.{key}") for key in keys)]
@@ -43,6 +45,52 @@ def check_same(session: Session, content: dict[str, Any]) -> None:
             " use the original data, or start a new run"
         )
     print_changed(session, content, SPLITS)
+
+
+def keep_held_out(session: Session, content: dict[str, Any]) -> None:
+    """Put the rows that the checkpoint's run held out into their splits again, where the data has other rows or another order.
+
+    A line on stderr says so. Raises UserError if less than half of a split's rows are there.
+    """
+    data, known = session.data, content["data"]
+    held = {name: rows for name, rows in known.get("held_out", {}).items() if name in drawn(data)}
+    if not any(name in held for name in changed_splits(session, content, ["x"])):
+        return
+    if any(content["callbacks"].get(name, {}).get("settings") != now for name, now in session.split_settings.items()):
+        return  # the callback that splits the data refuses its state
+    if (again := hold_out_again(data, held)) is None:
+        raise _may_contain_training_rows(next(name for name in changed_splits(session, content, ["x"]) if name in held))
+    session.data, found = again
+    counts = [
+        f"the {SPLITS[name]} split {'the' if found[name] == len(rows) else f'{found[name]} of the'} {len(rows)} rows"
+        for name, rows in held.items()
+    ]
+    if any(2 * found[name] < len(rows) for name, rows in held.items()):
+        fix = "use the original data, start a new run, or give other rows to test on a file of their own: data.test=FILE"
+        raise UserError(f"data: is not the data of the training, it has for {' and for '.join(counts)} held out then; {fix}")
+    terminal.print_stderr(
+        f"data: has other rows, another order or another split than in the training; {' and '.join(counts)} held out then"
+        " are held out again"
+    )
+    session.fingerprints, session.held_out = fingerprints(session.data), dict(known["held_out"])
+
+
+def check_held_out(session: Session, content: dict[str, Any]) -> None:
+    """Raise UserError for a split to evaluate that was drawn from the training's rows and may now contain some of them.
+
+    This is for checkpoints without the fingerprints of rows; `keep_held_out` uses those of the others.
+    """
+    known = content["data"].get("held_out", {})
+    for name in changed_splits(session, content, ["x"]):
+        if name in drawn(session.data) and name not in known:
+            raise _may_contain_training_rows(name)
+
+
+def _may_contain_training_rows(name: str) -> UserError:
+    return UserError(
+        f"data: the {SPLITS[name]} split differs from the checkpoint's, so it may contain training rows;"
+        " use the original data, or give other rows to test on a file of their own: data.test=FILE"
+    )
 
 
 def print_changed(session: Session, content: dict[str, Any], names: Iterable[str]) -> None:

@@ -14,6 +14,8 @@ from trainkit.core.rng import generator
 from trainkit.data import check
 from trainkit.data.dataset import Dataset
 from trainkit.data.fingerprint import fingerprints
+from trainkit.data.held_rows import held_rows
+from trainkit.data.transforms.augment import Augmenter, check_fits, make
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
 
@@ -22,9 +24,9 @@ from .callback import check_monitors
 from .engines.engine import StepEngine
 from .environment import changed_conditions, engine_of, resumed_engine
 from .progress import Progress
-from .same_data import check_classes, print_changed
+from .same_data import check_classes, check_held_out, keep_held_out, print_changed
 from .session import Session
-from .shapes import check_shapes
+from .shapes import check_inputs, check_shapes
 
 
 def begin(session: Session, content: dict[str, Any] | None) -> None:
@@ -52,9 +54,10 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
 def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
     """Prepare the session for the next step: the first, or the one after the checkpoint `content`."""
     start = Progress() if content is None else capture.progress_of(content["state"])
-    prepare_data(session, None if content is None else capture.normalizer(content), tuple(check.SPLITS), start)
+    prepare_data(session, content, tuple(check.SPLITS), start)
     net, o, replicas = session.net.train(), session.optimizer, session.replicas
     o.bind()
+    session.augment = _augmenter(session)
     if len(o.initial_lrs) not in (1, replicas):
         raise UserError(f"optimizer: {len(o.initial_lrs)} values of lr for {replicas} replicas; needs one, or one for each")
     session.generators = tuple(generator(seed, "pass", device=session.device) for seed in session.seeds)
@@ -71,36 +74,45 @@ def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
 
 def prepare_evaluation(session: Session, content: dict[str, Any]) -> None:
     """Prepare the session to evaluate its net, that of the checkpoint `content`, on the session's data."""
-    prepare_data(session, capture.normalizer(content), ("val", "test"))
+    prepare_data(session, content, ("val", "test"))
     check_fit(session)
     check_classes(content["data"]["classes"], session.data.classes, "the checkpoint's")
     capture.load_callbacks(session, content)
+    check_held_out(session, content)
     print_changed(session, content, [name for name in session.data.parts() if name != "train"])
     session.net.eval()
 
 
 def check_fit(session: Session) -> None:
     """Raise UserError where net, loss, data and metrics do not fit together; learn the names of the metrics."""
-    y = check_shapes(session.net, session.loss, session.data.parts(), session.replicas)
+    check_inputs(session.net, session.data, session.data.parts())
+    y = check_shapes(session.net, session.loss, session.data, session.data.parts(), session.replicas)
     measured = session.metric_set(y if session.net.replica_dims else y.unsqueeze(0))
     session.maximize = {"loss": False, **measured.maximize}
+    if any(split.weight is not None for split in session.data.parts().values()):
+        for metric in [m for m in measured.metrics if not m.takes_weights]:
+            terminal.print_stderr(f"metrics: {metric.name} takes no argument weight, so all samples count alike in it")
 
 
 def prepare_data(
-    session: Session, normalizer: Normalizer | None, names: tuple[str, ...], start: Progress | None = None
+    session: Session, content: dict[str, Any] | None, names: tuple[str, ...], start: Progress | None = None
 ) -> None:
     """Split, check and scale the data, and move data and net to the device. All that an evaluation shares with a training.
 
-    normalizer: the checkpoint's; None fits one to the training split. names: the splits whose numbers are checked.
+    content: a checkpoint, whose normalizer and held-out rows are used; None fits a normalizer to the training split.
+    names: the splits whose numbers are checked.
     start: where the steps begin, so that numbers which no step uses are accepted.
     """
     source = session.data
+    normalizer = None if content is None else capture.normalizer(content)
     session.call("setup")
     if len(session.data.train) == 0:
         raise UserError("data: the training split has 0 samples; give more data, or validation_split a smaller fraction")
     if normalizer is not None:
         capture.check_features(normalizer, session.data)
-    session.fingerprints = fingerprints(session.data)
+    session.fingerprints, session.held_out = fingerprints(session.data), held_rows(session.data)
+    if content is not None:
+        keep_held_out(session, content)
     session.normalizer = _checked(session, source, normalizer, names, start or Progress())
     session.data = _scaled(session)
     prepare_net(session)
@@ -140,6 +152,15 @@ def _checked(
     spans = {name: span for name, span in spans.items() if name not in tolerated}
     check.check_scaled(data, spans, normalizer.scale, dtype, source, is_taken)
     return normalizer
+
+
+def _augmenter(session: Session) -> Augmenter | None:
+    """Return what changes the training samples, or None. Raises UserError for an augmentation that does not fit."""
+    train = session.data.train
+    if not (made := make(session.data.augment)):
+        return None
+    check_fits(made, train.x.shape[1:], train.t)
+    return Augmenter(made, len(train))
 
 
 def _scaled(session: Session) -> Dataset:

@@ -6,23 +6,25 @@ import argparse
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from trainkit.app.config import registry
+from trainkit.app.checkpoints import run_of
 from trainkit.app.config.build import build
-from trainkit.app.config.files import compose, in_one_line, resolve, to_yaml
-from trainkit.app.experiment import Experiment, exit_code, load, own_config, run_of
+from trainkit.app.config.files import in_one_line, resolve, to_yaml
+from trainkit.app.experiment import Experiment, exit_code
 from trainkit.app.prediction_output import Output
-from trainkit.checkpoint import list_checkpoints, load_run
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
-from trainkit.core.folder import default_folder
 from trainkit.core.text_table import text_table
-from trainkit.data.dataset import Dataset, Split
+from trainkit.data.dataset import Split
+from trainkit.metrics.interpretation import Interpretation
 from trainkit.metrics.statistics import json_summary
 from trainkit.trainer import signals
-from trainkit.trainer.predictions_csv import as_csv
-from trainkit.trainer.run_folder import RunFolder
+from trainkit.trainer.predictions_csv import as_csv, is_header
+from trainkit.trainer.predictor import check_replica
+
+from .metrics import print_confusion, print_metrics
+from .runs import composed, configured, loaded, places, resumed, run_imports, table_of_rows, which_replicas
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -30,71 +32,19 @@ if TYPE_CHECKING:
 
 def fit(args: argparse.Namespace) -> int:
     """Train from a configuration, from the beginning or from a checkpoint."""
-    _imports(args)
-    run, origin = _places(args)
+    run_imports(args)
+    run, origin = places(args)
     # A run that continues is locked before it is read, so that no other process changes it in between.
     with run.opened(going_on=origin is not None):
-        content = None if origin is None else _resumed(origin)
-        experiment = Experiment(_configured(args, run, content), content)
+        content = None if origin is None else resumed(origin)
+        experiment = Experiment(configured(args, run, content), content)
         trainer, summary = experiment.train(run)
     try:
         terminal.print_stdout(f"{summary['stop_words']}, in {summary['wall_s']:.1f} s; {run.path}")
-        _print_metrics(summary["metrics"], trainer.fitted().data)
+        print_metrics(summary["metrics"], trainer.fitted().data)
     except BrokenPipeError:
         terminal.silence(sys.stdout)  # the run is complete, so its exit code is returned
     return exit_code(trainer, summary)
-
-
-def _configured(args: argparse.Namespace, run: RunFolder, content: dict[str, Any] | None) -> DictConfig:
-    """Return the configuration of the given files, or else that of the run that continues."""
-    if args.paths:
-        return compose(args.paths, args.overrides)
-    if content is None or (not run.new and (run.path / "config.yaml").is_file()):
-        return compose([run.path / "config.yaml"], args.overrides, is_complete=True)
-    return own_config(content, run.path, args.overrides)
-
-
-def _places(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
-    """Return the run's folder, its own or a new one, and the run or checkpoint to continue, if any."""
-    if args.resume is None:
-        if not args.paths:
-            raise UserError("fit: no CONF; give a YAML file, for example fit conf/mlp.yaml")
-        return RunFolder(args.run_dir or default_folder(args.paths[0].stem), new=True, numbered=args.run_dir is None), None
-    origin = Path(args.resume).expanduser() if args.resume else args.run_dir or _newest_run(args)
-    if not origin.exists():
-        raise UserError(f"resume: no {origin}; give a run's folder or a checkpoint")
-    own = RunFolder(origin if origin.is_dir() else run_of(origin))
-    if not own.marked:
-        if origin.is_dir():
-            fix = "name a run's folder, or a checkpoint and a new folder, --run-dir DIR"
-            raise UserError(f"resume: {origin} is not a run's folder, it has no file {RunFolder.marker}; {fix}")
-        if args.run_dir is None:
-            raise UserError(f"resume: {origin} is not in a run's folder; give a new folder: --run-dir DIR")
-    elif args.run_dir is None or (args.run_dir.exists() and args.run_dir.samefile(own.path)):
-        return own, origin
-    return RunFolder(args.run_dir, new=True), origin
-
-
-def _resumed(origin: Path) -> dict[str, Any]:
-    """Return the content of the checkpoint to continue from. If `origin` is a run's folder, this is its newest checkpoint."""
-    file, content, skipped = load_run(origin)
-    terminal.print_stderr(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
-    state = content["state"]
-    terminal.print_stdout(f"resuming {file}: epoch {state['epoch']}, step {state['step']}")
-    return content
-
-
-def _newest_run(args: argparse.Namespace) -> Path:
-    if not args.paths:
-        raise UserError(
-            "resume: no run; give one, for example --resume logs/mlp/2026-01-31_12-00-00, or a CONF to continue its newest run"
-        )
-    folder = default_folder(args.paths[0].stem).parent
-    runs = [RunFolder(path) for path in folder.glob("*") if RunFolder(path).marked]
-    saved = {r.path: max(f.lstat().st_mtime_ns for f in files) for r in runs if (files := list_checkpoints(r.checkpoints))}
-    if not saved:
-        raise UserError(f"resume: {folder} has no run of {args.paths[0]} with a checkpoint; give one: --resume RUN")
-    return max(saved, key=lambda p: saved[p])
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -108,56 +58,51 @@ def test(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, name: str) -> int:
-    experiment = _loaded(args)
+    experiment = loaded(args)
     session = experiment.session(name)
     split: Split | None = getattr(session.data, name)
     if split is None:
         fix = "callbacks: {validation_split: {}}" if name == "val" else "data with a test split"
         raise UserError(f"{experiment.file}: its data has no {name} split; train with {fix}")
-    metrics = session.evaluate_split(name)
+    metrics = session.measure(name, split)
     terminal.print_stdout(f"{experiment.file}, {len(split)} samples")
-    _print_metrics({f"{name}/{metric}": json_summary(values) for metric, values in metrics.items()}, session.data)
+    print_metrics({f"{name}/{metric}": json_summary(values) for metric, values in metrics.items()}, session.data)
+    if (matrix := session.known_confusion(name)) is not None:
+        print_confusion(matrix)
     return 0
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Write the outputs and predictions for the test split, or for the rows of a CSV file, as CSV."""
-    tables = [p for p in args.paths if p.name.endswith((".csv", ".csv.gz"))]
-    args.paths = [p for p in args.paths if p not in tables]
-    if len(tables) > 1:
-        raise UserError(f"{', '.join(map(str, tables))}: {len(tables)} files to predict; give one")
-    experiment = _loaded(args)
-    session = experiment.session_for_table(tables[0]) if tables else experiment.session("test")
-    file, split = experiment.file, session.data.test
-    assert file is not None
+    """Write the predictions for the test split, or for the rows of a file, as CSV."""
+    table = table_of_rows(args)
+    which = which_replicas(args.replica)
+    experiment = loaded(args)
+    session, with_truth = experiment.session_for_rows(table) if table else (experiment.session("test"), True)
+    checkpoint, split, data = experiment.file, session.data.test, session.data
+    assert checkpoint is not None
     if split is None:
-        raise UserError(f"{file}: its data has no test split; give a CSV file to predict")
-    out = Output(args.out or run_of(file) / "predictions.csv", follow=args.out is not None)
-    with out, closing(as_csv(session.net, session.loss, session.data, split.x, session.replicas)) as chunks:
+        raise UserError(f"{checkpoint}: its data has no test split; give a file to predict")
+    if isinstance(which, int):
+        check_replica(which, session.replicas)
+    targets = Interpretation.of(session.loss, data).targets
+    path = args.out or run_of(checkpoint) / "predictions.csv"
+    out = Output(path, lambda line: is_header(line, targets), follow=args.out is not None)
+    unscale = None if session.normalizer.target_mean is None else session.normalizer.unscale
+    lines = as_csv(session.net, session.loss, data, split, session.replicas, which, args.raw, with_truth, unscale)
+    with out, closing(lines) as chunks:
         for chunk in chunks:
             out.write(chunk)
     (terminal.print_stdout if out.descriptor is None else terminal.print_stderr)(
-        f"{len(split)} samples predicted by {file} -> {out.path}"
+        f"{len(split)} samples predicted by {checkpoint} -> {out.path}"
     )
     return 0
-
-
-def _loaded(args: argparse.Namespace) -> Experiment:
-    """Return the experiment of RUN (or --run-dir) and --checkpoint."""
-    runs: list[Path] = [p for p in args.paths if p != args.run_dir]
-    if len(runs) > 1:
-        raise UserError(f"{', '.join(map(str, runs))}: one RUN at a time")
-    run: Path | None = runs[0] if runs else args.run_dir
-    if run is None:
-        raise UserError("no RUN; give a run's folder or a checkpoint, for example logs/mlp/2026-01-31_12-00-00")
-    return load(run, *args.overrides, checkpoint=args.checkpoint, imports=args.imports)
 
 
 def compare(args: argparse.Namespace) -> int:
     """Train several configurations side by side."""
     from trainkit.app.compare.command import compare
 
-    _imports(args)
+    run_imports(args)
     return compare(args)
 
 
@@ -204,9 +149,9 @@ def check(args: argparse.Namespace) -> int:
     """
     from trainkit.app.rehearsal import untouched
 
-    _imports(args)
+    run_imports(args)
     with untouched():
-        return _check(_composed(args))
+        return _check(composed(args))
 
 
 def _check(composed: DictConfig) -> int:
@@ -236,34 +181,9 @@ def show(args: argparse.Namespace) -> int:
     from trainkit.app.cli.show import outline, planned
     from trainkit.nn.summary import layers
 
-    _imports(args)
-    parts = build(resolve(_composed(args)))
+    run_imports(args)
+    parts = build(resolve(composed(args)))
     session = planned(parts)
     net, slots = session.net, len(session.optimizer.slots)
     terminal.print_stdout(layers(net, sample(session, 1)[0], slots, session.replicas), outline(parts, session))
     return 0
-
-
-def _composed(args: argparse.Namespace) -> DictConfig:
-    if not args.paths:
-        raise UserError("no CONF; give a YAML file, for example conf/mlp.yaml")
-    return compose(args.paths, args.overrides)
-
-
-def _imports(args: argparse.Namespace) -> None:
-    for path in args.imports:
-        registry.import_file(path)
-
-
-def _print_metrics(metrics: dict[str, Any], data: Dataset) -> None:
-    """Print a line per metric; beside an accuracy, that of always predicting the most frequent class."""
-    for name, value in sorted(metrics.items()):
-        if isinstance(value, dict):
-            mean, std = (("nan" if v is None else f"{v:.4g}") for v in (value["mean"], value["std"]))
-            text = f"{mean} ± {std} over {len(value['values'])} replicas"
-        else:
-            text = "nan" if value is None else f"{value:.4g}"
-        split, _, metric = name.partition("/")
-        share = data.parts()[split].majority() if metric == "accuracy" and split in data.parts() else None
-        beside = "" if share is None else f" (the most frequent class: {share:.4g})"
-        terminal.print_stdout(f"  {name:<16} {text}{beside}")

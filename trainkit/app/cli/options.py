@@ -169,6 +169,12 @@ COMMANDS = {
             "predict logs/first new.csv --out predictions.csv",
             (
                 Option("--out", type=path_of, metavar="PATH", help="the file to write; default: RUN/predictions.csv"),
+                Option(
+                    "--replica",
+                    metavar="N",
+                    help="predict with this replica, from 0, or with each (all); default: their mean",
+                ),
+                Option("--raw", action="store_true", help="write the net's outputs, not probabilities"),
                 *OF_RUN,
             ),
         ),

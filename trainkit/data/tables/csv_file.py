@@ -9,7 +9,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.validation import short_repr
 
 from .base import Kind, Table
-from .dialect import Dialect, detect, encoding_error, first_line_of, odd_record
+from .dialect import Dialect, detect, encoding_error, first_line_of, has_rows, odd_record
 from .schema import MISSING
 
 MAX_LINE_BYTES = 8 << 20  # the longest line that can be read
@@ -28,6 +28,7 @@ class CsvTable(Table):
         require_pyarrow()
         self.name, self.dialect = path, detect(path, given)
         self.names = [name for name in self.dialect.names if name is not None]
+        self.unnamed, self.decimal = len(self.dialect.names) - len(self.names), self.dialect.decimal
         self.missing_values: Sequence[str] = MISSING
         self.table: Any = None
 
@@ -43,6 +44,10 @@ class CsvTable(Table):
 
     def column(self, name: str) -> Any:
         return self.table.column(name)
+
+    def release(self) -> None:
+        self.table = None
+        release()
 
     def spelled(self, names: Sequence[str]) -> None:
         lost = [name for name in names if not _is_text(self.column(name))]
@@ -147,7 +152,7 @@ def _refusal(
                 line = first_line_of(path, dialect, row)
                 place = f"row {row}" if line is None else f"line {line}"
                 return UserError(f"{path}: column {name!r}, {place}: {short_repr(value)} is not a number; correct it")
-    if "Empty CSV" in text:
+    if "Empty CSV" in text or not has_rows(path, dialect):
         return UserError(f"{path}: has a header but no rows; needs at least one row")
     return encoding_error(path, dialect.encoding) or UserError(f"{path}: cannot be read as CSV: {text}")
 

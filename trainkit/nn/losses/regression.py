@@ -9,6 +9,8 @@ from trainkit.core.errors import UserError
 
 from .base import Loss, Reduction
 
+Saved = tuple[Tensor, Tensor | None]  # d = y - t, and the sample weights
+
 
 class MSELoss(Loss):
     """value = Σ (y - t)² / elements. Saves d = y - t, since dy = 2 d / elements. With reduction sum there is no division."""
@@ -17,12 +19,13 @@ class MSELoss(Loss):
         scale = 1 / (rows * outputs) if self.reduction == "mean" else 1.0
         return f"MSELoss<N, {outputs}> @{{T({scale!r})}};", "T"
 
-    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def fwd(self, y: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Saved]:
         d = y - t
-        return self.reduce(d * d), d
+        return self.reduce(d * d, weight), (d, weight)
 
-    def bwd(self, d: Tensor) -> Tensor:
-        return d * (2 * self.reduction_factor(d))
+    def bwd(self, saved: Saved) -> Tensor:
+        d, weight = saved
+        return d * (2 * self.reduction_factor(d, weight))
 
 
 class L1Loss(Loss):
@@ -30,12 +33,13 @@ class L1Loss(Loss):
 
     nonsmooth_at = (0.0,)
 
-    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def fwd(self, y: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Saved]:
         d = y - t
-        return self.reduce(d.abs()), d
+        return self.reduce(d.abs(), weight), (d, weight)
 
-    def bwd(self, d: Tensor) -> Tensor:
-        return torch.sign(d).mul_(self.reduction_factor(d))
+    def bwd(self, saved: Saved) -> Tensor:
+        d, weight = saved
+        return torch.sign(d).mul_(self.reduction_factor(d, weight))
 
 
 class HuberLoss(Loss):
@@ -50,10 +54,12 @@ class HuberLoss(Loss):
             raise UserError(f"HuberLoss: delta={delta}; needs a number above 0")
         self.delta = delta
 
-    def fwd(self, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def fwd(self, y: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Saved]:
         d = y - t
         a = d.abs()
-        return self.reduce(torch.where(a <= self.delta, 0.5 * d * d, self.delta * (a - 0.5 * self.delta))), d
+        e = torch.where(a <= self.delta, 0.5 * d * d, self.delta * (a - 0.5 * self.delta))
+        return self.reduce(e, weight), (d, weight)
 
-    def bwd(self, d: Tensor) -> Tensor:
-        return d.clamp(-self.delta, self.delta).mul_(self.reduction_factor(d))
+    def bwd(self, saved: Saved) -> Tensor:
+        d, weight = saved
+        return d.clamp(-self.delta, self.delta).mul_(self.reduction_factor(d, weight))

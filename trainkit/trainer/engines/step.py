@@ -24,8 +24,8 @@ class Differentiable(Protocol):
     def bwd_params(self, saved: Any, dy: Tensors) -> None: ...
 
 
-Step = Callable[[Tensor, Tensor], Tensor]
-Gradient = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[..., Tensor]  # of x, t, and of the samples' weights where they have any
+Gradient = Callable[..., Tensor]
 Clip = Callable[[Tensor, Sequence[Tensor]], None]
 
 
@@ -38,6 +38,8 @@ def training_step(
     clip_value: float | None = None,
 ) -> Step:
     """Return step(x, t) -> loss: zero, forward, loss, backward, clip, update. x (n, ...), or (r, n, ...) with replicas.
+
+    step(x, t, weight) takes the samples' weights: (n,), or (r, n).
 
     accumulate: the number of parts into which the batch is divided; their gradients add up to that of the whole batch. If no
     target of a batch counts (all ignored, or of weight 0), it adds 0. The mean of an undivided one is 0 / 0, as in torch.
@@ -52,9 +54,9 @@ def training_step(
 
     gradients = [g for _, g in optimizer.pairs]
 
-    def step(x: Tensor, t: Tensor) -> Tensor:
+    def step(x: Tensor, t: Tensor, *weight: Tensor) -> Tensor:
         optimizer.prepare_grad()
-        value = gradient(x, t)
+        value = gradient(x, t, *weight)
         if clip is not None:
             clip(optimizer.g, gradients)
         optimizer.update()
@@ -64,24 +66,28 @@ def training_step(
 
 
 def loss_and_grad(net: Differentiable, loss: Loss, accumulate: int = 1) -> Gradient:
-    """Return gradient(x, t) -> loss, which adds to the gradients of the net's parameters: forward, loss, backward."""
+    """Return gradient(x, t) -> loss, which adds to the gradients of the net's parameters: forward, loss, backward.
 
-    def differentiate(x: Tensor, t: Tensor) -> Tensor:
+    gradient(x, t, weight) takes the samples' weights.
+    """
+
+    def differentiate(x: Tensor, t: Tensor, *weight: Tensor) -> Tensor:
         y, saved = net.fwd(x)
-        value, s = loss.fwd(y, t)
+        value, s = loss.fwd(y, t, *weight)
         net.bwd_params(saved, loss.bwd(s))
         return value
 
     summed = loss.summed()  # sums add up over parts; the mean of a part without a target that counts is 0 / 0
 
-    def differentiate_in_parts(x: Tensor, t: Tensor) -> Tensor:
+    def differentiate_in_parts(*batch: Tensor) -> Tensor:
+        x, *targets = batch
         size = -(-x.shape[net.replica_dims] // accumulate)
-        count: float | Tensor = loss.batch_weight(t) if loss.reduction == "mean" else 1
+        count: float | Tensor = loss.batch_weight(*targets) if loss.reduction == "mean" else 1
         scale = torch.where(count == 0, 0, 1 / count) if isinstance(count, Tensor) else 1 / count  # 0 if no target counts
         total = torch.zeros((), dtype=x.dtype, device=x.device)
-        for xi, ti in zip(x.split(size, net.replica_dims), t.split(size, net.replica_dims), strict=True):
+        for xi, *ti in zip(*(v.split(size, net.replica_dims) for v in batch), strict=True):
             y, saved = net.fwd(xi)
-            value, s = summed.fwd(y, ti)
+            value, s = summed.fwd(y, *ti)
             dy = summed.bwd(s)
             if isinstance(scale, Tensor):
                 dy.mul_(scale.to(dy.dtype).view(*scale.shape, *[1] * (dy.dim() - scale.dim())))

@@ -1,0 +1,39 @@
+"""Metrics as lines of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainkit.core import terminal
+from trainkit.core.text_table import text_table
+from trainkit.data.dataset import Dataset
+from trainkit.metrics.confusion_matrix import MAX_NAME, ConfusionMatrix, count_text
+
+PRINTED = 10  # classes of a confusion matrix that is printed
+
+
+def print_metrics(metrics: dict[str, Any], data: Dataset) -> None:
+    """Print a line per metric; beside an accuracy, that of always predicting the most frequent class."""
+    for name, value in sorted(metrics.items()):
+        if isinstance(value, dict):
+            mean, std = (("nan" if v is None else f"{v:.4g}") for v in (value["mean"], value["std"]))
+            text = f"{mean} ± {std} over {len(value['values'])} replicas"
+        else:
+            text = "nan" if value is None else f"{value:.4g}"
+        split, _, metric = name.partition("/")
+        share = data.parts()[split].majority() if metric == "accuracy" and split in data.parts() else None
+        beside = "" if share is None else f" (the most frequent class: {share:.4g})"
+        terminal.print_stdout(f"  {name:<16} {text}{beside}")
+
+
+def print_confusion(matrix: ConfusionMatrix) -> None:
+    """Print the confusion matrix of few classes as a table: a row per true class, a column per predicted one."""
+    models, classes = len(matrix.counts), matrix.classes
+    of = f" of {models} replicas together" if models > 1 else ""
+    if len(classes) > PRINTED:
+        terminal.print_stdout(f"confusion matrix{of}: {len(classes)} classes; in Python load(RUN).confusion_matrix()")
+        return
+    names = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in classes]
+    rows = [[name, *map(count_text, row)] for name, row in zip(names, matrix.total(), strict=True)]
+    table = text_table([["true \\ predicted", *names], *rows], right=range(1, len(names) + 1))
+    terminal.print_stdout(f"confusion matrix{of}:", *table)

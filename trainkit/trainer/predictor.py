@@ -1,0 +1,95 @@
+"""What a trained model answers: outputs, probabilities and classes of rows. The trainer and a loaded run have these methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from trainkit.core.errors import UserError
+from trainkit.metrics.interpretation import Interpretation
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+class Predictor:
+    """The predictions of a trained model. A subclass returns the session of its net.
+
+    Rows are given in the data's own units: a tensor or an array (n, ...), nested lists of numbers, a pandas or polars frame. If
+    the model was trained on a table, also a list of dicts, a dict of columns, or the path of a CSV or Parquet file; columns are
+    then found by their names in any order, and others are ignored. Rows are scaled as the training data was, and the net runs
+    in evaluation mode. Errors: UserError without a trained net, and where the rows have other features or no such column.
+    """
+
+    def fitted(self) -> Session:
+        """Return the session of the trained net. Raises UserError if nothing is trained yet."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes, in the order of the columns of `predict_proba`; None in regression."""
+        return self.fitted().data.classes
+
+    @property
+    def positive(self) -> int | None:
+        """Of two classes, the index of the one that probabilities and metrics are about; else None."""
+        data = self.fitted().data
+        if data.multilabel or data.classes is None or len(data.classes) != 2:
+            return None
+        return 1 if data.positive is None else data.positive
+
+    def predict(self, x: Any) -> Tensor:
+        """Return the net's outputs for rows x: (n, ...), with replicas (r, n, ...). In regression in the target's units.
+
+        Classes have logits, log-probabilities, probabilities or scores, depending on the net and the loss; `predict_proba`
+        makes probabilities of them.
+        """
+        return self.fitted().predict(x)
+
+    def predict_proba(self, x: Any, replica: int | None = None) -> Tensor:
+        """Return the probability of each class for rows x, (n, classes) float64, in the order of `classes`.
+
+        softmax y for CrossEntropyLoss, exp y for NLLLoss, σ(y) for BCEWithLogitsLoss, y for BCELoss; one output y gives the
+        columns 1 - p and p. With several outputs and a BCE loss each is a probability of its own.
+        replica: that of one model; by default the mean over all replicas.
+        Raises UserError in regression, and for a loss that makes no probabilities, such as MSELoss.
+        """
+        session = self.fitted()
+        meaning = Interpretation.of(session.loss, session.data)
+        if not meaning.probable:
+            name = type(session.loss).__name__
+            why = "the data has no classes" if meaning.classes is None else f"{name} makes no probabilities of the outputs"
+            raise UserError(f"predict_proba: {why}; use predict")
+        return meaning.probabilities(_models(session, x, replica)).mean(0)
+
+    def predict_classes(self, x: Any, replica: int | None = None) -> list[str]:
+        """Return the name of the most probable class of each row x. replica: as in `predict_proba`.
+
+        One output predicts class 1 above its threshold: probability 1/2, or the middle of the two targets.
+        Raises UserError in regression, and where a row may have several labels.
+        """
+        session = self.fitted()
+        meaning = Interpretation.of(session.loss, session.data)
+        if meaning.classes is None:
+            raise UserError("predict_classes: the data has no classes; use predict")
+        if meaning.multilabel:
+            raise UserError("predict_classes: a row may have several labels; compare predict_proba(x) with 0.5")
+        return [meaning.class_name(k) for k in meaning.predicted(_models(session, x, replica)).tolist()]
+
+
+def _models(session: Session, x: Any, replica: int | None) -> Tensor:
+    """Return the outputs of the chosen models: (r, n, outputs)."""
+    y = session.predict(x)
+    if not session.net.replica_dims:
+        y = y[None]
+    if replica is not None:
+        check_replica(replica, len(y))
+        y = y[replica : replica + 1]
+    return y.flatten(2) if y.dim() > 2 else y[..., None]
+
+
+def check_replica(replica: int, replicas: int) -> None:
+    """Raise UserError if there is no such replica."""
+    if not 0 <= replica < replicas:
+        raise UserError(f"replica: {replica}; the run has {replicas}, from 0 to {replicas - 1}")
