@@ -156,6 +156,12 @@ class Optimizer(Recorded):
         """Return the declaration of the C++ pair of `apply_update` as a member `@`, or None if it has none."""
         return None
 
+    @staticmethod
+    def native_update(name: str, flags: Iterable[object], *numbers: float) -> str:
+        """Return the declaration of the update `name<flags...>{numbers...}`."""
+        options = ", ".join("true" if flag else "false" for flag in flags)
+        return f"{name}<{options}> @{{{', '.join(f'T({v!r})' for v in numbers)}}};"
+
     def state_dict(self) -> dict[str, Any]:
         """Return t and copies of the slots. The rates are not part: the configuration or the schedule sets them."""
         return {"t": self.t, **{name: slot.clone() for name, slot in self.slots.items()}}

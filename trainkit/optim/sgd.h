@@ -1,24 +1,37 @@
-// The updates of sgd.py, over all n parameters of a model, in vectors. p, g and the slots have padded rows.
+// The updates of sgd.py, over all n parameters of a model, in vectors.
 #pragma once
-#include "../nn/native/vector.h"
+#include "update.h"
 
 template <bool MOMENTUM, bool NESTEROV, bool DECAYS, bool MAXIMIZES> struct SGD {
-  static constexpr int slots = MOMENTUM ? 1 : 0;
   T dampening;
   // row: lr, momentum, weight_decay
   INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row) const {
-    constexpr int w = VECTOR_BYTES / sizeof(T);
     const T lr = row[0], momentum = row[1], decay = row[2];
-    for (int i = 0; i < n; i += w) {
-      Vec<w> q = load<w>(p + i), d = load<w>(g + i);
-      if (MAXIMIZES) d = -d;
-      if (DECAYS) d += decay * q;
+    for (int i = 0; i < n; i += WIDE) {
+      Wide d = gradient<MAXIMIZES, DECAYS>(p + i, g + i, decay);
       if (MOMENTUM) {
-        Vec<w> m = momentum * load<w>(slot[0] + i) + (1 - dampening) * d;
-        store<w>(slot[0] + i, m);
+        Wide m = momentum * load<WIDE>(slot[0] + i) + (1 - dampening) * d;
+        store<WIDE>(slot[0] + i, m);
         d = NESTEROV ? d + momentum * m : m;
       }
-      store<w>(p + i, q - lr * d);
+      descend(p + i, d, lr);
+    }
+  }
+};
+
+template <bool MOMENTUM, bool DECAYS, bool MAXIMIZES> struct SignSGD {
+  // row: lr, momentum, weight_decay
+  INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row) const {
+    const T lr = row[0], momentum = row[1], decay = row[2];
+    for (int i = 0; i < n; i += WIDE) {
+      Wide d = gradient<MAXIMIZES, DECAYS>(p + i, g + i, decay);
+      if (MOMENTUM) {
+        Wide m = load<WIDE>(slot[0] + i);
+        d = m + (1 - momentum) * (d - m);
+        store<WIDE>(slot[0] + i, d);
+      }
+      Wide one = Wide{} + 1;
+      descend(p + i, d > 0 ? one : d < 0 ? -one : d, lr);  // 0 at 0, NaN at NaN
     }
   }
 };

@@ -60,3 +60,58 @@ struct SiLU {
     return dy * s * (1 + x * (1 - s));
   }
 };
+
+struct GELU {
+  static constexpr bool SAVES_X = true, ZERO_AT_ZERO = true;
+  template <int w> static INLINE Vec<w> phi(Vec<w> x) {  // the normal distribution function
+    return T(0.5) * (1 + each<w>([](T v) { return std::erf(v); }, x * T(0.70710678118654752440)));
+  }
+  template <int w> INLINE Vec<w> f(Vec<w> x) const { return x * phi<w>(x); }
+  template <int w> INLINE Vec<w> d(Vec<w> x, Vec<w> dy) const {
+    return dy * (phi<w>(x) + x * exp<w>(T(-0.5) * x * x) * T(0.39894228040143267794));
+  }
+};
+
+struct TanhGELU {
+  static constexpr bool SAVES_X = true, ZERO_AT_ZERO = true;
+  static constexpr T k = 0.79788456080286535588, a = 0.044715;  // √(2/π)
+  template <int w> INLINE Vec<w> f(Vec<w> x) const { return T(0.5) * x * (1 + tanh<w>(k * (x + a * x * x * x))); }
+  template <int w> INLINE Vec<w> d(Vec<w> x, Vec<w> dy) const {
+    Vec<w> t = tanh<w>(k * (x + a * x * x * x));
+    return dy * T(0.5) * ((1 + t) + x * (1 - t * t) * k * (1 + 3 * a * x * x));
+  }
+};
+
+struct Softplus {
+  static constexpr bool SAVES_X = true, ZERO_AT_ZERO = false;
+  T beta, threshold;
+  template <int w> INLINE Vec<w> f(Vec<w> x) const {
+    return x * beta > threshold ? x : each<w>([](T v) { return std::log1p(v); }, each<w>([](T v) { return std::exp(v); }, x * beta)) / beta;
+  }
+  template <int w> INLINE Vec<w> d(Vec<w> x, Vec<w> dy) const {
+    return x * beta > threshold ? dy : dy * sigmoid<w>(x * beta);
+  }
+};
+
+// y = eˣ / Σ eˣ over the columns, or with LOG its logarithm. `saved` is y.
+template <int N, int C, bool LOG> struct SoftmaxOfRows {
+  static constexpr int P = pad(C);
+  INLINE void fwd(const T* x, T* y) const {
+    for (int n = 0; n < N; n++, x += P, y += P) {
+      T top = x[0], sum = 0;
+      for (int c = 1; c < C; c++) top = x[c] > top || x[c] != x[c] ? x[c] : top;
+      for (int c = 0; c < C; c++) y[c] = std::exp(x[c] - top), sum += y[c];
+      const T log_sum = std::log(sum), factor = 1 / sum;
+      for (int c = 0; c < C; c++) y[c] = LOG ? x[c] - top - log_sum : y[c] * factor;
+      for (int c = C; c < P; c++) y[c] = 0;
+    }
+  }
+  INLINE void bwd(const T* y, const T* dy, T* dx) const {
+    for (int n = 0; n < N; n++, y += P, dy += P, dx += P) {
+      T sum = 0;
+      for (int c = 0; c < C; c++) sum += LOG ? dy[c] : dy[c] * y[c];
+      for (int c = 0; c < C; c++) dx[c] = LOG ? dy[c] - std::exp(y[c]) * sum : y[c] * (dy[c] - sum);
+      for (int c = C; c < P; c++) dx[c] = 0;
+    }
+  }
+};

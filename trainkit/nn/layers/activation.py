@@ -153,6 +153,9 @@ class GELU(Activation):
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.gelu_backward(dy, x, approximate=self.approximate)
 
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return ("GELU" if self.approximate == "none" else "TanhGELU"), (), True
+
     def extra_repr(self) -> str:
         return "" if self.approximate == "none" else "approximate='tanh'"
 
@@ -188,6 +191,9 @@ class Softplus(Activation):
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.softplus_backward(dy, x, self.beta, self.threshold)
 
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "Softplus", (self.beta, self.threshold), True
+
     def extra_repr(self) -> str:
         return f"beta={self.beta}, threshold={self.threshold}"
 
@@ -207,6 +213,12 @@ class Softmax(Activation):
 
     def bwd(self, y: Tensor, dy: Tensor) -> Tensor:
         return kernels.softmax_backward(dy, y, self._axis(), y.dtype)
+
+    def native(self, features: int) -> tuple[str, int, bool] | None:
+        if self.dim not in (-1, 1):
+            return None
+        log = "true" if isinstance(self, LogSoftmax) else "false"
+        return f"SoftmaxOfRows<N, {features}, {log}> @;", features, False
 
     def _axis(self) -> int:
         return self.dim if self.dim < 0 else self.dim + self.replica_dims

@@ -48,9 +48,14 @@ class Loss(Recorded):
         """Return dy = d value / dy. With replicas, each value is differentiated by its own y."""
         raise NotImplementedError(f"{type(self).__name__} has no bwd")
 
-    def native(self, outputs: int, rows: int) -> tuple[str, str] | None:
-        """Return the C++ pair for y (rows, outputs), or None: the declaration of a member `@`, and the type of the targets."""
+    def native(self, outputs: int) -> str | None:
+        """Return the C++ pair for rows of `outputs` numbers, as the declaration of a member `@`, or None if it has none."""
         return None
+
+    def native_elements(self, outputs: int, function: str, *arguments: str) -> str:
+        """Return the declaration of a loss of single elements, see `native/elements.h`."""
+        mean = "true" if self.reduction == "mean" else "false"
+        return f"Elements<N, {outputs}, {mean}, {function}> @{{{{{', '.join(arguments)}}}}};"
 
     def check(self, y: Tensor, t: Tensor) -> None:
         """Raise UserError for a target that would silently be broadcast or cast. Not called in the hot path."""

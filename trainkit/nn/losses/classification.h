@@ -1,29 +1,70 @@
-// Losses of classes, as in classification.py: `fwd_bwd` returns the value and writes dy. y and dy (N, C) have padded rows.
+// Losses of classes, as in classification.py: value = -Σ q log p / norm.
 #pragma once
 #include "../native/vector.h"
 
-// t (N,) class indices: value = Σₙ (log Σ eʸ - y[t]), dy = softmax y - onehot t, both times `scale`.
-template <int N, int C> struct CrossEntropyLoss {
-  static constexpr int P = pad(C), w = lanes(C);
-  T scale;
-  INLINE T fwd_bwd(const T* y, const int64_t* t, T* dy) const {
-    T top[N], total = 0;
-    for (int n = 0; n < N; n++) {
-      T m = y[n * P];
-      for (int c = 1; c < C; c++) m = y[n * P + c] > m ? y[n * P + c] : m;
-      top[n] = m;
-    }
+// q of a row is class_weight ((1 - smoothing) onehot + smoothing / C) times the weight of the sample; 0 at an ignored target.
+// LOGITS: y holds logits, p = softmax y, dy = (p Σq - q) / norm; else y holds log p, dy = -q / norm.
+template <int N, int C, bool MEAN, bool LOGITS> struct ClassLoss {
+  using Target = int64_t;
+  static constexpr int P = pad(C), TARGETS = 1, w = lanes(C);
+  T class_weight[C], smoothing;
+  bool ignores;
+  int64_t ignored;
+
+  bool counts(int64_t t) const { return !ignores || t != ignored; }
+
+  double count(const int64_t* t, const T* weight) const {
+    if (!MEAN) return 1;
+    double sum = 0;
     for (int n = 0; n < N; n++)
-      for (int p = 0; p < P; p += w) store<w>(dy + n * P + p, exp<w>(load<w>(y + n * P + p) - top[n]));
-    for (int n = 0; n < N; n++) {
-      T sum = 0;
-      for (int c = 0; c < C; c++) sum += dy[n * P + c];
-      total += std::log(sum) + top[n] - y[n * P + t[n]];
-      T k = scale / sum;
-      for (int c = 0; c < C; c++) dy[n * P + c] *= k;
-      for (int c = C; c < P; c++) dy[n * P + c] = 0;
-      dy[n * P + t[n]] -= scale;
+      if (counts(t[n])) sum += double(class_weight[t[n]]) * (weight ? weight[n] : 1);
+    return sum;
+  }
+
+  INLINE T sum(const T* y, const int64_t* t, const T* weight, T scale, T* dy) const {
+    alignas(64) T shifted[N * P];  // y - max y, then log p
+    T top[N], norm[N], total = 0;
+    if (LOGITS) {
+      for (int n = 0; n < N; n++) {
+        T m = y[n * P];
+        for (int c = 1; c < C; c++) m = y[n * P + c] > m || y[n * P + c] != y[n * P + c] ? y[n * P + c] : m;
+        top[n] = m;
+      }
+      for (int n = 0; n < N; n++)
+        for (int p = 0; p < P; p += w) {
+          Vec<w> d = load<w>(y + n * P + p) - top[n];
+          store<w>(shifted + n * P + p, d);
+          store<w>(dy + n * P + p, exp<w>(d));
+        }
+      for (int n = 0; n < N; n++) {
+        norm[n] = 0;
+        for (int c = 0; c < C; c++) norm[n] += dy[n * P + c];
+      }
     }
-    return total * scale;
+    for (int n = 0; n < N; n++) {
+      T* d = dy + n * P;
+      for (int c = C; c < P; c++) d[c] = 0;
+      T own = weight ? weight[n] : 1;
+      if (!counts(t[n]) || (weight && own == 0)) {
+        for (int c = 0; c < C; c++) d[c] = 0;
+        continue;
+      }
+      const T log_norm = LOGITS ? std::log(norm[n]) : 0, *z = LOGITS ? shifted + n * P : y + n * P;
+      if (smoothing == 0) {
+        T q = own * class_weight[t[n]], k = LOGITS ? q * scale / norm[n] : 0;
+        total -= q * (z[t[n]] - log_norm);
+        for (int c = 0; c < C; c++) d[c] = LOGITS ? d[c] * k : 0;
+        d[t[n]] -= q * scale;
+      } else {
+        T sum_q = 0, q[C];
+        for (int c = 0; c < C; c++) {
+          q[c] = own * class_weight[c] * ((c == t[n] ? 1 - smoothing : 0) + smoothing / C);
+          sum_q += q[c];
+          total -= q[c] * (z[c] - log_norm);
+        }
+        for (int c = 0; c < C; c++) d[c] = scale * ((LOGITS ? d[c] / norm[n] * sum_q : 0) - q[c]);
+      }
+    }
+    return total;
   }
 };

@@ -71,6 +71,13 @@ class NLLLoss(Loss):
     def _suits_kernel(self, y: Tensor, t: Tensor) -> bool:
         return not (self.replica_dims or self.label_smoothing or t.is_floating_point()) and y.dim() == 2
 
+    def native(self, outputs: int) -> str | None:
+        weights = [1.0] * outputs if self.class_weight is None else self.class_weight.tolist()
+        mean, logits = ("true" if flag else "false" for flag in (self.reduction == "mean", isinstance(self, CrossEntropyLoss)))
+        ignored = f"{'false' if self.ignore_index is None else 'true'}, {self.ignore_index or 0}"
+        numbers = ", ".join(f"T({w!r})" for w in weights)
+        return f"ClassLoss<N, {outputs}, {mean}, {logits}> @{{{{{numbers}}}, T({self.label_smoothing!r}), {ignored}}};"
+
     # -- the formula -----------------------------------------------------------------------------------------------------
 
     def target_weights(
@@ -211,12 +218,6 @@ class CrossEntropyLoss(NLLLoss):
 
     def fwd(self, y: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, KernelPass | FormulaPass]:
         return super().fwd(torch.log_softmax(y, self.axis(y)), t, weight)
-
-    def native(self, outputs: int, rows: int) -> tuple[str, str] | None:
-        if self.label_smoothing or not self._unweighted():
-            return None
-        scale = 1 / rows if self.reduction == "mean" else 1.0
-        return f"CrossEntropyLoss<N, {outputs}> @{{T({scale!r})}};", "int64_t"
 
     def bwd(self, saved: Any) -> Tensor:
         logp = saved[0]

@@ -1,18 +1,25 @@
-// Losses of numbers, as in regression.py: `fwd_bwd` returns the value and writes dy. y and dy (N, C) have padded rows, t none.
+// Losses of the elementwise difference d = y - t, as in regression.py.
 #pragma once
-#include "../native/vector.h"
+#include "../native/elements.h"
 
-template <int N, int C> struct MSELoss {
-  static constexpr int P = pad(C);
-  T scale;  // of the value: 1 / (N C) for the mean, 1 for the sum
-  INLINE T fwd_bwd(const T* y, const T* t, T* dy) const {
-    T sum = 0;
-    for (int n = 0; n < N; n++)
-      for (int c = 0; c < C; c++) {
-        T d = y[n * P + c] - t[n * C + c];
-        sum += d * d;
-        dy[n * P + c] = 2 * scale * d;
-      }
-    return sum * scale;
+struct SquaredError {
+  INLINE T value(int, T y, T t) const { return (y - t) * (y - t); }
+  INLINE T derivative(int, T y, T t) const { return 2 * (y - t); }
+};
+
+struct AbsoluteError {
+  INLINE T value(int, T y, T t) const { return std::abs(y - t); }
+  INLINE T derivative(int, T y, T t) const { return y > t ? 1 : y < t ? -1 : y - t; }  // 0 at 0, NaN at NaN
+};
+
+struct HuberError {
+  T delta;
+  INLINE T value(int, T y, T t) const {
+    T a = std::abs(y - t);
+    return a <= delta ? T(0.5) * a * a : delta * (a - T(0.5) * delta);
+  }
+  INLINE T derivative(int, T y, T t) const {
+    T d = y - t;
+    return d < -delta ? -delta : d > delta ? delta : d;
   }
 };

@@ -15,10 +15,6 @@ Saved = tuple[Tensor, Tensor | None]  # d = y - t, and the sample weights
 class MSELoss(Loss):
     """value = Σ (y - t)² / elements. Saves d = y - t, since dy = 2 d / elements. With reduction sum there is no division."""
 
-    def native(self, outputs: int, rows: int) -> tuple[str, str]:
-        scale = 1 / (rows * outputs) if self.reduction == "mean" else 1.0
-        return f"MSELoss<N, {outputs}> @{{T({scale!r})}};", "T"
-
     def fwd(self, y: Tensor, t: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Saved]:
         d = y - t
         return self.reduce(d * d, weight), (d, weight)
@@ -26,6 +22,9 @@ class MSELoss(Loss):
     def bwd(self, saved: Saved) -> Tensor:
         d, weight = saved
         return d * (2 * self.reduction_factor(d, weight))
+
+    def native(self, outputs: int) -> str | None:
+        return self.native_elements(outputs, "SquaredError")
 
 
 class L1Loss(Loss):
@@ -40,6 +39,9 @@ class L1Loss(Loss):
     def bwd(self, saved: Saved) -> Tensor:
         d, weight = saved
         return torch.sign(d).mul_(self.reduction_factor(d, weight))
+
+    def native(self, outputs: int) -> str | None:
+        return self.native_elements(outputs, "AbsoluteError")
 
 
 class HuberLoss(Loss):
@@ -63,3 +65,6 @@ class HuberLoss(Loss):
     def bwd(self, saved: Saved) -> Tensor:
         d, weight = saved
         return d.clamp(-self.delta, self.delta).mul_(self.reduction_factor(d, weight))
+
+    def native(self, outputs: int) -> str | None:
+        return self.native_elements(outputs, "HuberError", f"T({self.delta!r})")

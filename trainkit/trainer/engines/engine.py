@@ -88,7 +88,10 @@ class StepEngine:
         if engine == "native":
             from .native.engine import NativeEngine
 
-            NativeEngine.loss = self.session.loss
+            settings = self.session.settings
+            NativeEngine.loss, NativeEngine.accumulate = self.session.loss, settings.accumulate
+            NativeEngine.clip_norm, NativeEngine.clip_value = settings.clip_norm, settings.clip_value
+            NativeEngine.weight = None
             kind = NativeEngine
         elif engine == "graph":
             from .cuda_graph import CudaGraphEngine as kind

@@ -10,15 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainkit.core.errors import UserError
 from trainkit.core.library_cache import library
 from trainkit.nn.losses import Loss
-from trainkit.trainer.engines.multi_step import MultiStepEngine
+from trainkit.trainer.engines.multi_step import MAX_STEPS, MultiStepEngine
 
 from .compiler import FLAGS, PACKAGE, compile_library, compiler
-from .source import source
+from .source import steps_source
 
 ALIGN = 64  # bytes
+
+
+class Call(ctypes.Structure):
+    """The arguments of a call, as in steps.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("state", "x", "t", "weight", "order", "table", "masks", "losses")),
+        *((name, ctypes.c_long) for name in ("first", "count", "replicas", "samples")),
+    ]
 
 
 class NativeEngine(MultiStepEngine):
@@ -29,31 +37,66 @@ class NativeEngine(MultiStepEngine):
 
     adjective = "native"
     loss: Loss
+    accumulate: int
+    clip_norm: float | None
+    clip_value: float | None
+    weight: Tensor | None
 
     def build(self, order: Tensor) -> None:
-        features = self.x.shape[1:].numel()
-        text = source(self.net, self.loss, self.optimizer, self.size, features, self.x.dtype)
-        path = library(library_key(text), lambda folder: compile_library(text, folder))
+        features, rows = self.x.shape[1:].numel(), self.size // self.accumulate
+        self.source = steps_source(
+            self.net,
+            self.loss,
+            self.optimizer,
+            rows,
+            self.accumulate,
+            features,
+            self.x.dtype,
+            self.clip_norm,
+            self.clip_value,
+        )
+        path = library(library_key(self.source.text), lambda folder: compile_library(self.source.text, folder))
         loaded = ctypes.CDLL(str(path))
         loaded.model_bytes.restype = ctypes.c_long
         replicas = self.replicas[0] if self.replicas else 1
         self.threads = min(torch.get_num_threads(), replicas)
         self.models = torch.empty(self.threads * loaded.model_bytes() + ALIGN, dtype=torch.uint8)
+        shape = MAX_STEPS, self.accumulate, replicas, rows
+        self.masks = [self.x.new_empty(*shape, width) for _, width in self.source.dropouts]
         self.call: Any = loaded.steps
-        pointer, number = ctypes.c_void_p, ctypes.c_long
-        self.call.argtypes = [pointer, number, *[pointer] * 6, *[number] * 4]
-        self.call.restype = None
+        self.call.argtypes, self.call.restype = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p], None
 
     def run(self, order: Tensor, first: int, count: int) -> Tensor:
-        state = self.optimizer.state()
-        pointers = (ctypes.c_void_p * len(state))(*(s.data_ptr() for s in state))
-        memory = -(-self.models.data_ptr() // ALIGN) * ALIGN
-        tensors = self.x, self.t, order, self.table, self.losses
-        replicas = self.replicas[0] if self.replicas else 1
-        self.call(
-            memory, self.threads, pointers, *(v.data_ptr() for v in tensors), first, count, replicas, order.shape[-1]
+        self._draw_masks(count)
+        call = Call(
+            pointers(self.optimizer.state()),
+            self.x.data_ptr(),
+            self.t.data_ptr(),
+            None if self.weight is None else self.weight.data_ptr(),
+            order.data_ptr(),
+            self.table.data_ptr(),
+            pointers(self.masks),
+            self.losses.data_ptr(),
+            first,
+            count,
+            self.replicas[0] if self.replicas else 1,
+            order.shape[-1],
         )
+        self.call(-(-self.models.data_ptr() // ALIGN) * ALIGN, self.threads, ctypes.byref(call))
         return self.losses[:count]
+
+    def _draw_masks(self, count: int) -> None:
+        """Draw the masks of the next steps, in the order of eager steps."""
+        for k in range(count if self.masks else 0):
+            for part in range(self.accumulate):
+                for (module, _), masks in zip(self.source.dropouts, self.masks, strict=True):
+                    own = masks[k, part]
+                    own.copy_(module.draw_mask(own if self.replicas else own[0]))
+
+
+def pointers(tensors: Any) -> Any:
+    """Return the addresses of tensors as an array of C."""
+    return ctypes.cast((ctypes.c_void_p * max(1, len(tensors)))(*(t.data_ptr() for t in tensors)), ctypes.c_void_p)
 
 
 def library_key(text: str) -> tuple[Any, ...]:
@@ -70,9 +113,3 @@ def processor() -> str:
         return platform.processor()
     wanted = ("model name", "flags", "Features", "CPU part")
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
-
-
-def check_supported(x: Any, device: torch.device) -> None:
-    """Raise UserError where native steps cannot be used."""
-    if device.type != "cpu":
-        raise UserError("native steps run on a CPU")

@@ -13,7 +13,7 @@ import torch
 
 import trainkit
 from trainkit.core.errors import UserError
-from trainkit.nn.layers import Flatten, Identity, Residual, Sequential
+from trainkit.nn.layers import Dropout, Flatten, Identity, Recompute, Residual, Sequential
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
@@ -22,55 +22,57 @@ PACKAGE = Path(trainkit.__file__).parent
 STEPS = Path(__file__).with_name("steps.h")
 TYPES = {torch.float32: "float", torch.float64: "double"}
 
-Backward = Callable[[str], str]  # the name of dy -> the name of dx, "" where nothing needs it
+Backward = Callable[[str, bool], str]  # (dy, needs_dx) -> dx: adds the backward pass; names of buffers
 
 
 @dataclass
 class Source:
-    """The text of the model's struct, as it grows. `rows` samples are one step."""
+    """The text of a model's struct, as it grows. `dropouts` are the calls of Dropout in the order of the forward pass."""
 
-    rows: int
     fields: list[str] = field(default_factory=list)
     forward: list[str] = field(default_factory=list)
     backward: list[str] = field(default_factory=list)
     headers: list[str] = field(default_factory=list)
     parameters: list[str] = field(default_factory=list)  # the members with parameters, in the order of `net.param()`
-    members: dict[int, str] = field(default_factory=dict)  # by the module, so that a shared one has one member
+    dropouts: list[tuple[str, Dropout, int]] = field(default_factory=list)  # member, module, features
+    members: dict[int, str] = field(default_factory=dict)  # by the module: a module that occurs twice has one member
+    buffers: int = 0
 
-    def member(self, thing: object, declaration: str) -> str:
+    def member(self, thing: object, declaration: str, once: bool = True) -> str:
         """Return the member for a module, loss or optimizer: the one that it has already, or a new one."""
-        if id(thing) not in self.members:
+        if not once or id(thing) not in self.members:
             name = f"m{len(self.members)}"
-            self.members[id(thing)] = name
+            self.members[id(thing) if once else -len(self.members) - 1] = name
             self.fields.append(declaration.replace("@", name))
             header = str(header_of(type(thing)).relative_to(PACKAGE))
             if header not in self.headers:
                 self.headers.append(header)
             if isinstance(thing, Module) and thing.param():
                 self.parameters.append(name)
+            return name
         return self.members[id(thing)]
 
     def buffer(self, features: int) -> str:
-        """Return the name of a new buffer of `rows` rows."""
-        name = f"v{sum('alignas' in f for f in self.fields)}"
+        """Return the name of a new buffer of N rows."""
+        self.buffers += 1
+        name = f"v{self.buffers}"
         self.fields.append(f"alignas(64) T {name}[N * pad({features})] = {{}};")
         return name
 
-    def module(self, m: Module, x: str, features: int) -> tuple[str, int, Callable[[str, bool], str]]:
-        """Add the forward pass of a module on x.
-
-        Return the names of y, its features, and the function that adds the backward pass: backward(dy, needs_dx) -> dx.
-        """
-        if type(m) in (Sequential, Residual):
+    def module(self, m: Module, x: str, features: int) -> tuple[str, int, Backward]:
+        """Add the forward pass of a module on x. Return y, its features, and the function that adds the backward pass."""
+        if type(m) in (Sequential, Residual, Recompute):
             assert isinstance(m, Sequential)
             return self.chain(m, x, features)
-        if type(m) in (Identity, Flatten):
+        if type(m) in (Identity, Flatten) or (type(m) is Dropout and m.p == 0):
             return x, features, lambda dy, needs_dx: dy
         pair = m.native(features)
         if pair is None:
-            raise UserError(f"{type(m).__name__} has no C++ pair")
-        declaration, out, saves_x = pair
-        name, y = self.member(m, declaration), self.buffer(out)
+            raise no_pair(m)
+        declaration, outputs, saves_x = pair
+        name, y = self.member(m, declaration, once=type(m) is not Dropout), self.buffer(outputs)
+        if isinstance(m, Dropout):
+            self.dropouts.append((name, m, features))
         self.forward.append(f"{name}.fwd({x}, {y});")
         saved = x if saves_x else y
 
@@ -83,77 +85,111 @@ class Source:
                 self.backward.append(f"{name}.bwd_params({saved}, {dy});")
             return ""
 
-        return y, out, backward
+        return y, outputs, backward
 
-    def chain(self, m: Sequential, x: str, features: int) -> tuple[str, int, Callable[[str, bool], str]]:
+    def chain(self, m: Sequential, x: str, features: int) -> tuple[str, int, Backward]:
         """Add the modules of a Sequential; of a Residual also the sums of x and y, and of their derivatives."""
-        parts, y, width = [], x, features
-        trainable = [bool(child.param()) for child in m.layers]
+        parts: list[Backward] = []
+        y, width = x, features
         for child in m.layers:
             y, width, backward = self.module(child, y, width)
             parts.append(backward)
-        if type(m) is Residual:
+        if is_residual := type(m) is Residual:
             total = self.buffer(width)
             self.forward.append(f"add<N, {width}>({x}, {y}, {total});")
             y = total
+        first = next((i for i, child in enumerate(m.layers) if child.param()), len(parts))  # needs no dx from here on
 
-        def chained(dy: str, needs_dx: bool) -> str:
-            given = dy
-            needs = needs_dx or (type(m) is Residual and needs_dx)
-            for i in range(len(parts) - 1, -1, -1):
-                if not (needs or any(trainable[: i + 1])):
-                    return ""
-                dy = parts[i](dy, needs or any(trainable[:i]))
-            if type(m) is Residual and needs_dx:
-                dx = self.buffer(width)
-                self.backward.append(f"add<N, {width}>({given}, {dy}, {dx});")
-                return dx
-            return dy
+        def backward_chain(dy: str, needs_dx: bool) -> str:
+            d = dy
+            for i in range(len(parts) - 1, -1 if needs_dx else first - 1, -1):
+                d = parts[i](d, needs_dx or i > first)
+            if not (is_residual and needs_dx):
+                return d
+            dx = self.buffer(width)
+            self.backward.append(f"add<N, {width}>({dy}, {d}, {dx});")
+            return dx
 
-        return y, width, chained
+        return y, width, backward_chain
 
 
-def source(net: Module, loss: Loss, optimizer: Optimizer, rows: int, features: int, dtype: torch.dtype) -> str:
-    """Return the source of one step's struct and of `steps`, for batches of `rows` samples of `features` numbers.
+@dataclass(frozen=True)
+class Steps:
+    """The source of the steps, and the calls of Dropout whose masks it takes: module and features."""
+
+    text: str
+    dropouts: list[tuple[Dropout, int]]
+
+
+def steps_source(
+    net: Module,
+    loss: Loss,
+    optimizer: Optimizer,
+    rows: int,
+    parts: int,
+    features: int,
+    dtype: torch.dtype,
+    clip_norm: float | None,
+    clip_value: float | None,
+) -> Steps:
+    """Return the source of steps of `parts` passes over `rows` samples of `features` numbers each.
 
     Raises UserError where a module, the loss or the optimizer has no C++ pair.
     """
-    s = Source(rows)
+    s = Source()
     x = s.buffer(features)
     y, outputs, backward = s.module(net, x, features)
-    pair = loss.native(outputs, rows)
-    if pair is None:
-        raise UserError(f"{type(loss).__name__} with these options has no C++ pair")
-    declaration, target = pair
-    name, dy = s.member(loss, declaration), s.buffer(outputs)
-    s.forward.append(f"T value = {name}.fwd_bwd({y}, t, {dy});")
+    if (pair := loss.native(outputs)) is None:
+        raise no_pair(loss)
+    dy = s.buffer(outputs)
     backward(dy, False)
-    update = optimizer.native()
-    if update is None:
-        raise UserError(f"{type(optimizer).__name__} with these options has no C++ pair")
-    rule = s.member(optimizer, update)
+    if (update := optimizer.native()) is None:
+        raise no_pair(optimizer)
+    if [id(p) for p, _ in optimizer.pairs] != [id(p) for p, _ in net.param()]:
+        raise UserError("the optimizer has other parameters than the net")
     values = {
         "T": TYPES[dtype],
-        "headers": "\n".join(f'#include "{h}"' for h in s.headers),
         "N": rows,
+        "parts": parts,
         "features": features,
-        "targets": 1 if target == "int64_t" else outputs,
-        "Target": target,
         "slots": len(optimizer.slots),
         "scalars": len(optimizer.scalar_names),
-        "fields": "\n  ".join(s.fields),
+        "masks": len(s.dropouts),
+        "clips_value": cpp(clip_value is not None),
+        "clips_norm": cpp(clip_norm is not None),
+        "value_limit": repr(float(clip_value or 0)),
+        "norm_limit": repr(float(clip_norm or 0)),
+        "shapes": ", ".join(shape_of(p, net.replica_dims) for p, _ in net.param()),
+        "loss": s.member(loss, pair),
+        "rule": s.member(optimizer, update),
+        "is_mean": cpp(loss.reduction == "mean"),
         "x": x,
-        "rule": rule,
-        "shapes": ", ".join(_shape(p, net.replica_dims) for p, _ in net.param()),
+        "y": y,
+        "dy": dy,
         "bind": " ".join(f"{m}.p = q; {m}.g = d; q += {m}.size; d += {m}.size;" for m in s.parameters),
         "changed": " ".join(f"{m}.changed();" for m in s.parameters),
         "forward": "\n    ".join(s.forward),
         "backward": "\n    ".join(s.backward),
+        "set_masks": "\n        ".join(
+            f"{name}.mask = c.masks[{i}] + ((k * PARTS + part) * c.replicas + r) * N * {width};"
+            for i, (name, _, width) in enumerate(s.dropouts)
+        ),
     }
-    return Template(STEPS.read_text(encoding="utf-8")).substitute(values)
+    values["headers"] = "\n".join(f'#include "{h}"' for h in s.headers)
+    values["fields"] = "\n  ".join(s.fields)
+    text = Template(STEPS.read_text(encoding="utf-8")).substitute(values)
+    return Steps(text, [(m, width) for _, m, width in s.dropouts])
 
 
-def _shape(p: torch.Tensor, replica_dims: int) -> str:
+def no_pair(thing: Module | Loss | Optimizer) -> UserError:
+    return UserError(f"{type(thing).__name__} has no C++ code" + (" for these options" if has_header(type(thing)) else ""))
+
+
+def cpp(flag: bool) -> str:
+    return "true" if flag else "false"
+
+
+def shape_of(p: torch.Tensor, replica_dims: int) -> str:
     """Return the shape of a parameter without its replica axis, as rows and columns."""
     *rows, columns = p.shape[replica_dims:]
     return f"{{{math.prod(rows)}, {columns}}}"
@@ -161,7 +197,11 @@ def _shape(p: torch.Tensor, replica_dims: int) -> str:
 
 def header_of(cls: type) -> Path:
     """Return the header beside the file of a class. Only trainkit's own are compiled."""
+    if not has_header(cls):
+        raise UserError(f"{cls.__name__} has no C++ code")
+    return Path(inspect.getfile(cls)).with_suffix(".h")
+
+
+def has_header(cls: type) -> bool:
     path = Path(inspect.getfile(cls)).with_suffix(".h")
-    if PACKAGE not in path.parents or not path.is_file():
-        raise UserError(f"{cls.__name__} has no C++ pair")
-    return path
+    return PACKAGE in path.parents and path.is_file()

@@ -1,13 +1,13 @@
+// Training steps of one net, loss and optimizer: `source.py` fills in this template.
 using T = $T;
 #include <new>
 #include <thread>
 #include <vector>
 $headers
 
-// Training steps of one net, loss and optimizer. `source.py` fills in this template.
-
-constexpr int N = $N, FEATURES = $features, TARGETS = $targets, SLOTS = $slots, SCALARS = $scalars;
-using Target = $Target;  // of a sample: TARGETS of them
+constexpr int N = $N, PARTS = $parts;  // samples of a pass, and passes of a step
+constexpr int FEATURES = $features, SLOTS = $slots, SCALARS = $scalars, MASKS = $masks;
+constexpr bool CLIPS_VALUE = $clips_value, CLIPS_NORM = $clips_norm;
 
 // The parameters in the order of the optimizer's buffers. One of shape (k,) is a row.
 struct Shape { int rows, columns; };
@@ -15,7 +15,7 @@ constexpr Shape PARAMETERS[] = {$shapes};
 constexpr int padded_size() {
   int size = 0;
   for (Shape s : PARAMETERS) size += s.rows * pad(s.columns);
-  return (size + 15) / 16 * 16;
+  return (size + WIDE - 1) / WIDE * WIDE;
 }
 
 template <int n, int features> INLINE void add(const T* a, const T* b, T* sum) {
@@ -23,19 +23,37 @@ template <int n, int features> INLINE void add(const T* a, const T* b, T* sum) {
   for (int i = 0; i < n * pad(features); i += w) store<w>(sum + i, load<w>(a + i) + load<w>(b + i));
 }
 
-// One model: its parameters with padded rows, the buffers of a step, and the step.
+// The arguments of a call that are the same for each replica.
+struct Call {
+  T* const* state;        // p, g and the slots; each parameter has the leading replica axis
+  const T* x;             // (samples, FEATURES)
+  const void* t;          // (samples, TARGETS)
+  const T* weight;        // (samples,), or null
+  const int64_t* order;   // (replicas, samples)
+  const double* table;    // (count, SCALARS, replicas)
+  const T* const* masks;  // MASKS tensors (count, PARTS, replicas, N, ...)
+  T* losses;              // (count, replicas)
+  long first, count, replicas, samples;
+};
+
+// One model: its parameters with padded rows, the buffers of a pass, and the step.
 struct Model {
   static constexpr int SIZE = padded_size(), BUFFERS = 2 + SLOTS;  // p, g and the slots
   alignas(64) T buffer[BUFFERS][SIZE] = {};
   T *p = buffer[0], *g = buffer[1];
   $fields
 
+  using Target = decltype($loss)::Target;
+  static constexpr int TARGETS = decltype($loss)::TARGETS;
+  Target t[PARTS][N * TARGETS];
+  T weight[PARTS][N];
+
   Model() {
     T *q = p, *d = g;
     $bind
   }
 
-  // Copy between the optimizer's buffers, in which each parameter has the leading replica axis, and the model's.
+  // Copy between the optimizer's buffers and the model's.
   template <bool in> void copy(T* const* flat, long replica, long replicas) {
     for (int b = 0; b < BUFFERS; b++) {
       T *from = flat[b], *own = buffer[b];
@@ -52,51 +70,70 @@ struct Model {
     $changed
   }
 
-  void gather(const T* x, const Target* t, const int64_t* rows, Target* targets) {
-    for (int n = 0; n < N; n++) {
-      std::memcpy($x + n * pad(FEATURES), x + rows[n] * FEATURES, FEATURES * sizeof(T));
-      std::memcpy(targets + n * TARGETS, t + rows[n] * TARGETS, TARGETS * sizeof(Target));
+  // Add the gradient of the samples at `rows`, and return the sum of the loss.
+  T pass(const T* samples, const int64_t* rows, int part, bool weighted, T scale) {
+    for (int n = 0; n < N; n++) std::memcpy($x + n * pad(FEATURES), samples + rows[n] * FEATURES, FEATURES * sizeof(T));
+    $forward
+    T sum = $loss.sum($y, t[part], weighted ? weight[part] : nullptr, scale, $dy);
+    $backward
+    return sum;
+  }
+
+  void clip() {
+    if (CLIPS_VALUE) {
+      const T limit = $value_limit;
+      for (int i = 0; i < SIZE; i++) g[i] = g[i] < -limit ? -limit : g[i] > limit ? limit : g[i];
+    }
+    if (CLIPS_NORM) {
+      double squares = 0;
+      for (int i = 0; i < SIZE; i++) squares += double(g[i]) * g[i];
+      const double scale = $norm_limit / (std::sqrt(squares) + 1e-6);
+      if (!(scale >= 1))
+        for (int i = 0; i < SIZE; i++) g[i] *= T(scale);
     }
   }
 
-  T step(const Target* t, const double* row) {
-    std::memset(g, 0, SIZE * sizeof(T));
-    $forward
-    $backward
-    T* slot[SLOTS + 1];
-    for (int i = 0; i < SLOTS; i++) slot[i] = buffer[2 + i];
-    $rule.update(p, g, slot, SIZE, row);
+  // The steps of replica r, from number `first` of the epoch on.
+  void run(const Call& c, long r) {
+    copy<true>(c.state, r, c.replicas);
     changed();
-    return value;
+    const int64_t* rows = c.order + r * c.samples + c.first * N * PARTS;
+    for (long k = 0; k < c.count; k++, rows += N * PARTS) {
+      double row[SCALARS], count = 0;
+      for (int i = 0; i < SCALARS; i++) row[i] = c.table[(k * SCALARS + i) * c.replicas + r];
+      for (int part = 0; part < PARTS; part++) {
+        for (int n = 0; n < N; n++) {
+          const int64_t at = rows[part * N + n];
+          std::memcpy(t[part] + n * TARGETS, static_cast<const Target*>(c.t) + at * TARGETS, TARGETS * sizeof(Target));
+          if (c.weight) weight[part][n] = c.weight[at];
+        }
+        count += $loss.count(t[part], c.weight ? weight[part] : nullptr);
+      }
+      if (!$is_mean) count = 1;
+      const double scale = count == 0 ? 0 : 1 / count;
+      std::memset(g, 0, SIZE * sizeof(T));
+      double sum = 0;
+      for (int part = 0; part < PARTS; part++) {
+        $set_masks
+        sum += pass(c.x, rows + part * N, part, c.weight, T(scale));
+      }
+      c.losses[k * c.replicas + r] = count == 0 && PARTS == 1 ? T(NAN) : T(sum * scale);
+      clip();
+      T* slot[SLOTS + 1];
+      for (int i = 0; i < SLOTS; i++) slot[i] = buffer[2 + i];
+      $rule.update(p, g, slot, SIZE, row);
+      changed();
+    }
+    copy<false>(c.state, r, c.replicas);
   }
 };
 
 extern "C" long model_bytes() { return sizeof(Model); }
 
-// The steps of one replica, from number `first` of the epoch on. table (count, SCALARS, replicas), losses (count, replicas).
-static void run(Model* model, T* const* state, const T* x, const Target* t, const int64_t* order, const double* table,
-                T* losses, long first, long count, long replica, long replicas, long samples) {
-  new (model) Model;
-  model->copy<true>(state, replica, replicas);
-  model->changed();
-  Target targets[N * TARGETS];
-  const int64_t* rows = order + replica * samples + first * N;
-  for (long k = 0; k < count; k++, rows += N) {
-    double row[SCALARS];
-    for (int i = 0; i < SCALARS; i++) row[i] = table[(k * SCALARS + i) * replicas + replica];
-    model->gather(x, t, rows, targets);
-    losses[k * replicas + replica] = model->step(targets, row);
-  }
-  model->copy<false>(state, replica, replicas);
-}
-
 // The steps of all replicas, on `threads` threads with a model each: replica r is on thread r mod threads.
-extern "C" void steps(char* models, long threads, T* const* state, const T* x, const Target* t, const int64_t* order,
-                      const double* table, T* losses, long first, long count, long replicas, long samples) {
+extern "C" void steps(Model* models, long threads, const Call* call) {
   auto work = [=](long thread) {
-    Model* model = reinterpret_cast<Model*>(models + thread * sizeof(Model));
-    for (long r = thread; r < replicas; r += threads)
-      run(model, state, x, t, order, table, losses, first, count, r, replicas, samples);
+    for (long r = thread; r < call->replicas; r += threads) (new (models + thread) Model)->run(*call, r);
   };
   std::vector<std::thread> others;
   for (long i = 1; i < threads; i++) others.emplace_back(work, i);
