@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import site
 import subprocess
 import sys
@@ -25,7 +26,8 @@ model: [{Linear: [2, 4]}, ReLU, {Linear: [4, 2]}]
 loss: CrossEntropyLoss
 optimizer: {SGD: {lr: 0.1}}
 trainer: {max_epochs: 1, batch_size: 10}
-callbacks: {validation_split: {}, early_stopping: {}, csv_logger: {}, mine: {word: hello}}
+callbacks:
+  {validation_split: {}, early_stopping: {}, mine: {word: hello}, checkpoint: null, tensorboard: null, progress_bar: null}
 """
 
 MINE = """\
@@ -148,11 +150,17 @@ def test_a_broken_own_callback_is_told_by_its_file(
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist, and the wheel that was made from it, without any network."""
+    """A folder with the sdist, and the wheel that was made from it, without any network.
+
+    They are made from a checkout in which a user has a callback of their own.
+    """
     pytest.importorskip("build")
     pytest.importorskip("hatchling")
     out = tmp_path_factory.mktemp("built")
-    words = ["-m", "build", "--no-isolation", "--skip-dependency-check", "--outdir", str(out), str(ROOT)]
+    checkout = tmp_path_factory.mktemp("checkout") / "trainkit"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "__pycache__", "logs", "dist"))
+    (checkout / "callbacks" / "mine.py").write_text(MINE)
+    words = ["-m", "build", "--no-isolation", "--skip-dependency-check", "--outdir", str(out), str(checkout)]
     python(*words, path=None, folder=out)
     return out
 
@@ -189,6 +197,7 @@ def test_the_sdist_has_what_the_wheel_and_a_reader_need(built: Path) -> None:
         "pyproject.toml",
         "README.md",
     } <= names
+    assert sorted(Path(n).stem for n in names if n.startswith("callbacks/")) == CALLBACKS
     assert not [n for n in names if n.startswith((".data", "logs/", ".git/", ".venv"))]
 
 

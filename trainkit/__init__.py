@@ -23,6 +23,7 @@ _PUBLIC = {
         "CrossEntropyLoss",
         "Dropout",
         "ELU",
+        "EmbedColumns",
         "FanOut",
         "Flatten",
         "GELU",

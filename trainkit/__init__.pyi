@@ -30,6 +30,7 @@ from trainkit.nn import BCEWithLogitsLoss as BCEWithLogitsLoss
 from trainkit.nn import Concat as Concat
 from trainkit.nn import CrossEntropyLoss as CrossEntropyLoss
 from trainkit.nn import Dropout as Dropout
+from trainkit.nn import EmbedColumns as EmbedColumns
 from trainkit.nn import FanOut as FanOut
 from trainkit.nn import Flatten as Flatten
 from trainkit.nn import HuberLoss as HuberLoss

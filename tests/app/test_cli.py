@@ -39,7 +39,8 @@ model: [{Linear: [2, 8]}, Tanh, {Linear: [8, 2]}]
 loss: CrossEntropyLoss
 optimizer: {SGD: {lr: 0.5}}
 trainer: {max_epochs: 2, batch_size: 10}
-callbacks: {validation_split: {fraction: 0.25}, checkpoint: {monitor: val/loss}, csv_logger: {}}
+callbacks:
+  {validation_split: {fraction: 0.25}, checkpoint: {monitor: val/loss}, csv_logger: {}, tensorboard: null, progress_bar: null}
 """
 
 

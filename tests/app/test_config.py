@@ -92,25 +92,48 @@ def test_dropout_by_its_argument_in_a_list(tmp_path: Path) -> None:
     assert composed(text, overrides=("model[1].Dropout.p=0.2",), folder=tmp_path)["model"][1] == {"Dropout": {"p": 0.2}}
 
 
+OWN = ["validation_split", "lr_scheduler", "early_stopping"]  # the callbacks of GOOD
+
+
 def test_null_leaves_a_callback_out(tmp_path: Path) -> None:
-    parts = build(composed(GOOD, overrides=("callbacks.early_stopping=null",), folder=tmp_path))
-    assert list(parts.callbacks) == ["validation_split", "lr_scheduler"]
+    def built(*overrides: str) -> list[str]:
+        return list(build(composed(GOOD, overrides=overrides, folder=tmp_path)).callbacks)
+
+    assert built("callbacks.early_stopping=null") == [*OWN[:2], *DEFAULT_CALLBACKS]
+    assert built("callbacks.tensorboard=null") == [*OWN, "checkpoint", "csv_logger", "progress_bar"]
 
 
-def test_callbacks_unsaid_are_the_default_ones_and_said_they_are_just_these(tmp_path: Path) -> None:
-    bare = GOOD[: GOOD.index("callbacks")]
-    assert composed(bare, folder=tmp_path)["callbacks"] == DEFAULT_CALLBACKS
-    assert list(build(composed(bare, folder=tmp_path)).callbacks) == ["checkpoint", "csv_logger", "tensorboard", "progress_bar"]
-    timed = composed(bare, overrides=("callbacks.timer.max_time=5",), folder=tmp_path)["callbacks"]
-    assert timed.keys() == {*DEFAULT_CALLBACKS, "timer"}
-    assert list(build(composed(GOOD, folder=tmp_path)).callbacks) == ["validation_split", "lr_scheduler", "early_stopping"]
-    assert build(composed(bare + "callbacks: {}\n", folder=tmp_path)).callbacks == {}
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", DEFAULT_CALLBACKS),
+        ("callbacks: {}", DEFAULT_CALLBACKS),
+        ("callbacks: null", ()),
+        ("callbacks: {timer: {max_time: 5}}", ("timer", *DEFAULT_CALLBACKS)),
+        ("callbacks: {csv_logger: null, tensorboard: null}", ("checkpoint", "progress_bar")),
+        ("callbacks: {best: {Checkpoint: {save_top_k: 2}}}", ("best", "csv_logger", "tensorboard", "progress_bar")),
+        ("callbacks: {Checkpoint: {save_top_k: 2}}", ("Checkpoint", "csv_logger", "tensorboard", "progress_bar")),
+    ],
+)
+def test_the_default_callbacks_stay_unless_they_are_left_out_or_replaced(
+    text: str, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    conf = GOOD[: GOOD.index("callbacks")] + text
+    assert tuple(build(composed(conf, folder=tmp_path)).callbacks) == names
+
+
+def test_an_override_of_all_callbacks_replaces_them(tmp_path: Path) -> None:
+    assert list(build(composed(GOOD, overrides=("callbacks={timer: {max_time: 5}}",), folder=tmp_path)).callbacks) == ["timer"]
 
 
 def test_the_defaults_of_one_run_are_not_the_next_ones(tmp_path: Path) -> None:
-    bare = GOOD[: GOOD.index("callbacks")]
-    composed(bare, overrides=("callbacks.checkpoint.save_top_k=3",), folder=tmp_path)
-    assert DEFAULT_CALLBACKS["checkpoint"] == {}
+    composed(GOOD, overrides=("callbacks.checkpoint.save_top_k=3",), folder=tmp_path)
+    assert composed(GOOD, folder=tmp_path)["callbacks"]["checkpoint"] == {}
+
+
+def test_the_configuration_of_a_run_gets_no_further_callbacks(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(GOOD)
+    assert list(compose([tmp_path / "config.yaml"], is_complete=True).callbacks) == OWN
 
 
 def test_a_callback_may_have_a_name_of_its_own(tmp_path: Path) -> None:

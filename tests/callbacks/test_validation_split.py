@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -86,6 +87,33 @@ def test_stratify_takes_the_same_fraction_of_each_class(counts: tuple[int, ...])
 def test_stratify_needs_classes() -> None:
     with pytest.raises(UserError, match="stratify needs classes, but the data has none; set stratify=false"):
         run(ValidationSplit(stratify=True), data=tensors(torch.randn(9, 2), torch.randn(9, 2)))
+
+
+def with_ids(**ids: list[str]) -> Dataset:
+    data = tensors(torch.arange(60.0).reshape(30, 2), torch.arange(30) % 2)
+    return dataclasses.replace(data, train=dataclasses.replace(data.train, ids=ids))
+
+
+def test_a_group_is_on_one_side_and_the_last_samples_by_time_are_taken() -> None:
+    patient, day = [f"p{i % 6}" for i in range(30)], [str(100 - i) for i in range(30)]
+    data = with_ids(patient=patient, day=day)
+    by_group = run(ValidationSplit(1 / 3, group="patient"), data=data).session.data
+    assert by_group.val is not None
+    assert not {*by_group.val.ids["patient"]} & {*by_group.train.ids["patient"]}
+    assert len(by_group.val) == 10
+    by_time = run(ValidationSplit(0.2, time="day"), data=data).session.data
+    assert by_time.val is not None
+    assert by_time.val.ids["day"] == ["100", "99", "98", "97", "96", "95"]
+
+
+def test_a_column_that_the_data_does_not_have_is_named() -> None:
+    data = with_ids(patient=["p1"] * 29 + [""])
+    with pytest.raises(UserError, match=r"no id column 'patent'; list it in data.ids; did you mean 'patient'"):
+        run(ValidationSplit(0.2, group="patent"), data=data)
+    with pytest.raises(UserError, match=r"id column 'patient': the value of sample 29 is missing"):
+        run(ValidationSplit(0.2, group="patient"), data=data)
+    with pytest.raises(UserError, match=r"ValidationSplit: stratify and time; give one of them"):
+        ValidationSplit(0.2, stratify=True, time="day")
 
 
 EDGES = [

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainkit.core.rng import generator
-from trainkit.data.split import held_out, others
+from trainkit.data.split import group_codes, held_out, others, times
 
 
 @given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=20), share=st.floats(0.01, 0.99), seed=st.integers(0, 99))
@@ -44,3 +44,42 @@ def test_without_classes_it_is_a_share_of_all() -> None:
     out = held_out(10, 0.25, generator(0))
     assert len(out) == round(2.5)
     assert sorted([*out.tolist(), *others(10, out).tolist()]) == list(range(10))
+
+
+@given(groups=st.lists(st.integers(0, 9), min_size=1, max_size=80), share=st.floats(0.01, 0.99), seed=st.integers(0, 99))
+def test_a_group_is_on_one_side_and_the_share_is_near(groups: list[int], share: float, seed: int) -> None:
+    n = len(groups)
+    out = held_out(n, share, generator(seed), group=group_codes([f"g{k}" for k in groups]))
+    assert out.tolist() == sorted(set(out.tolist()))
+    held = {groups[i] for i in out.tolist()}
+    kept = {groups[i] for i in others(n, out).tolist()}
+    assert not held & kept
+    assert kept, "a group stays"
+    sizes = [groups.count(k) for k in set(groups)]
+    assert len(out) - share * n < max(sizes) / 2 + 1e-9
+    if len(kept) > 1:
+        assert share * n - len(out) < max(sizes)
+
+
+def test_groups_are_drawn_by_the_seed() -> None:
+    groups = torch.arange(20).repeat(3)
+    first, same, other = (held_out(60, 0.3, generator(seed), group=groups).tolist() for seed in (0, 0, 1))
+    assert first == same != other
+    assert len(first) == 18
+
+
+@given(when=st.lists(st.integers(-5, 30), min_size=1, max_size=60), share=st.floats(0.01, 0.99))
+def test_the_last_samples_are_held_out_and_equal_times_stay_together(when: list[int], share: float) -> None:
+    n = len(when)
+    out = held_out(n, share, generator(0), time=times([str(w) for w in when])).tolist()
+    kept = others(n, torch.tensor(out, dtype=torch.long)).tolist()
+    if out and kept:
+        assert max(when[i] for i in kept) < min(when[i] for i in out)
+    assert len(out) <= round(share * n)
+    if len(set(when)) == n:
+        assert len(out) == round(share * n)
+
+
+def test_times_are_numbers_if_all_are_and_else_texts() -> None:
+    assert times(["10", "9", "1e1"]).tolist() == [10, 9, 10]
+    assert times(["2024-10-01", "2024-09-01"]).tolist() == [1, 0]

@@ -15,6 +15,7 @@ from trainkit.nn.layers.activation import ELU, LeakyReLU, ReLU, Tanh
 from trainkit.nn.layers.dropout import Dropout
 from trainkit.nn.layers.linear import Linear
 from trainkit.nn.losses import L1Loss, MSELoss
+from trainkit.nn.module import Module
 
 
 class Planted(Linear):
@@ -128,6 +129,37 @@ def test_a_random_module_with_a_generator_is_reseeded_and_passes() -> None:
 @pytest.mark.parametrize("module", [ReLU(), LeakyReLU(0.2), ELU(0.5)], ids=repr)
 def test_inputs_on_a_kink_are_moved_off_it(module: Any) -> None:
     assert refused(module, torch.tensor([[0.0, 1e-9, -1e-7, 1e-4, -1.0, 1.0]])) == []
+
+
+class RowMax(Module):
+    """The largest of each row; `pick` says which of equal ones has the derivative 1, or all of them (wrong)."""
+
+    def __init__(self, pick: str) -> None:
+        self.pick = pick
+
+    def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.amax(1, keepdim=True), x
+
+    def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
+        ties = (x == x.amax(1, keepdim=True)).to(x.dtype)
+        if self.pick == "first":
+            ties = ties * (ties.cumsum(1) == 1)
+        elif self.pick == "shares":
+            ties = ties / ties.sum(1, keepdim=True)
+        return (2.0 if self.pick == "twice" else -1.0 if self.pick == "negative" else 1.0) * ties * dy
+
+
+@pytest.mark.parametrize(
+    ("pick", "ok"), [("first", True), ("shares", True), ("all", True), ("twice", False), ("negative", False)]
+)
+def test_at_a_tie_each_value_between_the_slopes_of_both_sides_is_a_derivative(pick: str, ok: bool) -> None:
+    x = torch.tensor([[1.0, 1.0, 0.0], [2.0, 3.0, 3.0]])
+    assert all(result.ok for result in gradcheck(RowMax(pick), x)) is ok
+
+
+@pytest.mark.parametrize(("pick", "ok"), [("first", True), ("all", True), ("twice", False)])
+def test_where_both_sides_have_one_slope_it_is_the_derivative(pick: str, ok: bool) -> None:
+    assert all(result.ok for result in gradcheck(RowMax(pick), torch.tensor([[1.0, 4.0, 0.0]]))) is ok
 
 
 def test_what_it_is_given_stays_as_it_was() -> None:

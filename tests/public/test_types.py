@@ -28,6 +28,7 @@ USES = {
     "Dropout": "Dropout(0.5)",
     "ELU": "ELU(alpha=1.0)",
     "EarlyStopping": 'EarlyStopping("val/loss", patience=3)',
+    "EmbedColumns": "EmbedColumns([9, 16], dim=4)",
     "Experiment": "trainkit.load('run')",
     "FanOut": "FanOut(2)",
     "Flatten": "Flatten()",

@@ -266,13 +266,13 @@ def test_a_run_at_work_is_refused_to_a_second_trainer_of_the_same_process() -> N
 # -- many at once ------------------------------------------------------------------------------------------------------------
 
 
-def begin(path: str, numbered: bool, out: Any) -> None:
+def begin(path: str, numbered: bool, out: Any, all_have_begun: Any) -> None:
     run = RunFolder(Path(path), numbered=numbered)
     run.open()
     try:
         run.begin()
         out.put(run.path.name)
-        time.sleep(0.5)
+        all_have_begun.wait(60)
     except UserError as error:
         out.put(str(error))
 
@@ -280,11 +280,12 @@ def begin(path: str, numbered: bool, out: Any) -> None:
 @pytest.mark.parametrize("numbered", [True, False])
 def test_runs_that_begin_at_once_get_a_folder_each_or_one_gets_the_one(numbered: bool) -> None:
     context = multiprocessing.get_context("fork")
-    out = context.SimpleQueue()
-    children = [context.Process(target=begin, args=("logs/conf/now", numbered, out)) for _ in range(6)]
+    out, all_have_begun = context.SimpleQueue(), context.Event()
+    children = [context.Process(target=begin, args=("logs/conf/now", numbered, out, all_have_begun)) for _ in range(6)]
     for child in children:
         child.start()
     said = sorted(out.get() for _ in children)
+    all_have_begun.set()
     for child in children:
         child.join()
     if numbered:

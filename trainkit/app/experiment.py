@@ -17,6 +17,7 @@ from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
+from trainkit.data.sizes import Sizes
 from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has stopped
-KEPT = tuple(  # a trained net needs the inputs that it was trained on
+KEPT = tuple(  # a trained net needs the inputs and targets that it was trained on
     f"data.{key}"
     for key in (
         "normalize",
+        "normalize_target",
         "task",
         "categorical",
         "numeric",
@@ -105,7 +107,8 @@ class Experiment(Predictor):
         self.content, self.file = content, file
         self._sessions: dict[str | None, Session] = {}  # those that `session` has prepared
         # Evaluation needs only the callback that splits the data, so a user's own callbacks may be missing.
-        parts = build(self.config if file is None else _only_split(self.config), net, loss)
+        sizes = None if content is None else Sizes.saved(content["data"].get("sizes"))
+        parts = build(self.config if file is None else _only_split(self.config), net, loss, sizes)
         self.parts: Parts = replace(parts, callbacks={**parts.callbacks, **(extra_callbacks or {})})
         if content is not None and file is not None:
             settings = self.parts.settings

@@ -57,10 +57,14 @@ def cause(error: OSError) -> str:
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:
-    """Return `; did you mean 'lr'? (lr, momentum)`: the nearest allowed name, then the first `MAX_NAMES` allowed names."""
+    """Return `; did you mean 'lr'? (lr, momentum)`: the nearest allowed name, then the first `MAX_NAMES` allowed names.
+
+    The first allowed name of which `name` is a word is the nearest: `epochs` means `max_epochs`.
+    """
     allowed = list(allowed)
     lower = {a.lower(): a for a in allowed}
-    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    close = [a for a in lower if name.lower() in re.split(r"[_/.]", a)]
+    close += difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
     guess = f"; did you mean {lower[close[0]]!r}?" if close else ";"
     if same := next((a for a in allowed if unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", name)), None):
         # The two look alike. `e` and a combining accent are two characters, an accented letter is one.

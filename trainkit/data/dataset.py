@@ -14,6 +14,7 @@ from trainkit.core.errors import UserError
 from .mapped import MappedRows
 
 Targets = Literal["index", "onehot", "binary", "real"]
+Normalize = Literal["none", "feature", "global", "quantile"]
 MAX_DIMS = 64  # of an array, including the samples' own dimensions: torch's limit
 
 
@@ -96,6 +97,8 @@ class Dataset:
     threshold: with one target column, the value above which class 1 is predicted.
     true_boundary: (k, 2), the closed line between the classes in the plane of two inputs, before scaling, if it is known.
     normalize: how the trainer scales `x` by statistics of the training split (see `normalize.py`).
+    normalize_target: whether the trainer scales each target of a regression to mean 0 and standard deviation 1. The loss is
+        then that of scaled targets; predictions and metrics are in the targets' own units.
     fill: the replacement for a missing number: this statistic of the training split's column, or None to refuse.
     features: the names of the inputs of a table, one per column of `x`, or () if they have none.
     categories: the number of categories of each input of a table: 0 for a number, k for codes 0 to k - 1, which are not scaled
@@ -113,7 +116,8 @@ class Dataset:
     classes: tuple[str, ...] | None = None
     threshold: float | None = None
     true_boundary: Tensor | None = None
-    normalize: Literal["none", "feature", "global"] = "none"
+    normalize: Normalize = "none"
+    normalize_target: bool = False
     fill: Literal["mean", "median", "most_frequent"] | None = None
     features: tuple[str, ...] = ()
     categories: tuple[int, ...] = ()

@@ -19,6 +19,8 @@ def mean(values: Sequence[float]) -> float:
 
 def std(values: Sequence[float]) -> float:
     """Return the sample standard deviation, with divisor n - 1; non-finite if the values or their squares are."""
+    if math.isfinite(values[0]) and all(v == values[0] for v in values):
+        return 0.0  # their rounded mean may differ from them
     center = mean(values)
     return math.sqrt(sum((v - center) * (v - center) for v in values) / (len(values) - 1))
 

@@ -16,6 +16,7 @@ from .module import Module, Tensors, bwd_value, fwd_value
 EPS = 1e-6  # the step: truncation ~ eps², rounding ~ 1e-16/eps, so the error is near 1e-10
 TOLERANCE = 1e-6
 ROUNDING = 2.0**-48  # relative rounding error allowed for the objective, a sum: 16 units in the last place
+STEEPEST = 1e3  # slopes to the left and right that differ by more are those of a jump, which has no derivative
 MARGIN = 1e-3  # inputs this near to a kink are moved away from it
 
 
@@ -89,6 +90,7 @@ def _sampled(n: int, limit: int | None, draw: torch.Generator) -> Iterable[int]:
 def _max_error(p: Tensor, analytic: Tensor, objective: Callable[[], float], elements: Iterable[int]) -> float:
     """Return the largest scaled difference over the `elements` of `p`, or ∞ if the shapes differ.
 
+    Where the slopes to the left and to the right differ, as at a tie of a maximum, each value between them is a derivative.
     `p` is changed in place, one element at a time, and restored.
     """
     if analytic.shape != p.shape:
@@ -106,6 +108,11 @@ def _max_error(p: Tensor, analytic: Tensor, objective: Callable[[], float], elem
         n = (up - down) / (2 * EPS)
         difference, rounding = abs(a - n), ROUNDING * max(abs(up), abs(down)) / EPS
         error = max(0.0, difference - rounding) / max(1.0, abs(a), abs(n)) if math.isfinite(difference) else math.inf
+        if TOLERANCE < error < math.inf:
+            at = objective()
+            low, high = sorted([(at - down) / EPS, (up - at) / EPS])
+            if high - low < STEEPEST:
+                error = max(0.0, low - a - 2 * rounding, a - high - 2 * rounding) / max(1.0, abs(a), abs(n))
         worst = max(worst, error)
     return worst
 

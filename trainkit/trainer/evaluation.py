@@ -24,6 +24,8 @@ from trainkit.metrics.task import Task
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, eval_mode
 
+from .shapes import check_rows
+
 PASS = 1024  # samples of a pass in evaluation mode
 Metrics = dict[str, list[float]]  # a value per replica
 
@@ -48,12 +50,14 @@ def evaluate(
     replicas: int = 1,
     metrics: Iterable[Metric] = (),
     check_interrupt: Callable[[], None] = lambda: None,
+    unscale: Callable[[Tensor], Tensor] = lambda y: y,
 ) -> Evaluation:
     """Return the loss and the metrics of `split` in evaluation mode. The state of the training is not changed.
 
     loss: the mean per sample; for reduction sum, the sum divided by n. The sums of the batches are divided once, by the sum of
     their counts. Weights of the samples count in the loss and in the metrics; n is then their sum. metrics: those besides
-    OF_CLASSES. check_interrupt: called before each batch; it may raise.
+    OF_CLASSES. check_interrupt: called before each batch; it may raise. unscale: turns outputs and targets into those that the
+    metrics measure (`Normalizer.unscale`); the loss is that of the scaled ones.
     """
     device = split.x.device
     total = torch.zeros(replicas, dtype=torch.float64, device=device)
@@ -72,7 +76,7 @@ def evaluate(
                 weight += len(targets) if own is None else own.double().sum()
             y = y if net.replica_dims else y.unsqueeze(0)
             others = others or metric_set(metrics, loss, data, y)
-            others.update(y, targets, label, own)
+            others.update(unscale(y), unscale(targets), label, own)
         values = {} if others is None else others.values()
         undefined = {} if others is None else others.reasons(values)
         confusion = None if others is None else others.confusion()
@@ -97,6 +101,7 @@ def predict_rows(
 ) -> Tensor:
     """Return y for inputs in the data's own units, on the CPU: x (n, ...) gives (n, ...), or (r, n, ...) with replicas.
 
+    If the targets were scaled, y is in their own units.
     features: the shape of a sample, if it is known. Raises UserError unless x holds rows of these features.
     """
     try:
@@ -110,14 +115,12 @@ def predict_rows(
         shape = f"(n, {', '.join(map(str, expected))})" if expected else "(n, ...)"
         raise UserError(f"predict: x is {tuple(rows.shape)}, needs {shape}: rows of the data's features")
     scaled = normalizer.scale(rows.to(floating(rows.dtype)), dtype)
+    check_rows(net, scaled)
     p = next(iter(net.param()), (scaled, scaled))[0]
     if not len(scaled):  # one row tells the shape of the outputs
-        return (
-            predict(net, scaled.new_zeros(1, *scaled.shape[1:]).to(p.device), PASS, replicas)
-            .cpu()
-            .narrow(net.replica_dims, 0, 0)
-        )
-    return predict(net, scaled.to(p.device), PASS, replicas).cpu()
+        one = scaled.new_zeros(1, *scaled.shape[1:]).to(p.device)
+        return predict(net, one, PASS, replicas).cpu().narrow(net.replica_dims, 0, 0)
+    return normalizer.unscale(predict(net, scaled.to(p.device), PASS, replicas).cpu())
 
 
 def predict(net: Module, x: Tensor | MappedRows, batch_size: int, replicas: int = 1) -> Tensor:

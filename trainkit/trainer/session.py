@@ -31,7 +31,7 @@ from .progress import Progress, StopReason
 from .run_folder import RunFolder
 from .same_data import check_classes
 from .settings import Settings
-from .shapes import check_shapes
+from .shapes import check_inputs, check_shapes
 from .signals import Interrupted
 
 if TYPE_CHECKING:
@@ -145,8 +145,17 @@ class Session:
 
     def _evaluated(self, split: Split, interruptible: bool = False) -> Evaluation:
         size = self.evaluation_size(split)
-        check = (self.check_interrupt,) if interruptible else ()
-        found = evaluate(self.net, self.loss, self.data, split, size, self.replicas, self.settings.made_metrics(), *check)
+        found = evaluate(
+            self.net,
+            self.loss,
+            self.data,
+            split,
+            size,
+            self.replicas,
+            self.settings.made_metrics(),
+            self.check_interrupt if interruptible else lambda: None,
+            self.normalizer.unscale,
+        )
         for name, why in found.undefined.items():
             if name not in self.undefined:
                 self.undefined.add(name)
@@ -223,7 +232,9 @@ class Session:
         check.check_scaled(data, spans, self.normalizer.scale, self.dtype, data, lambda rows: True)
         scaled = self.normalizer.apply(split, self.dtype).to(self.device, self.dtype)
         if len(scaled):
-            check_shapes(self.net, self.loss, {name: scaled}, self.replicas)
+            whole = data.with_parts(**{name: scaled})
+            check_inputs(self.net, whole, (name,))
+            check_shapes(self.net, self.loss, whole, (name,), self.replicas)
         return scaled
 
     @property

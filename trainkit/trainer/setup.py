@@ -25,7 +25,7 @@ from .environment import changed_conditions, engine_of, resumed_engine
 from .progress import Progress
 from .same_data import check_classes, check_held_out, keep_held_out, print_changed
 from .session import Session
-from .shapes import check_shapes
+from .shapes import check_inputs, check_shapes
 
 
 def begin(session: Session, content: dict[str, Any] | None) -> None:
@@ -83,7 +83,8 @@ def prepare_evaluation(session: Session, content: dict[str, Any]) -> None:
 
 def check_fit(session: Session) -> None:
     """Raise UserError where net, loss, data and metrics do not fit together; learn the names of the metrics."""
-    y = check_shapes(session.net, session.loss, session.data.parts(), session.replicas)
+    check_inputs(session.net, session.data, session.data.parts())
+    y = check_shapes(session.net, session.loss, session.data, session.data.parts(), session.replicas)
     measured = session.metric_set(y if session.net.replica_dims else y.unsqueeze(0))
     session.maximize = {"loss": False, **measured.maximize}
     if any(split.weight is not None for split in session.data.parts().values()):

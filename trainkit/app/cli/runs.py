@@ -38,7 +38,7 @@ def configured(args: argparse.Namespace, run: RunFolder, content: dict[str, Any]
     if args.paths:
         return compose(args.paths, args.overrides)
     if content is None or (not run.new and (run.path / "config.yaml").is_file()):
-        return compose([run.path / "config.yaml"], args.overrides)
+        return compose([run.path / "config.yaml"], args.overrides, is_complete=True)
     return own_config(content, run.path, args.overrides)
 
 

@@ -88,13 +88,13 @@ def outcome(
 def failures(metrics: Metrics, train: Split) -> list[bool]:
     """Return which models learned nothing.
 
-    These have a non-finite value, or a training error of more than half that of the best constant prediction, the most
-    frequent class.
+    These have a non-finite loss, or a training error that is not below that of the best constant prediction, the most frequent
+    class.
     """
     losses = [values for name, values in metrics.items() if name.endswith("/loss")]  # other metrics may be undefined
     finite = [all(map(math.isfinite, values)) for values in zip(*losses, strict=True)]
     majority = train.majority()
     if majority is None or "train/error" not in metrics:
         return [not ok for ok in finite]
-    constant = 1 - majority
-    return [not ok or error > constant / 2 for ok, error in zip(finite, metrics["train/error"], strict=True)]
+    fewer = 1 - majority - 0.5 / len(train)  # errors are multiples of 1/n, up to rounding
+    return [not ok or error > fewer for ok, error in zip(finite, metrics["train/error"], strict=True)]

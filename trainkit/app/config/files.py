@@ -24,6 +24,8 @@ from trainkit.core.errors import UserError
 from trainkit.core.terminal import print_stderr
 from trainkit.core.validation import short_repr
 
+from .registry import TABLE, callback_entry
+
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
 MAX_NODES = 20_000
@@ -32,21 +34,36 @@ MAX_REFERENCE = 500  # characters of one
 MAX_BITS = 14_000  # about 4,200 digits: Python converts no larger integer to text
 READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-DEFAULT_CALLBACKS: dict[str, dict[str, Any]] = {"checkpoint": {}, "csv_logger": {}, "tensorboard": {}, "progress_bar": {}}
+DEFAULT_CALLBACKS = ("checkpoint", "csv_logger", "tensorboard", "progress_bar")
 
 
-def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> DictConfig:
-    """Return the configuration of `files` and `overrides`, unresolved. Without a key `callbacks` it has the default ones."""
+def compose(files: Sequence[Path], overrides: Sequence[str] = (), is_complete: bool = False) -> DictConfig:
+    """Return the configuration of `files` and `overrides`, unresolved, with the default callbacks that `files` do not mention.
+
+    A file leaves a default callback out by `tensorboard: null`, and all of them by `callbacks: null`.
+    is_complete: the files are a run's own configuration, which has all of its callbacks.
+    """
     config = OmegaConf.create({})
     for path in files:
         read = _read(path)
         _print_nulls(read, config, path)
         config.merge_with(read)
-    if "callbacks" not in config:
-        config.callbacks = DEFAULT_CALLBACKS
+    if not is_complete:
+        _add_default_callbacks(config)
     for text in overrides:
         override(config, text)
     return config
+
+
+def _add_default_callbacks(config: DictConfig) -> None:
+    """Add each default callback, after those of the configuration, that has no entry of its name or class there."""
+    given = OmegaConf.to_container(config, resolve=False).get("callbacks", {})  # type: ignore[union-attr]
+    if isinstance(given, dict):
+        classes = {callback_entry(str(name), value)[0] for name, value in given.items()}
+        default: dict[str, dict[str, Any]] = {
+            name: {} for name in DEFAULT_CALLBACKS if name not in given and TABLE[name] not in classes
+        }
+        config.callbacks = {**given, **default}
 
 
 def _print_nulls(read: DictConfig, before: DictConfig, path: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import MAX_DIMS, Dataset, Split, floating
+from trainkit.data.dataset import MAX_DIMS, Dataset, Normalize, Split, floating
 
 MAX_CLASSES = 65_536  # larger labels are regression targets or come from a broken file
 
@@ -35,7 +33,8 @@ def tensors(
     test: tuple[Tensor, Tensor] | None = None,
     val: tuple[Tensor, Tensor] | None = None,
     classes: list[str] | int | None = None,
-    normalize: Literal["none", "feature", "global"] = "none",
+    normalize: Normalize = "none",
+    normalize_target: bool = False,
 ) -> Dataset:
     """Return a dataset of two tensors: `x` (n, ...) real, one sample per row, and `t`, whose dtype decides its meaning.
 
@@ -46,6 +45,7 @@ def tensors(
     the middle of the two values.
     Other floats (n, ...): a regression; (n,) becomes (n, 1), since a loss of (n, 1) against (n,) would broadcast.
 
+    normalize, normalize_target: how a fit scales inputs and targets by the training split; see `Dataset`.
     Integers in `x` become the default dtype, those of 32 bits or more float64, unscaled.
     Raises UserError for complex or empty tensors, unequal counts, and labels out of range.
     """
@@ -84,6 +84,7 @@ def tensors(
         classes=names,
         threshold=threshold,
         normalize=normalize,
+        normalize_target=normalize_target,
     )
 
 

@@ -14,13 +14,16 @@ Kind = Literal["number", "text"]
 class Table(ABC):
     """Rows with named columns. `load` says which columns are needed; then `column` returns each as a pyarrow.ChunkedArray.
 
-    name: how messages name the table, a path or `rows`. names: of its columns, in order. default_missing: the texts that count
-    as missing unless the options say otherwise, beside the empty text.
+    name: how messages name the table, a path or `rows`. names: of its columns, in order. unnamed: the number of columns at the
+    end without a name, which are not read. default_missing: the texts that count as missing unless the options say otherwise,
+    beside the empty text. decimal: the decimal sign of numbers that are texts.
     """
 
     name: str
     names: Sequence[str]
+    unnamed: int = 0
     default_missing: tuple[str, ...] = ("",)
+    decimal: str = "."
 
     @property
     @abstractmethod
@@ -41,6 +44,9 @@ class Table(ABC):
 
     def spelled(self, names: Sequence[str]) -> None:  # noqa: B027 (a table with types has nothing to do)
         """Make loaded columns texts as they are written, where reading them as numbers has lost the spelling."""
+
+    def release(self) -> None:  # noqa: B027 (a table that the caller gave stays)
+        """Forget the columns, once the tensors have been made."""
 
     def require(self, name: str, why: str) -> None:
         """Raise UserError if there is no column `name`, or more than one."""

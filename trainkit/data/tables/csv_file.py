@@ -28,6 +28,7 @@ class CsvTable(Table):
         require_pyarrow()
         self.name, self.dialect = path, detect(path, given)
         self.names = [name for name in self.dialect.names if name is not None]
+        self.unnamed, self.decimal = len(self.dialect.names) - len(self.names), self.dialect.decimal
         self.missing_values: Sequence[str] = MISSING
         self.table: Any = None
 
@@ -43,6 +44,10 @@ class CsvTable(Table):
 
     def column(self, name: str) -> Any:
         return self.table.column(name)
+
+    def release(self) -> None:
+        self.table = None
+        release()
 
     def spelled(self, names: Sequence[str]) -> None:
         lost = [name for name in names if not _is_text(self.column(name))]

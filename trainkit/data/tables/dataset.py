@@ -46,7 +46,9 @@ def dataset(
     columns = cast("list[str]", roles)
     schema, now = _schema(table, target, options, saved, columns)
     whole = _split(table, schema, now)
-    parts = _parts(table, whole, test, options, columns)
+    positions = _positions(table, whole, test, options, columns)
+    table.release()  # it is as large as the tensors made from it
+    parts = {name: whole if at is None else whole.subset(at) for name, at in positions.items()}
     if isinstance(test, Table):
         reading.load(test, schema, now)
         parts["test"] = _split(test, schema, now)
@@ -58,6 +60,7 @@ def dataset(
         classes=classes,
         threshold=(1.0 + schema.off_value) / 2 if schema.targets == "binary" else None,
         normalize=options.get("normalize", "feature"),
+        normalize_target=options.get("normalize_target", False),
         fill=schema.statistic,
         features=schema.features(),
         categories=schema.categories(),
@@ -98,15 +101,17 @@ def _split(table: Table, schema: Schema, now: Reading) -> Split:
     return Split(rows.x, rows.t, rows.label, rows.weight, rows.ids)
 
 
-def _parts(table: Table, whole: Split, test: float | Table, options: TableOptions, columns: Sequence[str]) -> dict[str, Split]:
-    """Return the splits of the table: by a column, or a share of the rows for test."""
+def _positions(
+    table: Table, whole: Split, test: float | Table, options: TableOptions, columns: Sequence[str]
+) -> dict[str, Tensor | None]:
+    """Return the rows of each split of the table, by a column or a share of them for test; None for all rows."""
     n, seed = len(whole), options.get("seed", 0)
     if "split" in options:
         if isinstance(test, Table):
             raise UserError("data.split: a column says which rows are tested, so data.test cannot be a table; leave one out")
-        return {name: whole.subset(at) for name, at in _by_column(table, columns[0]).items()}
+        return dict(_by_column(table, columns[0]))
     if isinstance(test, Table) or not test:
-        return {"train": whole}
+        return {"train": None}
     group = time = None
     if "group" in options:
         group = group_of(table, columns[0])
@@ -118,7 +123,7 @@ def _parts(table: Table, whole: Split, test: float | Table, options: TableOption
         raise UserError(f"data.test: {test} of {n} rows holds out none; give a larger share, a second file, or 0")
     if len(out) == n:
         raise UserError(f"data.test: {test} of {n} rows holds out all; give a smaller share")
-    return {"train": whole.subset(others(n, out)), "test": whole.subset(out)}
+    return {"train": others(n, out), "test": out}
 
 
 def _by_column(table: Table, name: str) -> dict[str, Tensor]:
@@ -153,7 +158,7 @@ def time_of(table: Table, name: str) -> Tensor:
     column = table.column(name)
     if is_number(column):
         number = torch.empty(table.rows, dtype=torch.float64)
-        numbers(table, name, "", "", ".", (), number)
+        numbers(table, name, "", "", (), number)
         _refuse_empty(table, name, number.isnan())
         return number
     if is_date(column):

@@ -18,7 +18,12 @@ from trainkit.core.errors import UserError
 
 DELIMITERS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'"}
 SAMPLE = 1 << 16  # characters from which a dialect is guessed
-POINT, COMMA = re.compile(r"\s*[-+]?\d*\.\d+\s*"), re.compile(r"\s*[-+]?\d*,\d+\s*")
+FORMS = {  # of a number
+    "unclear": re.compile(r"[-+]?[1-9]\d{0,2},\d{3}"),
+    "comma": re.compile(r"[-+]?\d*,\d+|[-+]?\d{1,3}(\.\d{3})+,\d+"),
+    "point": re.compile(r"[-+]?\d*\.\d+"),
+    "thousands": re.compile(r"[-+]?\d{1,3}(,\d{3}){2,}(\.\d+)?|[-+]?\d{1,3}(,\d{3})+\.\d+"),
+}
 
 
 @dataclass(frozen=True)
@@ -166,13 +171,16 @@ def _delimiter(sample: str, quote: str) -> str:
 
 
 def _decimal(sample: str, delimiter: str, quote: str) -> str:
-    """Return ',' if, in a file that commas do not separate, numbers have decimal commas and none has a point."""
+    """Return ',' if, in a file that commas do not separate, numbers have decimal commas, and none has a point.
+
+    A comma before three digits may be between thousands: it is decimal only if another comma or a leading 0 says so.
+    """
     if delimiter == ",":
         return "."
     fields = Counter[str]()
     for _, record in _first_records(sample, delimiter, quote):
-        fields.update("," if COMMA.fullmatch(f) else "." if POINT.fullmatch(f) else "" for f in record)
-    return "," if fields[","] and not fields["."] else "."
+        fields.update(next((kind for kind, form in FORMS.items() if form.fullmatch(f.strip())), "") for f in record)
+    return "," if fields["comma"] and not fields["point"] and not fields["thousands"] else "."
 
 
 def _first_records(sample: str, delimiter: str, quote: str) -> list[tuple[int, list[str]]]:

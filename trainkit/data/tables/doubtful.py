@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
 
 from .base import Table
-from .numbers import DATE, Texts, as_texts, is_date, plain_number, reader
+from .numbers import DATE, SEPARATORS, Texts, as_texts, is_date, plain_number, reader
 from .schema import Column
 
+DIGITS = re.compile(r"\d+(?:[.,]\d+)?")
+MAX_OF_A_SHAPE = 20  # more different texts that differ only in their digits are no categories, unless the options say so
+MAX_WORD = 12  # characters of a text that may mean a missing value, such as - or unknown
 MAX_CATEGORIES = 256  # more different texts are names or misspelled numbers, unless the options list the column
 
 
-def all_numbers(table: Table, name: str, decimal: str, thousands: str, missing_values: Sequence[str]) -> bool:
+def all_numbers(table: Table, name: str, thousands: str, missing_values: Sequence[str]) -> bool:
     """Return whether all texts of a column are numbers with this separator between thousands, and none has a unit."""
-    read = reader(decimal, thousands)
+    read = reader(table.decimal, thousands)
     absent = {"", *missing_values}
     found = [read(text) for text in as_texts(table.column(name)).texts if text not in absent]
     return all(value is not None and not value[1] for value in found)
 
 
-def as_number(table: Table, name: str, decimal: str, thousands: str, missing_values: Sequence[str]) -> Column:
+def as_number(table: Table, name: str, thousands: str, missing_values: Sequence[str]) -> Column:
     """Return a column of texts such as "61,593", "61.6 %" or "61.6 kg" as numbers, and print what is left out.
 
-    thousands: "" is the sign that is not the decimal sign. Raises UserError if a text is not a number, or if units differ.
+    thousands: "" is the first of SEPARATORS with which all texts are numbers. Raises UserError if a text is not a number, or if
+    units differ.
     """
     column = as_texts(table.column(name))
     absent = {"", *missing_values}
     texts = [text for text in column.texts if text not in absent]
-    separator = thousands or ("." if decimal == "," else ",")
-    read = reader(decimal, separator)
-    found = {text: read(text) for text in texts}
+    separators = [thousands] if thousands else [sign for sign in SEPARATORS if sign != table.decimal]
+    tried = {sign: {text: reader(table.decimal, sign)(text) for text in texts} for sign in separators}
+    separator = next((sign for sign, found in tried.items() if None not in found.values()), separators[0])
+    found = tried[separator]
     units = {value[1] for value in found.values() if value is not None} - {""}
     wrong = next((text for text, value in found.items() if value is None), None)
     if wrong is None and len(units) > 1:
@@ -73,7 +79,8 @@ def refuse_doubtful(
             f"{table.name}: column {name!r} holds {len(texts)} different texts, such as {_quoted(first)} in {place}; set {fix}"
         )
     why = f"is not a number, {len(texts) - len(odd)} of {len(texts)} different values are"
-    raise UserError(f"{table.name}: column {name!r}, {place}: {_quoted(first)} {why}; correct it, or set {fix}")
+    absent_word = f"; if it means a missing value, set data.missing_values=[{first!r}]" if len(first) <= MAX_WORD else ""
+    raise UserError(f"{table.name}: column {name!r}, {place}: {_quoted(first)} {why}; correct it, or set {fix}{absent_word}")
 
 
 def _refuse_dates(table: Table, name: str, column: Texts, texts: list[str], as_dates: bool) -> None:
@@ -88,25 +95,35 @@ def _refuse_dates(table: Table, name: str, column: Texts, texts: list[str], as_d
 
 
 def _refuse_dressed(table: Table, name: str, column: Texts, texts: list[str]) -> None:
-    """Raise UserError if all texts are numbers with a separator between thousands, a decimal comma, or the same unit."""
-    for decimal, thousands in ((".", ","), (",", ".")):
+    """Raise UserError if all texts are numbers with a separator between thousands, another decimal sign, or the same unit."""
+    if len(texts) < 2:
+        return
+    place = f"{table.name}: column {name!r}, {table.place(column.row_of(column.texts.index(texts[0])))}: {_quoted(texts[0])}"
+    keep = f"data.categorical=[{name}] as a text"
+    for decimal, thousands in ((d, t) for d in (".", ",") for t in SEPARATORS if t != d):
         found = [reader(decimal, thousands)(text) for text in texts]
         units = {value[1] for value in found if value is not None}
-        if None in found or len(units) > 1 or len(texts) < 2:
+        if None in found or len(units) > 1:
             continue
-        unit = units.pop()
-        with_comma = decimal == ","
-        if all(plain_number(text) is not None for text in texts):
-            return
-        place = table.place(column.row_of(column.texts.index(texts[0])))
-        sign = f"{unit!r}" if unit else f"a {'decimal' if with_comma else 'thousands'} ','"
-        what = f"a number with {sign}"
-        way = f"data.numeric=[{name}] reads"
-        if with_comma:
-            way = "data.decimal=',' reads" if not unit else f"data.decimal=',' and data.numeric=[{name}] read"
+        unit, has_separator = units.pop(), any(thousands in text for text in texts)
+        if not unit and not has_separator and decimal == table.decimal:
+            return  # plain numbers
+        signs = [f"{thousands!r} between thousands"] * has_separator + [f"a decimal {decimal!r}"] * (decimal != table.decimal)
+        what = " and ".join([*signs, *([repr(unit)] if unit else [])])
+        ways = [f"data.decimal={decimal!r}"] * (decimal != table.decimal)
+        ways += [f"data.numeric=[{name}]"] * (bool(unit) or has_separator)
+        other = ""
+        if thousands == "," and not unit and all(reader(",", ".")(text) is not None for text in texts):
+            other = ", data.decimal=',' as one with a decimal ','"
         raise UserError(
-            f"{table.name}: column {name!r}, {place}: {_quoted(texts[0])} is {what}, as are all {len(texts)} different values;"
-            f" {way} it as a number, data.categorical=[{name}] as a text"
+            f"{place} is a number with {what}, as are all {len(texts)} different values;"
+            f" {' and '.join(ways)} {'reads' if len(ways) == 1 else 'read'} it as a number{other}, {keep}"
+        )
+    shapes = {DIGITS.sub("0", text) for text in texts}
+    if MAX_OF_A_SHAPE < len(texts) <= MAX_CATEGORIES and len(shapes) <= 2 and all("0" in s and s != "0" for s in shapes):
+        raise UserError(
+            f"{place}: the {len(texts)} different texts differ only in their digits, so they are probably numbers or ids;"
+            f" correct them, set data.drop=[{name}], or keep them as texts: data.categorical=[{name}]"
         )
 
 

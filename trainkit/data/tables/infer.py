@@ -90,6 +90,8 @@ def input_names(table: Table, target: str | list[str], options: TableOptions) ->
     dates = options.get("dates") or []
     for key in ("categorical", "numeric", "drop", "keep", "ids"):
         for name in options.get(key) or []:  # type: ignore[attr-defined]
+            if key == "drop" and not name and table.unnamed:
+                continue  # they are not read
             table.require(name, f"data.{key}: no column {{name!r}} in {{table}}")
             if name in targets and key != "ids":
                 raise UserError(f"data.{key}: {name!r} is the target; leave it out here")
@@ -143,16 +145,16 @@ def _column(table: Table, name: str, options: TableOptions, formats: dict[str, s
     column = table.column(name)
     if name in formats:
         return Column(name, "date", format=formats[name])
-    thousands, decimal = str(options.get("thousands", "")), str(options.get("decimal", "."))
+    thousands = str(options.get("thousands", ""))
     if name in (options.get("numeric") or []):
         if is_number(column):
             return Column(name, "number")
-        return as_number(table, name, decimal, thousands, missing_values)
+        return as_number(table, name, thousands, missing_values)
     if name not in (options.get("categorical") or []):
         if is_number(column):
             return Column(name, "number")
-        if thousands and is_text(column) and all_numbers(table, name, decimal, thousands, missing_values):
-            return as_number(table, name, decimal, thousands, missing_values)
+        if thousands and is_text(column) and all_numbers(table, name, thousands, missing_values):
+            return as_number(table, name, thousands, missing_values)
         if not (is_text(column) or is_date(column) or pa.types.is_boolean(column.type) or pa.types.is_dictionary(column.type)):
             raise UserError(f"{table.name}: column {name!r} holds {column.type}; set data.drop=[{name}]")
         if not pa.types.is_dictionary(column.type) or is_text(column):  # a categorical column of pandas is declared as such
@@ -185,7 +187,9 @@ def _task(table: Table, targets: list[str]) -> Task:
 
     columns = [table.column(name) for name in targets]
     if len(targets) > 1:
-        if all(is_number(c) and set(pc.unique(c).to_pylist()) <= {0, 1, None} for c in columns):
+        labels = {0, 1, None, "true", "false", "True", "False"}
+        values = [pc.unique(column) for column in columns]
+        if all(len(v) <= len(labels) and set(v.to_pylist()) <= labels for v in values):
             _tell(table, f"the {len(targets)} targets are 0 or 1, so they are labels; for numbers set data.task=regression")
             return "multilabel"
         for name, column in zip(targets, columns, strict=True):

@@ -22,6 +22,7 @@ DAY = 86_400_000_000  # microseconds
 DAY_OF_A_YEAR = r"(?:\d{4}([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2\d{4})"
 DATE = re.compile(DAY_OF_A_YEAR + r"([ T]+\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[-+]\d{2}:?\d{2})?)?")
 CURRENCY = "$€£¥₹"
+SEPARATORS = (",", ".", " ", "'", "’", "\u00a0", "\u202f", "_")  # between thousands
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,25 @@ def is_text(column: Any) -> bool:
 
 
 def numbers(
-    table: Table, name: str, affix: str, thousands: str, decimal: str, missing_values: Sequence[str], into: Tensor
+    table: Table,
+    name: str,
+    affix: str,
+    thousands: str,
+    missing_values: Sequence[str],
+    into: Tensor,
+    truth: bool = False,
 ) -> None:
     """Write a column into (n,) float64, with NaN for missing. Raises UserError for a text that is not a number.
 
-    affix: the unit that may stand beside each number. thousands, decimal: of numbers that are texts.
+    affix: the unit that may be beside each number. thousands: the sign between thousands. truth: whether the texts true
+    and false are 1 and 0.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     column = table.column(name)
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
     if is_number(column):
         at = 0
         for chunk in column.chunks:  # one after the other, since a column may be large
@@ -101,11 +111,13 @@ def numbers(
             into[at : at + len(number)] = number
             at += len(number)
         return
-    if not (is_text(column) or pa.types.is_boolean(column.type) or pa.types.is_dictionary(column.type)):
+    if not (is_text(column) or pa.types.is_dictionary(column.type)):
         raise UserError(f"{table.name}: column {name!r} holds {column.type}, not numbers; correct it")
-    read = reader(decimal, thousands)
+    read = reader(table.decimal, thousands)
 
     def value(text: str) -> float | None:
+        if truth and text.lower() in ("true", "false"):
+            return float(text.lower() == "true")
         if (found := read(text)) is None or found[1] not in ("", affix):
             return None
         return found[0]
@@ -143,6 +155,16 @@ def dates(table: Table, name: str, form: str, missing_values: Sequence[str], int
     _convert(table, name, as_texts(column), value, missing_values, into, fix)
 
 
+def refuse_nonfinite(table: Table, name: str, values: Tensor, fix: str) -> None:
+    where = values.isinf().nonzero()[:, 0]
+    if len(where):
+        row = int(where[0])
+        raise UserError(
+            f"{table.name}: column {name!r}, {table.place(row)}: {float(values[row])} is not finite"
+            f" ({len(where)} in total); correct it, {fix}"
+        )
+
+
 def _convert(
     table: Table,
     name: str,
@@ -172,8 +194,8 @@ def reader(decimal: str, thousands: str) -> Callable[[str], tuple[float, str] | 
     d, t = re.escape(decimal), re.escape(thousands)
     whole = rf"(?:\d{{1,3}}(?:{t}\d{{3}})+|\d+)" if thousands else r"\d+"
     number = rf"(?:{whole}(?:{d}\d*)?|{d}\d+)(?:[eE][-+]?\d+)?"
-    unit = rf"(?:%|[{CURRENCY}]|[^\W\d_]{{1,12}}[²³23]?(?:/[^\W\d_]{{1,12}}[²³23]?)?)"
-    pattern = re.compile(rf"([-+]?)\s*([{CURRENCY}]?)\s*([-+]?)({number})\s*({unit}?)")
+    unit = rf"(?:[%‰°]|[{CURRENCY}]|°?[^\W\d_]{{1,12}}[²³23]?(?:/[^\W\d_]{{1,12}}[²³23]?)?)"
+    pattern = re.compile(rf"([-−+]?)\s*([{CURRENCY}]?)\s*([-−+]?)({number})\s*({unit}?)")
     special = re.compile(r"[-+]?(inf|infinity|nan)", re.IGNORECASE)
 
     def read(text: str) -> tuple[float, str] | None:
@@ -183,7 +205,7 @@ def reader(decimal: str, thousands: str) -> Callable[[str], tuple[float, str] | 
         if found is None or (found[1] and found[3]) or (found[2] and found[5]):
             return None
         plain = found[4].replace(thousands, "") if thousands else found[4]
-        sign = -1.0 if "-" in (found[1], found[3]) else 1.0
+        sign = -1.0 if found[1] in ("-", "−") or found[3] in ("-", "−") else 1.0
         return sign * float(plain.replace(decimal, ".")), found[2] or found[5]
 
     return read

@@ -23,7 +23,6 @@ class Reading:
     missing: Missing
     unknown: Unknown
     missing_values: Sequence[str]
-    decimal: str
     ids: Sequence[str]
     weight: str | None
     fills: str
@@ -31,10 +30,7 @@ class Reading:
 
 def first(schema: Schema) -> Reading:
     """Return how the table is read from which the schema is inferred, and a second table beside it."""
-    decimal = schema.dialect.get("decimal", ".")
-    return Reading(
-        schema.missing, schema.unknown, schema.missing_values, decimal, schema.ids, schema.weight, fills="mean or median"
-    )
+    return Reading(schema.missing, schema.unknown, schema.missing_values, schema.ids, schema.weight, fills="mean or median")
 
 
 def later(schema: Schema, options: Mapping[str, Any]) -> Reading:
@@ -62,7 +58,6 @@ def later(schema: Schema, options: Mapping[str, Any]) -> Reading:
         missing=missing,
         unknown=unknown,
         missing_values=options.get("missing_values", schema.missing_values),
-        decimal=options.get("decimal", schema.dialect.get("decimal", ".")),
         ids=options.get("ids", schema.ids),
         weight=options.get("weight", schema.weight),
         fills=schema.statistic or "",
@@ -83,7 +78,7 @@ def load(table: Table, schema: Schema, now: Reading, more: Sequence[str] = ()) -
         kinds[column.name] = "number" if as_number else None if column.kind == "date" and not column.format else "text"
     for name in schema.target_names:
         if name in present:
-            kinds[name] = "text" if schema.task == "classification" else "number"
+            kinds[name] = {"classification": "text", "regression": "number", "multilabel": None}[schema.task]
     for name in now.ids:
         if name in present:
             kinds.setdefault(name, "text")

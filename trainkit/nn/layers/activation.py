@@ -14,6 +14,13 @@ from trainkit.nn import kernels
 from trainkit.nn.module import Module, Tensors
 
 
+class Activation(Module):
+    """The base of the activations, counted as one operation per element."""
+
+    def flops(self, x: Tensor) -> int:
+        return x.numel()
+
+
 class Identity(Module):
     """y = x, dx = dy. Saves nothing."""
 
@@ -27,7 +34,7 @@ class Identity(Module):
         return 0
 
 
-class ReLU(Module):
+class ReLU(Activation):
     """y = max(0, x), dx = 0 where x <= 0 (at 0 too, as in torch), else dy. Saves y: y <= 0 where x <= 0."""
 
     nonsmooth_at = (0.0,)
@@ -40,7 +47,7 @@ class ReLU(Module):
         return kernels.threshold_backward(dy, y, 0)
 
 
-class LeakyReLU(Module):
+class LeakyReLU(Activation):
     """y = x where x > 0, else a x; dx = dy, or a dy. `negative_slope` is a. Saves x."""
 
     nonsmooth_at = (0.0,)
@@ -58,7 +65,7 @@ class LeakyReLU(Module):
         return f"negative_slope={self.a}"
 
 
-class Tanh(Module):
+class Tanh(Activation):
     """y = tanh x. Saves y, since dx = dy (1 - y²)."""
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +76,7 @@ class Tanh(Module):
         return kernels.tanh_backward(dy, y)
 
 
-class Sigmoid(Module):
+class Sigmoid(Activation):
     """y = 1 / (1 + e⁻ˣ). Saves y, since dx = dy y (1 - y)."""
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +87,7 @@ class Sigmoid(Module):
         return kernels.sigmoid_backward(dy, y)
 
 
-class ELU(Module):
+class ELU(Activation):
     """y = x where x > 0, else a (eˣ - 1); dx = dy, or dy a eˣ. `alpha` is a. Saves x.
 
     Source: Clevert, Unterthiner, Hochreiter 2016.
@@ -101,7 +108,7 @@ class ELU(Module):
         return f"alpha={self.a}"
 
 
-class GELU(Module):
+class GELU(Activation):
     """y = x Φ(x), Φ the normal distribution function; dx = dy (Φ + x φ). Saves x.
 
     `approximate="tanh"`: Φ ≈ (1 + tanh u)/2 with u = √(2/π) (x + 0.044715 x³), so that
@@ -123,7 +130,7 @@ class GELU(Module):
         return "" if self.approximate == "none" else "approximate='tanh'"
 
 
-class SiLU(Module):
+class SiLU(Activation):
     """y = x s, s = sigmoid x. Saves x, since dx = dy s (1 + x (1 - s)). Source: Elfwing, Uchibe, Doya 2018."""
 
     def fwd(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +140,7 @@ class SiLU(Module):
         return kernels.silu_backward(dy, x)
 
 
-class Softplus(Module):
+class Softplus(Activation):
     """y = log(1 + e^(βx)) / β, and x itself where βx > threshold; dx = dy sigmoid(βx), or dy. Saves x.
 
     With a threshold above 709 (88 in float32), e^(βx) overflows below the threshold: y is inf and dx is NaN, as in torch.
@@ -155,7 +162,7 @@ class Softplus(Module):
         return f"beta={self.beta}, threshold={self.threshold}"
 
 
-class Softmax(Module):
+class Softmax(Activation):
     """y = eˣ / Σ eˣ along `dim`. Saves y, since dx = y (dy - Σ dy y).
 
     `dim` counts axes as torch does; the replica axis is not counted.

@@ -43,5 +43,9 @@ class Dropout(Module):
     def bwd(self, mask: Tensor | None, dy: Tensor) -> Tensor:
         return dy if mask is None else dy * mask
 
+    def flops(self, x: Tensor) -> int:
+        """Return the operations in training: one per element."""
+        return x.numel()
+
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -50,6 +50,10 @@ class Add(Module):
     def bwd(self, k: int, dy: Tensor) -> tuple[Tensor, ...]:
         return (dy,) * k
 
+    def flops(self, x: Tensors) -> int:
+        """Return the number of additions."""
+        return x[0].numel() * (len(x) - 1)
+
     def expected_input(self) -> str:
         return "a tuple of tensors of one shape"
 
