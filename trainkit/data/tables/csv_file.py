@@ -9,7 +9,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.validation import short_repr
 
 from .base import Kind, Table
-from .dialect import Dialect, detect, encoding_error, first_line_of, odd_record
+from .dialect import Dialect, detect, encoding_error, first_line_of, has_rows, odd_record
 from .schema import MISSING
 
 MAX_LINE_BYTES = 8 << 20  # the longest line that can be read
@@ -152,7 +152,7 @@ def _refusal(
                 line = first_line_of(path, dialect, row)
                 place = f"row {row}" if line is None else f"line {line}"
                 return UserError(f"{path}: column {name!r}, {place}: {short_repr(value)} is not a number; correct it")
-    if "Empty CSV" in text:
+    if "Empty CSV" in text or not has_rows(path, dialect):
         return UserError(f"{path}: has a header but no rows; needs at least one row")
     return encoding_error(path, dialect.encoding) or UserError(f"{path}: cannot be read as CSV: {text}")
 

@@ -17,6 +17,7 @@ from trainkit.core import terminal
 from trainkit.core.errors import UserError
 
 DELIMITERS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'"}
+MAX_FIELD = 1 << 27  # characters of a field, when the line of an error is searched for
 SAMPLE = 1 << 16  # characters from which a dialect is guessed
 FORMS = {  # of a number
     "unclear": re.compile(r"[-+]?[1-9]\d{0,2},\d{3}"),
@@ -103,6 +104,13 @@ def first_line_of(path: str, dialect: Dialect, row: int) -> int | None:
     return None
 
 
+def has_rows(path: str, dialect: Dialect) -> bool:
+    """Return whether there is a row after the header; True if the file cannot be read."""
+    with suppress(OSError, EOFError, ValueError, csv.Error):
+        return next(_data(path, dialect), None) is not None
+    return True
+
+
 def odd_record(path: str, dialect: Dialect) -> tuple[int, int] | None:
     """Return line and number of values of the first row that has more or fewer values than there are columns."""
     try:
@@ -116,11 +124,15 @@ def odd_record(path: str, dialect: Dialect) -> tuple[int, int] | None:
 
 def _data(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """Yield the first line and the fields of each row after the header."""
-    with closing(open_text(path, dialect.encoding)) as file:
-        lines = _records(file, dialect.delimiter, dialect.quote, blank=len(dialect.names) == 1)
-        if dialect.skip:
-            next((fields for _, fields in lines if fields), None)  # blank lines before the header are no rows
-        yield from lines
+    limit = csv.field_size_limit(MAX_FIELD)
+    try:
+        with closing(open_text(path, dialect.encoding)) as file:
+            lines = _records(file, dialect.delimiter, dialect.quote, blank=len(dialect.names) == 1)
+            if dialect.skip:
+                next((fields for _, fields in lines if fields), None)  # blank lines before the header are no rows
+            yield from lines
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _records(file: TextIO, delimiter: str, quote: str, blank: bool = False) -> Iterator[tuple[int, list[str]]]:

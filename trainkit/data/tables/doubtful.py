@@ -98,7 +98,10 @@ def _refuse_dressed(table: Table, name: str, column: Texts, texts: list[str]) ->
     """Raise UserError if all texts are numbers with a separator between thousands, another decimal sign, or the same unit."""
     if len(texts) < 2:
         return
-    place = f"{table.name}: column {name!r}, {table.place(column.row_of(column.texts.index(texts[0])))}: {_quoted(texts[0])}"
+
+    def place(text: str) -> str:
+        return f"{table.name}: column {name!r}, {table.place(column.row_of(column.texts.index(text)))}: {_quoted(text)}"
+
     keep = f"data.categorical=[{name}] as a text"
     for decimal, thousands in ((d, t) for d in (".", ",") for t in SEPARATORS if t != d):
         found = [reader(decimal, thousands)(text) for text in texts]
@@ -112,18 +115,19 @@ def _refuse_dressed(table: Table, name: str, column: Texts, texts: list[str]) ->
         what = " and ".join([*signs, *([repr(unit)] if unit else [])])
         ways = [f"data.decimal={decimal!r}"] * (decimal != table.decimal)
         ways += [f"data.numeric=[{name}]"] * (bool(unit) or has_separator)
+        example = next(text for text in texts if plain_number(text) is None or thousands in text)
         other = ""
         if thousands == "," and not unit and all(reader(",", ".")(text) is not None for text in texts):
             other = ", data.decimal=',' as one with a decimal ','"
         raise UserError(
-            f"{place} is a number with {what}, as are all {len(texts)} different values;"
+            f"{place(example)} is a number with {what}, and all {len(texts)} different values are numbers;"
             f" {' and '.join(ways)} {'reads' if len(ways) == 1 else 'read'} it as a number{other}, {keep}"
         )
     shapes = {DIGITS.sub("0", text) for text in texts}
     if MAX_OF_A_SHAPE < len(texts) <= MAX_CATEGORIES and len(shapes) <= 2 and all("0" in s and s != "0" for s in shapes):
         raise UserError(
-            f"{place}: the {len(texts)} different texts differ only in their digits, so they are probably numbers or ids;"
-            f" correct them, set data.drop=[{name}], or keep them as texts: data.categorical=[{name}]"
+            f"{place(texts[0])}: the {len(texts)} different texts differ only in their digits, so they are probably numbers or"
+            f" ids; correct them, set data.drop=[{name}], or keep them as texts: data.categorical=[{name}]"
         )
 
 
