@@ -16,7 +16,7 @@ from trainkit.data.mapped import MappedRows
 from .base import Table
 from .categories import categories
 from .memory import opened
-from .numbers import as_texts, dates, numbers, refuse_nonfinite
+from .numbers import Texts, dates, numbers, refuse_nonfinite
 from .options import DIALECT
 from .reading import Reading, later, load
 from .schema import Column, Schema
@@ -108,7 +108,7 @@ def gaps(table: Table, schema: Schema, now: Reading) -> set[str]:
     found = set()
     for column in schema.columns:
         if column.kind == "category":
-            texts = as_texts(table.column(column.name))
+            texts = Texts(table.column(column.name))
             absent = {i for i, text in enumerate(texts.texts) if not text or text in now.missing_values}
             missing = bool(torch.isin(texts.code, torch.tensor(sorted(absent))).any())
         else:

@@ -67,8 +67,7 @@ class Normalizer:
             if not span.finite and (data.fill is not None or data.normalize != "none"):
                 check.refuse(data, "train", "x", torch.isinf, "has no mean", check.CORRECT)
         if data.fill is not None and span is not None:  # even if no number is missing here: another split may have one
-            x = x[:]  # a median needs all numbers at once
-            fill = fill_values(x, data.fill, Frame.of(span.low, span.high), onehot_groups(data.schema))
+            fill = fill_values(x[:], data.fill, span, onehot_groups(data.schema))
         made = partial(cls, fill=fill, target_mean=target_mean, target_std=target_std)
         if data.normalize == "none":
             return made(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
