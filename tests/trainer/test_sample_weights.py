@@ -115,6 +115,7 @@ def test_an_epoch_resumed_with_or_without_weights_counts_each_step_by_what_it_ha
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
 def test_an_evaluation_has_the_weighted_loss_and_scikit_learns_weighted_metrics(batch_size: int) -> None:
     net = Sequential(Linear(3, 2)).to(dtype=torch.float64)
+    net.load_state_dict({"0.weight": torch.tensor([[0.2, 1.0, 0.5], [0.9, -0.4, 0.1]]), "0.bias": torch.zeros(2)})
     weight = torch.rand(len(X), generator=torch.Generator().manual_seed(2)).double() * (COUNTS > 0)
     data = replace(weighted(X, LABEL, weight), positive=0)
     made = Trainer(metrics=["f1", "auc", "mcc", "brier"]).settings().made_metrics()
