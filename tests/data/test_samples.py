@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -383,6 +384,16 @@ WRONG: dict[str, tuple[Any, str]] = {
 def test_what_is_wrong_is_named(call: Any, says: str) -> None:
     with pytest.raises(UserError, match=says):
         call()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_scaled_targets_are_scaled_where_they_are_read(workers: int) -> None:
+    t = 1000 + 300 * torch.randn(N, 3, generator=torch.Generator().manual_seed(2))
+    pairs = list(zip(X, t, strict=True))
+    given = (replace(data, normalize_target=True) for data in (tensors(X, t), samples(pairs, workers=workers)))
+    (expected, kept), (found, read) = map(fitted, given)
+    assert torch.equal(found, expected)
+    assert read.history == kept.history
 
 
 @pytest.mark.parametrize("workers", [0, 2])
