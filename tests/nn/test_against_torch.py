@@ -324,6 +324,41 @@ def _fan_out(k: int) -> torch.nn.Module:
     return _Chain(lambda layers, x: torch.stack([x] * k))
 
 
+class _Embedded(torch.nn.Module):
+    """Numbers, then F.embedding of each code column in a table of its own, which are one parameter."""
+
+    def __init__(self, limits: tuple[int, ...], dim: int) -> None:
+        super().__init__()
+        self.limits = limits
+        self.weight = torch.nn.Parameter(torch.randn(sum(limits), dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        numbers, codes = x[..., : -len(self.limits)], x[..., -len(self.limits) :].detach().long()
+        tables = self.weight.split(list(self.limits))
+        return torch.cat([numbers, *(torch.nn.functional.embedding(codes[..., c], w) for c, w in enumerate(tables))], -1)
+
+
+class _Coded(tuple[int, ...]):
+    """A shape whose last columns are codes below these limits."""
+
+    def __new__(cls, limits: tuple[int, ...], *shape: int) -> Any:
+        made = super().__new__(cls, shape)
+        made.limits = limits
+        return made
+
+
+def _input(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+    x = torch.randn(shape, generator=draw, dtype=torch.float64)
+    limits = getattr(shape, "limits", ())
+    for column, limit in enumerate(limits, start=-len(limits)):
+        x[..., column] = torch.randint(limit, shape[:-1], generator=draw)
+    return x
+
+
+def _embedding(limits: tuple[int, ...], dim: int, *shapes: tuple[int, ...]) -> Any:
+    return lambda: MODULES["EmbedColumns"](limits, dim), lambda: _Embedded(limits, dim), [_Coded(limits, *s) for s in shapes]
+
+
 # name: (ours, theirs, the inputs' shapes); a tuple that ours gives is stacked to be compared, see below
 OWN_REFERENCES: dict[str, list[tuple[Callable[[], Module], Callable[[], torch.nn.Module], list[tuple[int, ...]]]]] = {
     "Sequential": [
@@ -345,6 +380,11 @@ OWN_REFERENCES: dict[str, list[tuple[Callable[[], Module], Callable[[], torch.nn
             ),
             [(5, 3), (5, 2), (5, 4)],
         )
+    ],
+    "EmbedColumns": [
+        _embedding((4, 3), 2, (6, 4)),
+        _embedding((4, 3), 3, (50, 2)),  # no numbers, and rows that are read many times
+        _embedding((7, 1, 5), 1, (6, 2, 5)),
     ],
     "FanOut": [(lambda k=k: MODULES["FanOut"](k), lambda k=k: _fan_out(k), [(5, 3)]) for k in (2, 3, 4)],
     "Add": [(lambda: MODULES["Add"](), lambda: _Chain(lambda layers, *x: sum(x)), [(5, 3)] * k) for k in (2, 3)],
@@ -382,7 +422,7 @@ def test_containers_and_plumbing_are_what_autograd_makes_of_their_formula(name: 
         reference = theirs().double()
         module = ours().to(dtype=torch.float64)
         module.load_state_dict(reference.state_dict())
-        x = tuple(torch.randn(s, generator=draw, dtype=torch.float64) for s in shapes)
+        x = tuple(_input(s, draw) for s in shapes)
         compare_module(_Stacked(module), reference, x, torch.float64)
     witness(f"nn.{name} (own reference)", len(OWN_REFERENCES[name]), {})
 
@@ -491,7 +531,7 @@ def test_three_replicas_are_three_modules(name: str) -> None:
     for made, shapes in REPLICATED[name]:
         build = made if callable(made) else lambda made=made: OURS[name](**made)
         draw = torch.Generator().manual_seed(6)
-        compare_replicas(build, [tuple(torch.randn(s, generator=draw, dtype=torch.float64) for s in shapes) for _ in range(R)])
+        compare_replicas(build, [tuple(_input(s, draw) for s in shapes) for _ in range(R)])
 
 
 def test_three_replicas_are_three_losses_with_their_own_norms() -> None:

@@ -19,7 +19,7 @@ import trainkit.nn
 from trainkit.core.errors import UserError
 from trainkit.nn import losses
 from trainkit.nn.gradcheck import gradcheck, gradcheck_loss
-from trainkit.nn.layers import activation, container, dropout, linear, merge, reshape
+from trainkit.nn.layers import activation, container, dropout, embedding, linear, merge, reshape
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, bwd_value, fwd_value
 
@@ -38,12 +38,27 @@ def _two_layers(join: Callable[..., Module]) -> Module:
     return join(linear.Linear(4, 3), activation.Tanh(), linear.Linear(3, 4))
 
 
+class Coded(tuple[int, ...]):
+    """A shape whose last columns hold codes: whole numbers below 4 and below 3."""
+
+    limits = (4, 3)
+
+
+def _table_net() -> Module:
+    return container.Sequential(embedding.EmbedColumns([4, 3], 2), linear.Linear(6, 3), activation.Tanh())
+
+
 # class: (constructor, the shape of x; a list of shapes where x is a tuple)
 EXAMPLES: dict[type[Module], list[tuple[Callable[[], Module], Any]]] = {
     linear.Linear: [
         (lambda: linear.Linear(4, 3), (5, 4)),
         (lambda: linear.Linear(4, 3, bias=False), (5, 4)),
         (lambda: linear.Linear(4, 3), (5, 2, 4)),
+    ],
+    embedding.EmbedColumns: [
+        (lambda: embedding.EmbedColumns([4, 3], 2), Coded((5, 4))),
+        (lambda: embedding.EmbedColumns([4, 3], 3), Coded((5, 2))),
+        (lambda: embedding.EmbedColumns([4, 3], 1), Coded((5, 2, 3))),
     ],
     activation.Identity: [(activation.Identity, (5, 4))],
     activation.ReLU: [(activation.ReLU, (5, 4))],
@@ -71,6 +86,7 @@ EXAMPLES: dict[type[Module], list[tuple[Callable[[], Module], Any]]] = {
         ),
         (lambda: container.Sequential(linear.Linear(4, 3), activation.Tanh(), linear.Linear(3, 2)), [(5, 4), (5, 4)]),
         (lambda: container.Sequential(container.Sequential(activation.Tanh(), linear.Linear(4, 3))), (5, 4)),
+        (_table_net, Coded((5, 4))),
     ],
     container.Recompute: [
         (lambda: _two_layers(container.Recompute), (5, 4)),
@@ -139,8 +155,15 @@ def made(build: Callable[[], Module], dtype: torch.dtype = torch.float64) -> Mod
 def randn(shape: Any, seed: int = 1, dtype: torch.dtype = torch.float64) -> Any:
     draw = torch.Generator().manual_seed(seed)
     if isinstance(shape, list):
-        return tuple(torch.randn(s, generator=draw, dtype=torch.float64).to(dtype) for s in shape)
-    return torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype)
+        return tuple(_drawn(s, draw).to(dtype) for s in shape)
+    return _drawn(shape, draw).to(dtype)
+
+
+def _drawn(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+    x = torch.randn(shape, generator=draw, dtype=torch.float64)
+    for column, limit in enumerate(Coded.limits if isinstance(shape, Coded) else (), start=-len(Coded.limits)):
+        x[..., column] = torch.randint(limit, shape[:-1], generator=draw)
+    return x
 
 
 def each(f: Callable[..., Tensor], *values: Any) -> Any:

@@ -16,6 +16,7 @@ from trainkit import (
     Callback,
     CrossEntropyLoss,
     Dropout,
+    EmbedColumns,
     L1Loss,
     Linear,
     Module,
@@ -212,3 +213,9 @@ def test_what_is_set_on_a_module_later_holds_for_the_passes_and_a_look_into_the_
     net.param()[0][0].mul_(2)
     assert not torch.equal(plain, narrow.fwd(x)[0])
     assert {p.dtype for p, _ in net.param()} == {torch.float32}
+
+
+def test_codes_that_bfloat16_would_round_are_refused() -> None:
+    InBfloat16(Sequential(EmbedColumns([257], 2), Linear(2, 1)))
+    with pytest.raises(UserError, match=r"0.EmbedColumns has a column of 258 categories, bfloat16 holds 257"):
+        InBfloat16(Sequential(EmbedColumns([258], 2), Linear(2, 1)))

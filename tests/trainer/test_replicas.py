@@ -25,6 +25,7 @@ from trainkit import (
     Dataset,
     Dropout,
     EarlyStopping,
+    EmbedColumns,
     FanOut,
     HuberLoss,
     L1Loss,
@@ -178,6 +179,17 @@ def test_every_net(net: Callable[[], Module]) -> None:
 @pytest.mark.parametrize(("loss", "net", "data"), LOSSES.values(), ids=LOSSES)
 def test_every_loss(loss: Callable[[], Loss], net: Callable[[], Module], data: Callable[[], Dataset]) -> None:
     compare(net, loss, lambda p: SGD(p, 0.02), data)
+
+
+def coded() -> Dataset:
+    x = torch.randn(31, 4, generator=generator(0, "x"), dtype=torch.float64)
+    x[:, 2], x[:, 3] = torch.arange(31) % 3, torch.arange(31) % 5
+    return tensors(x[:22], (x[:22, 0] > 0).long(), test=(x[22:], (x[22:, 0] > 0).long()))
+
+
+def test_columns_of_codes() -> None:
+    net = lambda: Sequential(EmbedColumns([3, 5], 2), Linear(6, 5), Tanh(), Linear(5, 2))  # noqa: E731
+    compare(net, CrossEntropyLoss, OPTIMIZERS["SGD momentum"], coded)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)

@@ -17,6 +17,7 @@ from trainkit.checkpoint.file import LAST
 from trainkit.core.errors import UserError
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
+from trainkit.data.sizes import Sizes
 from trainkit.trainer import signals, threads
 from trainkit.trainer.callback import Callback, CallbackError, check_files
 from trainkit.trainer.run_folder import RunFolder
@@ -65,7 +66,7 @@ def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Session)
     size = planned.step_size if planned.settings.batch_size is not None else min(planned.step_size, ROWS)
     short = shortened(planned.data, 2 * size if planned.settings.batch_size is not None else size)
     settings["max_epochs"] = 1 if len(short.train) > size else 2
-    parts = build({**config, "trainer": settings})
+    parts = build({**config, "trainer": settings}, sizes=Sizes.of(data))
     with TemporaryDirectory(prefix="trainkit-") as folder:
         seed_globals(parts.seed)
         trainer = parts.trainer({**parts.callbacks, "rehearsal": Shortened(short)}, run_dir=folder, config=text)
@@ -87,7 +88,7 @@ def rehearse(config: dict[str, Any], text: str, data: Dataset, planned: Session)
 def shortened(data: Dataset, rows: int) -> Dataset:
     """Return the first rows of each split of scaled data, `rows` of the training split."""
     cut = data.with_parts(**{k: head(split, rows if k == "train" else ROWS) for k, split in data.parts().items()})
-    return replace(cut, normalize="none", fill=None)  # both are done already
+    return replace(cut, normalize="none", normalize_target=False, fill=None)  # all are done already
 
 
 def head(split: Split, rows: int) -> Split:

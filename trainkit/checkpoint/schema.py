@@ -49,24 +49,28 @@ CONTENT: dict[str, Any] = {
     "environment": {"versions": {str: str}, "threads": COUNTER, "device": str, "dtype": str},
 }
 
-OPTIONAL: tuple[tuple[str, str, Any], ...] = (  # entries of runs that need them
-    ("state", "weight", [float]),
-    ("data", "positive", COUNTER),
-    ("data", "multilabel", bool),
-    ("data", "held_out", {str: torch.int64}),
-)
+# Entries of newer files, and of runs that need them.
+OPTIONAL: dict[str, dict[str, Any]] = {
+    "rng": {"cuda": [torch.uint8]},
+    "environment": {"mode": OneOf("eager", "compile", "graph")},
+    "normalizer": {"quantiles": torch.float64, "target_mean": torch.float64, "target_std": torch.float64},
+    "state": {"weight": [float]},
+    "data": {
+        "positive": COUNTER,
+        "multilabel": bool,
+        "held_out": {str: torch.int64},
+        "sizes": {"features": [COUNTER], "outputs": OneOf(None, COUNTER), "categories": [COUNTER]},
+    },
+}
 
 
 def check_types(content: dict[str, Any]) -> None:
     """Check that every entry is present, has its type and agrees with the others. Raises UserErrors."""
     pattern = dict(CONTENT)
-    if isinstance(content.get("rng"), dict) and "cuda" in content["rng"]:
-        pattern["rng"] = {**pattern["rng"], "cuda": [torch.uint8]}
-    if isinstance(content.get("environment"), dict) and "mode" in content["environment"]:
-        pattern["environment"] = {**pattern["environment"], "mode": OneOf("eager", "compile", "graph")}
-    for entry, key, kind in OPTIONAL:
-        if isinstance(content.get(entry), dict) and key in content[entry]:
-            pattern[entry] = {**pattern[entry], key: kind}
+    for key, patterns in OPTIONAL.items():
+        held = content.get(key)
+        if isinstance(held, dict):
+            pattern[key] = {**pattern[key], **{name: p for name, p in patterns.items() if name in held}}
     wrong = mismatches(content, pattern, "content")
     if not wrong:
         state, data = content["state"], content["data"]
@@ -83,12 +87,7 @@ def check_types(content: dict[str, Any]) -> None:
         ]
         if not (replicas and data["train"] and data["batch"]):
             wrong.append(f"{replicas} replicas, data.train={data['train']}, data.batch={data['batch']}; each needs at least 1")
-        mean, std = content["normalizer"]["mean"], content["normalizer"]["std"]
-        if mean.shape != std.shape or not (mean.isfinite().all() and (std > 0).all() and std.isfinite().all()):
-            wrong.append(
-                f"normalizer: mean {short_repr(mean)}, std {short_repr(std)}; needs one shape, finite means, "
-                "standard deviations above 0"
-            )
+        wrong += _wrong_scales(content["normalizer"])
         seen, most = min(state["batch"] * data["batch"], data["train"]), max(state["samples"], default=0)
         if state["batch"] and data["train"] and data["batch"] and not 0 < most <= seen:  # fewer if a replica has stopped
             wrong.append(f"state: {state['batch']} batches of {data['batch']} out of {data['train']} samples are not {most}")
@@ -102,3 +101,26 @@ def check_types(content: dict[str, Any]) -> None:
             )
     if wrong:
         raise UserErrors(line.removeprefix("content.").removeprefix("content: ") for line in wrong)
+
+
+def _wrong_scales(state: dict[str, Tensor]) -> list[str]:
+    """Return what is wrong with the statistics of a normalizer, one line each."""
+    lines = []
+    for prefix in ("", "target_"):
+        mean, std = state.get(f"{prefix}mean"), state.get(f"{prefix}std")
+        if mean is None and std is None:
+            continue
+        if mean is None or std is None:
+            lines.append(f"normalizer: {prefix}mean and {prefix}std; has only one of them")
+        elif mean.shape != std.shape or not (mean.isfinite().all() and (std > 0).all() and std.isfinite().all()):
+            lines.append(
+                f"normalizer: {prefix}mean {short_repr(mean)}, {prefix}std {short_repr(std)}; needs one shape, finite means, "
+                "standard deviations above 0"
+            )
+    q = state.get("quantiles")
+    if q is not None:
+        shaped = q.dim() == state["mean"].dim() + 1 and q.shape[1:] == state["mean"].shape and len(q) >= 2
+        unscaled = q.isnan().all(0)  # of codes
+        if not shaped or not ((q.isfinite() | unscaled).all() and ((q.diff(dim=0) >= 0) | unscaled).all()):
+            lines.append(f"normalizer: quantiles {short_repr(q)}; needs (q, ...) ascending finite numbers for each feature")
+    return lines

@@ -75,6 +75,21 @@ class Concat(nn.Module):
         return torch.cat(x, self.dim)
 
 
+class EmbedColumns(nn.Module):
+    """Numbers pass, and each code column is looked up in its rows of one table."""
+
+    def __init__(self, ours: trainkit.EmbedColumns) -> None:
+        super().__init__()
+        self.codes = len(ours.categories)
+        self.first = torch.tensor([0, *ours.categories[:-1]]).cumsum(0)
+        self.weight = nn.Parameter(ours.w.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        numbers, codes = x[..., : -self.codes], x[..., -self.codes :]
+        vectors = nn.functional.embedding(codes.long() + self.first.to(x.device), self.weight)
+        return torch.cat([numbers, vectors.flatten(-2)], -1)
+
+
 ACCEPT_TUPLE = {Chain, Parallel, Add, Concat}
 
 
@@ -96,6 +111,7 @@ def linear(ours: trainkit.Linear) -> nn.Module:
 
 LAYERS: dict[type[trainkit.Module], Callable[[Any], nn.Module]] = {
     trainkit.Linear: linear,
+    trainkit.EmbedColumns: EmbedColumns,
     trainkit.Identity: lambda m: nn.Identity(),
     trainkit.ReLU: lambda m: nn.ReLU(),
     trainkit.LeakyReLU: lambda m: nn.LeakyReLU(m.a),

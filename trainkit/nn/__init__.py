@@ -13,6 +13,7 @@ from .layers import Add as Add
 from .layers import Concat as Concat
 from .layers import Container as Container
 from .layers import Dropout as Dropout
+from .layers import EmbedColumns as EmbedColumns
 from .layers import FanOut as FanOut
 from .layers import Flatten as Flatten
 from .layers import Identity as Identity

@@ -57,6 +57,13 @@ class Module(Recorded):
         """Return the input's shape for messages: `(n, 25)`."""
         return "a tensor"
 
+    def invalid_input(self, x: Tensor) -> Tensor | None:
+        """Return which numbers of x (n, ...) a pass would misread, as bool in x's shape; None if all are valid.
+
+        A fit calls it for the module that takes the data, before the first step.
+        """
+        return None
+
     def flops(self, x: Tensors) -> int | None:
         """Return the floating-point operations of a forward pass on x; None if they are not known."""
         return None

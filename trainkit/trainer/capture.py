@@ -12,6 +12,7 @@ from trainkit.checkpoint.safe_pickle import MAX_OPCODES, opcodes
 from trainkit.checkpoint.schema import FORMAT, check_types
 from trainkit.core.errors import UserError, UserErrors
 from trainkit.data.dataset import Dataset
+from trainkit.data.sizes import Sizes
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
 
@@ -45,7 +46,7 @@ def capture(session: Session) -> dict[str, Any]:
             **({} if session.data.positive is None else {"positive": session.data.positive}),
             "schema": session.data.schema,
             "fingerprints": session.fingerprints,
-            **({} if session.data.positive is None else {"positive": session.data.positive}),
+            "sizes": Sizes.of(session.data).state_dict(),
             **({"multilabel": True} if session.data.multilabel else {}),
             **({"held_out": dict(session.held_out)} if session.held_out else {}),
         },
@@ -74,7 +75,7 @@ def check_size(session: Session) -> None:
     replicas = session.replicas
     final = [f"{split}/{name}" for split in ("train", "test") for name in session.maximize]
     metrics = len({*known_metrics(session), *final, *session.metrics})
-    schema = opcodes([columns, session.data.classes or ()])
+    schema = opcodes([columns, session.data.classes or (), session.data.categories])
     rest = opcodes([p for _, p, _ in session.net.named_param()]) + opcodes([session.optimizer.p] * len(session.optimizer.slots))
     rest += opcodes(_as_state(session.progress)) + metrics * (replicas + 4)
     for cb in session.callbacks.values():
@@ -151,7 +152,7 @@ def normalizer(content: dict[str, Any]) -> Normalizer:
 
 
 def check_features(normalizer: Normalizer, data: Dataset) -> None:
-    """Raise UserError where the data has other features than the checkpoint's normalizer."""
+    """Raise UserError where the data has other features or targets than the checkpoint's normalizer."""
     features = tuple(data.train.x.shape[1:])
     for name in ("mean", "std", "fill"):
         value = getattr(normalizer, name)
@@ -160,3 +161,7 @@ def check_features(normalizer: Normalizer, data: Dataset) -> None:
             raise UserError(
                 f"data: a sample is {features}, the checkpoint's normalizer.{name} is {shape}; use the original data"
             )
+    targets, scaled = tuple(data.train.t.shape[1:]), normalizer.target_mean
+    if scaled is not None and tuple(scaled.shape) != targets:
+        had = tuple(scaled.shape)
+        raise UserError(f"data: a target is {targets}, the checkpoint's normalizer.target_mean is {had}; use the original data")

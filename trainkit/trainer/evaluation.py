@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from trainkit.core.errors import UserError
 from trainkit.data.dataset import Dataset, Split, floating
 from trainkit.data.loader import aligned, iter_batches
 from trainkit.data.mapped import MappedRows
+from trainkit.data.sources.adopt import as_inputs
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.classification import threshold_of
 from trainkit.metrics.confusion import Accuracy, Error
@@ -23,6 +25,8 @@ from trainkit.metrics.metric_set import MetricSet
 from trainkit.metrics.task import Task
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, eval_mode
+
+from .shapes import check_rows
 
 PASS = 1024  # samples of a pass in evaluation mode
 Metrics = dict[str, list[float]]  # a value per replica
@@ -48,12 +52,14 @@ def evaluate(
     replicas: int = 1,
     metrics: Iterable[Metric] = (),
     check_interrupt: Callable[[], None] = lambda: None,
+    unscale: Callable[[Tensor], Tensor] = lambda y: y,
 ) -> Evaluation:
     """Return the loss and the metrics of `split` in evaluation mode. The state of the training is not changed.
 
     loss: the mean per sample; for reduction sum, the sum divided by n. The sums of the batches are divided once, by the sum of
     their counts. Weights of the samples count in the loss and in the metrics; n is then their sum. metrics: those besides
-    OF_CLASSES. check_interrupt: called before each batch; it may raise.
+    OF_CLASSES. check_interrupt: called before each batch; it may raise. unscale: turns outputs and targets into those that the
+    metrics measure (`Normalizer.unscale`); the loss is that of the scaled ones.
     """
     device = split.x.device
     total = torch.zeros(replicas, dtype=torch.float64, device=device)
@@ -72,7 +78,7 @@ def evaluate(
                 weight += len(targets) if own is None else own.double().sum()
             y = y if net.replica_dims else y.unsqueeze(0)
             others = others or metric_set(metrics, loss, data, y)
-            others.update(y, targets, label, own)
+            others.update(unscale(y), unscale(targets), label, own)
         values = {} if others is None else others.values()
         undefined = {} if others is None else others.reasons(values)
         confusion = None if others is None else others.confusion()
@@ -97,27 +103,36 @@ def predict_rows(
 ) -> Tensor:
     """Return y for inputs in the data's own units, on the CPU: x (n, ...) gives (n, ...), or (r, n, ...) with replicas.
 
+    If the targets were scaled, y is in their own units.
     features: the shape of a sample, if it is known. Raises UserError unless x holds rows of these features.
     """
+    expected = features if features is not None else tuple(normalizer.mean.shape) or None
+    if isinstance(given := as_inputs(x), MappedRows):
+        _check_features(tuple(given.shape), expected)
+        p = next(iter(net.param()), (given, given))[0]
+        return predict(net, given.then(partial(normalizer.scale, dtype=dtype)).to(p.device, dtype), PASS, replicas).cpu()
+    x = given
     try:
         x = x.to_numpy() if hasattr(x, "to_numpy") else x  # a frame of pandas or polars
         x = x.copy() if isinstance(x, np.ndarray) and not x.flags.writeable else x  # torch warns of memory it may not write
         rows = torch.tensor(x, dtype=torch.float64) if isinstance(x, (list, tuple)) else torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"predict: x is a {type(x).__name__}; give numbers, one row per sample") from error
-    expected = features if features is not None else tuple(normalizer.mean.shape) or None
-    if not rows.dim() or (expected is not None and tuple(rows.shape[1:]) != expected):
-        shape = f"(n, {', '.join(map(str, expected))})" if expected else "(n, ...)"
-        raise UserError(f"predict: x is {tuple(rows.shape)}, needs {shape}: rows of the data's features")
+    _check_features(tuple(rows.shape), expected)
     scaled = normalizer.scale(rows.to(floating(rows.dtype)), dtype)
+    check_rows(net, scaled)
     p = next(iter(net.param()), (scaled, scaled))[0]
     if not len(scaled):  # one row tells the shape of the outputs
-        return (
-            predict(net, scaled.new_zeros(1, *scaled.shape[1:]).to(p.device), PASS, replicas)
-            .cpu()
-            .narrow(net.replica_dims, 0, 0)
-        )
-    return predict(net, scaled.to(p.device), PASS, replicas).cpu()
+        one = scaled.new_zeros(1, *scaled.shape[1:]).to(p.device)
+        return predict(net, one, PASS, replicas).cpu().narrow(net.replica_dims, 0, 0)
+    return normalizer.unscale(predict(net, scaled.to(p.device), PASS, replicas).cpu())
+
+
+def _check_features(shape: tuple[int, ...], expected: tuple[int, ...] | None) -> None:
+    """Raise UserError unless `shape` is that of rows with the features `expected`, if these are known."""
+    if not shape or (expected is not None and shape[1:] != expected):
+        needed = f"(n, {', '.join(map(str, expected))})" if expected else "(n, ...)"
+        raise UserError(f"predict: x is {shape}, needs {needed}: rows of the data's features")
 
 
 def predict(net: Module, x: Tensor | MappedRows, batch_size: int, replicas: int = 1) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,6 +47,7 @@ class Columns:
     which: Which = None
     raw: bool = False
     with_truth: bool = True
+    unscale: Callable[[Tensor], Tensor] | None = None
 
     @property
     def is_ensemble(self) -> bool:
@@ -69,13 +70,13 @@ class Columns:
     @property
     def header(self) -> list[str]:
         """The names. An id that has the name of another column is named id_<name>."""
-        values = self.values
+        values, names = self.values, self.interpretation.columns(self.outputs)
         one = self.has_answer or len(values) == 1
         own = [*(["replica"] if self.which == "all" else []), "row"]
         end = [*values, *(["answer"] if self.has_answer else [])]
-        end += ["std"] if self.is_ensemble and one else [f"std_{name}" for name in values] if self.is_ensemble else []
+        end += ["std"] if self.is_ensemble and one else [f"std_{name}" for name in names] if self.is_ensemble else []
         if self.has_truth:
-            end += ["truth"] if one else [f"truth_{name.removeprefix('p_')}" for name in values]
+            end += ["truth"] if one else [f"truth_{name}" for name in names]
         return [*own, *(self.id_name(name, {*own, *end}) for name in self.split.ids), *end]
 
     def id_name(self, name: str, taken: set[str]) -> str:
@@ -115,8 +116,13 @@ class Columns:
         label = self.split.label
         if self.has_answer and label is not None:
             return [_field(self.interpretation.class_name(k)) for k in label[first:stop].tolist()]
-        t = self.split.t[first:stop].cpu()  # as the shortest texts that are these numbers in their dtype
-        return [",".join(row) for row in t.reshape(len(t), -1).numpy().astype(str)]
+        t = self.split.t[first:stop].cpu()
+        t = t.long() if self.interpretation.multilabel else t
+        if self.unscale is not None:
+            digits = 6 if t.dtype == torch.float32 else 15  # FLT_DIG and DBL_DIG: those that scaling and unscaling keep
+            rows = self.unscale(t).reshape(len(t), -1).tolist()
+            return [",".join(f"{v:.{digits}g}" for v in row) for row in rows]
+        return [",".join(row) for row in t.reshape(len(t), -1).numpy().astype(str)]  # the shortest texts that are these numbers
 
 
 def as_csv(
@@ -128,21 +134,25 @@ def as_csv(
     which: Which = None,
     raw: bool = False,
     with_truth: bool = True,
+    unscale: Callable[[Tensor], Tensor] | None = None,
 ) -> Generator[bytes, None, None]:
     """Yield the header and the lines of `Columns` for the samples of `split`, which is scaled and on the device.
 
     which: of several replicas the ensemble (None: the mean of their probabilities, or of their outputs where there are none),
     one, or all, one after the other. raw: the net's outputs in place of probabilities. with_truth: whether the targets of the
-    split are known. Numbers are written in full, as `repr` does, and texts as the csv module does.
+    split are known. unscale: for targets that were scaled, turns outputs and targets into their own units; the truth is then
+    written with the digits that its dtype holds. Other numbers are written in full, as `repr` does, and texts as the csv module
+    does.
     """
     blocks = _outputs(net, split.x, replicas)
     if which == "all":
         blocks = _by_replica(blocks, replicas, len(split))
     columns = None
     for r, first, y in blocks:
+        y = y if unscale is None else unscale(y)
         y = y.flatten(2) if y.dim() > 2 else y[..., None]
         if columns is None:
-            columns = Columns(Interpretation.of(loss, data), split, y.shape[2], replicas, which, raw, with_truth)
+            columns = Columns(Interpretation.of(loss, data), split, y.shape[2], replicas, which, raw, with_truth, unscale)
             yield ",".join(map(_field, columns.header)).encode() + b"\n"
         if isinstance(which, int):
             y = y[which : which + 1]

@@ -8,14 +8,15 @@ from trainkit.app.config.build import Parts
 from trainkit.data.check import SPLITS
 from trainkit.trainer.session import Session
 from trainkit.trainer.setup import prepare_data
-from trainkit.trainer.shapes import check_shapes
+from trainkit.trainer.shapes import check_inputs, check_shapes
 
 
 def planned(parts: Parts) -> Session:
     """Return a session with the data of the configured run, split, checked and scaled, that no step can be taken with."""
     session = Session(parts.settings, parts.net, parts.loss, parts.optimizer(parts.net), parts.data(), parts.callbacks)
     prepare_data(session, None, tuple(SPLITS))
-    check_shapes(session.net, session.loss, session.data.parts(), session.replicas)
+    check_inputs(session.net, session.data, session.data.parts())
+    check_shapes(session.net, session.loss, session.data, session.data.parts(), session.replicas)
     return session
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.app.config import registry
-from trainkit.app.config.build import build, name_and_arguments
+from trainkit.app.config.build import build
+from trainkit.app.config.construct import name_and_arguments
 from trainkit.app.config.files import compose, override, resolve, unresolved
 from trainkit.core.errors import UserError
 from trainkit.core.validation import yaml_repr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
@@ -17,25 +17,36 @@ def check_arguments(function: Callable[..., Any], values: Any, place: str, exclu
     exclude: parameters that a configuration cannot set.
     """
     parameters, hints = signature(function, exclude)
-    if isinstance(values, list):
-        fixed = [n for n, p in parameters.items() if p.kind is not p.VAR_POSITIONAL]
-        if len(values) > len(fixed):
-            return [f"{place}: {len(values)} values; takes at most {len(fixed)} ({', '.join(fixed)})"]
-        values = dict(zip(fixed, values, strict=False))
-    elif not isinstance(values, dict):
-        values = {} if values is None else {next(iter(parameters), "value"): values}
+    given = bound(parameters, values)
+    if given is None:
+        fixed = _fixed(parameters)
+        return [f"{place}: {len(values)} values; takes at most {len(fixed)} ({', '.join(fixed)})"]
     errors = []
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    for key, value in values.items():
+    for key, value in given.items():
         if key in named:
             errors += check_value(value, hints.get(key, Any), f"{place}.{key}")
         elif not accepts_any:
             errors.append(f"{place}: no argument {key!r}{suggest(str(key), named)}")
-    missing = [n for n in named if n not in values and parameters[n].default is inspect.Parameter.empty]
+    missing = [n for n in named if n not in given and parameters[n].default is inspect.Parameter.empty]
     if missing:
         errors.append(f"{place}: needs {', '.join(missing)} ({', '.join(named)})")
     return errors
+
+
+def bound(parameters: Mapping[str, inspect.Parameter], values: Any) -> dict[str, Any] | None:
+    """Return `values` (a mapping, a list, one value, or None) by parameter; None for a list that is too long."""
+    if isinstance(values, list):
+        fixed = _fixed(parameters)
+        return dict(zip(fixed, values, strict=False)) if len(values) <= len(fixed) else None
+    if isinstance(values, dict):
+        return dict(values)
+    return {} if values is None else {next(iter(parameters), "value"): values}
+
+
+def _fixed(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    return [n for n, p in parameters.items() if p.kind is not p.VAR_POSITIONAL]
 
 
 def signature(function: Callable[..., Any], exclude: Sequence[str] = ()) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:

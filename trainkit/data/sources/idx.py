@@ -9,13 +9,13 @@ import sys
 import zlib
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, cast
 
 import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import MAX_DIMS, Dataset, Split, Targets, encode, floating
+from trainkit.data.dataset import MAX_DIMS, Dataset, Normalize, Split, Targets, encode, floating
 from trainkit.data.mapped import MappedRows, Rows
 
 from .recorded import source
@@ -39,7 +39,7 @@ def idx(
     classes: list[str] | None = None,
     targets: Targets = "index",
     off_value: float = 0.0,
-    normalize: Literal["none", "feature", "global"] = "global",
+    normalize: Normalize = "global",
     train: int | None = None,
     test: int | None = None,
     stream: bool = False,

@@ -6,14 +6,14 @@ import math
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import Dataset, Split, Targets, encode, floating
+from trainkit.data.dataset import Dataset, Normalize, Split, Targets, encode, floating
 from trainkit.data.mapped import MappedRows, Rows
 
 from .recorded import source
@@ -33,9 +33,10 @@ def npy(
     classes: list[str] | None = None,
     targets: Targets | None = None,
     off_value: float = 0.0,
-    normalize: Literal["none", "feature", "global"] = "none",
+    normalize: Normalize = "none",
     scale: float | None = None,
     stream: bool = True,
+    normalize_target: bool = False,
 ) -> Dataset:
     """Read arrays saved by `np.save`: x (n, ...) numbers; t (n,) integer classes, or floats (n,) or (n, k) for a regression.
 
@@ -44,6 +45,7 @@ def npy(
     `encode`. classes: by default "0", "1", ... up to the largest label.
     stream: x stays in its file and is read in blocks during training, with the same bits as from memory; t and one batch are in
     memory. With false, x is read into memory at once.
+    normalize_target: scale each target of a regression to mean 0 and standard deviation 1; see `Dataset`.
     Raises UserError for a file that is absent, cut short or not a .npy file; for objects, texts or complex numbers; for Fortran
     order; without a sample; for counts, shapes and labels that do not fit; for a missing number. For a file that changes while
     it is in use, see `Rows`.
@@ -85,6 +87,7 @@ def npy(
         classes=names,
         threshold=(1.0 + off_value) / 2 if targets == "binary" else None,
         normalize=normalize,
+        normalize_target=normalize_target,
     )
 
 

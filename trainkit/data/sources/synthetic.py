@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 
 from trainkit.core.errors import UserError
 from trainkit.core.rng import generator
-from trainkit.data.dataset import Dataset, Split, Targets, encode
+from trainkit.data.dataset import Dataset, Normalize, Split, Targets, encode
 
 from .recorded import source
 
@@ -23,7 +22,7 @@ def disk(
     radius: float = BALANCED,
     targets: Targets = "index",
     off_value: float = 0.0,
-    normalize: Literal["none", "feature", "global"] = "feature",
+    normalize: Normalize = "feature",
     seed: int = 0,
 ) -> Dataset:
     """Return uniform points in [0, 1]^2, labeled 1 if (x - 1/2)^2 + (y - 1/2)^2 < radius^2, else 0.

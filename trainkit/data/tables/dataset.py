@@ -64,6 +64,7 @@ def dataset(
         classes=classes,
         threshold=(1.0 + schema.off_value) / 2 if schema.targets == "binary" else None,
         normalize=options.get("normalize", "feature"),
+        normalize_target=options.get("normalize_target", False),
         fill=schema.statistic,
         features=schema.features(),
         categories=schema.categories(),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, TypedDict
 
 from trainkit.core.errors import UserError, suggest
-from trainkit.data.dataset import Targets
+from trainkit.data.dataset import Normalize, Targets
 
 Missing = Literal["refuse", "mean", "median", "most_frequent"]
 Unknown = Literal["refuse", "ignore", "column"]
@@ -36,7 +36,8 @@ class TableOptions(TypedDict, total=False):
     encode: Encode  # a category as one 0/1 feature per value, or as one code from 0
     targets: Targets | None  # how classes are encoded; index by default
     off_value: float  # of one-hot and binary targets
-    normalize: Literal["none", "feature", "global"]
+    normalize: Normalize  # of the numbers among the inputs, by the training split; codes stay as they are
+    normalize_target: bool  # each target of a regression to mean 0 and standard deviation 1; predictions are in its own units
     seed: int  # of the rows held out
 
 

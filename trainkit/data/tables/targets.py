@@ -20,7 +20,7 @@ from .schema import Schema
 def targets(table: Table, schema: Schema, now: Reading) -> tuple[Tensor | None, Tensor | None]:
     """Return t and label, or None for both if the table does not have the target."""
     names = schema.target_names
-    if any(name not in table.names for name in names):
+    if not names or any(name not in table.names for name in names):
         return None, None
     if schema.task == "classification":
         assert schema.classes is not None

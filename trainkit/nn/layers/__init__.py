@@ -23,6 +23,7 @@ from .container import Recompute as Recompute
 from .container import Residual as Residual
 from .container import Sequential as Sequential
 from .dropout import Dropout as Dropout
+from .embedding import EmbedColumns as EmbedColumns
 from .linear import Linear as Linear
 from .merge import Add as Add
 from .merge import Concat as Concat

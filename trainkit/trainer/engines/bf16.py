@@ -11,10 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainkit.core.errors import UserError
 from trainkit.core.timing import seconds
+from trainkit.nn.layers.embedding import EmbedColumns
 from trainkit.nn.module import Module, Tensors
+from trainkit.nn.tracing import place
 
 PASSES = ("fwd", "bwd", "bwd_params")
+MAX_CATEGORIES = 257  # codes 0 to 256: bfloat16 rounds larger whole numbers
 SIDE = 256  # of the matrices whose product is timed
 
 
@@ -27,10 +31,12 @@ class InBfloat16:
     The passes are those of a copy of the net over rounded parameters and gradients of its own. Each `fwd` rounds the
     parameters again and copies attributes that were set on the net's modules since, such as `training`. Several passes may be
     in progress at once while the parameters do not change.
+    Raises UserError for columns of codes that bfloat16 cannot hold.
     Source: Micikevicius et al. 2018, section 3.1; for bfloat16, where the loss needs no scale, Kalamkar et al. 2019.
     """
 
     def __init__(self, net: Module) -> None:
+        _check_codes(net)
         self.replica_dims = net.replica_dims
         self.p, self.g = [p for p, _ in net.param()], [g for _, g in net.param()]
         self.narrow_p = [torch.empty_like(p, dtype=torch.bfloat16) for p in self.p]
@@ -57,6 +63,13 @@ class InBfloat16:
         self.narrow.bwd_params(saved, dy.bfloat16())
         for g, added in zip(self.g, self.narrow_g, strict=True):
             g.add_(added)
+
+
+def _check_codes(net: Module) -> None:
+    for path, m in net.modules():
+        if isinstance(m, EmbedColumns) and max(m.categories) > MAX_CATEGORIES:
+            problem = f"{place(path, m)} has a column of {max(m.categories)} categories, bfloat16 holds {MAX_CATEGORIES}"
+            raise UserError(f"trainer.precision: bf16, but {problem}; set trainer.precision=full")
 
 
 def slowdown() -> float:

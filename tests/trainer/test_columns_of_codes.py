@@ -1,0 +1,102 @@
+"""A fit over columns of codes: which data it takes, and what it refuses before the first step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import trainkit
+from trainkit import (
+    SGD,
+    CrossEntropyLoss,
+    Dataset,
+    EmbedColumns,
+    Linear,
+    Sequential,
+    Tanh,
+    Trainer,
+    UserError,
+    ValidationSplit,
+    tensors,
+)
+
+N = 24
+
+
+def rows(**codes: float) -> Tensor:
+    """Two columns of numbers, then codes below 3 and below 4. r5=9 sets row 5 of the last column to 9."""
+    x = 100 * torch.randn(N, 4, generator=torch.Generator().manual_seed(0))
+    x[:, 2], x[:, 3] = torch.arange(N) % 3, torch.arange(N) % 4
+    for name, value in codes.items():
+        x[int(name[1:]), 3] = value
+    return x
+
+
+def table(x: Tensor, categories: tuple[int, ...] = (0, 0, 3, 4), **how: Any) -> Dataset:
+    t = (rows()[:, 2] == 1).long()
+    data = tensors(x, t, test=(rows(), t), normalize="feature", **how)
+    return replace(data, categories=categories, features=("width", "height", "color", "shape"))
+
+
+def fit(data: Dataset, **how: Any) -> Trainer:
+    net = Sequential(EmbedColumns([3, 4], 2), Linear(6, 5), Tanh(), Linear(5, 2)).initialize(torch.Generator().manual_seed(0))
+    trainer = Trainer(**{"max_epochs": 2, "batch_size": 4, "device": "cpu"} | how)
+    trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), 0.1), data)
+    return trainer
+
+
+def test_numbers_are_scaled_and_codes_are_not() -> None:
+    x = fit(table(rows())).fitted().data.train.x[:]
+    assert torch.equal(x[:, 2:], rows()[:, 2:])
+    torch.testing.assert_close(x[:, :2].mean(0), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(x[:, :2].std(0, correction=0), torch.ones(2))
+
+
+@pytest.mark.parametrize("engine", ["eager", "compile"])
+def test_a_category_that_decides_the_class_is_learned(engine: str) -> None:
+    trainer = fit(table(rows()), engine=engine, max_epochs=60)
+    assert trainer.test()["test/accuracy"] == 1
+
+
+def test_a_compiled_fit_ends_at_the_eager_parameters() -> None:
+    eager, compiled = (fit(table(rows()), engine=engine).fitted() for engine in ("eager", "compile"))
+    assert compiled.engine == "compile"
+    for (name, p, _), (_, q, _) in zip(eager.net.named_param(), compiled.net.named_param(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("value", [4.0, -1.0, 0.5])
+def test_a_code_that_no_table_has_is_refused_by_row_and_column_before_the_first_step(value: float) -> None:
+    place = rf"row 5 of the training split, column 'shape': {value:g} is not valid in 0.EmbedColumns, \(n, F \+ 2\): numbers"
+    with pytest.raises(UserError, match=place):
+        fit(table(rows(r5=value)))
+
+
+def test_codes_that_were_scaled_are_refused_with_the_way() -> None:
+    with pytest.raises(UserError, match=r"0.EmbedColumns.*codes are not scaled if Dataset.categories"):
+        fit(table(rows(), categories=()))
+
+
+def test_other_data_and_rows_to_predict_are_checked_too() -> None:
+    trainer = fit(table(rows()))
+    with pytest.raises(UserError, match=r"row 2 of the test split, feature 3: 7 is not valid in 0.EmbedColumns"):
+        trainer.test(Dataset(rows_split(rows(r2=7.0)), test=rows_split(rows(r2=7.0)), classes=("0", "1")))
+    with pytest.raises(UserError, match=r"predict: row 1, feature 3: -2 is not valid in 0.EmbedColumns"):
+        trainer.predict(rows(r1=-2.0)[:3])
+
+
+def rows_split(x: Tensor) -> trainkit.Split:
+    t = torch.arange(len(x)) % 2
+    return trainkit.Split(x, t, t)
+
+
+def test_a_loaded_run_leaves_codes_alone(tmp_path: Path) -> None:
+    trainer = fit(table(rows()), run_dir=tmp_path / "run", callbacks=[ValidationSplit(0.25), trainkit.Checkpoint()])
+    model = trainkit.load(tmp_path / "run")
+    assert torch.equal(model.predict(rows()), trainer.predict(rows()))
+    assert model.test(table(rows())) == trainer.test()
