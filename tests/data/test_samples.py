@@ -9,7 +9,6 @@ import random
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -390,8 +389,8 @@ def test_what_is_wrong_is_named(call: Any, says: str) -> None:
 def test_scaled_targets_are_scaled_where_they_are_read(workers: int) -> None:
     t = 1000 + 300 * torch.randn(N, 3, generator=torch.Generator().manual_seed(2))
     pairs = list(zip(X, t, strict=True))
-    given = (replace(data, normalize_target=True) for data in (tensors(X, t), samples(pairs, workers=workers)))
-    (expected, kept), (found, read) = map(fitted, given)
+    expected, kept = fitted(tensors(X, t, normalize_target=True))
+    found, read = fitted(samples(pairs, workers=workers, normalize_target=True))
     assert torch.equal(found, expected)
     assert read.history == kept.history
 
