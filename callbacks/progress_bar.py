@@ -1,4 +1,4 @@
-"""A progress bar on the terminal."""
+"""A progress bar on the terminal or in a notebook."""
 
 from __future__ import annotations
 
@@ -38,6 +38,34 @@ class Bar(tqdm):  # type: ignore[type-arg]  # it is generic for type checkers al
         self.refresh()
 
 
+def notebook_bar(total: int, step: int) -> Any:
+    """Return a bar of widgets if the code runs in the kernel of a notebook and ipywidgets is installed, else None."""
+    try:
+        if "IPKernelApp" not in sys.modules["IPython"].get_ipython().config:
+            return None  # IPython in a terminal
+        from tqdm.notebook import IProgress, tqdm_notebook  # type: ignore[attr-defined]
+    except (KeyError, AttributeError, ImportError):
+        return None
+    if IProgress is None:
+        return None
+
+    class NotebookBar(tqdm_notebook):  # type: ignore[type-arg]
+        monitor_interval = 0  # as in `Bar`
+
+        def display(
+            self,
+            msg: str | None = None,
+            pos: int | None = None,
+            close: bool = False,
+            bar_style: str | None = None,
+            check_delay: bool = True,
+        ) -> None:
+            """Draw the bar. One that is closed before its end stays blue, not tqdm's red: early stopping is not a failure."""
+            super().display(msg, pos, close, "info" if bar_style == "danger" else bar_style, check_delay)
+
+    return NotebookBar(total=total, initial=step, unit="step", bar_format=FORMAT.replace("{bar:8}", "{bar}"), mininterval=0.1)
+
+
 def terminal_width(file: Any) -> tuple[int | None, None]:
     """Return tqdm's size of the terminal: the columns of a bar that does not wrap (None if unknown), and None for the lines."""
     try:
@@ -48,18 +76,22 @@ def terminal_width(file: Any) -> tuple[int | None, None]:
 
 
 class ProgressBar(Callback):
-    """A bar over the run's steps on stderr. If stderr is not a terminal, plain lines, at most one per `every_seconds`."""
+    """A bar over the run's steps: widgets in a notebook with ipywidgets, else on stderr.
+
+    If stderr is not a terminal, plain lines, at most one per `every_seconds`.
+    """
 
     def __init__(self, every_seconds: float = 1.0) -> None:
         self.every_seconds = every_seconds
-        self.bar: Bar | None = None
+        self.bar: Any = None  # a bar of tqdm
 
     def on_train_start(self, session: Session) -> None:
         total = session.max_epochs * session.steps_per_epoch
         if session.settings.max_steps is not None:
             total = min(total, session.settings.max_steps)
         self.shown, self.printed, self.printed_step = "", -float("inf"), -1
-        if sys.stderr.isatty():
+        self.bar = notebook_bar(total, session.progress.step)
+        if self.bar is None and sys.stderr.isatty():
             self.bar = Bar(total, session.progress.step)
 
     def on_step_log(self, session: Session, losses: list[float]) -> None:

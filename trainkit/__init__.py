@@ -50,7 +50,7 @@ _PUBLIC = {
     ],
     "nn.gradcheck": ["gradcheck"],
     "optim": ["Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "SGD", "SignSGD"],
-    "data": ["Dataset", "Split", "csv", "disk", "idx", "npy", "parquet", "table", "tensors"],
+    "data": ["Dataset", "Split", "csv", "disk", "idx", "image_folder", "npy", "parquet", "samples", "table", "tensors"],
     "trainer": ["Callback", "Session", "Trainer"],
     "app.experiment": ["Experiment", "load"],
     "callbacks": [

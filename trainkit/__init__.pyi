@@ -18,8 +18,10 @@ from trainkit.data import Split as Split
 from trainkit.data import csv as csv
 from trainkit.data import disk as disk
 from trainkit.data import idx as idx
+from trainkit.data import image_folder as image_folder
 from trainkit.data import npy as npy
 from trainkit.data import parquet as parquet
+from trainkit.data import samples as samples
 from trainkit.data import table as table
 from trainkit.data import tensors as tensors
 from trainkit.nn import ELU as ELU

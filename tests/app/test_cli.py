@@ -543,6 +543,14 @@ def test_predict_answers_for_the_rows_of_a_file(capsys: pytest.CaptureFixture[st
     assert main(["predict", "run", "known.csv", "--out", "out.csv"]) == 0
     known = list(csv.DictReader(Path("out.csv").read_text().splitlines()))
     assert [(r["row"], r["answer"], r["truth"]) for r in known] == [("0", "high", "high"), ("1", "low", "high")]
+    for target in ("", "new"):  # no truth is needed
+        Path("known.csv").write_text(f"a,b,kind\n0.9,0.1,high\n0.1,0.9,{target}\n")
+        assert main(["predict", "run", "known.csv", "--out", "out.csv"]) == 0
+        assert "; predicted without the truth" in capsys.readouterr().err
+        assert Path("out.csv").read_text().startswith("row,p_high,p_low,answer\n0,")
+    Path("known.csv").write_text("a,b,kind\n0.9,x,high\n")
+    assert main(["predict", "run", "known.csv"]) == 2
+    assert "column 'b'" in capsys.readouterr().err
     assert main(["fit", "conf/a.yaml", "--run-dir", "other"]) == 0
     assert main(["predict", "other", "new.csv"]) == 2
     assert "new.csv: the run was not trained on a table" in capsys.readouterr().err

@@ -324,8 +324,8 @@ WRONG: dict[str, tuple[Callable[[Module], dict[str, Any]], str]] = {
     ),
     "a class": (lambda net: {"loss": CrossEntropyLoss}, "loss: is the class CrossEntropyLoss, not an object of it"),
     "torch's optimizer": (lambda net: {"optimizer": torch.optim.SGD([torch.zeros(1)], 0.1)}, "optimizer: is a SGD of torch"),
-    "a loader": (lambda net: {"data": torch.utils.data.DataLoader([1])}, "data: is a DataLoader of torch; give a Dataset"),  # type: ignore[arg-type]
-    "a pair": (lambda net: {"data": points()}, "data: is a tuple; give a Dataset: tensors"),
+    "samples of one number": (lambda net: {"data": [1]}, "data: sample 0 of list: is a int; return a pair"),
+    "a triple": (lambda net: {"data": (1, 2, 3)}, "data: is a tuple of 3; give a Dataset: tensors"),
     "a path": (lambda net: {"data": "data.csv"}, "data: is 'data.csv'; give a Dataset"),
     "another net's": (
         lambda net: {"optimizer": SGD(Sequential(Linear(4, 2)).param())},

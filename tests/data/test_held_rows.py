@@ -44,7 +44,7 @@ def splitmix64(state: int) -> int:
 
 def oracle(row: list[float]) -> int:
     bits = [int.from_bytes(struct.pack("<d", x + 0.0), "little") for x in row]
-    total = splitmix64(sum(splitmix64(b + (j + 1) * 0x9E3779B97F4A7C15) for j, b in enumerate(bits)))
+    total = splitmix64(sum(splitmix64((j + 1) * 0x9E3779B97F4A7C15) * (b ^ b >> 32) for j, b in enumerate(bits)))
     return total - (1 << 64) if total >> 63 else total
 
 
@@ -77,6 +77,15 @@ def test_each_position_is_found_once(pool: list[int], wanted: list[int]) -> None
     assert len(set(taken)) == len(taken)
     assert all(i < 0 or pool[i] == value for i, value in zip(at, wanted, strict=False))
     assert Counter(pool[i] for i in taken) == (Counter(pool) & Counter(wanted) if pool else Counter())
+
+
+def test_fingerprints_of_many_rows_are_all_different() -> None:
+    """Of float32 numbers, whose lowest 29 bits are 0 in float64, of numbers that differ in the last bit, and of integers."""
+    x = torch.rand(50_000, 3, generator=torch.Generator().manual_seed(0))
+    for rows in (x, x[:, :1].double() + torch.arange(3) * 1e-9, torch.cartesian_prod(*[torch.arange(36.0)] * 3)):
+        label = torch.zeros(len(rows), dtype=torch.int64)
+        different = rows.unique(dim=0)
+        assert row_fingerprints(Split(rows, label, label)).unique().numel() == len(different)
 
 
 # -- a table that has changed ------------------------------------------------------------------------------------------------
@@ -280,6 +289,30 @@ def test_without_fingerprints_of_rows_changed_data_are_refused(capsys: pytest.Ca
         capsys.readouterr()
         assert main(words) == 2
         assert "may contain training rows" in capsys.readouterr().err
+
+
+def test_rows_that_cannot_be_put_together_are_refused(tmp_path: Path) -> None:
+    """Those of two files: here the validation split was read anew, by a loader of its own."""
+    paths = []
+    for name in ("x", "y"):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(len(paths)).random((20, 2)))
+        np.save(tmp_path / "t.npy", np.arange(20) % 2)
+        paths.append((str(tmp_path / f"{name}.npy"), str(tmp_path / "t.npy")))
+    one, other = (npy(*pair, normalize="none").train for pair in paths)
+    first, second = torch.arange(10), torch.arange(10, 20)
+    made = [Dataset(one.subset(first), val=part.subset(second), classes=("0", "1")) for part in (one, other)]
+    assert hold_out_again(made[1], held_rows.held_rows(made[0])) is None
+    keep, net = Keep(), Sequential(Linear(2, 2))
+    for data, resume in zip(made, (None, keep), strict=True):
+        trainer = Trainer(max_epochs=2 if resume is None else 3, callbacks=[keep])
+        optimizer = SGD(net.param(), lr=0.1)
+        if resume is None:
+            trainer.fit(net, CrossEntropyLoss(), optimizer, data)
+        else:
+            with pytest.raises(
+                UserError, match="the validation split differs from the checkpoint's, so it may contain training"
+            ):
+                trainer.fit(net, CrossEntropyLoss(), optimizer, data, resume=keep.contents[-1])
 
 
 def test_a_large_split_has_no_fingerprints_of_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -72,6 +73,30 @@ def test_any_batches_and_any_order_of_merges_give_the_same_value(kind: str, data
         first.merge(other)
     counts = {m.name for m in CONFUSION} | {"auc"}
     for name, values in first.values().items():
+        if case.weight is None and name.split("/")[0] in counts:
+            assert str(values) == str(expected[name]), name  # the same bits
+        for value, wanted in zip(values, expected[name], strict=True):
+            assert_close(value, wanted, name)
+
+
+@pytest.mark.parametrize("kind", ["classes", "one output", "regression"])
+@settings(max_examples=15)
+@given(data=st.data())
+def test_sets_of_other_processes_merge_in_any_grouping(kind: str, data: Any) -> None:
+    """A set is sent as it is: pickled. Groups of sets are merged with groups, until one set is left."""
+    case = case_of(kind, data.draw(st.integers(0, 10_000)))
+    n = case.y.shape[1]
+    metrics = metrics_of(case)
+    parts = data.draw(st.lists(st.lists(st.integers(0, n - 1), max_size=4), min_size=2, max_size=5))
+    sets = [filled(case, metrics, [part]) for part in parts]
+    expected = filled(case, metrics, [[i for part in parts for i in part]]).values()
+    while len(sets) > 1:
+        i, j = data.draw(st.permutations(range(len(sets))))[:2]
+        received = pickle.loads(pickle.dumps(sets[j]))
+        sets[i].merge(received)
+        del sets[j]
+    counts = {m.name for m in CONFUSION} | {"auc"}
+    for name, values in sets[0].values().items():
         if case.weight is None and name.split("/")[0] in counts:
             assert str(values) == str(expected[name]), name  # the same bits
         for value, wanted in zip(values, expected[name], strict=True):

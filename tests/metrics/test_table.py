@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,3 +67,11 @@ def test_a_task_that_contradicts_itself_is_refused() -> None:
         Task(("a", "b"), 3, True, 0.0, multilabel=True)
     with pytest.raises(UserError, match="positive: class index 2; the classes are 0 to 1"):
         Task(("a", "b"), 2, True, 0.0, positive=2)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_page_has_a_row_for_every_metric_with_its_direction(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    direction = {"↑": True, "↓": False}[row.replace("\\|", "").split("|")[3].strip()]
+    assert METRICS[name].maximize is direction

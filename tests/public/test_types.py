@@ -72,13 +72,15 @@ USES = {
     "disk": "disk(100, 10)",
     "gradcheck": "gradcheck(net, x)",
     "idx": 'idx("folder")',
+    "image_folder": 'image_folder("folder", test=0.2, size=[28, 28], color="gray")',
     "load": 'load("run", "trainer.max_epochs=3", checkpoint="best")',
     "npy": 'npy("x.npy", "t.npy")',
     "parquet": 'parquet("data.parquet", ["a", "b"], encode="codes", weight="w")',
+    "samples": 'samples([(x[0], 1)], workers=2, classes=["a", "b"])',
     "table": 'table({"a": [1, 2], "t": [0, 1]}, "t", test=0.5, positive="1")',
     "tensors": 'tensors(x, t, normalize="feature")',
 }
-FUNCTIONS = {"csv", "disk", "gradcheck", "idx", "load", "npy", "parquet", "table", "tensors"}
+FUNCTIONS = {"csv", "disk", "gradcheck", "idx", "image_folder", "load", "npy", "parquet", "samples", "table", "tensors"}
 RESULTS = {"gradcheck": "list[object]", "load": "trainkit.Experiment"}
 HEAD = """\
 import torch

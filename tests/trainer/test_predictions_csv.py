@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,9 @@ def test_no_more_than_some_blocks_are_in_memory(replicas: int) -> None:
             read.append(at.stop)
             return torch.zeros(len(range(*at.indices(len(self)))), 2)
 
+        def each(self, cuts: Iterable[slice]) -> Iterator[Tensor]:
+            return map(self.__getitem__, cuts)
+
     split = Split(Rows(), torch.zeros(100_000, 1))  # type: ignore[arg-type]
     for which in (None, "all") if replicas > 1 else (None,):
         read.clear()
@@ -226,7 +230,9 @@ def test_labels_have_a_probability_each_and_no_single_answer() -> None:
     assert list(rows[0]) == ["row", "p_wet", "p_cold", "truth_wet", "truth_cold"]
     sigmoid = 1 / (1 + np.exp(-outputs_of(net, inputs(), 100).numpy()))
     assert np.allclose(numbers(rows, ["p_wet", "p_cold"]), sigmoid, atol=1e-14)
-    assert np.array_equal(numbers(rows, ["truth_wet", "truth_cold"]), t.numpy())
+    assert [[int(row["truth_wet"]), int(row["truth_cold"])] for row in rows] == t.long().tolist()
+    spread = read(made(Linear(2, 2), replicas=2), BCEWithLogitsLoss(), data, 2, raw=True)
+    assert list(spread[0]) == ["row", "y_wet", "y_cold", "std_wet", "std_cold", "truth_wet", "truth_cold"]
 
 
 def test_rows_have_their_number_in_the_data_and_their_ids(capsys: pytest.CaptureFixture[str]) -> None:

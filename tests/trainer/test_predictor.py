@@ -22,6 +22,7 @@ from trainkit import (
     BCEWithLogitsLoss,
     Checkpoint,
     CrossEntropyLoss,
+    Dataset,
     Linear,
     LogSoftmax,
     Loss,
@@ -29,6 +30,7 @@ from trainkit import (
     NLLLoss,
     Sequential,
     Sigmoid,
+    Split,
     Tanh,
     Trainer,
     UserError,
@@ -116,11 +118,18 @@ def test_ignored_columns_are_named_once(folder: Path, trainer: Trainer, capsys: 
     capsys.readouterr()
     for _ in range(3):
         model.predict(rows)
-    assert capsys.readouterr().err == "predict: ignored, since the model was not trained on it: 'note', 'id'\n"
+    assert capsys.readouterr().err == "predict: columns that the model was not trained on are ignored: 'note', 'id'\n"
     model.predict(rows.drop(columns="id"))
-    assert capsys.readouterr().err == "predict: ignored, since the model was not trained on it: 'note'\n"
+    assert capsys.readouterr().err == "predict: columns that the model was not trained on are ignored: 'note'\n"
     model.predict(frame(1))
     assert capsys.readouterr().err == ""
+
+
+def test_the_target_is_not_read(model: Model) -> None:
+    rows = frame(1)
+    expected = model.predict(rows)
+    for kind in ("unknown", None):
+        assert torch.equal(model.predict(rows.assign(kind=kind)), expected)
 
 
 def test_one_row_is_a_dict(model: Model) -> None:
@@ -227,6 +236,14 @@ def test_without_probabilities_the_error_says_why() -> None:
     with pytest.raises(UserError, match="predict_proba: MSELoss makes no probabilities of the outputs; use predict"):
         scores.predict_proba(x)
     assert scores.predict_classes(x) == [str(int(y > 0.5)) for y in scores.predict(x)]
+    labels = Dataset(Split(x, (x > 0.5).float()), classes=("wet", "cold"), multilabel=True)
+    net = Sequential(Linear(2, 2))
+    several = Trainer(max_epochs=0)
+    several.fit(net, BCEWithLogitsLoss(), SGD(net.param()), labels)
+    assert several.positive is None
+    assert torch.allclose(several.predict_proba(x), several.predict(x).double().sigmoid(), atol=1e-15)
+    with pytest.raises(UserError, match="predict_classes: a row may have several labels"):
+        several.predict_classes(x)
     numbers = fitted(MSELoss(), Linear(2, 1), t=ONE)
     assert numbers.classes is numbers.positive is None
     for call in (numbers.predict_proba, numbers.predict_classes):

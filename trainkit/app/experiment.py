@@ -134,25 +134,25 @@ class Experiment(Predictor):
         """Return the session of the net, without its data."""
         return self.session()
 
-    def validate(self, data: Dataset | None = None) -> PlainMetrics:
+    def validate(self, data: Any = None) -> PlainMetrics:
         """Return `val/loss` and `val/error` on the validation split of the run, or on that of `data`, as `Trainer.validate`."""
         return self.evaluate("val", data)
 
-    def test(self, data: Dataset | None = None) -> PlainMetrics:
+    def test(self, data: Any = None) -> PlainMetrics:
         """Return `test/loss` and `test/error` on the test split of the run, or on that of `data`, as `Trainer.test`."""
         return self.evaluate("test", data)
 
-    def confusion_matrix(self, name: str = "test", data: Dataset | None = None) -> ConfusionMatrix:
+    def confusion_matrix(self, name: str = "test", data: Any = None) -> ConfusionMatrix:
         """Return the confusion matrix on the run's val or test split, or on that of `data`, as `Trainer.confusion_matrix`."""
         return self.session(name if data is None else None).confusion_matrix(name, data)
 
-    def evaluate(self, name: str, data: Dataset | None = None) -> PlainMetrics:
+    def evaluate(self, name: str, data: Any = None) -> PlainMetrics:
         """Return the metrics of the run's val or test split, or of that of `data`, which is not scaled and not split."""
         return plain_metrics(name, self.session(name if data is None else None).evaluate_split(name, data))
 
     def fit(
         self,
-        data: Dataset | None = None,
+        data: Any = None,
         run_dir: str | Path | None = None,
         callbacks: Mapping[str, Callback] | None = None,
         **settings: Any,
@@ -179,7 +179,7 @@ class Experiment(Predictor):
             self.file, self.content = last, load_checkpoint(last)
         return summary
 
-    def train(self, run: RunFolder | None, data: Dataset | None = None) -> tuple[Trainer, dict[str, Any]]:
+    def train(self, run: RunFolder | None, data: Any = None) -> tuple[Trainer, dict[str, Any]]:
         """Fit, from the checkpoint if there is one. Return trainer and summary.
 
         run: the run's folder, which the caller has opened (`RunFolder.opened`); None writes no files.
@@ -231,7 +231,11 @@ class Experiment(Predictor):
         schema = content["data"]["schema"]
         if not schema:
             raise UserError(f"{rows}: the run was not trained on a table; give no file, to predict its own test split")
-        read = read_rows(rows, schema, **self.config["data"])
+        try:
+            read = read_rows(rows, schema, **self.config["data"])
+        except UserError as error:
+            read = read_rows(rows, schema, inputs_only=True, **self.config["data"])  # refuses wrong inputs
+            terminal.print_stderr(f"{error}; predicted without the truth")
         terminal.print_stderr(*ignored_columns(str(rows), read.ignored))
         known = read.t is not None
         t = read.t if read.t is not None else torch.zeros(len(read.x))
@@ -281,8 +285,13 @@ def exit_code(trainer: Trainer, summary: Mapping[str, Any]) -> int:
 
 
 def _only_split(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration with only the callback that splits off validation data."""
-    callbacks = config.get("callbacks")
+    """Return the configuration with only the callback that splits off validation data.
+
+    A user's own source of data that is not found here counts as data given in Python: a prediction does not need it.
+    """
+    data, callbacks = config.get("data"), config.get("callbacks")
+    if isinstance(data, dict) and data.get("name") not in registry.names("data"):
+        config = {**config, "data": {"name": "memory"}}
     if not isinstance(callbacks, dict):
         return config
     return {

@@ -62,7 +62,7 @@ def check_raw(
     `is_used` is false, a line on stderr reports it, and no error is raised.
     """
     splits = {name: split for name, split in data.parts().items() if name in names and len(split)}
-    spans = {name: ranges(split.x) for name, split in splits.items() if isinstance(split.x, Tensor) or split.x.may_miss()}
+    spans = {name: ranges(split.x) for name, split in splits.items() if isinstance(split.x, Tensor) or split.x.rows.may_miss}
     for name, span in spans.items():
         if span.missing and fill is None:
             refuse_missing(data, name, unsplit)
@@ -173,7 +173,7 @@ def _place(data: Dataset, name: str, key: Key, wrong: Test) -> tuple[str, float,
     _, *at = wrong(sample).nonzero()[0].tolist()
     value = float(sample[(0, *at)])
     if isinstance(v, MappedRows):
-        return f"{v.rows.path}: row {row if v.index is None else int(v.index[row])}{_column(data, key, at)}", value, count
+        return f"{v.rows.name}: row {row if v.index is None else int(v.index[row])}{_column(data, key, at)}", value, count
     return f"data: row {row} of the {SPLITS[name]} split{_column(data, key, at)}", value, count
 
 

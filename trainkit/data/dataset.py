@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def floating(dtype: torch.dtype) -> torch.dtype:
 class Split:
     """n samples: inputs `x` (n, ...) floating, targets of the loss `t` (n, ...), classes `label` (n,) int64 or None.
 
-    `x` is in memory, or in a file (see `mapped.py`). A missing number is NaN in `x` until the normalizer fills it.
+    `x` is in memory, or read when it is needed (see `mapped.py`). A missing number is NaN in `x` until the normalizer fills it.
     weight: (n,) floating, how much each sample counts in the loss and the metrics; None counts all alike.
     ids: columns of n texts that no net sees and that predictions repeat, by name.
     rows: (n,) int64, the number of each sample, from 0, in the data that the split was taken from; None if it is its position.
@@ -107,6 +108,8 @@ class Dataset:
     multilabel: `t` (n, k) holds labels 0 or 1, of which several may be 1; `classes` names the labels.
     source: the name and arguments of the function that read or generated the data, as in a configuration; the name is memory if
         the data was given in Python.
+    augment: random changes of the training samples in each step, as names, {name: options} or objects (see
+        `transforms/augmentations.py`).
     schema: what a later file needs to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
     """
 
@@ -125,6 +128,23 @@ class Dataset:
     multilabel: bool = False
     schema: dict[str, object] = field(default_factory=dict)
     source: Mapping[str, object] = field(default_factory=lambda: {"name": "memory"})
+    augment: Sequence[Any] = ()
+
+    def augmented(self, *augmentations: Any) -> Dataset:
+        """Return the same data, whose training samples are changed at random in each step: augmented("flip", {"crop": 2}).
+
+        Names and options: see `transforms/augmentations.py`. They act in this order, after scaling, and replace any set before.
+        """
+        return replace(self, augment=augmentations)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Keep the worker processes of splits that have some until the end of the `with` block."""
+        with ExitStack() as stack:
+            for split in self.parts().values():
+                if isinstance(split.x, MappedRows):
+                    stack.enter_context(split.x.rows.opened())
+            yield
 
     def parts(self) -> dict[str, Split]:
         """Return the splits that are not None, by name, in the order train, val, test."""

@@ -44,21 +44,23 @@ def row_fingerprints(split: Split) -> Tensor:
     """Return a hash of the inputs and of the class or the targets of each row, (n,) int64.
 
     It is the same at every place in the data, in memory and in a file, and in float32 and float64 if these hold the same
-    numbers. Rows of m numbers have the sum of splitmix64's m outputs for the states (number's bits + its column * GAMMA).
+    numbers. A row of numbers with the bits b (float64) has mixed(Σ mixed(j GAMMA) (b_j ^ b_j >> 32)), j from 1, where mixed is
+    splitmix64's output: a linear hash with a random multiplier per column, of which 64 bits are kept.
     """
     t = split.t if split.label is None else split.label
-    x = _hashes(split.x, 1)
-    return _mixed(x + _hashes(t, 1 + split.x.shape[1:].numel()))
+    return _mixed(_sums(split.x, 1) + _sums(t, 1 + split.x.shape[1:].numel()))
 
 
-def _hashes(v: Tensor | MappedRows, column: int) -> Tensor:
-    """Return (n,): the sum of the hashes of each row's numbers, of which the first is in column `column`."""
-    gammas = torch.arange(column, column + v.shape[1:].numel()) * _signed(GAMMA)
+def _sums(v: Tensor | MappedRows, column: int) -> Tensor:
+    """Return (n,): the sum over each row's numbers, of which the first is in column `column`."""
+    factors = _mixed(torch.arange(column, column + v.shape[1:].numel()) * _signed(GAMMA))
     sums = [torch.empty(0, dtype=torch.int64)]
     for block in blocks(v):
         x = block.detach().to("cpu", torch.float64).reshape(len(block), -1) + 0.0  # so that -0 becomes 0
-        bits = torch.where(x.isnan(), torch.nan, x).contiguous().view(torch.int64)
-        sums.append(_mixed(bits + gammas).sum(1))
+        if x.isnan().any():
+            x = torch.where(x.isnan(), torch.nan, x)
+        bits = x.view(torch.int64)
+        sums.append((bits ^ _shifted(bits, 32)).mul_(factors).sum(1))
     return torch.cat(sums)
 
 
@@ -71,7 +73,7 @@ def _mixed(z: Tensor) -> Tensor:
 
 def _shifted(z: Tensor, k: int) -> Tensor:
     """Return z >> k as for unsigned numbers."""
-    return (z >> k) & ((1 << (64 - k)) - 1)
+    return (z >> k).bitwise_and_((1 << (64 - k)) - 1)
 
 
 def _signed(n: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .mapped import MappedRows, prefetch
+from .mapped import MappedRows
 
 BLOCK_BYTES = 1 << 22  # per block, as float64
 FAR = 1024.0  # a feature whose middle exceeds FAR times its half width is shifted to 0 first
@@ -19,7 +19,7 @@ def blocks(x: Tensor | MappedRows) -> Generator[Tensor, None, None]:
     """Yield the rows of x in order, BLOCK_BYTES at a time. The size of a block depends on the shape, not on the dtype."""
     size = max(1, BLOCK_BYTES // (8 * max(1, x.shape[1:].numel())))
     cuts = (slice(i, i + size) for i in range(0, len(x), size))
-    yield from prefetch(x.__getitem__, cuts) if isinstance(x, MappedRows) else map(x.__getitem__, cuts)
+    yield from x.each(cuts) if isinstance(x, MappedRows) else map(x.__getitem__, cuts)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from trainkit.core.counters import EpochDraws
 from trainkit.core.errors import UserError
 from trainkit.data.dataset import Split
 from trainkit.data.loader import batches, epoch_permutation
@@ -155,8 +156,12 @@ def batch_weight(criterion: Criterion, t: Tensor) -> int | Tensor:
 def endless_batches(session: Session) -> Iterator[tuple[Tensor, Tensor]]:
     """Return an iterator over the batches of epoch after epoch, in the run's order."""
     split, seed = session.data.train, session.seeds[0]
-    orders = (epoch_permutation(seed, epoch, len(split)).to(session.device) for epoch in count())
-    return ((x, t) for x, t in chain.from_iterable(batches(split, order, session.step_size) for order in orders))
+
+    def epoch_batches(epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        order = epoch_permutation(seed, epoch, len(split)).to(session.device)
+        return batches(split, order, session.step_size, 0, EpochDraws((seed,), epoch), session.augment)
+
+    return ((x, t) for x, t in chain.from_iterable(map(epoch_batches, count())))
 
 
 def validation_plan(session: Session) -> Iterator[tuple[int, bool]]:

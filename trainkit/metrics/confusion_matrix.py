@@ -54,7 +54,8 @@ def _drawn(classes: tuple[str, ...], rows: list[list[float]], title: str) -> Ima
 
     font: Any = ImageFont.load_default(14)
     k, named = len(classes), len(classes) <= NAMED
-    cell = CELL if named else SMALL_CELL
+    widest = max((int(font.getlength(count_text(v))) for row in rows for v in row), default=0)
+    cell = max(CELL, widest + 8) if named else SMALL_CELL
     names = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in classes] if named else []
     side = max((int(font.getlength(name)) for name in names), default=0)
     left, top = 34 + side, 62 + side

@@ -73,13 +73,17 @@ class Interpretation:
         One score or raw output is that of class 1. In regression the names of the targets, or y0, y1, ... without names.
         """
         if self.classes is None:
-            return list(self.targets) if len(self.targets) == outputs else [f"y{i}" for i in range(outputs)]
+            return self.columns(outputs)
         prefix = "y_" if raw else "p_" if self.probable else "score_"
-        if self.multilabel:
-            return [prefix + self.class_name(i) for i in range(outputs)]
-        if outputs == 1:
+        if outputs == 1 and not self.multilabel:
             return [prefix + self.class_name(i) for i in ((0, 1) if prefix == "p_" else (1,))]
-        return [prefix + self.class_name(i) for i in range(outputs)]
+        return [prefix + name for name in self.columns(outputs)]
+
+    def columns(self, outputs: int) -> list[str]:
+        """Return the name of the class, the label or the target of each output."""
+        if self.classes is not None:
+            return [self.class_name(i) for i in range(outputs)]
+        return list(self.targets) if len(self.targets) == outputs else [f"y{i}" for i in range(outputs)]
 
     def class_name(self, i: int) -> str:
         """Return the name of class i, or i itself: a net may have more outputs than there are names."""

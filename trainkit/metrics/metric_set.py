@@ -20,6 +20,7 @@ MATRIX: Hashable = (Confusion, Confusion.options)  # the key of the state that c
 class MetricSet:
     """Metrics of a split for r models: `update` with each batch, then `values`. Metrics that can share a state do.
 
+    Sets of the same metrics merge in any order and grouping, and can be pickled: other processes may measure parts of a split.
     maximize: by name of a value, True if larger is better, None if unknown. confusion: keep the confusion matrix too, if each
     sample is of one of at most MAX_CLASSES classes.
     Raises UserErrors for metrics that do not fit the task, and for two metrics of one name.

@@ -6,7 +6,6 @@ from typing import Any
 
 from trainkit.core.errors import UserError
 from trainkit.core.validation import short_repr
-from trainkit.data.dataset import Dataset
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
@@ -15,13 +14,12 @@ EXPECTED: dict[str, tuple[type, str]] = {
     "net": (Module, "a trainkit module: Sequential(Linear(2, 25), ReLU(), Linear(25, 2))"),
     "loss": (Loss, "a trainkit loss: CrossEntropyLoss()"),
     "optimizer": (Optimizer, "a trainkit optimizer: SGD(net.param(), lr=0.1)"),
-    "data": (Dataset, "a Dataset: tensors(x, t), csv('data.csv', target='class')"),
 }
 
 
-def check_objects(net: Any, loss: Any, optimizer: Any, data: Any) -> None:
+def check_objects(net: Any, loss: Any, optimizer: Any) -> None:
     """Raise UserError where an argument of `fit` has the wrong type, or where the optimizer holds another net's parameters."""
-    for name, value in (("net", net), ("loss", loss), ("optimizer", optimizer), ("data", data)):
+    for name, value in (("net", net), ("loss", loss), ("optimizer", optimizer)):
         expected, advice = EXPECTED[name]
         if not isinstance(value, expected):
             raise UserError(f"{name}: is {described_type(value)}; give {advice}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trainkit.core.errors import UserError
 from trainkit.core.recorded import Recorded, arguments
 from trainkit.core.yaml_text import inline, to_yaml
+from trainkit.data.transforms.augment import spec as augmentation
 from trainkit.metrics.table import spec
 from trainkit.nn.layers.container import Container, Sequential
 from trainkit.nn.losses import Loss
@@ -31,10 +32,11 @@ def configuration(
     loss: Loss,
     optimizer: Optimizer,
     source: Mapping[str, object],
+    augment: Sequence[Any],
     callbacks: Mapping[str, Callback],
 ) -> tuple[str, list[str]]:
     """Return the configuration as text, and a line for each object that a file cannot hold, which is left out."""
-    described, left_out = _described(settings.changed(), net, loss, optimizer, source, callbacks)
+    described, left_out = _described(settings.changed(), net, loss, optimizer, source, augment, callbacks)
     return to_yaml(described), left_out
 
 
@@ -45,15 +47,16 @@ def hyperparameters(session: Session) -> dict[str, Scalar]:
     `optimizer.Adam.weight_decay`, `callbacks.early_stopping.patience`, and all settings of the trainer.
     """
     s = session
-    described, _ = _described(s.settings.as_dict(), s.net, s.loss, s.optimizer, s.source, s.callbacks)
+    described, _ = _described(s.settings.as_dict(), s.net, s.loss, s.optimizer, s.source, s.data.augment, s.callbacks)
+    name = type(s.optimizer).__name__
     first: dict[str, Scalar] = {
-        "optimizer": type(s.optimizer).__name__,
+        "optimizer": name,
         "lr": s.optimizer.initial_lrs[0],
         "batch_size": s.settings.batch_size or len(s.data.train),
         "seed": s.settings.seed,
     }
-    others = {key: value for key, value in _flattened(described) if key not in ("seed", "optimizer", "trainer.batch_size")}
-    return first | others
+    same = ("seed", "optimizer", "trainer.batch_size", *([] if len(s.optimizer.initial_lrs) > 1 else [f"optimizer.{name}.lr"]))
+    return first | {key: value for key, value in _flattened(described) if key not in same}
 
 
 def _flattened(value: Any, key: str = "") -> Iterator[tuple[str, Scalar]]:
@@ -73,6 +76,7 @@ def _described(
     loss: Loss,
     optimizer: Optimizer,
     source: Mapping[str, object],
+    augment: Sequence[Any],
     callbacks: Mapping[str, Callback],
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the configuration as plain values, and the lines of `configuration`. settings: those of the trainer, by name."""
@@ -85,9 +89,10 @@ def _described(
             left_out.append(str(error))
             return None
 
+    augmentations = [made for a in augment if (made := attempt(partial(augmentation, a))) is not None]
     described: dict[str, Any] = {
         "seed": settings.pop("seed", 0),
-        "data": dict(source),
+        "data": {**source, "augment": augmentations} if augmentations else dict(source),
         "model": attempt(lambda: _layers(net)),
         "loss": attempt(lambda: _named(loss)),
         "optimizer": attempt(lambda: _optimizer(optimizer)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from trainkit.core.errors import UserError
 from trainkit.data.dataset import Dataset, Split, floating
 from trainkit.data.loader import aligned, iter_batches
 from trainkit.data.mapped import MappedRows
+from trainkit.data.sources.adopt import as_inputs
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.classification import threshold_of
 from trainkit.metrics.confusion import Accuracy, Error
@@ -104,16 +106,19 @@ def predict_rows(
     If the targets were scaled, y is in their own units.
     features: the shape of a sample, if it is known. Raises UserError unless x holds rows of these features.
     """
+    expected = features if features is not None else tuple(normalizer.mean.shape) or None
+    if isinstance(given := as_inputs(x), MappedRows):
+        _check_features(tuple(given.shape), expected)
+        p = next(iter(net.param()), (given, given))[0]
+        return predict(net, given.then(partial(normalizer.scale, dtype=dtype)).to(p.device, dtype), PASS, replicas).cpu()
+    x = given
     try:
         x = x.to_numpy() if hasattr(x, "to_numpy") else x  # a frame of pandas or polars
         x = x.copy() if isinstance(x, np.ndarray) and not x.flags.writeable else x  # torch warns of memory it may not write
         rows = torch.tensor(x, dtype=torch.float64) if isinstance(x, (list, tuple)) else torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"predict: x is a {type(x).__name__}; give numbers, one row per sample") from error
-    expected = features if features is not None else tuple(normalizer.mean.shape) or None
-    if not rows.dim() or (expected is not None and tuple(rows.shape[1:]) != expected):
-        shape = f"(n, {', '.join(map(str, expected))})" if expected else "(n, ...)"
-        raise UserError(f"predict: x is {tuple(rows.shape)}, needs {shape}: rows of the data's features")
+    _check_features(tuple(rows.shape), expected)
     scaled = normalizer.scale(rows.to(floating(rows.dtype)), dtype)
     check_rows(net, scaled)
     p = next(iter(net.param()), (scaled, scaled))[0]
@@ -121,6 +126,13 @@ def predict_rows(
         one = scaled.new_zeros(1, *scaled.shape[1:]).to(p.device)
         return predict(net, one, PASS, replicas).cpu().narrow(net.replica_dims, 0, 0)
     return normalizer.unscale(predict(net, scaled.to(p.device), PASS, replicas).cpu())
+
+
+def _check_features(shape: tuple[int, ...], expected: tuple[int, ...] | None) -> None:
+    """Raise UserError unless `shape` is that of rows with the features `expected`, if these are known."""
+    if not shape or (expected is not None and shape[1:] != expected):
+        needed = f"(n, {', '.join(map(str, expected))})" if expected else "(n, ...)"
+        raise UserError(f"predict: x is {shape}, needs {needed}: rows of the data's features")
 
 
 def predict(net: Module, x: Tensor | MappedRows, batch_size: int, replicas: int = 1) -> Tensor:

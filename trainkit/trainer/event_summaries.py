@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from trainkit.core.terminal import print_stderr
 from trainkit.nn.module import eval_mode
 from trainkit.nn.summary import layers
 
@@ -50,11 +51,15 @@ def _exactly(tag: str) -> str:
 
 
 def hparams(session: Session) -> Iterator[Summary]:
-    """Yield the configuration's scalars and the names of the final metrics, whose values are the last points of the curves."""
+    """Yield the configuration's scalars, beside which TensorBoard shows the last point of each curve.
+
+    The summary of the whole experiment is left out: with it TensorBoard shows the parameters of one run alone, in the order of
+    the alphabet. Without it, it shows those of all runs, first those that differ.
+    """
     from torch.utils.tensorboard.summary import hparams
 
-    finals = {name: session.metrics.mean(name) for name in session.metrics if name.startswith(("test/", "val/", "train/"))}
-    yield from hparams(hyperparameters(session), finals)
+    _, *of_the_run = hparams(hyperparameters(session), {})
+    yield from of_the_run
 
 
 def confusion_picture(session: Session, name: str) -> Summary | None:
@@ -64,9 +69,14 @@ def confusion_picture(session: Session, name: str) -> Summary | None:
     matrix = session.known_confusion(name)
     if matrix is None:
         return None
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        print_stderr("tensorboard: no picture of the confusion matrix, since Pillow is not installed; pip install pillow")
+        return None
     png, width, height = matrix.png(f"{name}: {len(session.data.parts()[name]):,} samples, step {session.progress.step:,}")
     image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
-    return Summary(value=[Summary.Value(tag=f"confusion/{name}", image=image)])
+    return Summary(value=[Summary.Value(tag=f"{name}/confusion", image=image)])
 
 
 def histograms(session: Session) -> Iterator[Summary]:

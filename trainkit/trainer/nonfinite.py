@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trainkit.data.loader import batches
 from trainkit.nn.losses import Loss
 from trainkit.nn.tracing import Call, traced
 from trainkit.optim.flat_buffer import unflatten
@@ -86,7 +85,7 @@ def _take_checked_step(session: Session, r: int) -> None:
     for name, v in _named(session):
         check(f"before the step, {name}", v)
     order = session.order(state.epoch)
-    batch = x, t, *_ = next(batches(session.data.train, order, session.step_size, state.batch))
+    batch = x, t, *_ = next(session.batches(state.epoch, state.batch))
     index = order.narrow(net.replica_dims, state.batch * session.step_size, x.shape[net.replica_dims])
     for what, v in (("", x), ("the target of ", t)):
         if v.is_floating_point() and not of(v).isfinite().all():

@@ -70,13 +70,13 @@ class Columns:
     @property
     def header(self) -> list[str]:
         """The names. An id that has the name of another column is named id_<name>."""
-        values = self.values
+        values, names = self.values, self.interpretation.columns(self.outputs)
         one = self.has_answer or len(values) == 1
         own = [*(["replica"] if self.which == "all" else []), "row"]
         end = [*values, *(["answer"] if self.has_answer else [])]
-        end += ["std"] if self.is_ensemble and one else [f"std_{name}" for name in values] if self.is_ensemble else []
+        end += ["std"] if self.is_ensemble and one else [f"std_{name}" for name in names] if self.is_ensemble else []
         if self.has_truth:
-            end += ["truth"] if one else [f"truth_{name.removeprefix('p_')}" for name in values]
+            end += ["truth"] if one else [f"truth_{name}" for name in names]
         return [*own, *(self.id_name(name, {*own, *end}) for name in self.split.ids), *end]
 
     def id_name(self, name: str, taken: set[str]) -> str:
@@ -117,6 +117,7 @@ class Columns:
         if self.has_answer and label is not None:
             return [_field(self.interpretation.class_name(k)) for k in label[first:stop].tolist()]
         t = self.split.t[first:stop].cpu()
+        t = t.long() if self.interpretation.multilabel else t
         if self.unscale is not None:
             digits = 6 if t.dtype == torch.float32 else 15  # FLT_DIG and DBL_DIG: those that scaling and unscaling keep
             rows = self.unscale(t).reshape(len(t), -1).tolist()

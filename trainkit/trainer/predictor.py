@@ -35,7 +35,9 @@ class Predictor:
     def positive(self) -> int | None:
         """Of two classes, the index of the one that probabilities and metrics are about; else None."""
         data = self.fitted().data
-        return None if data.classes is None or len(data.classes) != 2 else 1 if data.positive is None else data.positive
+        if data.multilabel or data.classes is None or len(data.classes) != 2:
+            return None
+        return 1 if data.positive is None else data.positive
 
     def predict(self, x: Any) -> Tensor:
         """Return the net's outputs for rows x: (n, ...), with replicas (r, n, ...). In regression in the target's units.

@@ -113,7 +113,7 @@ def replay_steps(session: Session, kept: StepCopy, end: int) -> Generator[tuple[
     state, next_steps = session.progress, session.next_steps
     session.next_steps = [lambda step: step + 1]  # compiled steps too are taken one by one: their bits are the same
     assert session.step_engine is not None
-    steps = session.step_engine.epoch(session.order(state.epoch), state.batch)
+    steps = session.step_engine.epoch(state.epoch, state.batch)
     try:
         while state.step < end:
             before = StepCopy(session, kept.side_effects)

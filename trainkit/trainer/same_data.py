@@ -59,7 +59,7 @@ def keep_held_out(session: Session, content: dict[str, Any]) -> None:
     if any(content["callbacks"].get(name, {}).get("settings") != now for name, now in session.split_settings.items()):
         return  # the callback that splits the data refuses its state
     if (again := hold_out_again(data, held)) is None:
-        return
+        raise _may_contain_training_rows(next(name for name in changed_splits(session, content, ["x"]) if name in held))
     session.data, found = again
     counts = [
         f"the {SPLITS[name]} split {'the' if found[name] == len(rows) else f'{found[name]} of the'} {len(rows)} rows"
@@ -83,10 +83,14 @@ def check_held_out(session: Session, content: dict[str, Any]) -> None:
     known = content["data"].get("held_out", {})
     for name in changed_splits(session, content, ["x"]):
         if name in drawn(session.data) and name not in known:
-            raise UserError(
-                f"data: the {SPLITS[name]} split differs from the checkpoint's, so it may contain training rows;"
-                " use the original data, or give other rows to test on a file of their own: data.test=FILE"
-            )
+            raise _may_contain_training_rows(name)
+
+
+def _may_contain_training_rows(name: str) -> UserError:
+    return UserError(
+        f"data: the {SPLITS[name]} split differs from the checkpoint's, so it may contain training rows;"
+        " use the original data, or give other rows to test on a file of their own: data.test=FILE"
+    )
 
 
 def print_changed(session: Session, content: dict[str, Any], names: Iterable[str]) -> None:

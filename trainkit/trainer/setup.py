@@ -15,6 +15,7 @@ from trainkit.data import check
 from trainkit.data.dataset import Dataset
 from trainkit.data.fingerprint import fingerprints
 from trainkit.data.held_rows import held_rows
+from trainkit.data.transforms.augment import Augmenter, check_fits, make
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
 
@@ -56,6 +57,7 @@ def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
     prepare_data(session, content, tuple(check.SPLITS), start)
     net, o, replicas = session.net.train(), session.optimizer, session.replicas
     o.bind()
+    session.augment = _augmenter(session)
     if len(o.initial_lrs) not in (1, replicas):
         raise UserError(f"optimizer: {len(o.initial_lrs)} values of lr for {replicas} replicas; needs one, or one for each")
     session.generators = tuple(generator(seed, "pass", device=session.device) for seed in session.seeds)
@@ -150,6 +152,15 @@ def _checked(
     spans = {name: span for name, span in spans.items() if name not in tolerated}
     check.check_scaled(data, spans, normalizer.scale, dtype, source, is_taken)
     return normalizer
+
+
+def _augmenter(session: Session) -> Augmenter | None:
+    """Return what changes the training samples, or None. Raises UserError for an augmentation that does not fit."""
+    train = session.data.train
+    if not (made := make(session.data.augment)):
+        return None
+    check_fits(made, train.x.shape[1:], train.t)
+    return Augmenter(made, len(train))
 
 
 def _scaled(session: Session) -> Dataset:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from trainkit.checkpoint.file import load_run, save
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
-from trainkit.data.dataset import Dataset
+from trainkit.data.sources.adopt import as_dataset
 from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -92,7 +92,7 @@ class Trainer(Settings, Predictor):
         net: Module,
         loss: Loss,
         optimizer: Optimizer,
-        data: Dataset,
+        data: Any,
         resume: str | Path | dict[str, Any] | None = None,
         run: RunFolder | None = None,
     ) -> dict[str, Any]:
@@ -114,6 +114,8 @@ class Trainer(Settings, Predictor):
                                                                      on_checkpoint, on_train_end
             evaluate the training and test splits                    on_test_end, on_fit_end
 
+        data: a Dataset; a pair (x, t) of arrays or tensors; a map-style dataset of torch or Hugging Face; or a DataLoader of a
+        map-style dataset, whose samples are then read by trainkit in batches of its batch_size (see `data/sources/adopt.py`).
         resume: a run's folder, a checkpoint file, or the content of one; the run continues from there to the same bits.
         run: the run's folder, in place of `run_dir`, which the caller has opened and closes (`RunFolder.opened`).
         SIGINT and SIGTERM end the fit after the current step with everything saved; `fit` then returns as usual.
@@ -121,7 +123,13 @@ class Trainer(Settings, Predictor):
         run's. A fit that fails before its first step removes the folder that it created.
         """
         settings = self.settings()
-        check_objects(net, loss, optimizer, data)
+        check_objects(net, loss, optimizer)
+        data, batch_size = as_dataset(data)
+        if batch_size not in (None, settings.batch_size):
+            terminal.print_stderr(
+                f"trainer.batch_size: {batch_size}, that of the DataLoader, in place of {settings.batch_size}"
+            )
+            settings = replace(settings, batch_size=batch_size)
         content = resume if resume is None or isinstance(resume, dict) else _loaded(resume)
         own = RunFolder(Path(self.run_dir).expanduser()) if run is None and self.run_dir is not None else None
         run = own if run is None else run
@@ -132,7 +140,7 @@ class Trainer(Settings, Predictor):
         config = self.config
         left_out: list[str] = []
         if run is not None and not config:
-            config, left_out = configuration(settings, net, loss, optimizer, data.source, callbacks)
+            config, left_out = configuration(settings, net, loss, optimizer, data.source, data.augment, callbacks)
         session = self.session = Session(settings, net, loss, optimizer, data, callbacks, run, config)
         began = time.perf_counter()
         with nullcontext() if own is None else own.opened(going_on=content is not None):
@@ -144,22 +152,23 @@ class Trainer(Settings, Predictor):
                 run.write_text("summary.json", json.dumps(self.summary, indent=2) + "\n")
         return self.summary
 
-    def validate(self, data: Dataset | None = None) -> PlainMetrics:
+    def validate(self, data: Any = None) -> PlainMetrics:
         """Return `val/loss` and `val/error` of the fitted net, on the validation split of the run or on that of `data`.
 
         `data` is treated as in `test`; ValidationSplit does not split it: `tensors(..., val=(x, t))`.
         """
         return self._evaluated("val", data)
 
-    def test(self, data: Dataset | None = None) -> PlainMetrics:
+    def test(self, data: Any = None) -> PlainMetrics:
         """Return `test/loss` and `test/error` of the fitted net, on the test split of the run or on that of `data`.
 
         A metric is a number, or a list with one per replica. `data` is not scaled: the fit's normalization is applied to it.
+        It may also be what `fit` takes besides a Dataset, such as a pair (x, t); all of it is then the split.
         Raises UserError before a fit, or where the data has no such split.
         """
         return self._evaluated("test", data)
 
-    def confusion_matrix(self, name: str = "test", data: Dataset | None = None) -> ConfusionMatrix:
+    def confusion_matrix(self, name: str = "test", data: Any = None) -> ConfusionMatrix:
         """Return how often the fitted net predicts each class for samples of each class: `classes`, and `counts` (r, K, K).
 
         name: train, val or test, of the run's data or of `data`, which is treated as in `test`.
@@ -174,7 +183,7 @@ class Trainer(Settings, Predictor):
         """
         session = self.fitted()
         if not session.config:
-            parts = session.net, session.loss, session.optimizer, session.source, session.callbacks
+            parts = session.net, session.loss, session.optimizer, session.source, session.data.augment, session.callbacks
             session.config, left_out = configuration(session.settings, *parts)
             terminal.print_stderr(*(LEFT_OUT.format(line) for line in left_out))
         save(session.snapshot(), Path(path).expanduser())
@@ -185,7 +194,7 @@ class Trainer(Settings, Predictor):
             raise UserError("trainer: not fitted yet; call fit(net, loss, optimizer, data) first, or trainkit.load(RUN)")
         return self.session
 
-    def _evaluated(self, name: str, data: Dataset | None) -> PlainMetrics:
+    def _evaluated(self, name: str, data: Any) -> PlainMetrics:
         return plain_metrics(name, self.fitted().evaluate_split(name, data))
 
     def __repr__(self) -> str:
@@ -196,7 +205,7 @@ class Trainer(Settings, Predictor):
 def _train(session: Session, content: dict[str, Any] | None, left_out: list[str]) -> None:
     """Take all steps of a fit and evaluate the result. left_out: what config.yaml cannot hold, to be printed."""
     run, first_step = session.run, 0
-    with signals.noting(session.note_signal), threads.restored():
+    with session.data.opened(), signals.noting(session.note_signal), threads.restored():
         try:
             begin(session, content)
             first_step = session.progress.step

@@ -13,6 +13,7 @@ from trainkit.core.rng import generator, seed_globals
 from trainkit.core.validation import check_value, yaml_repr
 from trainkit.data.dataset import Dataset
 from trainkit.data.sizes import Sizes
+from trainkit.data.transforms.augment import make as augmentations
 from trainkit.metrics.table import make
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -159,19 +160,21 @@ def _data(value: Any, errors: list[str]) -> Callable[..., Dataset] | None:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         errors.append(f"data: {yaml_repr(value)}; needs a name and its arguments: {{name: disk, train: 1000}}")
         return None
-    arguments = {k: v for k, v in value.items() if k != "name"}
+    augment = value.get("augment") or ()
+    arguments = {k: v for k, v in value.items() if k not in ("name", "augment")}
     try:
         read = registry.find("data", value["name"])
     except UserError as error:
         errors.append(f"data.name: {error}")
         return None
     errors += check_arguments(read, arguments, "data", NOT_CONFIGURED)
+    attempt(lambda: augmentations(augment), "", errors)
 
     def data(**extra: Any) -> Dataset:
         if "schema" in extra and "schema" not in signature(read)[0]:
             raise UserError(f"data: the checkpoint's data was a table, but {value['name']} is not; use the original data")
         dataset: Dataset = read(**arguments, **extra)
-        return dataset
+        return dataset.augmented(*augment) if augment else dataset
 
     return data
 

@@ -1,15 +1,19 @@
 """The names a configuration may use: a closed table. A name refers to a class of trainkit or of the user's own files.
 
-A configuration can therefore train, but never import or run anything. The user can add files in two ways only: in the folder
-`callbacks/` where the command is run, one callback per file, named after its file; and by `--import FILE` on the command line.
+A configuration can therefore train, but never import or run anything. The user can add files in two ways only: in the folders
+`callbacks/` and `data/` where the command is run, one callback or one source of data per file, named after its file; and by
+`--import FILE` on the command line.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +22,10 @@ import trainkit
 from trainkit import optim
 from trainkit.callbacks import TABLE as TABLE
 from trainkit.core.errors import UserError, suggest
+from trainkit.core.terminal import print_stderr
 from trainkit.data import sources
+from trainkit.data.dataset import Dataset
+from trainkit.data.sources.adopt import as_dataset
 from trainkit.metrics.own import is_own_class
 from trainkit.nn import layers, losses
 from trainkit.nn.layers import Container
@@ -34,17 +41,20 @@ def _classes(package: ModuleType, base: type) -> tuple[str, ...]:
 
 
 LAYERS, LOSSES, OPTIMIZERS = _classes(layers, Container), _classes(losses, Loss), _classes(optim, Optimizer)
-DATA = ("disk", "idx", "npy", "csv", "parquet", "memory")
+DATA = ("disk", "idx", "npy", "csv", "parquet", "image_folder", "memory")
 
 _imported: dict[str, type] = {}  # by class name, from --import
+_functions: dict[str, Callable[..., Any]] = {}  # by name, from --import: sources of data
 
 
 def names(kind: str) -> list[str]:
     """Return the names allowed for a layer, loss, optimizer, data or callback."""
     own = [n for n, cls in _imported.items() if kind in _KINDS and _KINDS[kind](cls)]
     if kind == "callback":
-        return [*TABLE, *own, *_own_callback_files()]
-    return [*{"layer": LAYERS, "loss": LOSSES, "optimizer": OPTIMIZERS, "data": DATA, "metric": ()}[kind], *own]
+        return [*TABLE, *own, *_own_files("callbacks", TABLE)]
+    if kind == "data":
+        return [*DATA, *_functions, *_own_files("data", DATA)]
+    return [*{"layer": LAYERS, "loss": LOSSES, "optimizer": OPTIMIZERS, "metric": ()}[kind], *own]
 
 
 _BASES = {"layer": Module, "loss": Loss, "optimizer": Optimizer, "callback": Callback}
@@ -60,10 +70,17 @@ def find(kind: str, name: str) -> Callable[..., Any]:
             return getattr(trainkit, TABLE[name])
         if name in TABLE.values():
             return getattr(trainkit, name)
-        if name in _own_callback_files():
+        if name in _own_files("callbacks", TABLE):
             return own_callback(Path("callbacks") / f"{name}.py")
+    elif kind == "data":
+        if name in DATA:
+            return getattr(sources, name)
+        if name in _functions:
+            return own_source(name, _functions[name])
+        if name in _own_files("data", DATA):
+            return own_source(name, source_in(Path("data") / f"{name}.py"))
     elif name in names(kind):
-        return getattr(sources if kind == "data" else trainkit, name)
+        return getattr(trainkit, name)
     raise UserError(f"no {kind} {name!r}{suggest(name, names(kind))}")
 
 
@@ -79,12 +96,44 @@ def callback_entry(name: str, value: Any) -> tuple[str, Any]:
     return TABLE.get(name, name), value
 
 
-def _own_callback_files() -> list[str]:
-    """Return the names of the files of `callbacks/` in the current folder that are not trainkit's own."""
-    folder = Path("callbacks")
-    if not folder.is_dir():
+def _own_files(folder: str, known: Collection[str]) -> list[str]:
+    """Return the names of the files of `callbacks/` or `data/` in the current folder that are not trainkit's own."""
+    if not Path(folder).is_dir():
         return []
-    return sorted(p.stem for p in folder.glob("*.py") if re.fullmatch(r"[a-z]\w*", p.stem) and p.stem not in TABLE)
+    return sorted(p.stem for p in Path(folder).glob("*.py") if re.fullmatch(r"[a-z]\w*", p.stem) and p.stem not in known)
+
+
+def source_in(path: Path) -> Callable[..., Any]:
+    """Return the function of a user's file that reads data: the one of the file's name, or the only one that is not private.
+
+    Raises UserError where it is not clear which function that is.
+    """
+    found = functions_of(_run(path))
+    if path.stem not in found and len(found) != 1:
+        listed = ", ".join(found) or "none"
+        raise UserError(f"{path}: defines the functions {listed}; name the one that returns the data {path.stem!r}")
+    return found.get(path.stem) or next(iter(found.values()))
+
+
+def own_source(name: str, function: Callable[..., Any]) -> Callable[..., Dataset]:
+    """Return a user's function as a source of data. It may return a Dataset, or whatever `Trainer.fit` takes as data.
+
+    Raises UserError that names the function if it raises anything else.
+    """
+
+    @wraps(function)
+    def read(*args: Any, **kwargs: Any) -> Dataset:
+        try:
+            data, batch_size = as_dataset(function(*args, **kwargs))
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"data.name: {name} raised {type(error).__name__}: {error}; --debug prints where") from error
+        if batch_size is not None:
+            print_stderr(f"data: the batch_size {batch_size} of the DataLoader of {name} is not used; set trainer.batch_size")
+        return replace(data, source={"name": name, **kwargs})
+
+    return read
 
 
 def own_callback(path: Path) -> type[Callback]:
@@ -97,9 +146,11 @@ def own_callback(path: Path) -> type[Callback]:
 
 
 def import_file(path: Path) -> None:
-    """Run a user's file and allow its layers, losses, optimizers, metrics and callbacks by class name (--import)."""
-    for cls in classes_of(_run(path)):
+    """Run a user's file and allow its layers, losses, optimizers, metrics, callbacks and sources of data by name (--import)."""
+    module = _run(path)
+    for cls in classes_of(module):
         _imported[cls.__name__] = cls
+    _functions.update(functions_of(module))
 
 
 def allow(cls: type) -> None:
@@ -113,6 +164,12 @@ def classes_of(module: ModuleType) -> list[type]:
     """Return the layers, losses, optimizers, metrics and callbacks that are defined in `module` itself."""
     own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
     return [c for c in own if any(is_of(c) for is_of in _KINDS.values())]
+
+
+def functions_of(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """Return the functions that are defined in `module` itself and are not private, by name."""
+    own = {name: f for name, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__}
+    return {name: f for name, f in own.items() if not name.startswith("_")}
 
 
 def _run(path: Path) -> ModuleType:

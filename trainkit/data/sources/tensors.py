@@ -1,10 +1,14 @@
-"""Tensors given in Python: `tensors(x, t)`."""
+"""Tensors and arrays given in Python: `tensors(x, t)`."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 from torch import Tensor
 
 from trainkit.core.errors import UserError
+from trainkit.data.arrays import from_numpy
 from trainkit.data.dataset import MAX_DIMS, Dataset, Normalize, Split, floating
 
 MAX_CLASSES = 65_536  # larger labels are regression targets or come from a broken file
@@ -28,17 +32,17 @@ def class_names(label: Tensor, classes: list[str] | int | None, place: str) -> t
 
 
 def tensors(
-    x: Tensor,
-    t: Tensor,
-    test: tuple[Tensor, Tensor] | None = None,
-    val: tuple[Tensor, Tensor] | None = None,
+    x: Any,
+    t: Any,
+    test: tuple[Any, Any] | None = None,
+    val: tuple[Any, Any] | None = None,
     classes: list[str] | int | None = None,
     normalize: Normalize = "none",
     normalize_target: bool = False,
 ) -> Dataset:
-    """Return a dataset of two tensors: `x` (n, ...) real, one sample per row, and `t`, whose dtype decides its meaning.
+    """Return a dataset of two tensors or NumPy arrays: `x` (n, ...) real, one sample per row, and `t`, whose dtype decides.
 
-    test, val: pairs (x, t) of the test and the validation split.
+    test, val: pairs (x, t) of the test and the validation split. A frame of pandas or polars is taken as its numbers.
 
     Integers or bools (n,): class indices; `classes` names or counts the classes, max + 1 by default.
     Floats (n, k) with k `classes`: one-hot rows, the label is the largest. Floats (n, 1) with two classes: the label is 1 above
@@ -47,35 +51,20 @@ def tensors(
 
     normalize, normalize_target: how a fit scales inputs and targets by the training split; see `Dataset`.
     Integers in `x` become the default dtype, those of 32 bits or more float64, unscaled.
-    Raises UserError for complex or empty tensors, unequal counts, and labels out of range.
+    Raises UserError for complex or empty tensors, texts or objects, unequal counts, and labels out of range.
     """
-    train = _pair("train", x, t)
-    held = {place: _pair(place, *pair) for place, pair in (("test", test), ("val", val)) if pair is not None}
-    for place, pair in held.items():
-        for name, a, b in (("x", train[0], pair[0]), ("t", train[1], pair[1])):
+    train = pair("train", x, t)
+    held = {place: pair(place, *given) for place, given in (("test", test), ("val", val)) if given is not None}
+    for place, (held_x, held_t) in held.items():
+        for name, a, b in (("x", train[0], held_x), ("t", train[1], held_t)):
             if a.shape[1:] != b.shape[1:] or a.is_floating_point() != b.is_floating_point():
                 raise UserError(
                     f"data.{place}: {name} is {_summary(b)}, that of the training split {_summary(a)}; only n may differ"
                 )
-
-    t = train[1]
-    names, threshold = None, None
-    if not t.is_floating_point():
-        names = class_names(t, classes, "data.t")
-    elif classes is not None:
-        names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
-        if t.dim() != 2 or t.shape[1] not in ({1, 2} if len(names) == 2 else {len(names)}):
-            raise UserError(
-                f"data.t: {_summary(t)} for {len(names)} classes; give one-hot rows of {len(names)}, or integers of shape (n,)"
-            )
-        threshold = float(t.min() + t.max()) / 2 if t.shape[1] == 1 else None
+    names, threshold = meaning(train[1], classes)
 
     def split(place: str, x: Tensor, t: Tensor) -> Split:
-        label = None
-        if names is not None:
-            label = t if not t.is_floating_point() else t.argmax(1) if threshold is None else (t[:, 0] > threshold).long()
-            class_names(label, list(names), place)
-        return Split(x, t, label)
+        return Split(x, t, labels(t, names, threshold, place))
 
     return Dataset(
         train=split("data.t", *train),
@@ -88,9 +77,54 @@ def tensors(
     )
 
 
-def _pair(place: str, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def like(data: Dataset, x: Any, t: Any) -> Split:
+    """Return x and t, as `tensors` takes them, as a split of `data`: with its classes and its threshold."""
+    x, t = pair("x", x, t)
+    known = data.train.t
+    if len(data.train) and (t.shape[1:] != known.shape[1:] or t.is_floating_point() != known.is_floating_point()):
+        raise UserError(f"data: t is {_summary(t)}, that of the training split {_summary(known)}; only n may differ")
+    return Split(x, t, labels(t, data.classes, data.threshold, "data.t"))
+
+
+def meaning(t: Tensor, classes: list[str] | int | None) -> tuple[tuple[str, ...] | None, float | None]:
+    """Return the names of the classes and the threshold of targets, by the rules of `tensors`; None without classes."""
+    if not t.is_floating_point():
+        return class_names(t, classes, "data.t"), None
+    if classes is None:
+        return None, None
+    names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+    if t.dim() != 2 or t.shape[1] not in ({1, 2} if len(names) == 2 else {len(names)}):
+        raise UserError(
+            f"data.t: {_summary(t)} for {len(names)} classes; give one-hot rows of {len(names)}, or integers of shape (n,)"
+        )
+    return names, float(t.min() + t.max()) / 2 if t.shape[1] == 1 else None
+
+
+def labels(t: Tensor, names: tuple[str, ...] | None, threshold: float | None, place: str) -> Tensor | None:
+    """Return the class of each target, (n,) int64, or None without classes. Raises UserError for one without a name."""
+    if names is None:
+        return None
+    label = t if not t.is_floating_point() else t.argmax(1) if threshold is None else (t[:, 0] > threshold).long()
+    class_names(label, list(names), place)
+    return label
+
+
+def as_tensor(value: Any) -> Any:
+    """Return an array or a frame as a tensor; what is neither as it is. Raises UserError for texts, objects and dates."""
+    if not isinstance(value, (Tensor, np.ndarray)) and hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    return from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def pair(place: str, x: Any, t: Any) -> tuple[Tensor, Tensor]:
     """Return `x` floating and `t` floating or int64, both checked."""
-    for name, value in (("x", x), ("t", t)):
+    found = []
+    for name, given in (("x", x), ("t", t)):
+        try:
+            value = as_tensor(given)
+        except UserError as error:
+            raise UserError(f"data.{place}: {name} {error}") from error
+        found.append(value)
         if not isinstance(value, Tensor):
             raise UserError(f"data.{place}: {name} is a {type(value).__name__}; pass a tensor, such as torch.as_tensor({name})")
         if value.is_complex():
@@ -101,18 +135,21 @@ def _pair(place: str, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
             raise UserError(
                 f"data.{place}: {name} has {value.dim()} dimensions, at most {MAX_DIMS} can be used; {name}.flatten(1)"
             )
+    x, t = found
     if len(x) != len(t):
         raise UserError(f"data.{place}: {len(x)} inputs, {len(t)} targets; each input needs one target")
-    if not t.is_floating_point() and t.dim() != 1:
+    return x if x.is_floating_point() else x.to(floating(x.dtype)), as_targets(t, f"data.{place}")
+
+
+def as_targets(t: Tensor, place: str) -> Tensor:
+    """Return integers (n,) as int64, floats (n,) as (n, 1), other floats as they are. UserError for integers (n, k)."""
+    if t.is_floating_point():
+        return t[:, None] if t.dim() == 1 else t
+    if t.dim() != 1:
         raise UserError(
-            f"data.{place}: t is {_summary(t)}; "
-            f"class indices have shape (n,), t.squeeze(1); other targets are floats, t.float()"
+            f"{place}: t is {_summary(t)}; class indices have shape (n,), t.squeeze(1); other targets are floats, t.float()"
         )
-    if not x.is_floating_point():
-        x = x.to(floating(x.dtype))
-    if not t.is_floating_point():
-        return x, t.long()
-    return x, t[:, None] if t.dim() == 1 else t
+    return t.long()
 
 
 def _summary(tensor: Tensor) -> str:

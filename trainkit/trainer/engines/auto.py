@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from trainkit.core.terminal import print_stderr
 from trainkit.core.timing import seconds
-from trainkit.data.loader import aligned, batches
+from trainkit.data.loader import aligned
 from trainkit.trainer.replay import undoing
 
 from .step import Step
@@ -41,7 +41,7 @@ def seconds_saved(session: Session, step: Step, left: int) -> float:
     a = 2 time(n / 2) - time(n).
     """
     size = session.step_size
-    x, t = next(batches(session.data.train, session.order(0), size))  # weights are refused before (`check_supported`)
+    x, t = next(session.batches(0))  # weights are refused before (`check_supported`)
     replica_dims, half = session.net.replica_dims, size // 2
     undo = undoing(session.net, session.optimizer)
     try:

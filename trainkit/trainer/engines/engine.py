@@ -14,7 +14,6 @@ from torch import Tensor
 
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
-from trainkit.data.loader import batches
 from trainkit.nn.module import LayerError, Module
 
 from . import auto
@@ -35,7 +34,7 @@ class StepEngine:
 
     def __init__(self, session: Session, engine: str) -> None:
         limits = session.settings.clip_norm, session.settings.clip_value
-        self.session, self.optimizer, self.split, self.size = session, session.optimizer, session.data.train, session.step_size
+        self.session, self.optimizer, self.size = session, session.optimizer, session.step_size
         if session.settings.precision == "bf16" and session.device.type == "cpu":
             warn_if_slow()
         self.net = self._in_precision(session.net)
@@ -62,26 +61,27 @@ class StepEngine:
 
         return InBfloat16(net)
 
-    def epoch(self, order: Tensor, first: int) -> Iterator[Call]:
+    def epoch(self, epoch: int, first: int) -> Iterator[Call]:
         """Take the steps of an epoch from number `first` on: one by one, or in calls of `session.steps_until_next_event()`."""
-        axis, step = order.dim() - 1, self.step
-        if self.multi_step is not None:
-            full = order.shape[axis] // self.size
-            if self.optimizer.t == 0:  # the first update of a run may have another form
-                yield step(*next(batches(self.split, order, self.size))).unsqueeze(0), 1, self.size, None
-                first = 1
-            while first < full:
-                n = self.multi_step.max_steps_per_call(min(full - first, self.session.steps_until_next_event()))
-                yield self.multi_step(order, first, n), n, self.size, None
-                first += n
-            if first * self.size == order.shape[axis]:  # no smaller batch is left at the end
-                return
-            x, t = next(batches(self.split, order, self.size, first))
-            yield step(x, t).unsqueeze(0), 1, x.shape[axis], None
+        session, step, split = self.session, self.step, self.session.data.train
+        axis = session.net.replica_dims
+        if self.multi_step is None:
+            for x, *targets in session.batches(epoch, first):
+                weight = None if split.weight is None else targets[1].double().sum(-1)
+                yield step(x, *targets), 1, x.shape[axis], weight
             return
-        for x, *targets in batches(self.split, order, self.size, first):
-            weight = None if self.split.weight is None else targets[1].double().sum(-1)
-            yield step(x, *targets), 1, x.shape[axis], weight
+        order = session.order(epoch)
+        full = order.shape[axis] // self.size
+        if self.optimizer.t == 0:  # the first update of a run may have another form
+            yield step(*next(session.batches(epoch))).unsqueeze(0), 1, self.size, None
+            first = 1
+        while first < full:
+            n = self.multi_step.max_steps_per_call(min(full - first, session.steps_until_next_event()))
+            yield self.multi_step(order, first, n), n, self.size, None
+            first += n
+        if first * self.size < order.shape[axis]:  # a smaller batch is left at the end
+            x, t = next(session.batches(epoch, first))
+            yield step(x, t).unsqueeze(0), 1, x.shape[axis], None
 
     def _multi_step(self, engine: Literal["compile", "graph"]) -> MultiStepEngine:
         kind: type[MultiStepEngine]
@@ -95,7 +95,7 @@ class StepEngine:
         def gradient_of(net: Module) -> Gradient:
             return loss_and_grad(self._in_precision(net), session.loss, session.settings.accumulate)
 
-        return kind(session.net, session.optimizer, gradient_of, clip, self.split, self.size)
+        return kind(session.net, session.optimizer, gradient_of, clip, session.data.train, self.size)
 
 
 def warn_if_slow() -> None:
@@ -113,9 +113,11 @@ def check_supported(session: Session, engine: str) -> None:
     if not session.optimizer.has_grad_buffer:
         raise UserError("SGD with accumulate_into_momentum has no gradient buffer, which is needed to check such a step")
     if not isinstance(session.data.train.x, Tensor):
-        raise UserError("the data is streamed from its file")
+        raise UserError("the data is not in memory")
     if session.data.train.weight is not None:
         raise UserError("the samples have weights, which only eager steps take")
+    if session.augment is not None:
+        raise UserError("the samples are augmented")
     if session.settings.precision == "bf16" and engine != "graph":
         raise UserError("compiled code does not round to bfloat16 where the passes of trainer.precision=bf16 do")
 
