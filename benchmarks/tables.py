@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ def table(conf: str, metric: str, units: tuple[int, ...], seeds: int, others: in
         f" {together[1] / together[2] / each:.1f} times: {together[2]} epochs until the last seed stopped, {first[2]} and"
         f" {last[2]} epochs alone."
     )
-    return "\n".join(c.row() for c in rows), cost
+    return "\n".join(c.row() for c in rows), fill(cost, 100)
 
 
 def main() -> None:
