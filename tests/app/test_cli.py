@@ -257,9 +257,11 @@ def test_a_word_with_an_equals_sign_is_a_path_if_it_exists() -> None:
 def test_every_conf_of_the_repository_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
     from trainkit.app.config.build import build
     from trainkit.app.config.files import compose, resolve
+    from trainkit.data.sizes import Sizes
 
+    table = Sizes(features=(14,), outputs=2, categories=(0,) * 6 + (5,) * 8)  # of `auto`, since the data may not be fetched yet
     for path in sorted((ROOT / "conf").rglob("*.yaml")):
-        build(resolve(compose([path])))
+        build(resolve(compose([path])), sizes=table)
 
 
 # -- fit -------------------------------------------------------------------------------------------------------------------
