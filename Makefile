@@ -1,7 +1,7 @@
 # make fit | test | bench | reports: train conf/mlp.yaml, run all checks, measure the speed, reproduce the five reports (about 7 minutes).
 # make torture: try to break runs, checkpoints and configurations, and write docs/reliability.md (about 45 minutes).
 # make fashion-mnist | breast-cancer | diabetes | adult | california | flights: fetch the data of the examples into .data/.
-# make tables: train on adult and california, beside published results and scikit-learn, and write docs/tables.md (about 10 minutes).
+# make tables: train on adult and california, beside published results and scikit-learn, and write docs/tables.md (about 5 minutes).
 
 PYTHON ?= .venv/bin/python
 FASHION := .data/fashion_mnist

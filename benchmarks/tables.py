@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -66,9 +67,13 @@ def ours(conf: str, metric: str, *overrides: str) -> tuple[list[float], float, i
 def theirs(
     make: Callable[[int], Any], data: Dataset, score: Callable[[Any, Any], float], seeds: int
 ) -> tuple[list[float], float]:
-    """Return the test score of each seed, and the seconds of all fits. Rows are those of `data`, unscaled."""
-    assert data.test is not None
-    (x, t), (x_test, t_test) = ((np.asarray(s.x[:]), np.asarray(s.t).squeeze()) for s in (data.train, data.test))
+    """Return the test score of each seed, and the seconds of all fits.
+
+    Rows are those of `data`, unscaled: training and validation together, since the models split off their own validation rows.
+    """
+    parts = {name: (np.asarray(s.x[:]), np.asarray(s.t).reshape(-1)) for name, s in data.parts().items()}
+    x_test, t_test = parts.pop("test")
+    x, t = (np.concatenate(arrays) for arrays in zip(*parts.values(), strict=True))
     models = [make(seed) for seed in range(seeds)]
     began = time.perf_counter()
     for model in models:
@@ -117,7 +122,7 @@ def table(conf: str, metric: str, units: tuple[int, ...], seeds: int, others: in
         f" {together[1] / together[2] / each:.1f} times: {together[2]} epochs until the last seed stopped, {first[2]} and"
         f" {last[2]} epochs alone."
     )
-    return "\n".join(c.row() for c in rows), cost
+    return "\n".join(c.row() for c in rows), fill(cost, 100)
 
 
 def main() -> None:
@@ -141,7 +146,7 @@ def main() -> None:
 def page(seeds: int, others: int) -> str:
     """Return the page. seeds: of trainkit; others: of scikit-learn's models."""
     text = TEXT.read_text(encoding="utf-8")
-    for conf, metric, units in (("adult", "accuracy", (32,)), ("california", "rmse", (128, 64))):
+    for conf, metric, units in (("adult", "accuracy", (32,)), ("california", "rmse", (128, 128, 128))):
         rows, cost = table(conf, metric, units, seeds, others)
         text = text.replace(f"{{{conf}}}", rows).replace(f"{{{conf} cost}}", cost)
     environment = f"torch {version('torch')}, scikit-learn {version('scikit-learn')}, Python {platform.python_version()}"

@@ -83,7 +83,7 @@ def test_a_function_in_data_is_a_source_for_every_command(
         (["data.n=many"], "data.n: 'many'; needs a whole number, not text"),
         (
             ["data.name=point"],
-            "data.name: no data 'point'; did you mean 'points'? (disk, idx, npy, csv, image_folder, memory, broken,",
+            "data.name: no data 'point'; did you mean 'points'? (disk, idx, npy, csv,",
         ),
         (["data.n=0"], "data: Points has no sample"),
         (["data={name: broken}"], "data.name: broken raised ZeroDivisionError: division by zero; --debug prints where"),

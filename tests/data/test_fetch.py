@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn import datasets
+from sklearn.model_selection import train_test_split
 
 from trainkit.core.errors import UserError
 from trainkit.data.sources import archives, fetch
@@ -128,9 +129,18 @@ def test_adult_has_its_published_split_and_texts_as_they_are(tmp_path: Path, mon
 
 
 def test_numbers_of_an_archive_lose_no_digits(tmp_path: Path) -> None:
-    values = [0.1, 1 / 3, 4.526, 1e-300]
+    values = [0.1, 1 / 3, 4.526, 1e-300, 5.0]
     path = wheel(tmp_path / "a.whl", "california_housing", {"MedHouseVal": values})
-    assert [float(text) for (text,) in archives.california(path)[1:]] == values
+    assert [float(text) for text, _ in archives.california(path)[1:]] == values
+
+
+def test_california_has_the_split_of_its_published_results(tmp_path: Path) -> None:
+    path = wheel(tmp_path / "a.whl", "california_housing", {"row": list(range(203))})
+    others, test = train_test_split(range(203), test_size=0.2, random_state=0)
+    train, val = train_test_split(others, test_size=0.2, random_state=1)
+    rows = archives.california(path)[1:]
+    for name, expected in (("train", train), ("val", val), ("test", test)):
+        assert [int(row) for row, split in rows if split == name] == sorted(expected)
 
 
 def test_flights_that_did_not_arrive_are_left_out(tmp_path: Path) -> None:

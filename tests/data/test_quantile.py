@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv as csv_rows
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +35,7 @@ from trainkit import (
     npy,
     tensors,
 )
+from trainkit.app.cli.main import main
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.data.transforms.quantile import LIMIT
 
@@ -237,3 +240,25 @@ def test_a_csv_file_with_both_is_predicted_in_its_units(tmp_path: Path) -> None:
     trainer = fit(data, max_epochs=80)
     assert trainer.test()["test/rmse"] < 0.5 * float(data.train.t.std())
     assert trainer.fitted().source["normalize_target"] is True
+
+
+def test_predictions_and_truths_of_a_file_are_in_the_targets_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=60)
+    prices = [round(5000 + 300 * v, 1) for v in x.tolist()]
+    Path("d.csv").write_text("x,price\n" + "".join(f"{v!r},{t!r}\n" for v, t in zip(x.tolist(), prices, strict=True)))
+    Path("c.yaml").write_text(
+        "data: {name: csv, path: d.csv, target: price, normalize_target: true}\nmodel: [{Linear: [auto, auto]}]\n"
+        "loss: MSELoss\noptimizer: {SGD: {lr: 0.2}}\nmetrics: [rmse]\ntrainer: {max_epochs: 20, batch_size: 8, replicas: 2}\n"
+        "callbacks: {progress_bar: null, tensorboard: null}\n"
+    )
+    assert main(["fit", "c.yaml", "--run-dir", "run"]) == 0
+    assert main(["predict", "run"]) == 0
+    rows = list(csv_rows.DictReader(Path("run/predictions.csv").read_text().splitlines()))
+    y, t = ([float(row[name]) for row in rows] for name in ("price", "truth"))
+    assert set(t) <= set(prices)
+    assert len(t) == 12
+    rmse = json.loads(Path("run/summary.json").read_text())["metrics"]["test/rmse"]["values"]
+    assert np.sqrt(np.mean(np.square(np.subtract(y, t)))) <= max(rmse)  # the mean of two models is not worse than the worse
+    assert max(rmse) < 30

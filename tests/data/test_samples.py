@@ -318,8 +318,10 @@ def test_a_worker_killed_from_outside_is_one_error() -> None:
 def test_no_way_to_end_leaves_a_process(way: str) -> None:
     def act() -> None:
         assert len(multiprocessing.active_children()) == 2
-        if way == "signal":
-            os.kill(os.getpid(), signal.SIGTERM)
+        if way == "signal":  # as a service manager or a terminal sends it, to every process
+            for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+                assert pid is not None
+                os.kill(pid, signal.SIGTERM)
         if way == "error":
             raise RuntimeError("on purpose")
 
@@ -328,7 +330,20 @@ def test_no_way_to_end_leaves_a_process(way: str) -> None:
         with pytest.raises(Exception, match="on purpose"):
             fitted(data, stop=Stop(3, act))
     else:
-        fitted(data, stop=Stop(3, act))
+        _, trainer = fitted(data, stop=Stop(3, act))
+        assert (trainer.summary["step"], trainer.summary["stop_reason"]) == (3, {"stop": "here", "signal": "SIGTERM"}[way])
+
+
+def test_an_unfinished_pass_does_not_keep_python_from_its_exit() -> None:
+    def leave() -> None:
+        rows = samples(Fixed(), workers=2).train.x.each([slice(0, 9), slice(9, N)])  # type: ignore[union-attr]
+        next(rows)
+        leave.kept = rows  # type: ignore[attr-defined]
+
+    child = multiprocessing.get_context("fork").Process(target=leave)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
 
 
 def test_the_processes_end_with_a_main_process_that_is_killed() -> None:
@@ -368,6 +383,16 @@ WRONG: dict[str, tuple[Any, str]] = {
 def test_what_is_wrong_is_named(call: Any, says: str) -> None:
     with pytest.raises(UserError, match=says):
         call()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_scaled_targets_are_scaled_where_they_are_read(workers: int) -> None:
+    t = 1000 + 300 * torch.randn(N, 3, generator=torch.Generator().manual_seed(2))
+    pairs = list(zip(X, t, strict=True))
+    expected, kept = fitted(tensors(X, t, normalize_target=True))
+    found, read = fitted(samples(pairs, workers=workers, normalize_target=True))
+    assert torch.equal(found, expected)
+    assert read.history == kept.history
 
 
 @pytest.mark.parametrize("workers", [0, 2])

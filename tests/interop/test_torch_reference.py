@@ -348,6 +348,19 @@ def test_where_a_part_is_ignored_the_shares_are_the_same() -> None:
         assert apart(trainer.session.net.state_dict(), repeated(trainer, start).state) < 1e-9
 
 
+def test_scaled_targets_are_measured_in_their_units_on_both_sides() -> None:
+    x = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    t = 5000 + 300 * x[:, 0]
+    data = tensors(x[:30], t[:30], test=(x[30:], t[30:]), normalize="quantile", normalize_target=True)
+    net = Sequential(Linear(3, 4), Tanh(), Linear(4, 1)).to(dtype=torch.float64)
+    experiment = Experiment(0, net, MSELoss(), SGD, {"lr": 0.1}, {"batch_size": 5, "metrics": ["rmse"]}, data)
+    trainer, start = experiment.run()
+    other = repeated(trainer, start)
+    assert other.metrics["test/rmse"] == pytest.approx(trainer.test()["test/rmse"], rel=1e-9)
+    assert other.metrics["test/loss"] == pytest.approx(trainer.test()["test/loss"], rel=1e-9)
+    assert other.metrics["test/rmse"] > 10 * other.metrics["test/loss"] ** 0.5
+
+
 def test_in_float32_it_differs_by_rounding() -> None:
     trainer, start = small().run(dtype="float32", max_steps=20)
     other = repeated(trainer, start)

@@ -155,7 +155,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 def test_every_activation_has_its_formula() -> None:
     defined = {v for v in vars(activation).values() if isinstance(v, type) and v.__module__ == activation.__name__}
-    assert {type(ours) for ours, *_ in CASES} == defined
+    assert {type(ours) for ours, *_ in CASES} == defined - {activation.Activation}
 
 
 @over_all

@@ -42,8 +42,8 @@ def limits(folder: Path, n: int, seed: int = 0) -> list[Tally]:
     return [tally]
 
 
-def devices(folder: Path) -> list[Tally]:
-    """Replace each file of a run in turn by /dev/full."""
+def devices(folder: Path, every: int = 1) -> list[Tally]:
+    """Replace each file of a run in turn, or every second, third, ... one, by /dev/full."""
     tally = Tally("each new file in turn is /dev/full", EXPECTED)
     if not Path("/dev/full").exists():
         return [tally]
@@ -60,7 +60,7 @@ def devices(folder: Path) -> list[Tally]:
         with patch.object(os, "open", count):
             shutil.rmtree("run", ignore_errors=True)
             assert shot("fit", "conf.yaml", "--run-dir", "run").code == 0
-        for n in range(1, made + 1):
+        for n in range(1, made + 1, every):
             shutil.rmtree("run", ignore_errors=True)
 
             def act(n: int = n) -> int:

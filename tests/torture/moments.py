@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from trainkit.app import experiment
-from trainkit.app.cli import commands
+from trainkit.app.cli import commands, runs
 from trainkit.checkpoint import file as checkpoint
 from trainkit.nn.layers.linear import Linear
 from trainkit.trainer import loop, setup, trainer
@@ -19,7 +19,7 @@ from trainkit.trainer.session import Session
 Act = Callable[[], object]
 
 PLACES: dict[str, tuple[Any, str]] = {  # the function that is called there
-    "reading the configuration": (commands, "compose"),
+    "reading the configuration": (runs, "compose"),
     "building": (experiment, "build"),
     "taking the folder": (RunFolder, "begin"),
     "loading data": (experiment.Experiment, "data"),
@@ -39,7 +39,7 @@ PLACES: dict[str, tuple[Any, str]] = {  # the function that is called there
     "the final evaluation": (loop, "finish"),
     "the summary": (trainer, "summarize"),
     "closing": (RunFolder, "close"),
-    "the final output": (commands, "_print_metrics"),
+    "the final output": (commands, "print_metrics"),
 }
 
 

@@ -179,9 +179,8 @@ def classes(folder: Path, every: int = 1) -> list[Tally]:
             for split_name in ("val", "test"):
                 again = shot("validate" if split_name == "val" else "test", "run")
                 lines = [line for line in seen.out.splitlines() if f" {split_name}/" in line]
-                wrong = (
-                    wrong or again.wrong(0) or (None if lines == again.out.splitlines()[1:] else f"{lines}, then {again.out}")
-                )
+                then = [line for line in again.out.splitlines() if f" {split_name}/" in line]
+                wrong = wrong or again.wrong(0) or (None if lines == then else f"{lines}, then {again.out}")
             tally.count(f"{rare} rows, {split}, seed {seed}: {wrong}" if wrong else None)
     return [tally]
 

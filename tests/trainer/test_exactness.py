@@ -17,6 +17,7 @@ from trainkit.data import loader
 from trainkit.data.loader import ALIGN, batches, iter_batches
 
 EXAMPLES = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FEWER = settings(EXAMPLES, max_examples=8)
 ODD = Case(
     shape=(25,), samples=120, hidden=5, outputs=2, activation=1, dropout=0.3, targets="index", loss=0, optimizer=1, batch=10,
     accumulate=1, replicas=1, dtype="float32", stream=False, threads=1, clip=None, every=None, seed=1, stops=(4, 11),
@@ -35,7 +36,7 @@ def test_a_run_resumed_at_any_step_has_the_bits_of_the_run_left_alone(folder: Pa
     assert not list(filter(None, shapes.resumed(shapes.drawn(draw), folder)))
 
 
-@EXAMPLES
+@FEWER
 @given(draw=st.randoms(use_true_random=False))
 def test_a_run_from_a_file_has_the_bits_of_the_run_from_memory(folder: Path, draw: random.Random) -> None:
     assert shapes.streamed(shapes.drawn(draw), folder) is None

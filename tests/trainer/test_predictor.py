@@ -125,6 +125,13 @@ def test_ignored_columns_are_named_once(folder: Path, trainer: Trainer, capsys: 
     assert capsys.readouterr().err == ""
 
 
+def test_the_target_is_not_read(model: Model) -> None:
+    rows = frame(1)
+    expected = model.predict(rows)
+    for kind in ("unknown", None):
+        assert torch.equal(model.predict(rows.assign(kind=kind)), expected)
+
+
 def test_one_row_is_a_dict(model: Model) -> None:
     row = {"a": 1e6 + 3, "color": "red", "b": 2}
     assert torch.equal(model.predict(row), model.predict([row]))

@@ -231,7 +231,11 @@ class Experiment(Predictor):
         schema = content["data"]["schema"]
         if not schema:
             raise UserError(f"{rows}: the run was not trained on a table; give no file, to predict its own test split")
-        read = read_rows(rows, schema, **self.config["data"])
+        try:
+            read = read_rows(rows, schema, **self.config["data"])
+        except UserError as error:
+            read = read_rows(rows, schema, inputs_only=True, **self.config["data"])  # refuses wrong inputs
+            terminal.print_stderr(f"{error}; predicted without the truth")
         terminal.print_stderr(*ignored_columns(str(rows), read.ignored))
         known = read.t is not None
         t = read.t if read.t is not None else torch.zeros(len(read.x))

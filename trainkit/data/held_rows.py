@@ -24,8 +24,12 @@ def drawn(data: Dataset) -> list[str]:
 
 
 def held_rows(data: Dataset) -> dict[str, Tensor]:
-    """Return the fingerprints of the rows of each split that was drawn, in order, unless it is too large."""
+    """Return the fingerprints of the rows of each split that was drawn, in order.
+
+    A split that is too large, or whose samples a dataset makes one by one, has none.
+    """
     splits = {name: data.parts()[name] for name in drawn(data)}
+    splits = {name: s for name, s in splits.items() if not (isinstance(s.x, MappedRows) and s.x.rows.by_batch)}
     return {name: row_fingerprints(s) for name, s in splits.items() if len(s) <= MAX_ROWS and _numbers(s) <= MAX_NUMBERS}
 
 

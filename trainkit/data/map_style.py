@@ -110,17 +110,22 @@ def read(
 
 def as_numbers(value: Any) -> Tensor:
     """Return a sample's x or t as a tensor: a tensor, an array, numbers; an image of Pillow as (c, h, w) from 0 to 1."""
-    if type(value).__module__.partition(".")[0] == "PIL":
+    if isinstance(value, Tensor):
+        found = value.detach().cpu()
+    elif type(value) in (int, bool):  # the usual class
+        return torch.tensor(value)
+    elif type(value).__module__.partition(".")[0] == "PIL":
         return pixels(value)
-    try:
-        found = value.detach() if isinstance(value, Tensor) else from_numpy(np.asarray(value))
-    except UserError as error:
-        raise UserError(f"is a {type(value).__name__}, needs numbers ({str(error).removeprefix('is ')})") from error
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"is a {type(value).__name__}, needs numbers ({error})") from error
+    else:
+        try:
+            found = from_numpy(np.asarray(value))
+        except UserError as error:
+            raise UserError(f"is a {type(value).__name__}, needs numbers ({str(error).removeprefix('is ')})") from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"is a {type(value).__name__}, needs numbers ({error})") from error
     if found.is_complex():
         raise UserError("is complex; give real numbers")
-    return found.cpu()
+    return found
 
 
 def pixels(image: Any) -> Tensor:

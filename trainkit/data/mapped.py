@@ -135,11 +135,17 @@ class MappedRows:
 
     Indexing by a slice or by positions of any shape gives tensors: `x[i:j]` (j - i, ...), `x[order]` (*order.shape, ...).
     transforms: the functions that turn the source's numbers into the net's input, first to last. Each is applied to every row
-    independently, so that the bits do not depend on the size of the blocks.
+    independently, so that the bits do not depend on the size of the blocks. of_targets: those of targets that are read with x.
     """
 
-    def __init__(self, rows: RowSource, index: Tensor | None = None, transforms: tuple[Transform, ...] = ()) -> None:
-        self.rows, self.index, self.transforms = rows, index, transforms
+    def __init__(
+        self,
+        rows: RowSource,
+        index: Tensor | None = None,
+        transforms: tuple[Transform, ...] = (),
+        of_targets: tuple[Transform, ...] = (),
+    ) -> None:
+        self.rows, self.index, self.transforms, self.of_targets = rows, index, transforms, of_targets
         first = self[:1]
         self.shape = torch.Size([len(rows) if index is None else len(index), *first.shape[1:]])
         self.dtype, self.device = first.dtype, first.device
@@ -161,6 +167,9 @@ class MappedRows:
             x, t = pending()
             for f in self.transforms:
                 x = f(x)
+            if t is not None:
+                for f in self.of_targets:
+                    t = f(t)
             return x, t
 
         return finish
@@ -181,11 +190,13 @@ class MappedRows:
 
     def subset(self, index: Tensor) -> MappedRows:
         """Return the rows at `index` (k,), still not in memory."""
-        return MappedRows(self.rows, index if self.index is None else self.index[index], self.transforms)
+        at = index if self.index is None else self.index[index]
+        return MappedRows(self.rows, at, self.transforms, self.of_targets)
 
-    def then(self, f: Transform) -> MappedRows:
-        """Return the same rows, with `f` applied last to each block that is read."""
-        return MappedRows(self.rows, self.index, (*self.transforms, f))
+    def then(self, f: Transform, of_targets: Transform | None = None) -> MappedRows:
+        """Return the same rows, with `f` applied last to each block that is read, and `of_targets` to targets read with it."""
+        changed = self.of_targets if of_targets is None else (*self.of_targets, of_targets)
+        return MappedRows(self.rows, self.index, (*self.transforms, f), changed)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> MappedRows:
         return self.then(partial(_to, device=device, dtype=dtype))

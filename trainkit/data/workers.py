@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ class Worker:
 
     def __init__(self, process: Any, pipe: Connection) -> None:
         self.process, self.pipe = process, pipe
+        # Before multiprocessing, at the exit of Python, sends a SIGTERM and waits.
+        self.at_exit = Finalize(None, process.kill, exitpriority=1)
         self.sent: deque[tuple[weakref.ref[Block], int]] = deque()
         self.unsent: deque[tuple[weakref.ref[Block], int, tuple[Any, ...]]] = deque()
 
@@ -118,6 +121,8 @@ class Workers:
         """Wait for a block and return its tensors, each joined from its pieces."""
         while block.missing():
             busy = {w.pipe: w for w in self.workers if w.sent}
+            if not busy:
+                raise RuntimeError("samples were asked for, and their workers were ended before they arrived")
             ends = {w.process.sentinel: w for w in busy.values()}
             ready = wait([*busy, *ends])
             for worker in {id(w): w for r in ready if (w := busy.get(r) or ends.get(r)) is not None}.values():  # type: ignore[call-overload]
@@ -176,8 +181,9 @@ class Workers:
         workers, self.workers = self.workers, []
         for worker in workers:
             worker.pipe.close()  # an idle worker ends by itself
+            worker.at_exit.cancel()
             if worker.sent:
-                worker.process.terminate()
+                worker.process.kill()
         for worker in workers:
             worker.process.join(1)
             if worker.process.is_alive():
@@ -197,8 +203,8 @@ def as_bytes(tensor: Tensor) -> memoryview:
 
 def serve(pipe: Connection, others: list[Connection], read: Read, current: Any, slot: int, parent: int) -> None:
     """Read what the main process asks for until it closes the pipe or ends. others: ends of pipes that a fork has copied."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to every process of a terminal; the main process handles it
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):  # may go to all processes of a group; the main process handles them
+        signal.signal(number, signal.SIG_IGN)
     for other in others:
         other.close()  # else this worker would keep its siblings from seeing that the main process has ended
     torch.set_num_threads(1)

@@ -138,7 +138,8 @@ def evaluate(net: nn.Module, criterion: Criterion, session: Session, split: Spli
             total += value * n if criterion.reduction == "mean" else value
             weight += n if criterion.reduction == "mean" else len(x)
             others = others or session.metric_set(y[None])
-            others.update(y[None], t, None if split.label is None else split.label[i : i + size])
+            unscale = session.normalizer.unscale
+            others.update(unscale(y[None]), unscale(t), None if split.label is None else split.label[i : i + size])
     net.train()
     values = {} if others is None else others.values()
     return {"loss": float(total / weight), **{name: value for name, (value,) in values.items()}}

@@ -60,7 +60,7 @@ def finish(session: Session) -> None:
         return
     session.call("on_train_end")
     if any(session.progress.samples) and "train/loss" not in session.metrics:
-        session.metrics["train/loss"] = session.mean_loss()  # the run ended inside its first epoch
+        session.metrics["train/loss"] = session.progress.mean_loss()  # the run ended inside its first epoch
     try:
         final = session.measure("train", session.data.train, interruptible=True)
         del final["loss"]  # train/loss is the mean over the epoch's steps
@@ -100,7 +100,7 @@ def _end_epoch(session: Session) -> None:
     session.fetch_losses()
     if session.data.val is not None and _validates(session) and not _validated(session, session.data.val):
         return  # interrupted: the resumed run begins with this validation
-    session.log("train/loss", session.mean_loss())
+    session.log("train/loss", session.progress.mean_loss())
     if progress.first_nonfinite_epoch is None and not all(map(math.isfinite, session.metrics["train/loss"])):
         progress.first_nonfinite_epoch = session.epochs_done
     session.log("lr", progress.lr)

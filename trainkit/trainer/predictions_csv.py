@@ -116,13 +116,13 @@ class Columns:
         label = self.split.label
         if self.has_answer and label is not None:
             return [_field(self.interpretation.class_name(k)) for k in label[first:stop].tolist()]
-        t = self.split.t[first:stop].cpu()  # numbers become the shortest texts that are these numbers in their dtype
+        t = self.split.t[first:stop].cpu()
+        t = t.long() if self.interpretation.multilabel else t
         if self.unscale is not None:
             digits = 6 if t.dtype == torch.float32 else 15  # FLT_DIG and DBL_DIG: those that scaling and unscaling keep
             rows = self.unscale(t).reshape(len(t), -1).tolist()
             return [",".join(f"{v:.{digits}g}" for v in row) for row in rows]
-        t = t.long() if self.interpretation.multilabel else t
-        return [",".join(row) for row in t.reshape(len(t), -1).numpy().astype(str)]
+        return [",".join(row) for row in t.reshape(len(t), -1).numpy().astype(str)]  # the shortest texts that are these numbers
 
 
 def as_csv(

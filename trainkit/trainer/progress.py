@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -25,6 +26,36 @@ class Progress:
         """Return the progress before the first step, with a learning rate per replica."""
         n = len(lr)
         return cls(samples=[0] * n, loss_sum=[0.0] * n, lr=lr, active=[True] * n)
+
+    def begin_epoch(self, replicas: int, is_weighted: bool) -> None:
+        """Clear the epoch's sums. is_weighted: whether the samples have weights."""
+        self.loss_sum, self.samples = [0.0] * replicas, [0] * replicas
+        self.weight = [0.0] * replicas if is_weighted else None
+
+    def add_losses(self, rows: list[list[float]], samples: list[int], weights: list[list[float]] | None) -> None:
+        """Add the losses of steps to the epoch's sums: a step counts by its samples, or by their summed weights."""
+        active = [r for r, is_active in enumerate(self.active) if is_active]
+        if weights is not None and self.weight is None:  # the run is resumed inside an epoch that began without weights
+            self.weight = [float(n) for n in self.samples]
+        if weights is None and self.weight is not None:  # or that began with weights
+            weights = [[float(n)] * len(self.samples) for n in samples]
+        for row, n in zip(rows, samples, strict=True):
+            for r in active:
+                self.samples[r] += n
+                if weights is None:
+                    self.loss_sum[r] += row[r] * n
+        if weights is None or self.weight is None:
+            return
+        for row, weight in zip(rows, weights, strict=True):
+            for r in active:
+                if weight[r]:  # else the mean of the step is 0 / 0
+                    self.weight[r] += weight[r]
+                    self.loss_sum[r] += row[r] * weight[r]
+
+    def mean_loss(self) -> list[float]:
+        """Return the mean loss of this epoch's samples, per replica; NaN for a replica that stopped before it."""
+        totals: Sequence[float] = self.samples if self.weight is None else self.weight
+        return [s / n if n else float("nan") for s, n in zip(self.loss_sum, totals, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from .same_data import check_classes
 from .settings import Settings
 from .shapes import check_inputs, check_shapes
 from .signals import Interrupted
+from .step_losses import StepLosses
 
 if TYPE_CHECKING:
     from .engines.engine import StepEngine
@@ -101,9 +102,7 @@ class Session:
         self.last_is_ahead = False  # the fit resumes from a step before that of last.pt, which the next save replaces
         self.failed: UserError | None = None  # raised at the end of the fit, after its state is saved
         self.signal: int | None = None
-        self._losses: list[Tensor] = []  # of the steps since the last fetch, on the device
-        self._counts: list[tuple[int, int]] = []  # for each tensor in _losses: its steps, and the samples of each
-        self._weights: list[Tensor] = []  # for each tensor in _losses: the summed weights of the samples, if they have any
+        self._losses = StepLosses()  # of the steps since the last fetch
         self.lr: list[float] = []  # the schedule's rates, one per replica; the optimizer has 0 for one that has stopped
         self._connect()
 
@@ -349,16 +348,12 @@ class Session:
 
     def begin_epoch(self) -> None:
         """Clear the epoch's sums and call on_train_epoch_start."""
-        self.progress.loss_sum, self.progress.samples = [0.0] * self.replicas, [0] * self.replicas
-        self.progress.weight = None if self.data.train.weight is None else [0.0] * self.replicas
+        self.progress.begin_epoch(self.replicas, self.data.train.weight is not None)
         self.call("on_train_epoch_start")
 
     def record_steps(self, losses: Tensor, steps: int, samples: int, weight: Tensor | None = None) -> None:
         """Count `steps` steps of `samples` samples each; their losses, and their summed weights, stay on the device."""
-        self._losses.append(losses)
-        if weight is not None:
-            self._weights.append(weight)
-        self._counts.append((steps, samples))
+        self._losses.add(losses, steps, samples, weight)
         progress = self.progress
         progress.lr = self.lr
         progress.step += steps
@@ -374,46 +369,10 @@ class Session:
             self.call("on_step_log", rows[-1])
 
     def add_losses(self) -> list[list[float]]:
-        """Add the new losses to the epoch's sums, in float64. Return a row per step, with a loss per replica.
-
-        A step counts by its samples, or by their summed weights.
-        """
-        counts, progress = [samples for steps, samples in self._counts for _ in range(steps)], self.progress
-        single = self._losses[0].dim() == self.net.replica_dims  # eager steps
-        losses = (torch.stack if single else torch.cat)(self._losses).double().reshape(len(counts), -1)
-        weight = torch.stack(self._weights).reshape(len(counts), -1) if self._weights else None
-        if self.loss.reduction == "sum":
-            divisor = torch.tensor(counts, dtype=losses.dtype, device=losses.device).unsqueeze(1) if weight is None else weight
-            losses /= divisor
-        values: list[list[float]] = losses.tolist()
-        self._losses, self._counts, self._weights = [], [], []
-        active_replicas = [r for r, active in enumerate(progress.active) if active]
-        if weight is not None:
-            self._add_weighted(values, counts, weight.tolist(), active_replicas)
-            return values
-        for row, n in zip(values, counts, strict=True):
-            for r in active_replicas:
-                progress.samples[r] += n
-                progress.loss_sum[r] += row[r] * n
-        return values
-
-    def _add_weighted(self, rows: list[list[float]], counts: list[int], weights: list[list[float]], active: list[int]) -> None:
-        """Add losses to the epoch's sums by the weights of their samples."""
-        progress = self.progress
-        if progress.weight is None:  # the run is resumed inside an epoch that began without weights
-            progress.weight = [float(n) for n in progress.samples]
-        for row, n, weight in zip(rows, counts, weights, strict=True):
-            for r in active:
-                progress.samples[r] += n
-                if weight[r % len(weight)]:  # else the mean of the step is 0 / 0
-                    progress.weight[r] += weight[r % len(weight)]
-                    progress.loss_sum[r] += row[r] * weight[r % len(weight)]
-
-    def mean_loss(self) -> list[float]:
-        """Return the mean loss of this epoch's samples, per replica; NaN for a replica that stopped before it."""
-        progress = self.progress
-        totals: Sequence[float] = progress.samples if progress.weight is None else progress.weight
-        return [s / n if n else float("nan") for s, n in zip(progress.loss_sum, totals, strict=True)]
+        """Add the new losses to the epoch's sums, in float64. Return a row per step, with a loss per replica."""
+        fetched = self._losses.fetch(self.net.replica_dims, self.loss.reduction)
+        self.progress.add_losses(*fetched)
+        return fetched.losses
 
     # -- hooks, signals, state -------------------------------------------------------------------------------------------
 
@@ -454,10 +413,9 @@ class Session:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without engine and hooks: a pickled session holds the trained net, its data and its metrics."""
-        left_out = ("hooks", "next_steps", "step_engine", "_losses", "_counts", "_weights")
-        return {k: v for k, v in vars(self).items() if k not in left_out}
+        return {k: v for k, v in vars(self).items() if k not in ("hooks", "next_steps", "step_engine", "_losses")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.step_engine, self._losses, self._counts, self._weights = None, [], [], []
+        self.step_engine, self._losses = None, StepLosses()
         self._connect()

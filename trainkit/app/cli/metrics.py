@@ -14,6 +14,7 @@ PRINTED = 10  # classes of a confusion matrix that is printed
 
 def print_metrics(metrics: dict[str, Any], data: Dataset) -> None:
     """Print a line per metric; beside an accuracy, that of always predicting the most frequent class."""
+    width = max([16, *map(len, metrics)])
     for name, value in sorted(metrics.items()):
         if isinstance(value, dict):
             mean, std = (("nan" if v is None else f"{v:.4g}") for v in (value["mean"], value["std"]))
@@ -23,7 +24,7 @@ def print_metrics(metrics: dict[str, Any], data: Dataset) -> None:
         split, _, metric = name.partition("/")
         share = data.parts()[split].majority() if metric == "accuracy" and split in data.parts() else None
         beside = "" if share is None else f" (the most frequent class: {share:.4g})"
-        terminal.print_stdout(f"  {name:<16} {text}{beside}")
+        terminal.print_stdout(f"  {name:<{width}} {text}{beside}")
 
 
 def print_confusion(matrix: ConfusionMatrix) -> None:

@@ -263,8 +263,6 @@ OPTIONS = {name: option for command in COMMANDS.values() for name, option in com
 
 
 FIRST_WORDS = tuple(dict.fromkeys(command.words[0] for command in COMMANDS.values()))
-
-
 EXIT_CODES = (
     "exit codes: 0 success; 1 failed, or a check found a difference; 2 mistake in the command line, configuration or a file;"
     " 3 non-finite values (terminate_on_nan); 130 SIGINT; 143 SIGTERM"

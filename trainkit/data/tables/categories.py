@@ -12,7 +12,7 @@ from trainkit.core.errors import UserError, suggest
 from trainkit.core.validation import short_repr
 
 from .base import Table
-from .numbers import as_texts, plain_number
+from .numbers import Texts, plain_number
 from .reading import Reading
 from .schema import Column, Schema
 
@@ -65,7 +65,7 @@ def _tell_unknown(table: Table, column: Column, schema: Schema, unknown: Tensor)
 def codes(table: Table, name: str, known: Sequence[str], now: Reading, refuse: bool, cure: str = "") -> tuple[Tensor, str]:
     """Return (n,) int64: the index in `known`, -1 for missing, -2 for unknown, which is refused if `refuse`; and the first word
     other than the empty text that counts as missing."""
-    column = as_texts(table.column(name))
+    column = Texts(table.column(name))
     index: dict[object, int] = {text: i for i, text in enumerate(known)}
     by_value = [plain_number(text) for text in known]
     if known and None not in by_value:

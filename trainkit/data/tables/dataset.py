@@ -19,7 +19,7 @@ from . import reading
 from .base import Table
 from .encode import encoded, gaps
 from .infer import infer, with_gaps
-from .numbers import as_texts, is_date, is_number, numbers
+from .numbers import Texts, is_date, is_number, numbers
 from .options import DIALECT, TableOptions
 from .reading import Reading
 from .schema import Schema
@@ -43,12 +43,16 @@ def dataset(
     roles = [name for key in ("group", "time", "split") if (name := options.get(key)) is not None]
     if len(roles) > 1:
         raise UserError("data: give one of group, time and split")
-    columns = cast("list[str]", roles)
-    schema, now = _schema(table, target, options, saved, columns)
+    if "split" in options and isinstance(test, Table):
+        raise UserError("data.split: a column says which rows are tested, so data.test cannot be a table; leave one out")
+    schema, now = _schema(table, target, options, saved, cast("list[str]", roles))
     whole = _split(table, schema, now)
-    positions = _positions(table, whole, test, options, columns)
-    table.release()  # it is as large as the tensors made from it
-    parts = {name: whole if at is None else whole.subset(at) for name, at in positions.items()}
+    parts = {"train": whole}
+    if "split" in options:
+        parts = {name: whole.subset(at) for name, at in _by_column(table, options["split"]).items()}
+    elif not isinstance(test, Table) and test:
+        parts = {name: whole.subset(at) for name, at in _held(table, whole.label, test, options).items()}
+    table.release()
     if isinstance(test, Table):
         reading.load(test, schema, now)
         parts["test"] = _split(test, schema, now)
@@ -101,34 +105,24 @@ def _split(table: Table, schema: Schema, now: Reading) -> Split:
     return Split(rows.x, rows.t, rows.label, rows.weight, rows.ids)
 
 
-def _positions(
-    table: Table, whole: Split, test: float | Table, options: TableOptions, columns: Sequence[str]
-) -> dict[str, Tensor | None]:
-    """Return the rows of each split of the table, by a column or a share of them for test; None for all rows."""
-    n, seed = len(whole), options.get("seed", 0)
-    if "split" in options:
-        if isinstance(test, Table):
-            raise UserError("data.split: a column says which rows are tested, so data.test cannot be a table; leave one out")
-        return dict(_by_column(table, columns[0]))
-    if isinstance(test, Table) or not test:
-        return {"train": None}
-    group = time = None
-    if "group" in options:
-        group = group_of(table, columns[0])
-    if "time" in options:
-        time = time_of(table, columns[0])
-    label = whole.label if group is None and time is None else None
-    out = held_out(n, test, generator(seed, "csv", "test"), label, group, time)
+def _held(table: Table, label: Tensor | None, share: float, options: TableOptions) -> dict[str, Tensor]:
+    """Return the positions of the training rows, and of a share of the rows for test."""
+    n = table.rows
+    group = group_of(table, options["group"]) if "group" in options else None
+    time = time_of(table, options["time"]) if "time" in options else None
+    table.release()  # it is as large as the tensors made from it
+    label = label if group is None and time is None else None
+    out = held_out(n, share, generator(options.get("seed", 0), "csv", "test"), label, group, time)
     if not len(out):
-        raise UserError(f"data.test: {test} of {n} rows holds out none; give a larger share, a second file, or 0")
+        raise UserError(f"data.test: {share} of {n} rows holds out none; give a larger share, a second file, or 0")
     if len(out) == n:
-        raise UserError(f"data.test: {test} of {n} rows holds out all; give a smaller share")
+        raise UserError(f"data.test: {share} of {n} rows holds out all; give a smaller share")
     return {"train": others(n, out), "test": out}
 
 
 def _by_column(table: Table, name: str) -> dict[str, Tensor]:
     """Return the positions of each split that the column names. Raises UserError for another text, or without training rows."""
-    texts = as_texts(table.column(name))
+    texts = Texts(table.column(name))
     split = [SPLITS.get(text.lower(), "") for text in texts.texts]
     names = ("train", "val", "test")
     code = texts.map([names.index(s) if s else -1 for s in split], torch.long)
@@ -147,7 +141,7 @@ def _by_column(table: Table, name: str) -> dict[str, Tensor]:
 
 def group_of(table: Table, name: str) -> Tensor:
     """Return the group (n,) int64 of each row. Raises UserError for a row without one."""
-    texts = as_texts(table.column(name))
+    texts = Texts(table.column(name))
     group = texts.map(group_codes(texts.texts).tolist(), torch.long)
     _refuse_empty(table, name, texts.map([float(not text) for text in texts.texts], torch.float64) > 0)
     return group
@@ -165,7 +159,7 @@ def time_of(table: Table, name: str) -> Tensor:
         import pyarrow as pa
 
         column = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)), safe=False).cast(pa.int64())
-    texts = as_texts(column)
+    texts = Texts(column)
     _refuse_empty(table, name, texts.map([float(not text) for text in texts.texts], torch.float64) > 0)
     rank = times(texts.texts[:-1]).tolist()
     return texts.map([*rank, 0.0], torch.float64)

@@ -9,7 +9,7 @@ from trainkit.core import terminal
 from trainkit.core.errors import UserError
 
 from .base import Table
-from .numbers import DATE, SEPARATORS, Texts, as_texts, is_date, plain_number, reader
+from .numbers import DATE, SEPARATORS, Texts, is_date, plain_number, reader
 from .schema import Column
 
 DIGITS = re.compile(r"\d+(?:[.,]\d+)?")
@@ -22,7 +22,7 @@ def all_numbers(table: Table, name: str, thousands: str, missing_values: Sequenc
     """Return whether all texts of a column are numbers with this separator between thousands, and none has a unit."""
     read = reader(table.decimal, thousands)
     absent = {"", *missing_values}
-    found = [read(text) for text in as_texts(table.column(name)).texts if text not in absent]
+    found = [read(text) for text in Texts(table.column(name)).texts if text not in absent]
     return all(value is not None and not value[1] for value in found)
 
 
@@ -32,7 +32,7 @@ def as_number(table: Table, name: str, thousands: str, missing_values: Sequence[
     thousands: "" is the first of SEPARATORS with which all texts are numbers. Raises UserError if a text is not a number, or if
     units differ.
     """
-    column = as_texts(table.column(name))
+    column = Texts(table.column(name))
     absent = {"", *missing_values}
     texts = [text for text in column.texts if text not in absent]
     separators = [thousands] if thousands else [sign for sign in SEPARATORS if sign != table.decimal]
@@ -62,7 +62,7 @@ def refuse_doubtful(
     if declared:
         return
     as_dates = is_date(table.column(name))
-    column = as_texts(table.column(name))
+    column = Texts(table.column(name))
     absent = {"", *missing_values}
     texts = [text for text in dict.fromkeys(column.texts) if text not in absent]
     if not is_target and texts:

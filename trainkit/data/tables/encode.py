@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from trainkit.data.mapped import MappedRows
 from .base import Table
 from .categories import categories
 from .memory import opened
-from .numbers import as_texts, dates, numbers, refuse_nonfinite
+from .numbers import Texts, dates, numbers, refuse_nonfinite
 from .options import DIALECT
 from .reading import Reading, later, load
 from .schema import Column, Schema
@@ -38,11 +38,12 @@ class Rows:
     ignored: tuple[str, ...] = ()
 
 
-def read_rows(rows: Any, schema: Mapping[str, object], **overrides: Any) -> Rows:
+def read_rows(rows: Any, schema: Mapping[str, object], inputs_only: bool = False, **overrides: Any) -> Rows:
     """Return rows of a trained model's data, read by `schema`, `Dataset.schema` of its training data.
 
     rows: the path of a CSV or Parquet file, a pandas or polars frame, a pyarrow.Table, a list of dicts, a dict of columns, or a
     dict of one row. Columns are found by their names. Others are ignored; the target, the weight and the ids may be absent.
+    inputs_only: do not read the target, which may then be missing or unknown in any row.
     overrides: options that differ from the training's (`options.LATER`), such as missing="mean" or delimiter=";". Options of
     another kind are ignored, since the schema has them.
     Raises UserError as `csv` does, and for an absent column or a text that the schema does not list.
@@ -50,8 +51,10 @@ def read_rows(rows: Any, schema: Mapping[str, object], **overrides: Any) -> Rows
     plan = Schema.of(schema)
     table = opened(rows, {**plan.dialect, **{key: value for key, value in overrides.items() if key in DIALECT}})
     now = later(plan, overrides)
-    load(table, plan, now)
-    return encoded(table, plan, now)
+    used = replace(plan, target=[]) if inputs_only else plan
+    load(table, used, now)
+    read = encoded(table, used, now)
+    return replace(read, ignored=tuple(name for name in read.ignored if name not in plan.target_names))
 
 
 def encoded(table: Table, schema: Schema, now: Reading) -> Rows:
@@ -105,7 +108,7 @@ def gaps(table: Table, schema: Schema, now: Reading) -> set[str]:
     found = set()
     for column in schema.columns:
         if column.kind == "category":
-            texts = as_texts(table.column(column.name))
+            texts = Texts(table.column(column.name))
             absent = {i for i, text in enumerate(texts.texts) if not text or text in now.missing_values}
             missing = bool(torch.isin(texts.code, torch.tensor(sorted(absent))).any())
         else:

@@ -22,7 +22,7 @@ def as_numbers(rows: Any, schema: Mapping[str, object], options: Mapping[str, An
     if not has_names(rows) or (not schema and hasattr(rows, "to_numpy")):
         return rows, ()
     if schema:
-        read = read_rows(rows, schema, **options)
+        read = read_rows(rows, schema, inputs_only=True, **options)
         return read.x, read.ignored
     what = short_repr(str(rows)) if isinstance(rows, (str, Path)) else f"a {type(rows).__name__} with named columns"
     raise UserError(f"predict: x is {what}, but the model was not trained on a table; give numbers, one row per sample")

@@ -13,7 +13,7 @@ from trainkit.data.dataset import Targets
 
 from .base import Kind, Table
 from .doubtful import all_numbers, as_number, refuse_doubtful
-from .numbers import Texts, as_texts, is_date, is_number, is_text, plain_number
+from .numbers import Texts, is_date, is_number, is_text, plain_number
 from .options import TableOptions, Task
 from .schema import Column, Schema
 
@@ -159,7 +159,7 @@ def _column(table: Table, name: str, options: TableOptions, formats: dict[str, s
             raise UserError(f"{table.name}: column {name!r} holds {column.type}; set data.drop=[{name}]")
         if not pa.types.is_dictionary(column.type) or is_text(column):  # a categorical column of pandas is declared as such
             refuse_doubtful(table, name, missing_values)
-    texts = as_texts(column)
+    texts = Texts(column)
     _tell_missing_words(table, name, texts, options, missing_values)
     return Column(name, "category", vocabulary(texts, missing_values))
 
@@ -232,7 +232,7 @@ def _targets(targets: Targets | None, task: Task, target: str) -> Targets:
 
 
 def _classes(table: Table, target: str, missing_values: Sequence[str]) -> list[str]:
-    classes = vocabulary(as_texts(table.column(target)), missing_values)
+    classes = vocabulary(Texts(table.column(target)), missing_values)
     if len(classes) == 1:
         raise UserError(f"{table.name}: target {target!r} is {classes[0]!r} in every row; needs at least 2 classes")
     return classes

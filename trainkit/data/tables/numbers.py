@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -25,41 +24,44 @@ CURRENCY = "$€£¥₹"
 SEPARATORS = (",", ".", " ", "'", "’", "\u00a0", "\u202f", "_")  # between thousands
 
 
-@dataclass(frozen=True)
 class Texts:
-    """A column of texts: the different ones, without blanks around them, and for each row the index of its text.
+    """A column of any type as texts, a whole number as 1, a truth value as true or false; and each row's index of its text.
 
-    code: (n,) int64. A row without a value has the code of the empty text, which is the last.
+    texts: the different ones, without blanks around them. The last is "", which rows without a value have.
     """
 
-    texts: list[str]
-    code: Tensor
+    def __init__(self, column: Any) -> None:
+        import pyarrow as pa
+
+        if not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode()
+        self._column = column.unify_dictionaries()
+        words = self._column.chunk(0).dictionary if column.num_chunks else pa.array([], pa.string())
+        words = words if pa.types.is_string(words.type) else words.cast(pa.string())
+        self.texts = [*("" if text is None else text.strip() for text in words.to_pylist()), ""]
+
+    @cached_property
+    def code(self) -> Tensor:
+        """(n,) int32, since a column may be large: the index of each row's text."""
+        import pyarrow as pa
+
+        code = torch.empty(len(self._column), dtype=torch.int32)
+        at = 0
+        for chunk in self._column.chunks:
+            index = chunk.indices if chunk.indices.type == pa.int32() else chunk.indices.cast(pa.int32())
+            index = index.fill_null(len(self.texts) - 1) if index.null_count else index
+            code[at : at + len(index)] = from_dlpack(index)
+            at += len(index)
+        return code
 
     def row_of(self, index: int) -> int:
-        """Return the first row of the text at `index`."""
-        return int((self.code == index).nonzero()[0, 0])
+        """Return the first row of the text at `index`; 0 if no row has it."""
+        rows = (self.code == index).nonzero()
+        return int(rows[0, 0]) if len(rows) else 0
 
     def map(self, values: Sequence[int | float], dtype: torch.dtype) -> Tensor:
         """Return (n,) with the value of each row's text."""
         return torch.tensor(values, dtype=dtype).index_select(0, self.code)
-
-
-def as_texts(column: Any) -> Texts:
-    """Return a column of any type as texts: a whole number as 1, a truth value as true or false."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    column = column.combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # of no rows, or of more than one dictionary
-        column = column.unify_dictionaries().combine_chunks()
-    words = column.dictionary
-    if not pa.types.is_string(words.type):
-        words = words.cast(pa.string())
-    texts = ["" if text is None else text.strip() for text in words.to_pylist()]
-    index = pc.fill_null(column.indices.cast(pa.int64()), len(texts))
-    return Texts([*texts, ""], from_dlpack(index) if len(index) else torch.zeros(0, dtype=torch.long))
 
 
 def is_number(column: Any) -> bool:
@@ -123,7 +125,7 @@ def numbers(
         return found[0]
 
     unit = f" with the unit {affix!r}" if affix else ""
-    _convert(table, name, as_texts(column), value, missing_values, into, f"is not a number{unit}; correct it")
+    _convert(table, name, Texts(column), value, missing_values, into, f"is not a number{unit}; correct it")
 
 
 def dates(table: Table, name: str, form: str, missing_values: Sequence[str], into: Tensor) -> None:
@@ -152,7 +154,7 @@ def dates(table: Table, name: str, form: str, missing_values: Sequence[str], int
         return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() / 86_400
 
     fix = f"is not {how}; correct it, or give its format: data.dates={{{name}: '%d.%m.%Y'}}"
-    _convert(table, name, as_texts(column), value, missing_values, into, fix)
+    _convert(table, name, Texts(column), value, missing_values, into, fix)
 
 
 def refuse_nonfinite(table: Table, name: str, values: Tensor, fix: str) -> None:

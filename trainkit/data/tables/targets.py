@@ -12,7 +12,7 @@ from trainkit.data.dataset import encode
 
 from .base import Table
 from .categories import codes
-from .numbers import as_texts, numbers, refuse_nonfinite
+from .numbers import Texts, numbers, refuse_nonfinite
 from .reading import Reading
 from .schema import Schema
 
@@ -20,7 +20,7 @@ from .schema import Schema
 def targets(table: Table, schema: Schema, now: Reading) -> tuple[Tensor | None, Tensor | None]:
     """Return t and label, or None for both if the table does not have the target."""
     names = schema.target_names
-    if any(name not in table.names for name in names):
+    if not names or any(name not in table.names for name in names):
         return None, None
     if schema.task == "classification":
         assert schema.classes is not None
@@ -49,7 +49,7 @@ def _refuse_missing_target(table: Table, name: str, absent: Tensor, word: str = 
 
 
 def ids(table: Table, name: str) -> list[str]:
-    texts = as_texts(table.column(name))
+    texts = Texts(table.column(name))
     return [texts.texts[i] for i in texts.code.tolist()]
 
 

@@ -158,7 +158,8 @@ class Mixup(Augmentation):
     """Mix each sample with another one: x = l x + (1 - l) x', t = l t + (1 - l) t', l from Beta(alpha, alpha).
 
     The other sample is any of the training split, changed by the augmentations listed before this one. So the mixture does not
-    depend on the batch. The targets must be numbers: one-hot for classes (`data.targets: onehot`).
+    depend on the batch. The targets must be numbers: one-hot for classes (`data.targets: onehot`). A sample
+    keeps its own weight.
     Source: Zhang et al. 2018, mixup: Beyond empirical risk minimization.
     """
 

@@ -8,17 +8,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainkit.data.statistics import Frame
+from trainkit.data.statistics import Frame, Range, mean_std
 
 
 def fill_values(
-    x: Tensor, how: Literal["mean", "median", "most_frequent"], frame: Frame | None, groups: Sequence[slice] = ()
+    x: Tensor, how: Literal["mean", "median", "most_frequent"], span: Range, groups: Sequence[slice] = ()
 ) -> Tensor:
     """Return the value (k,) float64 for NaN in each feature of x (n, k): mean, median or mode without NaN; 0 if all are NaN.
 
     The mode is the smallest of the most frequent numbers. groups: features that are one category, one-hot: their mode is that
-    of the category, so that exactly one of them is 1. One feature at a time is converted to float64, since x may be large.
+    of the category, so that exactly one of them is 1. span: the range of x. One feature at a time is copied, since x may be
+    large; for the mean of numbers of which none is missing, one block at a time.
     """
+    frame = Frame.of(span.low, span.high)
+    if how == "mean" and not span.missing:
+        return mean_std(x, (0,), frame)[0]
     flat = x.reshape(len(x), -1)
     value = torch.stack([_statistic(flat[:, i].double(), how, _part(frame, i)) for i in range(flat.shape[1])])
     if how == "most_frequent":

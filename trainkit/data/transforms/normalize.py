@@ -67,8 +67,7 @@ class Normalizer:
             if not span.finite and (data.fill is not None or data.normalize != "none"):
                 check.refuse(data, "train", "x", torch.isinf, "has no mean", check.CORRECT)
         if data.fill is not None and span is not None:  # even if no number is missing here: another split may have one
-            x = x[:]  # a median needs all numbers at once
-            fill = fill_values(x, data.fill, Frame.of(span.low, span.high), onehot_groups(data.schema))
+            fill = fill_values(x[:], data.fill, span, onehot_groups(data.schema))
         made = partial(cls, fill=fill, target_mean=target_mean, target_std=target_std)
         if data.normalize == "none":
             return made(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
@@ -94,14 +93,17 @@ class Normalizer:
     def apply(self, split: Split, dtype: torch.dtype | None = None) -> Split:
         """Return the split with inputs filled and scaled, and targets scaled, in `dtype` (None: their own).
 
-        Inputs that stay in a file are scaled when they are read.
+        Inputs that are not in memory, and targets that are read with them, are scaled when they are read.
         """
-        scale = partial(self.scale, dtype=dtype)
-        x = split.x.then(scale) if isinstance(split.x, MappedRows) else scale(split.x)
-        t = split.t
-        if self.target_mean is not None and self.target_std is not None and t.shape[1:] == self.target_mean.shape:
-            t = ((t.double() - self.target_mean) / self.target_std).to(dtype or t.dtype)
-        return replace(split, x=x, t=t)
+        scale, scale_targets = partial(self.scale, dtype=dtype), partial(self.scale_targets, dtype=dtype)
+        x = split.x.then(scale, scale_targets) if isinstance(split.x, MappedRows) else scale(split.x)
+        return replace(split, x=x, t=scale_targets(split.t))
+
+    def scale_targets(self, t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return targets (k, ...) scaled, in `dtype`, if they have a scale; else as they are."""
+        if self.target_mean is None or self.target_std is None or t.shape[1:] != self.target_mean.shape:
+            return t
+        return ((t.double() - self.target_mean) / self.target_std).to(dtype or t.dtype)
 
     def scale(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return rows (k, ...) filled and scaled, in `dtype`. Works in blocks: all at once would need three float64 copies."""

@@ -34,6 +34,7 @@ from trainkit import (
 )
 from trainkit.data.dataset import Dataset, Split
 from trainkit.trainer.evaluation import evaluate
+from trainkit.trainer.progress import Progress
 
 COUNTS = torch.tensor([2, 0, 1, 3, 1, 1, 2, 0, 4, 1, 1, 2])
 DRAW = torch.Generator().manual_seed(0)
@@ -100,9 +101,21 @@ def test_the_mean_of_an_epoch_counts_each_step_by_its_weight() -> None:
     assert trainer.history[0]["train/loss"] == pytest.approx(whole, rel=1e-12)
 
 
+def test_an_epoch_resumed_with_or_without_weights_counts_each_step_by_what_it_had() -> None:
+    progress = Progress.start([0.1])
+    progress.begin_epoch(1, is_weighted=False)
+    progress.add_losses([[3.0]], [4], None)
+    progress.add_losses([[6.0], [math.nan]], [4, 4], [[2.0], [0.0]])
+    assert progress.mean_loss() == [(4 * 3 + 2 * 6) / 6]
+    progress.add_losses([[1.0]], [3], None)
+    assert progress.mean_loss() == [(4 * 3 + 2 * 6 + 3 * 1) / 9]
+    assert progress.samples == [15]
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
 def test_an_evaluation_has_the_weighted_loss_and_scikit_learns_weighted_metrics(batch_size: int) -> None:
     net = Sequential(Linear(3, 2)).to(dtype=torch.float64)
+    net.load_state_dict({"0.weight": torch.tensor([[0.2, 1.0, 0.5], [0.9, -0.4, 0.1]]), "0.bias": torch.zeros(2)})
     weight = torch.rand(len(X), generator=torch.Generator().manual_seed(2)).double() * (COUNTS > 0)
     data = replace(weighted(X, LABEL, weight), positive=0)
     made = Trainer(metrics=["f1", "auc", "mcc", "brier"]).settings().made_metrics()
