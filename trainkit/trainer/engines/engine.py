@@ -84,25 +84,21 @@ class StepEngine:
             yield step(x, t).unsqueeze(0), 1, x.shape[axis], None
 
     def _multi_step(self, engine: Literal["compile", "graph", "native"]) -> MultiStepEngine:
-        kind: type[MultiStepEngine]
-        if engine == "native":
-            from .native.engine import NativeEngine
-
-            settings = self.session.settings
-            NativeEngine.loss, NativeEngine.accumulate = self.session.loss, settings.accumulate
-            NativeEngine.clip_norm, NativeEngine.clip_value = settings.clip_norm, settings.clip_value
-            NativeEngine.weight = None
-            kind = NativeEngine
-        elif engine == "graph":
-            from .cuda_graph import CudaGraphEngine as kind
-        else:
-            from .compiled import CompiledEngine as kind
         session = self.session
         clip = clipping(session.net.replica_dims, session.settings.clip_norm, session.settings.clip_value)
 
         def gradient_of(net: Module) -> Gradient:
             return loss_and_grad(self._in_precision(net), session.loss, session.settings.accumulate)
 
+        if engine == "native":
+            from .native.engine import NativeEngine
+
+            return NativeEngine(session, gradient_of, clip)
+        kind: type[MultiStepEngine]
+        if engine == "graph":
+            from .cuda_graph import CudaGraphEngine as kind
+        else:
+            from .compiled import CompiledEngine as kind
         return kind(session.net, session.optimizer, gradient_of, clip, session.data.train, self.size)
 
 

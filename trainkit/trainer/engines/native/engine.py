@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from trainkit.core.errors import UserError
 from trainkit.core.library_cache import library
-from trainkit.nn.losses import Loss
+from trainkit.nn.module import Module
 from trainkit.trainer.engines.multi_step import MAX_STEPS, MultiStepEngine
+from trainkit.trainer.engines.step import Clip, Gradient
 
 from .compiler import FLAGS, PACKAGE, compile_library, compiler
 from .source import steps_source
+
+if TYPE_CHECKING:
+    from trainkit.trainer.session import Session
 
 ALIGN = 64  # bytes
 
@@ -36,46 +42,42 @@ class NativeEngine(MultiStepEngine):
     """
 
     adjective = "native"
-    loss: Loss
-    accumulate: int
-    clip_norm: float | None
-    clip_value: float | None
-    weight: Tensor | None
+
+    def __init__(self, session: Session, gradient_of: Callable[[Module], Gradient], clip: Clip | None) -> None:
+        """Build and check the steps of a session. gradient_of, clip: as for `MultiStepEngine`."""
+        if session.device.type != "cpu":
+            raise UserError(f"native steps run on a CPU, not on {session.device}")
+        self.loss, self.settings = session.loss, session.settings
+        super().__init__(session.net, session.optimizer, gradient_of, clip, session.data.train, session.step_size)
 
     def build(self, order: Tensor) -> None:
-        features, rows = self.x.shape[1:].numel(), self.size // self.accumulate
-        self.source = steps_source(
-            self.net,
-            self.loss,
-            self.optimizer,
-            rows,
-            self.accumulate,
-            features,
-            self.x.dtype,
-            self.clip_norm,
-            self.clip_value,
-        )
+        settings, self.parts = self.settings, self.settings.accumulate
+        shape, rows = self.x.shape[1:], self.size // self.parts
+        if rows * self.parts != self.size:
+            raise UserError(f"a step of {self.size} samples has {self.parts} parts of different sizes")
+        limits = settings.clip_norm, settings.clip_value
+        self.source = steps_source(self.net, self.loss, self.optimizer, rows, self.parts, shape, self.x.dtype, *limits)
         path = library(library_key(self.source.text), lambda folder: compile_library(self.source.text, folder))
         loaded = ctypes.CDLL(str(path))
         loaded.model_bytes.restype = ctypes.c_long
         replicas = self.replicas[0] if self.replicas else 1
         self.threads = min(torch.get_num_threads(), replicas)
         self.models = torch.empty(self.threads * loaded.model_bytes() + ALIGN, dtype=torch.uint8)
-        shape = MAX_STEPS, self.accumulate, replicas, rows
-        self.masks = [self.x.new_empty(*shape, width) for _, width in self.source.dropouts]
+        self.masks = [self.x.new_empty(MAX_STEPS, self.parts, replicas, rows, width) for _, width in self.source.dropouts]
         self.call: Any = loaded.steps
         self.call.argtypes, self.call.restype = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p], None
 
     def run(self, order: Tensor, first: int, count: int) -> Tensor:
         self._draw_masks(count)
+        state, masks = addresses(self.optimizer.state()), addresses(self.masks)
         call = Call(
-            pointers(self.optimizer.state()),
+            ctypes.addressof(state),
             self.x.data_ptr(),
             self.t.data_ptr(),
-            None if self.weight is None else self.weight.data_ptr(),
+            None,
             order.data_ptr(),
             self.table.data_ptr(),
-            pointers(self.masks),
+            ctypes.addressof(masks),
             self.losses.data_ptr(),
             first,
             count,
@@ -88,15 +90,15 @@ class NativeEngine(MultiStepEngine):
     def _draw_masks(self, count: int) -> None:
         """Draw the masks of the next steps, in the order of eager steps."""
         for k in range(count if self.masks else 0):
-            for part in range(self.accumulate):
+            for part in range(self.parts):
                 for (module, _), masks in zip(self.source.dropouts, self.masks, strict=True):
                     own = masks[k, part]
                     own.copy_(module.draw_mask(own if self.replicas else own[0]))
 
 
-def pointers(tensors: Any) -> Any:
-    """Return the addresses of tensors as an array of C."""
-    return ctypes.cast((ctypes.c_void_p * max(1, len(tensors)))(*(t.data_ptr() for t in tensors)), ctypes.c_void_p)
+def addresses(tensors: Sequence[Tensor]) -> Any:
+    """Return the addresses of tensors as an array of C, of which the caller keeps a reference while it is in use."""
+    return (ctypes.c_void_p * max(1, len(tensors)))(*(t.data_ptr() for t in tensors))
 
 
 def library_key(text: str) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -127,15 +127,18 @@ def steps_source(
     optimizer: Optimizer,
     rows: int,
     parts: int,
-    features: int,
+    shape: torch.Size,
     dtype: torch.dtype,
     clip_norm: float | None,
     clip_value: float | None,
 ) -> Steps:
-    """Return the source of steps of `parts` passes over `rows` samples of `features` numbers each.
+    """Return the source of steps of `parts` passes over `rows` samples each, of the given shape.
 
     Raises UserError where a module, the loss or the optimizer has no C++ pair.
     """
+    first, features = next(leaves(net), None), shape.numel()
+    if len(shape) > 1 and not (isinstance(first, Flatten) and (first.start_dim, first.end_dim) == (1, -1)):
+        raise UserError(f"samples have {len(shape)} axes, native steps take rows of numbers; begin the net with Flatten()")
     s = Source()
     x = s.buffer(features)
     y, outputs, backward = s.module(net, x, features)
@@ -179,6 +182,14 @@ def steps_source(
     values["fields"] = "\n  ".join(s.fields)
     text = Template(STEPS.read_text(encoding="utf-8")).substitute(values)
     return Steps(text, [(m, width) for _, m, width in s.dropouts])
+
+
+def leaves(net: Module) -> Iterator[Module]:
+    """Yield the modules of nested Sequentials in the order of the forward pass."""
+    for child in net.layers if isinstance(net, Sequential) else ():
+        yield from leaves(child)
+    if not isinstance(net, Sequential):
+        yield net
 
 
 def no_pair(thing: Module | Loss | Optimizer) -> UserError:
