@@ -5,7 +5,7 @@
 template <bool AMSGRAD, bool DECOUPLED, bool DECAYS, bool MAXIMIZES> struct Adam {
   T eps;
   // row: lr, weight_decay, β₁, β₂, 1 - β₁ᵗ, √(1 - β₂ᵗ)
-  INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row) const {
+  INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row, bool first) const {
     const T lr = row[0], decay = row[1], to_m = 1 - row[2], beta2 = row[3], to_v = 1 - row[3];
     const T correction1 = 1 / row[4], correction2 = row[5], kept = 1 - row[0] * row[1];
     for (int i = 0; i < n; i += WIDE) {
@@ -29,7 +29,7 @@ template <bool AMSGRAD, bool DECOUPLED, bool DECAYS, bool MAXIMIZES> struct Adam
 template <bool CENTERED, bool MOMENTUM, bool DECAYS, bool MAXIMIZES> struct RMSprop {
   T alpha, rest, eps;  // rest = 1 - alpha, rounded once
   // row: lr, weight_decay, momentum
-  INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row) const {
+  INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row, bool first) const {
     const T lr = row[0], decay = row[1], momentum = row[2];
     for (int i = 0; i < n; i += WIDE) {
       Wide d = gradient<MAXIMIZES, DECAYS>(p + i, g + i, decay);
@@ -55,7 +55,7 @@ template <bool CENTERED, bool MOMENTUM, bool DECAYS, bool MAXIMIZES> struct RMSp
 template <bool DECAYS, bool MAXIMIZES> struct Adagrad {
   T eps;
   // row: lr, weight_decay, 1 / (1 + t lr_decay)
-  INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row) const {
+  INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row, bool first) const {
     const T lr = row[0], decay = row[1], decline = row[2];
     for (int i = 0; i < n; i += WIDE) {
       Wide d = gradient<MAXIMIZES, DECAYS>(p + i, g + i, decay);

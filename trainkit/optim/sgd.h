@@ -5,12 +5,12 @@
 template <bool MOMENTUM, bool NESTEROV, bool DECAYS, bool MAXIMIZES> struct SGD {
   T dampening;
   // row: lr, momentum, weight_decay
-  INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row) const {
+  INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row, bool first) const {
     const T lr = row[0], momentum = row[1], decay = row[2];
     for (int i = 0; i < n; i += WIDE) {
       Wide d = gradient<MAXIMIZES, DECAYS>(p + i, g + i, decay);
       if (MOMENTUM) {
-        Wide m = momentum * load<WIDE>(slot[0] + i) + (1 - dampening) * d;
+        Wide m = first ? d : momentum * load<WIDE>(slot[0] + i) + (1 - dampening) * d;
         store<WIDE>(slot[0] + i, m);
         d = NESTEROV ? d + momentum * m : m;
       }
@@ -21,7 +21,7 @@ template <bool MOMENTUM, bool NESTEROV, bool DECAYS, bool MAXIMIZES> struct SGD 
 
 template <bool MOMENTUM, bool DECAYS, bool MAXIMIZES> struct SignSGD {
   // row: lr, momentum, weight_decay
-  INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row) const {
+  INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row, bool first) const {
     const T lr = row[0], momentum = row[1], decay = row[2];
     for (int i = 0; i < n; i += WIDE) {
       Wide d = gradient<MAXIMIZES, DECAYS>(p + i, g + i, decay);

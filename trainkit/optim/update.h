@@ -1,4 +1,7 @@
 // What all updates share: the gradient with its sign and decay, and the descent.
+//
+// An update has the arguments p, g, the slots, their length n, the scalars of `Optimizer.scalar_names` as a row, and whether it
+// is the first of a run.
 #pragma once
 #include "../nn/native/vector.h"
 

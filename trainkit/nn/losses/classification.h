@@ -13,15 +13,16 @@ template <int N, int C, bool MEAN, bool LOGITS> struct ClassLoss {
 
   bool counts(int64_t t) const { return !ignores || t != ignored; }
 
-  double count(const int64_t* t, const T* weight) const {
+  double count(int rows, const int64_t* t, const T* weight) const {
     if (!MEAN) return 1;
     double sum = 0;
-    for (int n = 0; n < N; n++)
+    for (int n = 0; n < rows; n++)
       if (counts(t[n])) sum += double(class_weight[t[n]]) * (weight ? weight[n] : 1);
     return sum;
   }
 
-  INLINE T sum(const T* y, const int64_t* t, const T* weight, T scale, T* dy) const {
+  // Return -Σ q log p of the first `rows` samples, and write dy times `scale`, which is 0 in the others.
+  INLINE T sum(int rows, const T* y, const int64_t* t, const T* weight, T scale, T* dy) const {
     alignas(64) T shifted[N * P];  // y - max y, then log p
     T top[N], norm[N], total = 0;
     if (LOGITS) {
@@ -41,7 +42,7 @@ template <int N, int C, bool MEAN, bool LOGITS> struct ClassLoss {
         for (int c = 0; c < C; c++) norm[n] += dy[n * P + c];
       }
     }
-    for (int n = 0; n < N; n++) {
+    for (int n = 0; n < rows; n++) {
       T* d = dy + n * P;
       for (int c = C; c < P; c++) d[c] = 0;
       T own = weight ? weight[n] : 1;
@@ -65,6 +66,7 @@ template <int N, int C, bool MEAN, bool LOGITS> struct ClassLoss {
         for (int c = 0; c < C; c++) d[c] = scale * ((LOGITS ? d[c] / norm[n] * sum_q : 0) - q[c]);
       }
     }
+    std::memset(dy + rows * P, 0, (N - rows) * P * sizeof(T));
     return total;
   }
 };

@@ -9,18 +9,18 @@ template <int N, int C, bool MEAN, class F> struct Elements {
   F f;
 
   // What the sum is divided by.
-  static double count(const T*, const T* weight) {
+  static double count(int rows, const T*, const T* weight) {
     if (!MEAN) return 1;
-    if (!weight) return double(N) * C;
+    if (!weight) return double(rows) * C;
     double sum = 0;
-    for (int n = 0; n < N; n++) sum += weight[n];
+    for (int n = 0; n < rows; n++) sum += weight[n];
     return sum * C;
   }
 
-  // Return Σ w e, and write dy times `scale`.
-  INLINE T sum(const T* y, const T* t, const T* weight, T scale, T* dy) const {
+  // Return Σ w e of the first `rows` samples, and write dy times `scale`, which is 0 in the others.
+  INLINE T sum(int rows, const T* y, const T* t, const T* weight, T scale, T* dy) const {
     T total = 0;
-    for (int n = 0; n < N; n++) {
+    for (int n = 0; n < rows; n++) {
       T w = weight ? weight[n] : 1;
       for (int c = 0; c < C; c++) {
         T a = y[n * P + c], b = t[n * C + c];
@@ -28,6 +28,7 @@ template <int N, int C, bool MEAN, class F> struct Elements {
         dy[n * P + c] = !weight || w > 0 ? w * scale * f.derivative(c, a, b) : 0;
       }
     }
+    std::memset(dy + rows * P, 0, (N - rows) * P * sizeof(T));
     return total;
   }
 };

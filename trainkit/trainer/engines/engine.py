@@ -72,14 +72,17 @@ class StepEngine:
             return
         order = session.order(epoch)
         full = order.shape[axis] // self.size
-        if self.optimizer.t == 0:  # the first update of a run may have another form
+        if self.optimizer.t == 0 and not self.multi_step.takes_every_step:  # the first update of a run may have another form
             yield step(*next(session.batches(epoch))).unsqueeze(0), 1, self.size, None
             first = 1
         while first < full:
             n = self.multi_step.max_steps_per_call(min(full - first, session.steps_until_next_event()))
             yield self.multi_step(order, first, n), n, self.size, None
             first += n
-        if first * self.size < order.shape[axis]:  # a smaller batch is left at the end
+        if (left := order.shape[axis] - first * self.size) > 0:  # a smaller batch is left at the end
+            if self.multi_step.takes_every_step:
+                yield self.multi_step.rest(order, first), 1, left, None
+                return
             x, t = next(session.batches(epoch, first))
             yield step(x, t).unsqueeze(0), 1, x.shape[axis], None
 

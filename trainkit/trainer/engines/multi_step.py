@@ -37,6 +37,7 @@ class MultiStepEngine:
     """
 
     adjective = ""  # of its steps, in messages
+    takes_every_step = False  # False if the first step of a run, and the smaller batch at an epoch's end, are taken eagerly
 
     def __init__(
         self,
@@ -70,14 +71,22 @@ class MultiStepEngine:
         self._check(order, undo)
 
     def __call__(self, order: Tensor, first: int, count: int) -> Tensor:
-        rows = self._rows(count)
-        if rows != self.rows[:count]:
-            self.table[:count] = torch.tensor(rows, dtype=self.table.dtype)
-            self.rows = rows
+        self.fill_table(count)
         began = time.perf_counter()
         losses = self.run(order, first, count)
         self.seconds = (time.perf_counter() - began) / count
         return losses
+
+    def fill_table(self, count: int) -> None:
+        """Write the scalars of the next updates into the table, and count these updates."""
+        rows = self._rows(count)
+        if rows != self.rows[:count]:
+            self.table[:count] = torch.tensor(rows, dtype=self.table.dtype)
+            self.rows = rows
+
+    def rest(self, order: Tensor, first: int) -> Tensor:
+        """Take the step of an epoch's last, smaller batch, number `first`, if the engine takes every step."""
+        raise NotImplementedError(f"{type(self).__name__} has no rest")
 
     def build(self, order: Tensor) -> None:
         """Make what `run` needs. May take steps, with any order of the shape of `order`: they are undone."""

@@ -31,7 +31,7 @@ class Call(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("state", "x", "t", "weight", "order", "table", "masks", "losses")),
-        *((name, ctypes.c_long) for name in ("first", "count", "replicas", "samples")),
+        *((name, ctypes.c_long) for name in ("begin", "size", "count", "replicas", "samples", "is_first")),
     ]
 
 
@@ -42,6 +42,7 @@ class NativeEngine(MultiStepEngine):
     """
 
     adjective = "native"
+    takes_every_step = True
 
     def __init__(self, session: Session, gradient_of: Callable[[Module], Gradient], clip: Clip | None) -> None:
         """Build and check the steps of a session. gradient_of, clip: as for `MultiStepEngine`."""
@@ -52,9 +53,7 @@ class NativeEngine(MultiStepEngine):
 
     def build(self, order: Tensor) -> None:
         settings, self.parts = self.settings, self.settings.accumulate
-        shape, rows = self.x.shape[1:], self.size // self.parts
-        if rows * self.parts != self.size:
-            raise UserError(f"a step of {self.size} samples has {self.parts} parts of different sizes")
+        shape, rows = self.x.shape[1:], -(-self.size // self.parts)
         limits = settings.clip_norm, settings.clip_value
         self.source = steps_source(self.net, self.loss, self.optimizer, rows, self.parts, shape, self.x.dtype, *limits)
         path = library(library_key(self.source.text), lambda folder: compile_library(self.source.text, folder))
@@ -68,7 +67,15 @@ class NativeEngine(MultiStepEngine):
         self.call.argtypes, self.call.restype = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p], None
 
     def run(self, order: Tensor, first: int, count: int) -> Tensor:
-        self._draw_masks(count)
+        return self._run(order, first, count, self.size)
+
+    def rest(self, order: Tensor, first: int) -> Tensor:
+        """Take the step of an epoch's last, smaller batch, number `first`, and return its loss, (1,) or (1, r)."""
+        self.fill_table(1)
+        return self._run(order, first, 1, order.shape[-1] - first * self.size)
+
+    def _run(self, order: Tensor, first: int, count: int, size: int) -> Tensor:
+        self._draw_masks(count, size)
         state, masks = addresses(self.optimizer.state()), addresses(self.masks)
         call = Call(
             ctypes.addressof(state),
@@ -79,21 +86,25 @@ class NativeEngine(MultiStepEngine):
             self.table.data_ptr(),
             ctypes.addressof(masks),
             self.losses.data_ptr(),
-            first,
+            first * self.size,
+            size,
             count,
             self.replicas[0] if self.replicas else 1,
             order.shape[-1],
+            self.optimizer.t == count,  # the updates are counted already
         )
         self.call(-(-self.models.data_ptr() // ALIGN) * ALIGN, self.threads, ctypes.byref(call))
-        return self.losses[:count]
+        return self.losses[:count].clone()  # the next call writes into the same place
 
-    def _draw_masks(self, count: int) -> None:
-        """Draw the masks of the next steps, in the order of eager steps."""
+    def _draw_masks(self, count: int, size: int) -> None:
+        """Draw the masks of the next steps, of `size` samples each, in the order of eager steps."""
+        most = -(-size // self.parts)
         for k in range(count if self.masks else 0):
-            for part in range(self.parts):
+            for part, begin in enumerate(range(0, size, most)):
                 for (module, _), masks in zip(self.source.dropouts, self.masks, strict=True):
-                    own = masks[k, part]
-                    own.copy_(module.draw_mask(own if self.replicas else own[0]))
+                    own = masks[k, part] if self.replicas else masks[k, part, 0]
+                    own = own.narrow(own.dim() - 2, 0, min(most, size - begin))
+                    own.copy_(module.draw_mask(own))
 
 
 def addresses(tensors: Sequence[Tensor]) -> Any:

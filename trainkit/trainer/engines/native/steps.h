@@ -5,7 +5,7 @@ using T = $T;
 #include <vector>
 $headers
 
-constexpr int N = $N, PARTS = $parts;  // samples of a pass, and passes of a step
+constexpr int N = $N, PARTS = $parts;  // most samples of a pass, and passes of a step
 constexpr int FEATURES = $features, SLOTS = $slots, SCALARS = $scalars, MASKS = $masks;
 constexpr bool CLIPS_VALUE = $clips_value, CLIPS_NORM = $clips_norm;
 
@@ -29,11 +29,13 @@ struct Call {
   const T* x;             // (samples, FEATURES)
   const void* t;          // (samples, TARGETS)
   const T* weight;        // (samples,), or null
-  const int64_t* order;   // (replicas, samples)
+  const int64_t* order;   // (replicas, samples): those of the epoch
   const double* table;    // (count, SCALARS, replicas)
   const T* const* masks;  // MASKS tensors (count, PARTS, replicas, N, ...)
   T* losses;              // (count, replicas)
-  long first, count, replicas, samples;
+  long begin, size, count;  // the first sample, the samples of a step, and the steps
+  long replicas, samples;
+  long is_first;  // whether the first of these updates is the first of the run
 };
 
 // One model: its parameters with padded rows, the buffers of a pass, and the step.
@@ -70,11 +72,11 @@ struct Model {
     $changed
   }
 
-  // Add the gradient of the samples at `rows`, and return the sum of the loss.
-  T pass(const T* samples, const int64_t* rows, int part, bool weighted, T scale) {
-    for (int n = 0; n < N; n++) std::memcpy($x + n * pad(FEATURES), samples + rows[n] * FEATURES, FEATURES * sizeof(T));
+  // Add the gradient of `rows` samples, those at `at`, and return the sum of the loss. The other rows of x are any earlier ones.
+  T pass(const T* samples, const int64_t* at, int rows, int part, bool weighted, T scale) {
+    for (int n = 0; n < rows; n++) std::memcpy($x + n * pad(FEATURES), samples + at[n] * FEATURES, FEATURES * sizeof(T));
     $forward
-    T sum = $loss.sum($y, t[part], weighted ? weight[part] : nullptr, scale, $dy);
+    T sum = $loss.sum(rows, $y, t[part], weighted ? weight[part] : nullptr, scale, $dy);
     $backward
     return sum;
   }
@@ -93,35 +95,39 @@ struct Model {
     }
   }
 
-  // The steps of replica r, from number `first` of the epoch on.
+  // The steps of replica r.
   void run(const Call& c, long r) {
     copy<true>(c.state, r, c.replicas);
     changed();
-    const int64_t* rows = c.order + r * c.samples + c.first * N * PARTS;
-    for (long k = 0; k < c.count; k++, rows += N * PARTS) {
-      double row[SCALARS], count = 0;
+    const int64_t* order = c.order + r * c.samples + c.begin;
+    const long most = (c.size + PARTS - 1) / PARTS;  // samples of a part, except the last
+    for (long k = 0; k < c.count; k++, order += c.size) {
+      double row[SCALARS], count = 0, sum = 0;
       for (int i = 0; i < SCALARS; i++) row[i] = c.table[(k * SCALARS + i) * c.replicas + r];
+      int rows[PARTS];
       for (int part = 0; part < PARTS; part++) {
-        for (int n = 0; n < N; n++) {
-          const int64_t at = rows[part * N + n];
+        const long left = c.size - part * most;
+        rows[part] = left < 0 ? 0 : left < most ? left : most;
+        for (int n = 0; n < rows[part]; n++) {
+          const int64_t at = order[part * most + n];
           std::memcpy(t[part] + n * TARGETS, static_cast<const Target*>(c.t) + at * TARGETS, TARGETS * sizeof(Target));
           if (c.weight) weight[part][n] = c.weight[at];
         }
-        count += $loss.count(t[part], c.weight ? weight[part] : nullptr);
+        count += $loss.count(rows[part], t[part], c.weight ? weight[part] : nullptr);
       }
       if (!$is_mean) count = 1;
       const double scale = count == 0 ? 0 : 1 / count;
       std::memset(g, 0, SIZE * sizeof(T));
-      double sum = 0;
       for (int part = 0; part < PARTS; part++) {
+        if (rows[part] == 0) continue;
         $set_masks
-        sum += pass(c.x, rows + part * N, part, c.weight, T(scale));
+        sum += pass(c.x, order + part * most, rows[part], part, c.weight, T(scale));
       }
       c.losses[k * c.replicas + r] = count == 0 && PARTS == 1 ? T(NAN) : T(sum * scale);
       clip();
       T* slot[SLOTS + 1];
       for (int i = 0; i < SLOTS; i++) slot[i] = buffer[2 + i];
-      $rule.update(p, g, slot, SIZE, row);
+      $rule.update(p, g, slot, SIZE, row, c.is_first && k == 0);
       changed();
     }
     copy<false>(c.state, r, c.replicas);
