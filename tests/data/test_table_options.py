@@ -389,7 +389,10 @@ def test_an_unknown_category_is_refused_ignored_or_has_its_own_feature(capsys: p
         (table(TRAIN, "t", test=0, unknown="ignore").schema, {}),
     ):
         assert read_rows(LATER, schema, **overrides).x[:, :2].tolist() == [[1, 0], [0, 0], [0, 1]]
-        assert "column 'c': 1 values are in no training row, the first in row 1; they have 0 in all" in capsys.readouterr().err
+        assert (
+            "column 'c': 1 values are in no training row, the first in row 1; they count as no category"
+            in capsys.readouterr().err
+        )
     own = table(TRAIN, "t", test=0, unknown="column")
     assert own.features == ("c=x", "c=y", "c=(unknown)", "a")
     assert own.train.x[:, 2].tolist() == [0, 0, 0]

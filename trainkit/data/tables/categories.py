@@ -55,7 +55,7 @@ def _no_code(table: Table, column: Column, where: Tensor, what: str) -> str:
 def _tell_unknown(table: Table, column: Column, schema: Schema, unknown: Tensor) -> None:
     row = int(unknown.nonzero()[0, 0])
     own = "get the feature for unknown values" if schema.encode == "onehot" else "get the code for unknown values"
-    what = own if schema.unknown == "column" or schema.encode == "codes" else "have 0 in all features of the column"
+    what = own if schema.unknown == "column" or schema.encode == "codes" else "count as no category (data.unknown=ignore)"
     terminal.print_stderr(
         f"{table.name}: column {column.name!r}: {int(unknown.sum())} values are in no training row, the first in"
         f" {table.place(row)}; they {what}"
