@@ -23,6 +23,8 @@ class ArrowTable(Table):
     Raises UserError if `rows` is something else, or if a column has values of several types.
     """
 
+    is_file = False
+
     def __init__(self, rows: Any, name: str = "rows") -> None:
         require_pyarrow()
         self.name = name
