@@ -46,7 +46,7 @@ def test_the_path_of_a_table_runs_as_it_stands(capsys, tmp_path, monkeypatch):
     header, *lines = Path("predictions.csv").read_text().splitlines()
     assert len(lines) == 9
     assert header == "row,id,p_no,p_yes,answer"
-    assert "yes" in capsys.readouterr().out
+    assert "(of class 'yes')" in capsys.readouterr().out
     (service,) = filter(is_of_the_table, BLOCKS)
     exec(compile(service, "README.md", "exec"), {"__name__": "readme"})
     assert "('no', 'yes')" in capsys.readouterr().out

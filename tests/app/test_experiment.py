@@ -374,3 +374,15 @@ def test_a_regression_is_predicted_in_shape(tmp_path: Path) -> None:
     trainer.fit(net, MSELoss(), SGD(net.param(), lr=0.1), tensors(x, x[:, :2].clone()))
     assert trainer.predict(x).shape == (50, 2)
     assert trainkit.load(tmp_path / "run").predict(x[:7]).shape == (7, 2)
+
+
+def test_fit_goes_on_from_the_last_step_and_not_from_the_best_parameters(tmp_path: Path) -> None:
+    """As `fit --resume` does: the optimizer's state belongs to the last step."""
+    for name in ("run", "copy"):
+        best = EarlyStopping("train/loss", "max", patience=99, restore_best=True)  # the first epoch is the best
+        fitted(tmp_path / name, net=whole_net(), extra=[best], max_epochs=3)
+    model = load(tmp_path / "run")
+    model.fit(data(), max_epochs=5)
+    again = load(tmp_path / "copy", checkpoint="last")
+    again.fit(data(), max_epochs=5)
+    assert all(torch.equal(p, q) for (p, _), (q, _) in zip(model.net.param(), again.net.param(), strict=True))

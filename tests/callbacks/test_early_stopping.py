@@ -49,7 +49,7 @@ def line() -> Dataset:
 
 def run(
     script: Sequence[Any],
-    stopping: EarlyStopping,
+    stopping: EarlyStopping | None,
     *more: Callback,
     replicas: int = 1,
     resume: dict[str, Any] | None = None,
@@ -60,7 +60,8 @@ def run(
     net = Sequential(Linear(1, 1, bias=False)).initialize(torch.Generator().manual_seed(0))
     if replicas > 1:
         net.replicate(range(replicas))
-    callbacks = [stopping, Script(script)] if first else [Script(script), stopping]
+    stops = [] if stopping is None else [stopping]
+    callbacks = [*stops, Script(script)] if first else [Script(script), *stops]
     trainer = Trainer(
         **{"max_epochs": len(script), "batch_size": None, "replicas": replicas, "device": "cpu", "dtype": "float64"} | settings,
         callbacks=[*callbacks, *more],
@@ -425,3 +426,43 @@ def test_the_best_parameters_of_another_metric_are_not_restored(capsys: pytest.C
 def test_a_limit_that_is_no_number_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"{next(iter(arguments))}="):
         EarlyStopping("score", "min", **arguments)
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_without_the_callback_that_had_stopped_it_a_resumed_run_trains_on(
+    replicas: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = [5, 6, 7, 8, 9, 10]
+    run(script, EarlyStopping("score", "min", patience=2), Checkpoint(), replicas=replicas, run_dir=tmp_path)
+    content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
+    assert not any(content["state"]["active"])
+    resumed = run(script, None, replicas=replicas, resume=content)
+    before = [content["model"]["0.weight"].flatten().tolist(), *resumed.callbacks["script"].params]  # type: ignore[attr-defined]
+    assert len(before) == 4
+    assert all(a != b for now, then in zip(before[1:], before, strict=False) for a, b in zip(now, then, strict=True))
+    which = "the run" if replicas == 1 else "replicas 0, 1, 2"
+    said = f"resume: callbacks.early_stopping had stopped {which} and is left out now; training goes on\n"
+    assert said in capsys.readouterr().err
+
+
+def test_a_run_that_the_callback_had_ended_says_how_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = [5, 6, 7, 8, 9, 10]
+    run(script, EarlyStopping("score", "min", patience=2), Checkpoint(), run_dir=tmp_path)
+    content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
+    capsys.readouterr()
+    assert run(script, EarlyStopping("score", "min", patience=2), resume=content).session.progress.epoch == 3
+    fix = "raise callbacks.early_stopping.patience above 2, or set callbacks.early_stopping=null"
+    assert capsys.readouterr().err == f"callbacks.early_stopping: had ended this run; to train on, {fix}\n"
+
+
+def test_steps_that_would_change_nothing_are_refused(tmp_path: Path) -> None:
+    class Stops(Callback):
+        """A user's callback, which stops the only replica and keeps no state about it."""
+
+        def on_train_epoch_end(self, session: Session) -> None:
+            session.stop("mine", "enough", [True])
+
+    script = [5, 6, 7, 8]
+    run(script, None, Stops(), Checkpoint(), run_dir=tmp_path)
+    with pytest.raises(UserError, match="a callback had stopped the training, and its state does not say so"):
+        run(script, None, resume=checkpoint.load(tmp_path / "checkpoints" / "last.pt"))

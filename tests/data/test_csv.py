@@ -201,7 +201,9 @@ def test_each_spelling_of_missing_is_nan_or_all_zeros(file: Callable[..., str], 
     assert data.train.x[1, 0].isnan()
     assert data.train.x[2].tolist() == [3, 0, 0]
     assert data.fill == "median"
-    with pytest.raises(UserError, match=r"column 'a', line 3: missing \(1 in total\); .* data.missing=mean or median"):
+    with pytest.raises(
+        UserError, match=r"column 'a', line 3: missing \(1 in total\); .* data.missing=mean, median or most_frequent"
+    ):
         csv(path, "y", test=0)
 
 

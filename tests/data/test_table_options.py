@@ -16,7 +16,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
 from trainkit import Dataset, UserError, csv, table
-from trainkit.data.tables import read_rows
+from trainkit.data.tables import categories, read_rows
 from trainkit.data.tables.schema import Schema
 from trainkit.data.transforms.normalize import Normalizer
 
@@ -380,6 +380,11 @@ LATER = {"c": ["x", "new", "y"], "a": [1.0, 2.0, 3.0]}
 TRAIN = {"c": ["x", "y", "x"], "a": [1.0, 2.0, 6.0], "t": ["p", "q", "p"]}
 
 
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(categories, "_told", set())
+
+
 def test_an_unknown_category_is_refused_ignored_or_has_its_own_feature(capsys: pytest.CaptureFixture[str]) -> None:
     refusing = table(TRAIN, "t", test=0)
     with pytest.raises(UserError, match=r"column 'c', row 1: 'new' \(1 in total\) is in no training row .data.unknown=ignore"):
@@ -388,8 +393,12 @@ def test_an_unknown_category_is_refused_ignored_or_has_its_own_feature(capsys: p
         (refusing.schema, {"unknown": "ignore"}),
         (table(TRAIN, "t", test=0, unknown="ignore").schema, {}),
     ):
+        categories._told.clear()
         assert read_rows(LATER, schema, **overrides).x[:, :2].tolist() == [[1, 0], [0, 0], [0, 1]]
-        assert "column 'c': 1 values are in no training row, the first in row 1; they have 0 in all" in capsys.readouterr().err
+        what = "1 value was not seen in training, 'new' in row 1; taken as no category (data.unknown=ignore)"
+        assert capsys.readouterr().err == f"rows: column 'c': {what}\n"
+        read_rows(LATER, schema, **overrides)
+        assert capsys.readouterr().err == "", "a service that asks again gets no second line"
     own = table(TRAIN, "t", test=0, unknown="column")
     assert own.features == ("c=x", "c=y", "c=(unknown)", "a")
     assert own.train.x[:, 2].tolist() == [0, 0, 0]
@@ -424,7 +433,7 @@ def test_codes_have_one_more_for_unknown_and_missing_where_asked(capsys: pytest.
         read_rows(LATER, refusing, unknown="ignore")
     with pytest.raises(UserError, match=r"row 0: a missing value .*, for which the model has no code"):
         read_rows({"c": [None], "a": [1]}, refusing, missing="mean")
-    assert "get the code for unknown values" in capsys.readouterr().err
+    assert "taken as the code for unknown values" in capsys.readouterr().err
 
 
 @given(

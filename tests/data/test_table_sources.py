@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import re
 from collections.abc import Callable
 from datetime import date
@@ -22,6 +24,7 @@ from trainkit import Dataset, UserError, csv, parquet, table
 from trainkit.app.config.build import build
 from trainkit.core.errors import UserErrors
 from trainkit.data.tables import read_rows
+from trainkit.data.tables.memory import ArrowTable
 
 ROWS: dict[str, list[Any]] = {
     "width": [1.5, 2.0, -300.0, 0.25],
@@ -286,3 +289,40 @@ def test_a_source_records_its_options(tmp_path: Path) -> None:
         "dates": ["day"],
     }
     assert table(ROWS, "kind", **OPTIONS).source == {"name": "memory"}
+
+
+VALUES: dict[str, Any] = {
+    "a date": datetime.date(2024, 2, 29),
+    "a time": datetime.datetime(2024, 2, 29, 12, 30),
+    "a number of NumPy": np.int64(41),
+    "a float of NumPy": np.float32(1.5),
+    "a date of NumPy": np.datetime64("2024-02-29"),
+    "a decimal": decimal.Decimal("1.5"),
+    "a number of torch": torch.tensor(1.5),
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_dict_of_values_is_one_row(name: str) -> None:
+    row = {"c": "x", "v": VALUES[name]}
+    one, listed = ArrowTable(row), ArrowTable([row])
+    assert one.rows == listed.rows == 1
+    assert one.column("v").to_pylist() == listed.column("v").to_pylist()
+
+
+def test_a_row_of_a_frame_is_one_row() -> None:
+    frame = pd.DataFrame({"c": ["x", "y"], "v": [1.5, None], "when": pd.to_datetime(["2024-02-29", "2024-03-01"])})
+    for i in range(2):
+        one, whole = ArrowTable(frame.iloc[i]), ArrowTable(frame.iloc[[i]])
+        assert one.table.to_pydict() == whole.table.to_pydict()
+
+
+@pytest.mark.parametrize("typed", [datetime.date(2024, 2, 29), datetime.datetime(2024, 2, 29), np.datetime64("2024-02-29")])
+def test_a_typed_date_needs_no_format(typed: Any) -> None:
+    rows = {"when": ["28.02.2024", "01.03.2024", "02.03.2024"], "t": [1.5, 2.5, 3.5]}
+    data = table(rows, "t", test=0, dates={"when": "%d.%m.%Y"})
+    day = float(data.train.x[0, 0]) + 1
+    assert read_rows([{"when": "29.02.2024"}], data.schema).x.tolist() == [[day]]
+    assert read_rows([{"when": typed}], data.schema).x.tolist() == [[day]]
+    assert read_rows({"when": typed}, data.schema).x.tolist() == [[day]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 from collections.abc import Iterable, Iterator
@@ -164,7 +165,7 @@ PROBABILITIES: dict[str, tuple[list[Any], Any, Dataset, Any]] = {
 @pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize("name", PROBABILITIES)
 def test_a_loss_makes_probabilities_of_outputs(name: str, replicas: int) -> None:
-    layers, loss, data, formula = PROBABILITIES[name]
+    layers, loss, data, formula = copy.deepcopy(PROBABILITIES[name])  # replicate changes them
     net = made(*layers, replicas=replicas)
     assert data.classes is not None
     columns = [f"p_{c}" for c in data.classes]

@@ -12,7 +12,7 @@ import torch
 
 from trainkit.callbacks import ValidationSplit
 from trainkit.checkpoint import load as load_checkpoint
-from trainkit.checkpoint.file import LAST
+from trainkit.checkpoint.file import FINAL, LAST
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.core.rng import seed_globals
@@ -163,7 +163,9 @@ class Experiment(Predictor):
         callbacks: additional ones, by name. settings: of the trainer, `max_epochs=200`.
         This also changes the parameters of `net`.
         """
-        run = None
+        run, file = None, self.file
+        if file is not None and file.name == FINAL and (last := file.with_name(LAST)).exists():
+            self.content = load_checkpoint(last)  # restore_best may have replaced the parameters of the last step
         if run_dir is not None:
             run = RunFolder(Path(run_dir), new=True)
         elif self.file is not None and (own := RunFolder(run_of(self.file))).marked:

@@ -28,7 +28,7 @@ CORRECT = "correct it, or remove the row"
 
 def refuse_missing(data: Dataset, name: str, unsplit: Dataset | None = None) -> None:
     """Raise UserError at the first NaN of the split `name`, with the message of `refuse`."""
-    fill = ", or set data.missing=mean or median" if data.schema else ""
+    fill = ", or set data.missing=mean, median or most_frequent" if data.schema else ""
     refuse(data, name, "x", torch.isnan, "is missing", f"{CORRECT}{fill}", unsplit)
 
 

@@ -11,6 +11,7 @@ from trainkit.checkpoint.plain import to_plain
 from trainkit.checkpoint.safe_pickle import MAX_OPCODES, opcodes
 from trainkit.checkpoint.schema import FORMAT, check_types
 from trainkit.core.errors import UserError, UserErrors
+from trainkit.core.terminal import print_stderr
 from trainkit.data.dataset import Dataset
 from trainkit.data.sizes import Sizes
 from trainkit.data.transforms.normalize import Normalizer
@@ -119,6 +120,7 @@ def restore(session: Session, content: dict[str, Any]) -> None:
     load_callbacks(session, content)  # before the rest, since a callback may refuse its state too
     check_same(session, content)
     session.progress = progress_of(state)
+    _release(session, content)
     session.net.load_state_dict(content["model"])
     session.optimizer.load_state_dict(content["optimizer"])
     if gradient is not None and session.optimizer.has_grad_buffer:
@@ -126,6 +128,20 @@ def restore(session: Session, content: dict[str, Any]) -> None:
     session.metrics = MetricLog({name: list(values) for name, values in content["metrics"].items()})
     session.set_lr(session.lr)  # again, since it is known now which replicas have stopped
     set_random_states(session.generators, session.device, content["rng"])
+
+
+def _release(session: Session, content: dict[str, Any]) -> None:
+    """Let replicas train again that were stopped by a callback which the run no longer has; print which."""
+    active = session.progress.active
+    for name, state in content["callbacks"].items():
+        stopped = state.get("stopped") if name not in session.callbacks else None
+        if isinstance(stopped, list) and len(stopped) == len(active):
+            released = [r for r, reason in enumerate(stopped) if reason and not active[r]]
+            if released:
+                which = "the run" if len(active) == 1 else f"replicas {', '.join(map(str, released))}"
+                print_stderr(f"resume: callbacks.{name} had stopped {which} and is left out now; training goes on")
+            for r in released:
+                active[r] = True
 
 
 def load_callbacks(session: Session, content: dict[str, Any]) -> None:

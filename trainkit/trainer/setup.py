@@ -47,6 +47,11 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     if content is not None and not session.steps_left:
         session.engine = engine_of(content)  # the engine of the steps, which were all taken
     session.call("on_fit_start")
+    if content is not None and session.steps_left and not session.stopping and not any(session.progress.active):
+        raise UserError(
+            "resume: a callback had stopped the training, and its state does not say so, so the steps would change nothing;"
+            " keep the list `stopped` in its state, or give the parameters to a new run"
+        )
     if any(cb.saves_checkpoints for cb in session.callbacks.values()):
         capture.check_size(session)
 

@@ -6,14 +6,19 @@ from typing import Any
 
 from trainkit.core import terminal
 from trainkit.core.text_table import text_table
+from trainkit.core.validation import short_repr
 from trainkit.data.dataset import Dataset
 from trainkit.metrics.confusion_matrix import MAX_NAME, ConfusionMatrix, count_text
 
+OF_ONE_CLASS = ("precision", "recall", "f1", "jaccard", "average_precision")  # of two classes, these are about one
 PRINTED = 10  # classes of a confusion matrix that is printed
 
 
 def print_metrics(metrics: dict[str, Any], data: Dataset) -> None:
-    """Print a line per metric; beside an accuracy, that of always predicting the most frequent class."""
+    """Print a line per metric.
+
+    Beside an accuracy stands that of always predicting the most frequent class, beside a metric of one class that class.
+    """
     width = max([16, *map(len, metrics)])
     for name, value in sorted(metrics.items()):
         if isinstance(value, dict):
@@ -24,6 +29,8 @@ def print_metrics(metrics: dict[str, Any], data: Dataset) -> None:
         split, _, metric = name.partition("/")
         share = data.parts()[split].majority() if metric == "accuracy" and split in data.parts() else None
         beside = "" if share is None else f" (the most frequent class: {share:.4g})"
+        if metric in OF_ONE_CLASS and data.classes is not None and len(data.classes) == 2 and not data.multilabel:
+            beside = f" (of class {short_repr(data.classes[1 if data.positive is None else data.positive])})"
         terminal.print_stdout(f"  {name:<{width}} {text}{beside}")
 
 

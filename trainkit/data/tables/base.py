@@ -19,6 +19,7 @@ class Table(ABC):
     beside the empty text. decimal: the decimal sign of numbers that are texts.
     """
 
+    is_file = True
     name: str
     names: Sequence[str]
     unnamed: int = 0

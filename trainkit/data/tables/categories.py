@@ -16,6 +16,8 @@ from .numbers import Texts, plain_number
 from .reading import Reading
 from .schema import Column, Schema
 
+_told: set[str] = set()  # columns of rows given in Python of which a line has said that a value is unknown
+
 
 def categories(table: Table, column: Column, schema: Schema, now: Reading, into: Tensor) -> tuple[Tensor, str]:
     """Write a column of categories as 0/1 features or as codes; return which are missing (n,), and the word that says so."""
@@ -53,13 +55,17 @@ def _no_code(table: Table, column: Column, where: Tensor, what: str) -> str:
 
 
 def _tell_unknown(table: Table, column: Column, schema: Schema, unknown: Tensor) -> None:
-    row = int(unknown.nonzero()[0, 0])
-    own = "get the feature for unknown values" if schema.encode == "onehot" else "get the code for unknown values"
-    what = own if schema.unknown == "column" or schema.encode == "codes" else "have 0 in all features of the column"
-    terminal.print_stderr(
-        f"{table.name}: column {column.name!r}: {int(unknown.sum())} values are in no training row, the first in"
-        f" {table.place(row)}; they {what}"
-    )
+    if not table.is_file:  # a service asks again and again
+        if column.name in _told:
+            return
+        _told.add(column.name)
+    row, count = int(unknown.nonzero()[0, 0]), int(unknown.sum())
+    texts = Texts(table.column(column.name))
+    place = f"{short_repr(texts.texts[int(texts.code[row])])} in {table.place(row)}"
+    values = "1 value was not seen in training" if count == 1 else f"{count} values were not seen in training, the first"
+    own = f"taken as the {'feature' if schema.encode == 'onehot' else 'code'} for unknown values"
+    what = own if schema.unknown == "column" or schema.encode == "codes" else "taken as no category (data.unknown=ignore)"
+    terminal.print_stderr(f"{table.name}: column {column.name!r}: {values}, {place}; {what}")
 
 
 def codes(table: Table, name: str, known: Sequence[str], now: Reading, refuse: bool, cure: str = "") -> tuple[Tensor, str]:

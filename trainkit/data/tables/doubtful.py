@@ -73,7 +73,7 @@ def refuse_doubtful(
         return
     first = odd[0] if odd else texts[0]
     place = table.place(column.row_of(column.texts.index(first)))
-    fix = "data.task=classification" if is_target else f"data.drop=[{name}], or list it in data.categorical"
+    fix = "data.task=classification" if is_target else f"data.drop=[{name}], data.ids=[{name}], or list it in data.categorical"
     if len(texts) > MAX_CATEGORIES:
         raise UserError(
             f"{table.name}: column {name!r} holds {len(texts)} different texts, such as {_quoted(first)} in {place}; set {fix}"

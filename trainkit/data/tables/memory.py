@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trainkit.core.errors import UserError
 
 from .base import Kind, Table
@@ -20,6 +22,8 @@ class ArrowTable(Table):
 
     Raises UserError if `rows` is something else, or if a column has values of several types.
     """
+
+    is_file = False
 
     def __init__(self, rows: Any, name: str = "rows") -> None:
         require_pyarrow()
@@ -94,17 +98,19 @@ def _arrow(rows: Any, name: str) -> Any:
         if isinstance(rows, pa.Table):
             return rows
         if isinstance(rows, Mapping):
-            if rows and all(value is None or isinstance(value, (str, bool, int, float)) for value in rows.values()):
+            if rows and not any(map(_is_column, rows.values())):
                 rows = {key: [value] for key, value in rows.items()}
             return _columns({str(key): _plain(value) for key, value in rows.items()}, name)
         if type(rows).__module__.partition(".")[0] == "pandas":
+            if not hasattr(rows, "columns"):  # a Series: one row of a frame
+                return _arrow(rows.to_dict(), name)
             rows = rows.rename(columns=str)
             return pa.Table.from_pandas(rows, preserve_index=False)
         if hasattr(rows, "__arrow_c_stream__"):
             return pa.table(rows)
         if isinstance(rows, Sequence) and not isinstance(rows, (str, bytes)) and all(isinstance(r, Mapping) for r in rows):
             names = dict.fromkeys(str(key) for row in rows for key in row)
-            return _columns({key: [row.get(key) for row in rows] for key in names}, name)
+            return _columns({key: _plain([row.get(key) for row in rows]) for key in names}, name)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -119,11 +125,18 @@ def _columns(columns: Mapping[str, Any], name: str) -> Any:
     for key, values in columns.items():
         try:
             arrays[key] = pa.array(values, from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError) as error:
             raise UserError(f"{name}: column {key!r}: {error}; give it values of one type") from error
     return pa.table(arrays)
 
 
 def _plain(values: Any) -> Any:
-    """Return a tensor as an array of NumPy, anything else as it is."""
+    """Return a tensor as an array of NumPy, and scalars of NumPy and torch in a list as Python's; anything else as it is."""
+    if isinstance(values, list):
+        return [value.item() if isinstance(value, np.generic) or hasattr(value, "detach") else value for value in values]
     return values.detach().cpu().numpy() if hasattr(values, "detach") else values
+
+
+def _is_column(value: Any) -> bool:
+    """Return whether the value of a dict holds many values, not one: a list, an array, a tensor, a Series."""
+    return hasattr(value, "__iter__") and not isinstance(value, (str, bytes)) and getattr(value, "ndim", 1) > 0

@@ -136,7 +136,7 @@ def dates(table: Table, name: str, form: str, missing_values: Sequence[str], int
     import pyarrow as pa
 
     column = table.column(name)
-    if is_date(column) and not form:
+    if is_date(column):  # of a frame or Parquet: the type is the format
         if pa.types.is_date(column.type):
             column = column.cast(pa.timestamp("us"))
         # cast to us drops the digits below, which a float64 of days does not hold

@@ -30,7 +30,9 @@ class Reading:
 
 def first(schema: Schema) -> Reading:
     """Return how the table is read from which the schema is inferred, and a second table beside it."""
-    return Reading(schema.missing, schema.unknown, schema.missing_values, schema.ids, schema.weight, fills="mean or median")
+    return Reading(
+        schema.missing, schema.unknown, schema.missing_values, schema.ids, schema.weight, fills="mean, median or most_frequent"
+    )
 
 
 def later(schema: Schema, options: Mapping[str, Any]) -> Reading:
