@@ -100,8 +100,9 @@ def trained(seed: int, engine: Any, dtype: str = "float64", epochs: int = 10) ->
     optimizer = made_optimizer(r, net)
     common: dict[str, Any] = {"max_epochs": epochs, "dtype": dtype, "threads": 1, "device": "cpu"}
     trainer = Trainer(engine=engine, replicas=replicas, **common, **settings)
-    trainer.fit(net, loss, optimizer, Dataset(Split(x, t)))
-    what = f"{net}, {loss}, {type(optimizer).__name__}, {replicas} replicas, {settings}"
+    weight = torch.rand(n, generator=draw, dtype=torch.float64) if r.random() < 0.3 else None
+    trainer.fit(net, loss, optimizer, Dataset(Split(x, t, weight=weight)))
+    what = f"{net}, {loss}, {type(optimizer).__name__}, {replicas} replicas, {settings}, weights: {weight is not None}"
     return trainer, what
 
 

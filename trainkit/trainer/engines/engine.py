@@ -77,14 +77,23 @@ class StepEngine:
             first = 1
         while first < full:
             n = self.multi_step.max_steps_per_call(min(full - first, session.steps_until_next_event()))
-            yield self.multi_step(order, first, n), n, self.size, None
+            yield self.multi_step(order, first, n), n, self.size, self._weights(order, first * self.size, n, self.size)
             first += n
         if (left := order.shape[axis] - first * self.size) > 0:  # a smaller batch is left at the end
             if self.multi_step.takes_every_step:
-                yield self.multi_step.rest(order, first), 1, left, None
+                yield self.multi_step.rest(order, first), 1, left, self._weights(order, first * self.size, 1, left)
                 return
             x, t = next(session.batches(epoch, first))
             yield step(x, t).unsqueeze(0), 1, x.shape[axis], None
+
+    def _weights(self, order: Tensor, begin: int, steps: int, size: int) -> Tensor | None:
+        """Return the summed weights of the samples of each step, (steps,) or (steps, r), from sample `begin` on."""
+        weight = self.session.data.train.weight
+        if weight is None:
+            return None
+        rows = order[..., begin : begin + steps * size].unflatten(-1, (steps, size))
+        sums = weight[rows].double().sum(-1)
+        return sums.T if sums.dim() == 2 else sums
 
     def _multi_step(self, engine: Literal["compile", "graph", "native"]) -> MultiStepEngine:
         session = self.session
@@ -121,8 +130,8 @@ def check_supported(session: Session, engine: str) -> None:
         raise UserError("SGD with accumulate_into_momentum has no gradient buffer, which is needed to check such a step")
     if not isinstance(session.data.train.x, Tensor):
         raise UserError("the data is not in memory")
-    if session.data.train.weight is not None:
-        raise UserError("the samples have weights, which only eager steps take")
+    if session.data.train.weight is not None and engine != "native":
+        raise UserError("the samples have weights, which only eager and native steps take")
     if session.augment is not None:
         raise UserError("the samples are augmented")
     if session.settings.precision == "bf16" and engine != "graph":

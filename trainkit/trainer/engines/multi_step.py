@@ -55,7 +55,7 @@ class MultiStepEngine:
         """
         self.net, self.optimizer, self.gradient_of, self.clip, self.size = net, optimizer, gradient_of, clip, size
         assert isinstance(split.x, Tensor)  # not MappedRows
-        self.x, self.t = split.x, split.t
+        self.x, self.t, self.weight = split.x, split.t, split.weight
         self.replicas = optimizer.pairs[0][0].shape[:1] if net.replica_dims else ()
         # In float64, since 1 - β of a float32 β has only half of its digits.
         self.table = optimizer.p.new_zeros(MAX_STEPS, len(optimizer.scalar_names), *self.replicas, dtype=torch.float64)
@@ -126,7 +126,8 @@ class MultiStepEngine:
         reset()
         rows = order.narrow(self.net.replica_dims, 0, self.size)
         o.prepare_grad()
-        loss = self.gradient_of(self.net)(self.x[rows], self.t[rows])
+        batch = [v[rows] for v in (self.x, self.t, self.weight) if v is not None]
+        loss = self.gradient_of(self.net)(*batch)
         if self.clip is not None:
             self.clip(o.g, [g for _, g in o.pairs])
         gradient = o.g.clone()

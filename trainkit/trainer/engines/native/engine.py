@@ -81,7 +81,7 @@ class NativeEngine(MultiStepEngine):
             ctypes.addressof(state),
             self.x.data_ptr(),
             self.t.data_ptr(),
-            None,
+            None if self.weight is None else self.weight.data_ptr(),
             order.data_ptr(),
             self.table.data_ptr(),
             ctypes.addressof(masks),
