@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import flag, number
 from trainkit.core.errors import UserError, UserErrors
 from trainkit.core.recorded import Recorded
 from trainkit.core.validation import short_repr
@@ -159,8 +160,7 @@ class Optimizer(Recorded):
     @staticmethod
     def native_update(name: str, flags: Iterable[object], *numbers: float) -> str:
         """Return the declaration of the update `name<flags...>{numbers...}`."""
-        options = ", ".join("true" if flag else "false" for flag in flags)
-        return f"{name}<{options}> @{{{', '.join(f'T({v!r})' for v in numbers)}}};"
+        return f"{name}<{', '.join(map(flag, flags))}> @{{{', '.join(map(number, numbers))}}};"
 
     def state_dict(self) -> dict[str, Any]:
         """Return t and copies of the slots. The rates are not part: the configuration or the schedule sets them."""

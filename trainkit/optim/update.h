@@ -3,7 +3,7 @@
 // An update has the arguments p, g, the slots, their length n, the scalars of `Optimizer.scalar_names` as a row, and whether it
 // is the first of a run.
 #pragma once
-#include "../nn/native/vector.h"
+#include "core/cpp/vector.h"
 
 constexpr int WIDE = VECTOR_BYTES / sizeof(T);
 using Wide = Vec<WIDE>;

@@ -1,6 +1,6 @@
 // Activations: y = f(x), dx = dy f'(x), as in activation.py. `saved` is x or y, as there.
 #pragma once
-#include "../native/vector.h"
+#include "core/cpp/vector.h"
 
 // A function of single numbers over N rows of C. F has f(x), d(saved, dy) for a vector of any width, and SAVES_X.
 // Where f(0) is not 0, the padding is cleared, so that no product meets it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import flag, numbers
 from trainkit.core.errors import UserError
 from trainkit.nn import kernels
 from trainkit.nn.module import Module, Tensors
@@ -24,9 +25,8 @@ class Activation(Module):
         function = self.native_function()
         if function is None:
             return None
-        name, numbers, saves_x = function
-        arguments = "{{" + ", ".join(f"T({v!r})" for v in numbers) + "}}" if numbers else "{}"
-        return f"Elementwise<N, {features}, {name}> @{arguments};", features, saves_x
+        name, arguments, saves_x = function
+        return f"Elementwise<N, {features}, {name}> @{{{numbers(arguments)}}};", features, saves_x
 
     def native_function(self) -> tuple[str, tuple[float, ...], bool] | None:
         """Return the C++ function of single numbers, its numbers, and whether its derivative takes x (else y)."""
@@ -217,8 +217,7 @@ class Softmax(Activation):
     def native(self, features: int) -> tuple[str, int, bool] | None:
         if self.dim not in (-1, 1):
             return None
-        log = "true" if isinstance(self, LogSoftmax) else "false"
-        return f"SoftmaxOfRows<N, {features}, {log}> @;", features, False
+        return f"SoftmaxOfRows<N, {features}, {flag(isinstance(self, LogSoftmax))}> @;", features, False
 
     def _axis(self) -> int:
         return self.dim if self.dim < 0 else self.dim + self.replica_dims

@@ -1,6 +1,6 @@
 // y = x m, dx = dy m, as in dropout.py. m is the scaled mask of the step, drawn in Python, with rows of C numbers.
 #pragma once
-#include "../native/vector.h"
+#include "core/cpp/vector.h"
 
 template <int N, int C> struct Dropout {
   static constexpr int P = pad(C);

@@ -1,6 +1,6 @@
 // y = x wᵀ + b, as in linear.py. x (N, IN) and y (N, OUT) with padded rows.
 #pragma once
-#include "../native/product.h"
+#include "product.h"
 
 template <int N, int IN, int OUT, bool BIAS> struct Linear {
   static constexpr int IP = pad(IN), OP = pad(OUT), wi = lanes(IN), wo = lanes(OUT);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import flag
 from trainkit.core.errors import UserError, suggest
 from trainkit.nn import kernels
 from trainkit.nn.init import NAMES, Init, init_
@@ -80,8 +81,7 @@ class Linear(Module):
         return 2 * self.out_features * x.numel()
 
     def native(self, features: int) -> tuple[str, int, bool] | None:
-        bias = "true" if self.bias else "false"
-        return f"Linear<N, {self.in_features}, {self.out_features}, {bias}> @;", self.out_features, True
+        return f"Linear<N, {self.in_features}, {self.out_features}, {flag(self.bias)}> @;", self.out_features, True
 
     def expected_input(self) -> str:
         return f"({'r, ' * self.replica_dims}n, {self.in_features})"

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import flag
 from trainkit.core.errors import UserError, suggest
 from trainkit.core.recorded import Recorded
 
@@ -53,8 +54,8 @@ class Loss(Recorded):
         return None
 
     def native_elements(self, outputs: int, function: str, *arguments: str) -> str:
-        """Return the declaration of a loss of single elements, see `native/elements.h`."""
-        mean = "true" if self.reduction == "mean" else "false"
+        """Return the declaration of a loss of single elements, see `elements.h`."""
+        mean = flag(self.reduction == "mean")
         return f"Elements<N, {outputs}, {mean}, {function}> @{{{{{', '.join(arguments)}}}}};"
 
     def check(self, y: Tensor, t: Tensor) -> None:

@@ -1,6 +1,6 @@
 // Losses for independent binary targets, as in binary.py. `weight` and `positive` hold one number per column.
 #pragma once
-#include "../native/elements.h"
+#include "elements.h"
 
 template <int C> struct BinaryError {
   T weight[C];

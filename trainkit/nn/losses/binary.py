@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import numbers
 from trainkit.core.errors import UserError
 from trainkit.nn import kernels
 
@@ -110,4 +111,4 @@ def _numbers(weights: Tensor | None, outputs: int) -> str | None:
     values = torch.ones(outputs, dtype=torch.float64) if weights is None else weights.double()
     if values.dim() > 1:
         return None
-    return "{" + ", ".join(f"T({v!r})" for v in values.expand(outputs).tolist()) + "}"
+    return numbers(values.expand(outputs).tolist())

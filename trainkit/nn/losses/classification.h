@@ -1,6 +1,6 @@
 // Losses of classes, as in classification.py: value = -Σ q log p / norm.
 #pragma once
-#include "../native/vector.h"
+#include "core/cpp/vector.h"
 
 // q of a row is class_weight ((1 - smoothing) onehot + smoothing / C) times the weight of the sample; 0 at an ignored target.
 // LOGITS: y holds logits, p = softmax y, dy = (p Σq - q) / norm; else y holds log p, dy = -q / norm.

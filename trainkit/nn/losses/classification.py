@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import flag, number, numbers
 from trainkit.core.errors import UserError
 from trainkit.nn import kernels
 
@@ -73,10 +74,10 @@ class NLLLoss(Loss):
 
     def native(self, outputs: int) -> str | None:
         weights = [1.0] * outputs if self.class_weight is None else self.class_weight.tolist()
-        mean, logits = ("true" if flag else "false" for flag in (self.reduction == "mean", isinstance(self, CrossEntropyLoss)))
-        ignored = f"{'false' if self.ignore_index is None else 'true'}, {self.ignore_index or 0}"
-        numbers = ", ".join(f"T({w!r})" for w in weights)
-        return f"ClassLoss<N, {outputs}, {mean}, {logits}> @{{{{{numbers}}}, T({self.label_smoothing!r}), {ignored}}};"
+        flags = f"{flag(self.reduction == 'mean')}, {flag(isinstance(self, CrossEntropyLoss))}"
+        ignored = f"{flag(self.ignore_index is not None)}, {int(self.ignore_index or 0)}"
+        arguments = f"{numbers(weights)}, {number(self.label_smoothing)}, {ignored}"
+        return f"ClassLoss<N, {outputs}, {flags}> @{{{arguments}}};"
 
     # -- the formula -----------------------------------------------------------------------------------------------------
 

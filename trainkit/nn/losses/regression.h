@@ -1,6 +1,6 @@
 // Losses of the elementwise difference d = y - t, as in regression.py.
 #pragma once
-#include "../native/elements.h"
+#include "elements.h"
 
 struct SquaredError {
   INLINE T value(int, T y, T t) const { return (y - t) * (y - t); }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import number
 from trainkit.core.errors import UserError
 
 from .base import Loss, Reduction
@@ -67,4 +68,4 @@ class HuberLoss(Loss):
         return d.clamp(-self.delta, self.delta).mul_(self.reduction_factor(d, weight))
 
     def native(self, outputs: int) -> str | None:
-        return self.native_elements(outputs, "HuberError", f"T({self.delta!r})")
+        return self.native_elements(outputs, "HuberError", number(self.delta))

@@ -12,6 +12,7 @@ from string import Template
 import torch
 
 import trainkit
+from trainkit.core.cpp import flag, number
 from trainkit.core.errors import UserError
 from trainkit.nn.layers import Dropout, Flatten, Identity, Recompute, Residual, Sequential
 from trainkit.nn.losses import Loss
@@ -158,14 +159,14 @@ def steps_source(
         "slots": len(optimizer.slots),
         "scalars": len(optimizer.scalar_names),
         "masks": len(s.dropouts),
-        "clips_value": cpp(clip_value is not None),
-        "clips_norm": cpp(clip_norm is not None),
-        "value_limit": repr(float(clip_value or 0)),
-        "norm_limit": repr(float(clip_norm or 0)),
+        "clips_value": flag(clip_value is not None),
+        "clips_norm": flag(clip_norm is not None),
+        "value_limit": number(clip_value or 0.0),
+        "norm_limit": number(clip_norm or 0.0),
         "shapes": ", ".join(shape_of(p, net.replica_dims) for p, _ in net.param()),
         "loss": s.member(loss, pair),
         "rule": s.member(optimizer, update),
-        "is_mean": cpp(loss.reduction == "mean"),
+        "is_mean": flag(loss.reduction == "mean"),
         "x": x,
         "y": y,
         "dy": dy,
@@ -194,10 +195,6 @@ def leaves(net: Module) -> Iterator[Module]:
 
 def no_pair(thing: Module | Loss | Optimizer) -> UserError:
     return UserError(f"{type(thing).__name__} has no C++ code" + (" for these options" if has_header(type(thing)) else ""))
-
-
-def cpp(flag: bool) -> str:
-    return "true" if flag else "false"
 
 
 def shape_of(p: torch.Tensor, replica_dims: int) -> str:

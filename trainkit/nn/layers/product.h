@@ -1,6 +1,6 @@
 // The one product of all layers, on blocks of registers.
 #pragma once
-#include "vector.h"
+#include "core/cpp/vector.h"
 
 // Rows m to m + MB of the columns p to p + NB w: end(m, p, start(p) + Σₖ A[m sm + k sk] B[k ldb + p]).
 template <int MB, int NB, int K, int w, int sm, int sk, int ldb, class Start, class End>

@@ -1,6 +1,6 @@
 // Losses of single elements: value = Σ w e(y, t) / norm, dy = w e'(y, t) / norm, with the weight w of the sample.
 #pragma once
-#include "vector.h"
+#include "core/cpp/vector.h"
 
 // F has value(c, y, t) and derivative(c, y, t), of the element in column c. y and dy (N, C) have padded rows, t has none.
 template <int N, int C, bool MEAN, class F> struct Elements {
