@@ -49,8 +49,11 @@ class Loss(Recorded):
         """Return dy = d value / dy. With replicas, each value is differentiated by its own y."""
         raise NotImplementedError(f"{type(self).__name__} has no bwd")
 
-    def native(self, outputs: int) -> str | None:
-        """Return the C++ pair for rows of `outputs` numbers, as the declaration of a member `@`, or None if it has none."""
+    def native(self, outputs: int, t: Tensor) -> str | None:
+        """Return the C++ pair for rows of `outputs` numbers and targets like t, as the declaration of a member `@`.
+
+        None if it has none.
+        """
         return None
 
     def native_elements(self, outputs: int, function: str, *arguments: str) -> str:

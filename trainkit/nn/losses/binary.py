@@ -37,7 +37,7 @@ class BCELoss(Loss):
         y, t, weight = saved
         return self._weighted((y - t) / (y * (1 - y)).clamp_(min=1e-12) * self.reduction_factor(y, weight))
 
-    def native(self, outputs: int) -> str | None:
+    def native(self, outputs: int, t: Tensor) -> str | None:
         weight = _numbers(self.element_weight, outputs)
         return None if weight is None else self.native_elements(outputs, f"BinaryError<{outputs}>", weight)
 
@@ -92,7 +92,7 @@ class BCEWithLogitsLoss(BCELoss):
         d = torch.sigmoid(y) - t if self.pos_weight is None else (1 - t) - self._l(t) * torch.sigmoid(-y)
         return self._weighted(d * self.reduction_factor(y, weight))
 
-    def native(self, outputs: int) -> str | None:
+    def native(self, outputs: int, t: Tensor) -> str | None:
         weight, positive = _numbers(self.element_weight, outputs), _numbers(self.pos_weight, outputs)
         if weight is None or positive is None:
             return None

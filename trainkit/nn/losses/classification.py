@@ -72,7 +72,9 @@ class NLLLoss(Loss):
     def _suits_kernel(self, y: Tensor, t: Tensor) -> bool:
         return not (self.replica_dims or self.label_smoothing or t.is_floating_point()) and y.dim() == 2
 
-    def native(self, outputs: int) -> str | None:
+    def native(self, outputs: int, t: Tensor) -> str | None:
+        if t.is_floating_point():  # probabilities
+            return None
         weights = [1.0] * outputs if self.class_weight is None else self.class_weight.tolist()
         flags = f"{flag(self.reduction == 'mean')}, {flag(isinstance(self, CrossEntropyLoss))}"
         ignored = f"{flag(self.ignore_index is not None)}, {int(self.ignore_index or 0)}"

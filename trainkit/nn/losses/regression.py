@@ -24,7 +24,7 @@ class MSELoss(Loss):
         d, weight = saved
         return d * (2 * self.reduction_factor(d, weight))
 
-    def native(self, outputs: int) -> str | None:
+    def native(self, outputs: int, t: Tensor) -> str | None:
         return self.native_elements(outputs, "SquaredError")
 
 
@@ -41,7 +41,7 @@ class L1Loss(Loss):
         d, weight = saved
         return torch.sign(d).mul_(self.reduction_factor(d, weight))
 
-    def native(self, outputs: int) -> str | None:
+    def native(self, outputs: int, t: Tensor) -> str | None:
         return self.native_elements(outputs, "AbsoluteError")
 
 
@@ -67,5 +67,5 @@ class HuberLoss(Loss):
         d, weight = saved
         return d.clamp(-self.delta, self.delta).mul_(self.reduction_factor(d, weight))
 
-    def native(self, outputs: int) -> str | None:
+    def native(self, outputs: int, t: Tensor) -> str | None:
         return self.native_elements(outputs, "HuberError", number(self.delta))

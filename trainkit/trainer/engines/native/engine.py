@@ -53,9 +53,11 @@ class NativeEngine(MultiStepEngine):
 
     def build(self, order: Tensor) -> None:
         settings, self.parts = self.settings, self.settings.accumulate
-        shape, rows = self.x.shape[1:], -(-self.size // self.parts)
+        self.x, self.t = self.x.contiguous(), self.t.contiguous()
+        self.weight = None if self.weight is None else self.weight.contiguous()
+        rows = -(-self.size // self.parts)
         limits = settings.clip_norm, settings.clip_value
-        self.source = steps_source(self.net, self.loss, self.optimizer, rows, self.parts, shape, self.x.dtype, *limits)
+        self.source = steps_source(self.net, self.loss, self.optimizer, rows, self.parts, self.x, self.t, *limits)
         path = library(library_key(self.source.text), lambda folder: compile_library(self.source.text, folder))
         loaded = ctypes.CDLL(str(path))
         loaded.model_bytes.restype = ctypes.c_long
@@ -76,6 +78,7 @@ class NativeEngine(MultiStepEngine):
 
     def _run(self, order: Tensor, first: int, count: int, size: int) -> Tensor:
         self._draw_masks(count, size)
+        order = order.contiguous()
         state, masks = addresses(self.optimizer.state()), addresses(self.masks)
         call = Call(
             ctypes.addressof(state),

@@ -128,22 +128,25 @@ def steps_source(
     optimizer: Optimizer,
     rows: int,
     parts: int,
-    shape: torch.Size,
-    dtype: torch.dtype,
+    x: torch.Tensor,
+    t: torch.Tensor,
     clip_norm: float | None,
     clip_value: float | None,
 ) -> Steps:
-    """Return the source of steps of `parts` passes over `rows` samples each, of the given shape.
+    """Return the source of steps of `parts` passes over at most `rows` samples each, like those of x and t.
 
     Raises UserError where a module, the loss or the optimizer has no C++ pair.
     """
+    shape = x.shape[1:]
     first, features = next(leaves(net), None), shape.numel()
+    if x.dtype not in TYPES:
+        raise UserError(f"native steps compute in float32 or float64, not in {x.dtype}")
     if len(shape) > 1 and not (isinstance(first, Flatten) and (first.start_dim, first.end_dim) == (1, -1)):
         raise UserError(f"samples have {len(shape)} axes, native steps take rows of numbers; begin the net with Flatten()")
     s = Source()
-    x = s.buffer(features)
-    y, outputs, backward = s.module(net, x, features)
-    if (pair := loss.native(outputs)) is None:
+    inputs = s.buffer(features)
+    y, outputs, backward = s.module(net, inputs, features)
+    if (pair := loss.native(outputs, t)) is None:
         raise no_pair(loss)
     dy = s.buffer(outputs)
     backward(dy, False)
@@ -152,7 +155,7 @@ def steps_source(
     if [id(p) for p, _ in optimizer.pairs] != [id(p) for p, _ in net.param()]:
         raise UserError("the optimizer has other parameters than the net")
     values = {
-        "T": TYPES[dtype],
+        "T": TYPES[x.dtype],
         "N": rows,
         "parts": parts,
         "features": features,
@@ -167,7 +170,7 @@ def steps_source(
         "loss": s.member(loss, pair),
         "rule": s.member(optimizer, update),
         "is_mean": flag(loss.reduction == "mean"),
-        "x": x,
+        "x": inputs,
         "y": y,
         "dy": dy,
         "bind": " ".join(f"{m}.p = q; {m}.g = d; q += {m}.size; d += {m}.size;" for m in s.parameters),
