@@ -32,7 +32,7 @@ from .device import find_device
 from .evaluation import OF_CLASSES, PASS, Evaluation, Metrics, evaluate, metric_set, predict_rows
 from .progress import Progress, StopReason
 from .run_folder import RunFolder
-from .same_data import check_classes
+from .same_data import check_classes, check_columns
 from .settings import Settings
 from .shapes import check_inputs, check_shapes
 from .signals import Interrupted
@@ -215,7 +215,7 @@ class Session:
 
     def _split(self, name: str, data: Any) -> Split:
         """Return the run's split `name`, or that of other data, scaled and on the device."""
-        data = None if data is None else as_split(data, name, self.data)
+        data = None if data is None else as_split(data, name, self.data, self.table_options)
         split: Split | None = getattr(self.data if data is None else data, name)
         if split is None:
             fix = f"give Dataset({name}=...) or tensors(..., {name}=...)"
@@ -226,6 +226,7 @@ class Session:
 
     def _prepared(self, name: str, split: Split, data: Dataset) -> Split:
         """Return `split`, the split `name` of other data, checked, scaled and on the device."""
+        check_columns(self.data, data, name)
         features = tuple(split.x.shape[1:])
         if self.features not in (None, features):
             raise UserError(
@@ -243,9 +244,11 @@ class Session:
 
     @property
     def features(self) -> tuple[int, ...] | None:
-        """The shape of a sample, or None if it is not known: without data, only a scaling per feature tells it."""
+        """The shape of a sample, or None if it is not known: without data, only a table or a scaling per feature has it."""
         if len(self.data.train):
             return tuple(self.data.train.x.shape[1:])
+        if self.data.features:
+            return (len(self.data.features),)
         return tuple(self.normalizer.mean.shape) or None
 
     def predict(self, x: Any) -> Tensor:

@@ -114,8 +114,9 @@ class Trainer(Settings, Predictor):
                                                                      on_checkpoint, on_train_end
             evaluate the training and test splits                    on_test_end, on_fit_end
 
-        data: a Dataset; a pair (x, t) of arrays or tensors; a map-style dataset of torch or Hugging Face; or a DataLoader of a
-        map-style dataset, whose samples are then read by trainkit in batches of its batch_size (see `data/sources/adopt.py`).
+        data: a Dataset; arrays (x, t) or (x, t, weight); a map-style dataset of torch or Hugging Face; or a DataLoader of a
+        map-style dataset, whose samples are then read by trainkit in batches of its batch_size (see
+        `data/sources/adopt.py`).
         resume: a run's folder, a checkpoint file, or the content of one; the run continues from there to the same bits.
         run: the run's folder, in place of `run_dir`, which the caller has opened and closes (`RunFolder.opened`).
         SIGINT and SIGTERM end the fit after the current step with everything saved; `fit` then returns as usual.
@@ -163,7 +164,8 @@ class Trainer(Settings, Predictor):
         """Return `test/loss` and `test/error` of the fitted net, on the test split of the run or on that of `data`.
 
         A metric is a number, or a list with one per replica. `data` is not scaled: the fit's normalization is applied to it.
-        It may also be what `fit` takes besides a Dataset, such as a pair (x, t); all of it is then the split.
+        It may also be what `fit` takes besides a Dataset, such as (x, t), or, for a model of a table, the path of a CSV or
+        Parquet file, a frame, a list of dicts or a dict of columns, with the target; all of it is then the split.
         Raises UserError before a fit, or where the data has no such split.
         """
         return self._evaluated("test", data)
