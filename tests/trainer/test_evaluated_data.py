@@ -151,6 +151,19 @@ def test_metrics_read_the_targets_as_they_were_given() -> None:
     assert torch.equal(trainer.fitted().data.train.raw, t)  # type: ignore[arg-type]
 
 
+def test_a_metric_of_ones_own_receives_outputs_and_targets_of_one_dtype() -> None:
+    seen = []
+
+    def largest(y: Tensor, t: Tensor) -> float:
+        seen.append((y.dtype, t.dtype))
+        return float(torch.dot(y.flatten(), t.flatten()))
+
+    x = torch.arange(10.0)[:, None]
+    data = tensors(x, 1e6 + x.double(), test=(x, 1e6 + x.double()), normalize_target=True)
+    fitted(Sequential(Linear(1, 1)), MSELoss(), data, metrics=[largest]).test()
+    assert set(seen) == {(torch.float64, torch.float64)}
+
+
 # -- data to test ------------------------------------------------------------------------------------------------------------
 
 

@@ -139,7 +139,8 @@ def evaluate(net: nn.Module, criterion: Criterion, session: Session, split: Spli
             weight += n if criterion.reduction == "mean" else len(x)
             others = others or session.metric_set(y[None])
             raw, label = (None if v is None else v[i : i + size] for v in (split.raw, split.label))
-            others.update(session.normalizer.unscale(y[None]), t if raw is None else raw, label)
+            y = y if raw is None else session.normalizer.unscale(y.to(torch.promote_types(y.dtype, raw.dtype)))
+            others.update(y[None], t if raw is None else raw, label)
     net.train()
     values = {} if others is None else others.values()
     return {"loss": float(total / weight), **{name: value for name, (value,) in values.items()}}

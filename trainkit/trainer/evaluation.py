@@ -77,7 +77,10 @@ def evaluate(
                 weight += len(targets) if own is None else own.double().sum()
             y = y if net.replica_dims else y.unsqueeze(0)
             others = others or metric_set(metrics, loss, data, y)
-            others.update(unscale(y), targets if split.raw is None else split.raw[i : i + batch_size], label, own)
+            if split.raw is not None:
+                targets = split.raw[i : i + batch_size]
+                y = unscale(y.to(torch.promote_types(y.dtype, targets.dtype)))
+            others.update(y, targets, label, own)
         values = {} if others is None else others.values()
         undefined = {} if others is None else others.reasons(values)
         confusion = None if others is None else others.confusion()
