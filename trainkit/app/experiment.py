@@ -19,7 +19,6 @@ from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.sizes import Sizes
 from trainkit.data.tables.schema import Schema
-from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer import capture, signals
@@ -28,7 +27,7 @@ from trainkit.trainer.predictor import Predictor
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
 from trainkit.trainer.setup import prepare_data, prepare_evaluation, prepare_net
-from trainkit.trainer.trainer import PlainMetrics, Trainer, plain_metrics
+from trainkit.trainer.trainer import Trainer
 
 from .checkpoints import checkpoint_file, own_config, run_of
 from .config import registry
@@ -135,21 +134,8 @@ class Experiment(Predictor):
         """Return the session of the net, without its data."""
         return self.session()
 
-    def validate(self, data: Any = None) -> PlainMetrics:
-        """Return `val/loss` and `val/error` on the validation split of the run, or on that of `data`, as `Trainer.validate`."""
-        return self.evaluate("val", data)
-
-    def test(self, data: Any = None) -> PlainMetrics:
-        """Return `test/loss` and `test/error` on the test split of the run, or on that of `data`, as `Trainer.test`."""
-        return self.evaluate("test", data)
-
-    def confusion_matrix(self, name: str = "test", data: Any = None) -> ConfusionMatrix:
-        """Return the confusion matrix on a split of the run's data or of `data`, as `Trainer.confusion_matrix`."""
-        return self.session(name if data is None else None).confusion_matrix(name, data)
-
-    def evaluate(self, name: str, data: Any = None) -> PlainMetrics:
-        """Return the metrics of the run's val or test split, or of that of `data`, which is not scaled and not split."""
-        return plain_metrics(name, self.session(name if data is None else None).evaluate_split(name, data))
+    def session_with(self, name: str | None) -> Session:
+        return self.session(name)
 
     def fit(
         self,
