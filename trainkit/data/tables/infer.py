@@ -14,7 +14,7 @@ from trainkit.data.dataset import Targets
 from .base import Kind, Table
 from .doubtful import all_numbers, as_number, refuse_doubtful
 from .numbers import Texts, is_date, is_number, is_text, plain_number
-from .options import TableOptions, Task
+from .options import TableOptions, Task, formats_of
 from .schema import Column, Schema
 
 MAX_INFERRED_CLASSES = 20  # with task=auto, integers of this many different values or fewer are classes
@@ -28,14 +28,14 @@ def infer(table: Table, target: str | list[str], options: TableOptions, dialect:
     roles = roles_of(options)
     task = options.get("task", "auto")
     kinds: dict[str, Kind | None] = dict.fromkeys(names)
-    dates = options.get("dates") or []
-    formats = dates if isinstance(dates, dict) else dict.fromkeys(dates, "")
+    formats = formats_of(options)
     texts = [*options.get("categorical", []), *options.get("numeric", []), *(n for n, f in formats.items() if f)]
     kinds.update((name, "text") for name in texts if name in kinds)
     if len(targets) == 1 and task != "auto":
         kinds[targets[0]] = "text" if task == "classification" else "number"
     kinds.update((name, "number" if task == "regression" else None) for name in targets if name not in kinds)
-    kinds.update((name, "text" if role == "ids" else None) for name, role in roles.items() if name not in kinds)
+    texts = [name for name, role in roles.items() if role == "ids" or formats.get(name)]
+    kinds.update((name, "text" if name in texts else None) for name in roles if name not in kinds)
     table.load(kinds, missing_values)
     if table.rows < 2:
         raise UserError(f"{table.name}: has one row; training needs at least 2")

@@ -72,3 +72,9 @@ def check_options(options: Mapping[str, object], allowed: type[TableOptions], pl
     for name in options:
         if name not in names:
             raise UserError(f"{place}: no argument {name!r}{suggest(name, names)}")
+
+
+def formats_of(options: TableOptions) -> dict[str, str]:
+    """Return the format of each column in `dates`, as for strptime; "" is ISO 8601."""
+    dates = options.get("dates") or []
+    return dict(dates) if isinstance(dates, dict) else dict.fromkeys(dates, "")

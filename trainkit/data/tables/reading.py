@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from trainkit.core.errors import UserError
@@ -66,8 +67,8 @@ def later(schema: Schema, options: Mapping[str, Any]) -> Reading:
     )
 
 
-def load(table: Table, schema: Schema, now: Reading, more: Sequence[str] = ()) -> None:
-    """Load the columns of the schema and `more`; also the target, the weight and the ids, if the table has them."""
+def load(table: Table, schema: Schema, now: Reading, more: Mapping[str, Kind | None] = MappingProxyType({})) -> None:
+    """Load the columns of the schema and `more`, by kind; also the target, the weight and the ids, if the table has them."""
     present = set(table.names)
     names = [column.name for column in schema.columns]
     if absent := [name for name in names if name not in present]:
@@ -86,5 +87,5 @@ def load(table: Table, schema: Schema, now: Reading, more: Sequence[str] = ()) -
             kinds.setdefault(name, "text")
     if now.weight is not None and now.weight in present:
         kinds.setdefault(now.weight, "number")
-    kinds.update((name, None) for name in more if name not in kinds)
+    kinds.update((name, kind) for name, kind in more.items() if name not in kinds)
     table.load(kinds, now.missing_values)
