@@ -19,6 +19,8 @@ from trainkit.checkpoint.plain import to_plain
 from trainkit.data.dataset import Split
 from trainkit.data.held_rows import corrected, drawn, held_rows, hold_out_again, later_rows
 from trainkit.data.split import group_keys
+from trainkit.data.tables import read_rows
+from trainkit.data.tables.options import KEPT, PER_READ, PER_TABLE, CsvOptions, TableOptions
 from trainkit.trainer.session import Session
 
 pytest.importorskip("pyarrow")
@@ -261,3 +263,56 @@ def test_fewer_test_rows_and_new_training_rows_are_no_reason_to_refuse() -> None
     second = fit(read(after), first, 2)
     assert values(second.data.test) == held[1:]
     assert len(second.data.train) == 28 + 4
+
+
+# -- options -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["group", "time", "split"])
+def test_a_second_table_and_a_column_that_says_what_is_tested_are_refused(key: str) -> None:
+    rows, how = columns(4, by=[1, 1, 2, 2]), {key: "by"}
+    with pytest.raises(
+        UserError, match=rf"data.{key}: the column 'by' says .*, but data.test is a table of its own; leave one"
+    ):
+        read(rows, test=rows, **how)
+    with pytest.raises(UserError, match=f"data.{key}: the column 'by'"):
+        read(rows, test=rows, schema=read(rows, test=0).schema, **how)
+    assert len(read(rows, test=rows, **{key: None}).parts()["test"]) == 4
+
+
+@pytest.mark.parametrize("key", TableOptions.__annotations__)
+def test_none_is_as_if_the_option_were_left_out(key: str) -> None:
+    rows = columns(10, city=list("ababababab"))
+    plain, none = (table(rows, "t", test=0.3, **how) for how in ({}, {key: None}))
+    assert none.schema == plain.schema
+    for name, split in plain.parts().items():
+        assert torch.equal(none.parts()[name].x[:], split.x[:])
+        assert torch.equal(none.parts()[name].t, split.t)
+    again = table(rows, "t", test=0.3, schema=plain.schema, **{key: None})
+    assert torch.equal(again.train.x[:], plain.train.x[:])
+    assert torch.equal(read_rows(rows, plain.schema, **{key: None}).x, read_rows(rows, plain.schema).x)
+
+
+def test_none_takes_back_the_weight_and_the_ids_of_a_trained_model() -> None:
+    rows = columns(10, w=[1.0] * 10, who=list("abcdefghij"))
+    data = read(rows, weight="w", ids=["who"])
+    assert data.train.weight is not None
+    later = read(columns(10), schema=data.schema, weight=None, ids=None)
+    assert later.train.weight is None
+    assert not later.train.ids
+
+
+def test_a_configuration_takes_back_an_option_by_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("d.csv").write_text("day,x,t\n" + "".join(f"{i},{i},{i / 7}\n" for i in range(20)))
+    Path("c.yaml").write_text(CONF.replace("time: day", "group: day"))
+    assert main(["fit", "c.yaml", "--run-dir", "r"]) == 0
+    assert main(["test", "r", "data.test=d.csv"]) == 2
+    assert main(["test", "r", "data.test=d.csv", "data.group=null", "data.time=null"]) == 0
+
+
+def test_an_option_belongs_to_the_model_or_to_each_table() -> None:
+    kept = {"normalize", "normalize_target", "task", "categorical", "numeric", "dates", "drop", "keep", "encode"}
+    assert set(KEPT) == kept | {"missing_indicator", "thousands"}
+    assert {*KEPT, *PER_TABLE, *PER_READ} == set(CsvOptions.__annotations__)
+    assert len(KEPT) + len(PER_TABLE) + len(PER_READ) == len(CsvOptions.__annotations__)

@@ -18,7 +18,9 @@ from trainkit.data.held_rows import corrected, drawn, held_rows, hold_out_again,
 if TYPE_CHECKING:
     from .session import Session
 
-OTHER_FILE = "give other rows to test on a file of their own: data.test=FILE, without data.group and data.time"
+OTHER_FILE = (
+    "give other rows to test on a file of their own: data.test=FILE (and data.group=null or data.time=null, if it is set)"
+)
 
 
 def check_classes(had: Sequence[str] | None, has: Sequence[str] | None, whose: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -40,17 +39,19 @@ def dataset(
     """
     if not isinstance(test, Table) and not 0 <= test < 1:
         raise UserError(f"data.test: {test}; needs a share from 0 up to 1, or a second table")
-    roles = [name for key in ("group", "time", "split") if (name := options.get(key)) is not None]
-    if len(roles) > 1:
+    columns = {key: str(name) for key in ("group", "time", "split") if (name := options.get(key)) is not None}
+    if len(columns) > 1:
         raise UserError("data: give one of group, time and split")
-    if "split" in options and isinstance(test, Table):
-        raise UserError("data.split: a column says which rows are tested, so data.test cannot be a table; leave one out")
-    schema, now = _schema(table, target, options, saved, cast("list[str]", roles))
+    for role, column in columns.items():
+        if isinstance(test, Table):
+            what = f"the column {column!r} says which rows are tested, but data.test is a table of its own"
+            raise UserError(f"data.{role}: {what}; leave one out (data.{role}=null)")
+    schema, now = _schema(table, target, options, saved, list(columns.values()))
     whole = _split(table, schema, now)
     parts = {"train": whole}
     drawn: tuple[str, ...] = ()
-    if "split" in options:
-        parts = {name: whole.subset(at) for name, at in _by_column(table, options["split"]).items()}
+    if "split" in columns:
+        parts = {name: whole.subset(at) for name, at in _by_column(table, columns["split"]).items()}
     elif not isinstance(test, Table) and test:
         key, test_rows = _held(table, whole.label, test, options)
         whole = replace(whole, keys={} if key is None else {"test": key})
@@ -114,8 +115,8 @@ def _split(table: Table, schema: Schema, now: Reading) -> Split:
 def _held(table: Table, label: Tensor | None, share: float, options: TableOptions) -> tuple[Tensor | None, Tensor]:
     """Return the key of each row by which a share of the rows is held out, None at random, and the positions of that share."""
     n = table.rows
-    group, key = group_of(table, options["group"]) if "group" in options else (None, None)
-    time = time_of(table, options["time"], formats_of(options)) if "time" in options else None
+    group, key = (None, None) if (name := options.get("group")) is None else group_of(table, name)
+    time = None if (name := options.get("time")) is None else time_of(table, name, formats_of(options))
     table.release()  # it is as large as the tensors made from it
     label = label if group is None and time is None else None
     out = held_out(n, share, generator(options.get("seed", 0), "csv", "test"), label, group, time)

@@ -10,7 +10,7 @@ from typing import Any
 from trainkit.core.errors import UserError
 
 from .base import Kind, Table
-from .options import LATER, Missing, Unknown
+from .options import PER_TABLE, Missing, Unknown, given
 from .schema import Schema
 
 
@@ -41,7 +41,7 @@ def later(schema: Schema, options: Mapping[str, Any]) -> Reading:
 
     Raises UserError for an option that the model cannot follow: a statistic or a feature that it does not have.
     """
-    options = {key: value for key, value in options.items() if key in LATER}
+    options = {key: value for key, value in given(options).items() if key in PER_TABLE}
     missing, unknown = options.get("missing", schema.missing), options.get("unknown", schema.unknown)
     if missing not in ("refuse", schema.missing, schema.statistic):
         if schema.statistic is None:
@@ -61,7 +61,7 @@ def later(schema: Schema, options: Mapping[str, Any]) -> Reading:
         missing=missing,
         unknown=unknown,
         missing_values=options.get("missing_values", schema.missing_values),
-        ids=options.get("ids", schema.ids),
+        ids=options.get("ids", schema.ids) or [],
         weight=options.get("weight", schema.weight),
         fills=schema.statistic or "",
     )
