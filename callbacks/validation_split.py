@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -77,7 +78,7 @@ class ValidationSplit(Callback):
         """Return the data with the group or the time of each sample that a later run may draw: those of a drawn test too."""
         if (name := self.group or self.time) is None:
             return data
-        key_of = times if self.group is None else group_keys
+        key_of = partial(times, place=f"id column {name!r}") if self.group is None else group_keys
         splits = {part: data.parts()[part] for part in ("train", *drawn(data))}
         keys = {part: {**split.keys, "val": key_of(_column(split, name))} for part, split in splits.items()}
         return data.with_parts(**{part: replace(split, keys=keys[part]) for part, split in splits.items()})

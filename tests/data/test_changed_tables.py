@@ -265,6 +265,16 @@ def test_fewer_test_rows_and_new_training_rows_are_no_reason_to_refuse() -> None
     assert len(second.data.train) == 28 + 4
 
 
+def test_a_validation_split_that_is_new_does_not_let_test_rows_into_the_training() -> None:
+    before = columns(40)
+    first = fit(read(before))
+    with pytest.raises(UserError, match="so the validation split may contain training rows"):
+        fit(read(before), first, 2, ValidationSplit(0.2))
+    backwards = {name: column[::-1] for name, column in before.items()}
+    with pytest.raises(UserError, match="so the validation and test split may contain training rows"):
+        fit(read(backwards), first, 2, ValidationSplit(0.2))
+
+
 # -- options -----------------------------------------------------------------------------------------------------------------
 
 

@@ -91,10 +91,10 @@ def group_keys(texts: Sequence[str]) -> Tensor:
     return torch.tensor([known[text] for text in texts], dtype=torch.long)
 
 
-def times(texts: Sequence[str]) -> Tensor:
+def times(texts: Sequence[str], place: str = "time") -> Tensor:
     """Return the time (n,) float64 of each text: its number if all are numbers, else its days as an ISO 8601 date.
 
-    Raises UserError for any other text, whose order as a text may not be that of time.
+    Raises UserError at `place` for any other text, whose order as a text may not be that of time.
     """
     try:
         return torch.tensor([float(text) for text in texts], dtype=torch.float64)
@@ -102,7 +102,7 @@ def times(texts: Sequence[str]) -> Tensor:
         known = {text: days(text) for text in texts}
     if wrong := next((text for text in texts if known[text] is None), None):
         at = list(texts).index(wrong)
-        raise UserError(f"time: {short_repr(wrong)}, of sample {at}, is not {ISO_DATE}, nor are all numbers; correct it")
+        raise UserError(f"{place}: {short_repr(wrong)}, of sample {at}, is not {ISO_DATE}, nor are all numbers; correct it")
     return torch.tensor([known[text] for text in texts], dtype=torch.float64)
 
 

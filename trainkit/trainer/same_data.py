@@ -44,7 +44,9 @@ def check_same(session: Session, content: dict[str, Any]) -> None:
     If only the training split has changed, the run continues, even inside an epoch: a NaN may have been corrected.
     """
     changed = changed_splits(session, content, ["x"])
-    found = {"train", *(name for name in drawn(session.data) if name in content["data"].get("held_out", {}))}  # by their rows
+    found = {"train"}
+    if not _splits_otherwise(session, content):  # `keep_held_out` has found the rows of these
+        found |= {name for name in drawn(session.data) if name in content["data"].get("held_out", {})}
     held = [SPLITS[name] for name in changed if name not in found and name in session.data.parts()]
     if "train" in changed and held:
         raise UserError(
@@ -65,8 +67,8 @@ def keep_held_out(session: Session, content: dict[str, Any], trains: bool) -> No
     held = {name: rows for name, rows in known.get("held_out", {}).items() if name in drawn(data)}
     if not any(name in held for name in changed_splits(session, content, ["x"])):
         return
-    if any(content["callbacks"].get(name, {}).get("settings") != now for name, now in session.split_settings.items()):
-        return  # the callback that splits the data refuses its state
+    if _splits_otherwise(session, content):
+        return  # the callback that splits the data refuses its state, or `check_same` the data
     changed = corrected(data, held) if _has_as_many_rows(data, known) else None
     if changed is not None and all(2 * count <= len(held[name]) for name, count in changed.items()):
         for name, count in changed.items():
@@ -118,6 +120,11 @@ def _may_contain_training_rows(name: str) -> UserError:
         f"data: the {SPLITS[name]} split differs from the checkpoint's, so it may contain training rows;"
         f" use the original data, or {OTHER_FILE}"
     )
+
+
+def _splits_otherwise(session: Session, content: dict[str, Any]) -> bool:
+    """Return whether a callback that splits the data has other settings than in the checkpoint, or is new."""
+    return any(content["callbacks"].get(name, {}).get("settings") != now for name, now in session.split_settings.items())
 
 
 def _has_as_many_rows(data: Dataset, known: dict[str, Any]) -> bool:
