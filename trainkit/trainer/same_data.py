@@ -94,12 +94,8 @@ def keep_held_out(session: Session, content: dict[str, Any], trains: bool) -> No
     for name, rows in new.items():
         if len(rows):
             terminal.print_stderr(f"data: new rows in groups of the {SPLITS[name]} split, held out with them: {len(rows)}")
-    for name, count in later_rows(session.data).items() if trains else ():
-        if count:
-            raise UserError(
-                f"data: {count} training rows are not earlier than the first row of the {SPLITS[name]} split, which has the"
-                " last rows by time; remove them, or start a new run"
-            )
+    if trains:
+        _refuse_later_rows(session.data)
     session.fingerprints = fingerprints(session.data)
     session.held_out = {name: torch.cat([rows, new.get(name, rows[:0])]) for name, rows in known["held_out"].items()}
 
@@ -120,6 +116,16 @@ def _may_contain_training_rows(name: str) -> UserError:
         f"data: the {SPLITS[name]} split differs from the checkpoint's, so it may contain training rows;"
         f" use the original data, or {OTHER_FILE}"
     )
+
+
+def _refuse_later_rows(data: Dataset) -> None:
+    """Raise UserError for training rows that are not earlier than the rows that were held out by time."""
+    for name, count in later_rows(data).items():
+        if count:
+            raise UserError(
+                f"data: {count} training rows are not earlier than the first row of the {SPLITS[name]} split, which has the"
+                " last rows by time; remove them, or start a new run"
+            )
 
 
 def _splits_otherwise(session: Session, content: dict[str, Any]) -> bool:
