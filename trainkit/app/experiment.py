@@ -18,6 +18,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.sizes import Sizes
+from trainkit.data.tables.options import KEPT
 from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -38,22 +39,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has stopped
-KEPT = tuple(  # a trained net needs the inputs and targets that it was trained on
-    f"data.{key}"
-    for key in (
-        "normalize",
-        "normalize_target",
-        "task",
-        "categorical",
-        "numeric",
-        "dates",
-        "drop",
-        "keep",
-        "encode",
-        "missing_indicator",
-        "thousands",
-    )
-)
 
 
 def load(
@@ -271,8 +256,9 @@ class Experiment(Predictor):
         """Print where the configuration differs from the checkpoint's, and which of the two is used."""
         if not content["config"]:
             return  # started from Python
+        kept_keys = {f"data.{key}" for key in KEPT}  # a trained net needs the inputs and targets that it was trained on
         for line in diff(resolve(parse(content["config"], "the checkpoint's configuration")), self.config):
-            kept = "; the checkpoint's is kept" if line.partition(":")[0].partition("[")[0] in KEPT else ""
+            kept = "; the checkpoint's is kept" if line.partition(":")[0].partition("[")[0] in kept_keys else ""
             terminal.print_stdout(f"changed since the checkpoint: {line}{kept}")
 
     def __repr__(self) -> str:

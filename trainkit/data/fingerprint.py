@@ -51,6 +51,11 @@ def row_fingerprints(split: Split) -> Tensor:
     return _mixed(_sums(split.x, 1) + _sums(t, 1 + split.x.shape[1:].numel()))
 
 
+def keyed(rows: Tensor, key: Tensor | None) -> Tensor:
+    """Return the hashes (n,) of rows together with the key (n,) by which they were drawn; without a key, those of the rows."""
+    return rows if key is None else _mixed(rows + _sums(key, 1))
+
+
 def _sums(v: Tensor | MappedRows, column: int) -> Tensor:
     """Return (n,): the sum over each row's numbers, of which the first is in column `column`."""
     factors = _mixed(torch.arange(column, column + v.shape[1:].numel()) * _signed(GAMMA))

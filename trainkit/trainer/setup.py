@@ -117,7 +117,7 @@ def prepare_data(
         capture.check_features(normalizer, session.data)
     session.fingerprints, session.held_out = fingerprints(session.data), held_rows(session.data)
     if content is not None:
-        keep_held_out(session, content)
+        keep_held_out(session, content, trains="train" in names)
     session.normalizer = _checked(session, source, normalizer, names, start or Progress())
     session.data = _scaled(session)
     prepare_net(session)
