@@ -19,7 +19,7 @@ from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.sizes import Sizes
 from trainkit.data.tables.options import KEPT
-from trainkit.metrics.confusion_matrix import ConfusionMatrix
+from trainkit.data.tables.schema import Schema
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer import capture, signals
@@ -28,7 +28,7 @@ from trainkit.trainer.predictor import Predictor
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
 from trainkit.trainer.setup import prepare_data, prepare_evaluation, prepare_net
-from trainkit.trainer.trainer import PlainMetrics, Trainer, plain_metrics
+from trainkit.trainer.trainer import Trainer
 
 from .checkpoints import checkpoint_file, own_config, run_of
 from .config import registry
@@ -119,21 +119,8 @@ class Experiment(Predictor):
         """Return the session of the net, without its data."""
         return self.session()
 
-    def validate(self, data: Any = None) -> PlainMetrics:
-        """Return `val/loss` and `val/error` on the validation split of the run, or on that of `data`, as `Trainer.validate`."""
-        return self.evaluate("val", data)
-
-    def test(self, data: Any = None) -> PlainMetrics:
-        """Return `test/loss` and `test/error` on the test split of the run, or on that of `data`, as `Trainer.test`."""
-        return self.evaluate("test", data)
-
-    def confusion_matrix(self, name: str = "test", data: Any = None) -> ConfusionMatrix:
-        """Return the confusion matrix on the run's val or test split, or on that of `data`, as `Trainer.confusion_matrix`."""
-        return self.session(name if data is None else None).confusion_matrix(name, data)
-
-    def evaluate(self, name: str, data: Any = None) -> PlainMetrics:
-        """Return the metrics of the run's val or test split, or of that of `data`, which is not scaled and not split."""
-        return plain_metrics(name, self.session(name if data is None else None).evaluate_split(name, data))
+    def session_with(self, name: str | None) -> Session:
+        return self.session(name)
 
     def fit(
         self,
@@ -184,13 +171,13 @@ class Experiment(Predictor):
         data = self.data() if data is None else data
         self._sessions = {}
         summary = trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data, resume=content, run=run)
-        self._sessions = dict.fromkeys(("val", "test", None), trainer.fitted())
+        self._sessions = dict.fromkeys(("train", "val", "test", None), trainer.fitted())
         return trainer, summary
 
     def session(self, name: str | None = None) -> Session:
         """Return the session that evaluates the split `name` of the run's data; None: one without data, which is not read.
 
-        It is prepared once; after a fit it is that of the fit. Only for val is the training data split: a test needs no split.
+        It is prepared once; after a fit it is that of the fit. For a test the training data is not split.
         """
         if name in self._sessions:
             return self._sessions[name]
@@ -201,7 +188,7 @@ class Experiment(Predictor):
             session.table_options = self.config.get("data") or {}
             prepare_net(session)
         else:
-            splits = {key: cb for key, cb in self.parts.callbacks.items() if isinstance(cb, ValidationSplit) and name == "val"}
+            splits = {key: cb for key, cb in self.parts.callbacks.items() if isinstance(cb, ValidationSplit) and name != "test"}
             session = self._session(self.data(), splits)
             prepare_evaluation(session, content)
         self._sessions[name] = session
@@ -238,8 +225,11 @@ class Experiment(Predictor):
     def _without_source(self, train: Split) -> Dataset:
         """Return a dataset of `train` with what the checkpoint tells of its data, without reading the run's data."""
         known = self._trained()["data"]
+        schema = Schema.of(known["schema"]) if known["schema"] else None
         return Dataset(
             train,
+            features=() if schema is None else schema.features(),
+            categories=() if schema is None else schema.categories(),
             classes=tuple(known["classes"] or ()) or None,
             threshold=known["threshold"],
             positive=known.get("positive"),

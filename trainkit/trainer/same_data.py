@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -145,6 +146,24 @@ def print_changed(session: Session, content: dict[str, Any], names: Iterable[str
         if name in names:
             causes = "other numbers, rows or order, or data.scale was changed"
             terminal.print_stderr(f"data: the {SPLITS[name]} split has changed since the checkpoint ({causes})")
+
+
+def check_columns(had: Dataset, has: Dataset, name: str) -> None:
+    """Raise UserError where both have named inputs and these, or their numbers of categories, differ.
+
+    had: the data of the training. has: other data, whose split `name` is evaluated.
+    """
+    if not (had.features and has.features) or (had.features, had.categories) == (has.features, has.categories):
+        return
+    fix = "give its rows or its file, which are then read as in the training"
+    pairs = zip_longest(had.features, has.features, fillvalue="none")
+    where = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+    if where is None:
+        raise UserError(
+            f"data: the {SPLITS[name]} split has {list(has.categories)} categories, the fit's has {list(had.categories)}; {fix}"
+        )
+    a, b = (short_repr(d.features[where]) if where < len(d.features) else "none" for d in (had, has))
+    raise UserError(f"data: feature {where} of the {SPLITS[name]} split is {b}, that of the fit is {a}; {fix}")
 
 
 def class_list(classes: Sequence[str] | None) -> str:

@@ -27,6 +27,7 @@ from .progress import Progress
 from .same_data import check_classes, check_held_out, keep_held_out, print_changed
 from .session import Session
 from .shapes import check_inputs, check_shapes
+from .unknown_codes import start_unknown_codes
 
 
 def begin(session: Session, content: dict[str, Any] | None) -> None:
@@ -73,7 +74,9 @@ def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
     rates = o.initial_lrs * (replicas // len(o.initial_lrs))
     session.progress, session.metrics = Progress.start(rates), MetricLog()
     session.set_lr(rates)
-    if content is not None:
+    if content is None:
+        start_unknown_codes(net, session.data)
+    else:
         capture.restore(session, content)
 
 

@@ -21,11 +21,13 @@ from .timed_fit import Clock, TimedFit, measured, outcome, train
 
 
 class ScheduleRecorder(Clock):
-    """A clock that records the learning rate and momentum of each step of a single model, for the reference to repeat."""
+    """A clock that records the first parameters of a single model, and the learning rate and momentum of each of its steps, for
+    the reference to repeat."""
 
     def on_fit_start(self, session: Session) -> None:
         self.rates: list[float] = []
         self.momenta: list[dict[str, Any]] = []
+        self.start = session.net.state_dict()
         super().on_fit_start(session)
 
     def on_train_batch_end(self, session: Session) -> None:
@@ -40,11 +42,10 @@ def pair(reference: str, config: dict[str, Any], data: Dataset) -> tuple[Session
     """
     fit = interop.find(reference).fit
     parts, clock = build(config), ScheduleRecorder()
-    start = parts.net.state_dict()
     one = train(parts, data, clock, quiet=True)
     with threads.restored():
         threads.use(threads.chosen(one, None))
-        return one, clock, fit(one, start, clock.rates, clock.momenta)
+        return one, clock, fit(one, clock.start, clock.rates, clock.momenta)
 
 
 def rehearse(reference: str, config: dict[str, Any], seed: int, data: Dataset) -> None:

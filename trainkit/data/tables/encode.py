@@ -69,7 +69,8 @@ def encoded(table: Table, schema: Schema, now: Reading) -> Rows:
         else:
             absent, word = _numbers(table, column, now, block[:, 0]), ""
         if now.missing == "refuse" and absent.any():
-            _refuse_missing(table, column, absent, word, now)
+            has_no_code = schema.is_code(column) and not schema.has_other_code and now.fills in ("mean", "median")
+            _refuse_missing(table, column, absent, word, now.fills, has_no_code)
         if column.name in indicators:
             x[:, indicators[column.name]] = absent.double()
     t, label = targets(table, schema, now)
@@ -128,9 +129,9 @@ def _numbers(table: Table, column: Column, now: Reading, into: Tensor) -> Tensor
     return into.isnan()
 
 
-def _refuse_missing(table: Table, column: Column, absent: Tensor, word: str, now: Reading) -> None:
+def _refuse_missing(table: Table, column: Column, absent: Tensor, word: str, fills: str, has_no_code: bool) -> None:
     row = int(absent.nonzero()[0, 0])
-    fill = f", or set data.missing={now.fills}" if now.fills else ""
+    fill = f", or {'train with' if has_no_code else 'set'} data.missing={fills}" if fills else ""
     keep = f", or keep {word!r} as a text by data.missing_values=[]" if word else ""
     said = f"{word!r} counts as missing" if word else "missing"
     raise UserError(
