@@ -164,8 +164,8 @@ def _augmenter(session: Session) -> Augmenter | None:
     train = session.data.train
     if not (made := make(session.data.augment)):
         return None
-    check_fits(made, train.x.shape[1:], train.t)
-    return Augmenter(made, len(train))
+    check_fits(made, train.x.shape[1:], train.t, session.data.categories)
+    return Augmenter(made, len(train), session.data.categories)
 
 
 def _scaled(session: Session) -> Dataset:

@@ -140,7 +140,10 @@ class Erase(Augmentation):
 
 @dataclass(frozen=True)
 class Noise(Augmentation):
-    """Add independent normal numbers of standard deviation `std`: y = x + std z. Takes x of any shape."""
+    """Add independent normal numbers of standard deviation `std`: y = x + std z. Takes x of any shape.
+
+    Codes of categories are not changed.
+    """
 
     std: float
     name: ClassVar[str] = "noise"
@@ -159,7 +162,7 @@ class Mixup(Augmentation):
 
     The other sample is any of the training split, changed by the augmentations listed before this one. So the mixture does not
     depend on the batch. The targets must be numbers: one-hot for classes (`data.targets: onehot`). A sample
-    keeps its own weight.
+    keeps its own weight. Codes of categories (`data.encode: codes`) are refused.
     Source: Zhang et al. 2018, mixup: Beyond empirical risk minimization.
     """
 
