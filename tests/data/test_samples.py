@@ -166,6 +166,32 @@ def test_reading_in_this_process_leaves_the_generators_as_they_were() -> None:
     assert np.array_equal(np.random.get_state()[1], before[2])  # type: ignore[index]  # noqa: NPY002
 
 
+@pytest.mark.parametrize("kind", ["pair", "arrays", "TensorDataset", "DataLoader"])
+def test_a_transform_acts_on_samples_that_are_in_memory(kind: str) -> None:
+    x, t = torch.arange(24.0).view(8, 3), torch.arange(8) % 2
+    both = torch.utils.data.TensorDataset(x, t)
+    given = {"pair": (x, t), "arrays": (x.numpy(), t.numpy()), "TensorDataset": both}
+    shapes: list[tuple[int, ...]] = []
+
+    def negative(v: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(v.shape))
+        return -v
+
+    train = given[kind] if kind in given else torch.utils.data.DataLoader(both, shuffle=True)
+    data = samples(train, test=(x, t), transform=negative)
+    assert data.test is not None
+    assert torch.equal(data.test.x[:], x)
+    trainer = Trainer(max_epochs=2, batch_size=3, device="cpu")
+    net = Sequential(Linear(3, 2))
+    trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), data)
+    assert shapes[-16:] == [(3,)] * 16, "once for each sample in each epoch"
+    session = trainer.fitted()
+    batches = list(session.batches(5))
+    order = session.order(5)
+    assert torch.equal(torch.cat([v for v, _ in batches]), -x[order])
+    assert torch.equal(torch.cat([v for _, v in batches]), t[order])
+
+
 def test_a_transform_acts_in_training_steps_only() -> None:
     data = samples(Fixed(), transform=lambda x: x + torch.rand(()), workers=1)
     assert torch.equal(data.train.x[:], X)

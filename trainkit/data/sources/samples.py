@@ -43,7 +43,8 @@ def samples(
     """Return the data of map-style datasets: objects with `len(dataset)` and `dataset[i]`, a pair (x, t) or a mapping.
 
     train, val, test: the dataset of each split, or a DataLoader of it; of a TensorDataset the tensors are used as they are, and
-    so are those of a pair (x, t). x, t: keys of samples that are mappings; several keys of numbers are joined.
+    so are those of a pair (x, t), unless a `transform` changes their samples.
+    x, t: keys of samples that are mappings; several keys of numbers are joined.
     A sample's x is an array, a tensor, numbers, or an image of Pillow: (c, h, w) from 0 to 1. Its t is a class (an integer), or
     numbers; see `tensors` for its meaning, and for `classes`; those of `train.classes` are the default.
     A `datasets.Dataset` of Hugging Face is read by its columns; columns of numbers are read into memory.
@@ -67,7 +68,11 @@ def samples(
         if size is not None and name == "train":
             print_stderr(f"data: the batch_size {size} of the DataLoader is not used; set trainer.batch_size")
         if isinstance(dataset, tuple) and len(dataset) == 2:
-            dataset, known[name] = pair(name, *dataset)
+            tensors = pair(name, *dataset)
+            if transform is not None and name == "train":
+                dataset = torch.utils.data.TensorDataset(*tensors)  # `transform` changes one sample at a time
+            else:
+                dataset, known[name] = tensors
         elif columns.is_hugging_face(dataset):
             names, target = columns.chosen(dataset, x, t)
             classes = columns.class_names(dataset, target) if classes is None else classes
