@@ -33,7 +33,10 @@ REQUIRED = ("data", "model", "loss", "optimizer")
 
 @dataclass(frozen=True)
 class Parts:
-    """The objects of a configuration. `data` reads the data when called; `optimizer` needs the net, with its replicas."""
+    """The objects of a configuration. `data` reads the data when called; `optimizer` needs the net, with its replicas.
+
+    sizes: those of the data, if a layer's sizes are `auto`.
+    """
 
     seed: int
     net: Module
@@ -42,6 +45,7 @@ class Parts:
     data: Callable[..., Dataset]
     optimizer: Callable[[Module], Optimizer]
     settings: Settings
+    sizes: Sizes | None = None
 
     def trainer(self, callbacks: Mapping[str, Callback] | None = None, **extra: Any) -> Trainer:
         """Return a trainer with these settings. callbacks: in place of the configuration's. extra: `run_dir`, `config`."""
@@ -95,7 +99,7 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
     attempt(lambda: optimizer(net), "optimizer.", errors)
     if errors:
         raise UserErrors(errors)
-    return Parts(seed, net, loss, callbacks, data, optimizer, settings)
+    return Parts(seed, net, loss, callbacks, data, optimizer, settings, sizes if builder.uses_auto else None)
 
 
 class _ReadAhead:
