@@ -35,7 +35,7 @@ from trainkit.core.counters import EpochDraws
 from trainkit.core.rng import stream
 from trainkit.data import map_style
 from trainkit.data.loader import batches
-from trainkit.data.map_style import Reader, Samples, as_numbers
+from trainkit.data.map_style import Reader, Samples, sample_tensor
 from trainkit.data.mapped import MappedRows
 from trainkit.trainer.session import Session
 
@@ -260,10 +260,10 @@ def test_mappings_have_keys_and_datasets_may_name_their_classes() -> None:
 def test_an_image_becomes_numbers_from_0_to_1_with_channels_first() -> None:
     image = pytest.importorskip("PIL.Image")
     color = np.arange(24, dtype="u1").reshape(2, 4, 3)
-    assert torch.equal(as_numbers(image.fromarray(color)), torch.from_numpy(color).permute(2, 0, 1) / 255)
-    assert torch.equal(as_numbers(image.fromarray(color[..., 0])), torch.from_numpy(color[None, ..., 0].copy()) / 255)
+    assert torch.equal(sample_tensor(image.fromarray(color)), torch.from_numpy(color).permute(2, 0, 1) / 255)
+    assert torch.equal(sample_tensor(image.fromarray(color[..., 0])), torch.from_numpy(color[None, ..., 0].copy()) / 255)
     deep = np.array([[0, 65535]], dtype="u2")
-    assert as_numbers(image.fromarray(deep)).tolist() == [[[0.0, 1.0]]]
+    assert sample_tensor(image.fromarray(deep)).tolist() == [[[0.0, 1.0]]]
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------------

@@ -74,11 +74,11 @@ class Draws:
         """
         words = number(self.streams[:, None], torch.arange(d, d + -(-count // 4), device=self.streams.device))
         parts = torch.stack([(words >> shift) & (QUANTILES - 1) for shift in (0, 16, 32, 48)], -1)
-        return quantiles().to(words.device)[parts.flatten(1)[:, :count]]
+        return normal_quantiles().to(words.device)[parts.flatten(1)[:, :count]]
 
 
 @cache
-def quantiles() -> Tensor:
+def normal_quantiles() -> Tensor:
     """Return the quantiles (i + 1/2) / QUANTILES of the normal distribution, (QUANTILES,) float64, by plain Python."""
     inverse = NormalDist().inv_cdf
     half = [inverse((i + 0.5) / QUANTILES) for i in range(QUANTILES // 2)]

@@ -79,7 +79,7 @@ class Session:
         self.normalizer = Normalizer.identity()
         self.augment: Augmenter | None = None  # of the training samples, where the data asks for it
         self.fingerprints: dict[str, str] = {}  # of the splits before they are scaled (see `data/fingerprint.py`)
-        self.held_out: dict[str, Tensor] = {}  # fingerprints of the rows that training must not see (`data/held_out.py`)
+        self.held_out: dict[str, Tensor] = {}  # fingerprints of the rows that training must not see (`data/held_rows.py`)
         self.split_settings: dict[str, Any] = {}  # of the callbacks that have split the data, by name
         self.generators: tuple[torch.Generator, ...] = ()
         self.progress, self.metrics = Progress(), MetricLog()

@@ -13,7 +13,7 @@ from trainkit.core.rng import generator, seed_globals
 from trainkit.core.validation import check_value, yaml_repr
 from trainkit.data.dataset import Dataset
 from trainkit.data.sizes import Sizes
-from trainkit.data.transforms.augment import make as augmentations
+from trainkit.data.transforms.augment import augmentations_of
 from trainkit.metrics.table import make
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -172,7 +172,7 @@ def _data(value: Any, errors: list[str]) -> Callable[..., Dataset] | None:
         errors.append(f"data.name: {error}")
         return None
     errors += check_arguments(read, arguments, "data", NOT_CONFIGURED)
-    attempt(lambda: augmentations(augment), "", errors)
+    attempt(lambda: augmentations_of(augment), "", errors)
 
     def data(schema: dict[str, object] | None = None) -> Dataset:
         takes_schema = "schema" in signature(read)[0]

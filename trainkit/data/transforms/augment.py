@@ -61,7 +61,7 @@ class Augmenter:
         return x.split(size), draws.streams.split(size)
 
 
-def make(specs: Any) -> list[Augmentation]:
+def augmentations_of(specs: Any) -> list[Augmentation]:
     """Return the augmentations of a list of names, {name: options} and `Augmentation`s: ["flip", {"crop": 2}, Noise(0.1)].
 
     Options are a mapping, or the value of the first. Raises UserErrors for unknown names and unknown or invalid options.
@@ -84,9 +84,9 @@ def check_fits(
             raise UserError("data.augment.mixup: mixes inputs, and codes of categories cannot be mixed; set data.encode=onehot")
 
 
-def spec(augmentation: Any) -> Any:
+def augmentation_spec(augmentation: Any) -> Any:
     """Return an augmentation as a configuration writes it: a name, or {name: options}."""
-    (made,) = make([augmentation])
+    (made,) = augmentations_of([augmentation])
     if type(made) is not AUGMENTATIONS.get(made.name):
         raise UserError(f"data.augment: {type(made).__name__} is your own, which a file cannot hold")
     options = {f.name: getattr(made, f.name) for f in fields(made) if getattr(made, f.name) != f.default}
