@@ -251,7 +251,7 @@ class Experiment(Predictor):
         return Session(self.parts.settings, self.net, self.loss, None, data, callbacks)
 
     def _without_source(self, train: Split) -> Dataset:
-        """Return a dataset of `train` with what the checkpoint tells of its data, without reading the run's data."""
+        """Return a dataset of `train` with what the checkpoint holds of its data, without reading the run's data."""
         known = self._trained()["data"]
         return Dataset(
             train,

@@ -13,7 +13,7 @@ from .numbers import DATE, SEPARATORS, Texts, is_date, plain_number, reader
 from .schema import Column
 
 DIGITS = re.compile(r"\d+(?:[.,]\d+)?")
-MAX_OF_A_SHAPE = 20  # more different texts that differ only in their digits are no categories, unless the options say so
+MAX_OF_A_SHAPE = 20  # more different texts that differ only in their digits are not categories, unless the options say so
 MAX_WORD = 12  # characters of a text that may mean a missing value, such as - or unknown
 MAX_CATEGORIES = 256  # more different texts are names or misspelled numbers, unless the options list the column
 
