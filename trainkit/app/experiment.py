@@ -185,7 +185,7 @@ class Experiment(Predictor):
         if name is None:
             session = self._session(self._without_source(Split(torch.zeros(0), torch.zeros(0))))
             session.normalizer = capture.normalizer(content)
-            session.table_options = self.config.get("data") or {}
+            session.table_options = self._table_options()
             prepare_net(session)
         else:
             splits = {key: cb for key, cb in self.parts.callbacks.items() if isinstance(cb, ValidationSplit) and name != "test"}
@@ -206,9 +206,9 @@ class Experiment(Predictor):
         if not schema:
             raise UserError(f"{rows}: the run was not trained on a table; give no file, to predict its own test split")
         try:
-            read = read_rows(rows, schema, **self.config["data"])
+            read = read_rows(rows, schema, **self._table_options())
         except UserError as error:
-            read = read_rows(rows, schema, inputs_only=True, **self.config["data"])  # refuses wrong inputs
+            read = read_rows(rows, schema, inputs_only=True, **self._table_options())  # refuses wrong inputs
             terminal.print_stderr(f"{error}; predicted without the truth")
         terminal.print_stderr(*ignored_columns(str(rows), read.ignored))
         known = read.t is not None
@@ -223,7 +223,7 @@ class Experiment(Predictor):
         return Session(self.parts.settings, self.net, self.loss, None, data, callbacks)
 
     def _without_source(self, train: Split) -> Dataset:
-        """Return a dataset of `train` with what the checkpoint tells of its data, without reading the run's data."""
+        """Return a dataset of `train` with what the checkpoint holds of its data, without reading the run's data."""
         known = self._trained()["data"]
         schema = Schema.of(known["schema"]) if known["schema"] else None
         return Dataset(
@@ -236,6 +236,11 @@ class Experiment(Predictor):
             multilabel=known.get("multilabel", False),
             schema=known["schema"],
         )
+
+    def _table_options(self) -> dict[str, Any]:
+        """Return the options by which rows are read, without those of a user's own source: its arguments mean other things."""
+        data = self.config.get("data") or {}
+        return data if data.get("name") in registry.DATA else {}
 
     def _trained(self) -> dict[str, Any]:
         if self.content is None:

@@ -121,7 +121,8 @@ def joined(splits: Iterable[Split]) -> Split | None:
 
     ids = {name: [text for s in splits for text in s.ids[name]] for name in splits[0].ids}
     keys = {name: torch.cat([s.keys[name] for s in splits]) for name in splits[0].keys if all(name in s.keys for s in splits)}
-    return Split(x, torch.cat([s.t for s in splits]), column("label"), column("weight"), ids, column("rows"), keys)
+    label, weight, rows, raw = map(column, ("label", "weight", "rows", "raw"))
+    return Split(x, torch.cat([s.t for s in splits]), label, weight, ids, rows, keys, raw)
 
 
 def _rows(split: Split, name: str) -> Tensor:

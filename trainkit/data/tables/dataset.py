@@ -23,7 +23,7 @@ from .options import DIALECT, TableOptions, formats_of
 from .reading import Reading
 from .schema import Schema
 
-SPLITS = {
+SPLIT_OF = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -130,7 +130,7 @@ def _held(table: Table, label: Tensor | None, share: float, options: TableOption
 def _by_column(table: Table, name: str) -> dict[str, Tensor]:
     """Return the positions of each split that the column names. Raises UserError for another text, or without training rows."""
     texts = Texts(table.column(name))
-    split = [SPLITS.get(text.lower(), "") for text in texts.texts]
+    split = [SPLIT_OF.get(text.lower(), "") for text in texts.texts]
     names = ("train", "val", "test")
     code = texts.map([names.index(s) if s else -1 for s in split], torch.long)
     if (wrong := (code < 0).nonzero()[:, 0]).numel():

@@ -44,7 +44,7 @@ class TableOptions(TypedDict, total=False):
 
 
 class CsvOptions(TableOptions, total=False):
-    """Options of a CSV file. What is not given is guessed from the first lines, and told where it is unusual."""
+    """Options of a CSV file. What is not given is guessed from the first lines; a line reports an unusual guess."""
 
     delimiter: str  # one of , ; tab | by default
     decimal: str  # "." or ","
