@@ -149,3 +149,22 @@ def test_without_such_a_code_the_message_asks_for_a_new_training() -> None:
         read_rows([{**row, "c": None}], schema)
     with pytest.raises(UserError, match=r"column 'x', row 0: missing .*, or set data.missing=mean"):
         read_rows([{**row, "x": None}], schema)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_noise_changes_the_numbers_and_leaves_the_codes(replicas: int) -> None:
+    session = fit(table(rows()).augmented({"noise": 1.0}), max_epochs=1, replicas=replicas).fitted()
+    taken = torch.cat([x.reshape(-1, 4) for x, *_ in session.batches(0)])
+    index = session.order(0).reshape(replicas, -1).split(4, 1)
+    plain = session.data.train.x[torch.cat([i.reshape(-1) for i in index])]
+    assert torch.equal(taken[:, 2:], plain[:, 2:])
+    noise = (taken - plain)[:, :2]
+    assert noise.count_nonzero() == noise.numel()
+    assert abs(float(noise.std()) - 1) < 0.35  # 48 normal numbers: three standard errors
+
+
+def test_mixup_refuses_codes_which_have_no_mean() -> None:
+    data = tensors(rows(), torch.nn.functional.one_hot((rows()[:, 2] == 1).long(), 2).float(), classes=2)
+    data = replace(data, categories=(0, 0, 3, 4), features=("width", "height", "color", "shape"))
+    with pytest.raises(UserError, match=r"augment\.mixup: mixes inputs, .*codes .* cannot be mixed; set data\.encode=onehot"):
+        fit(data.augmented("mixup"))

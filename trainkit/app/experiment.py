@@ -18,6 +18,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.sizes import Sizes
+from trainkit.data.tables.options import KEPT
 from trainkit.data.tables.schema import Schema
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -38,22 +39,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has stopped
-KEPT = tuple(  # a trained net needs the inputs and targets that it was trained on
-    f"data.{key}"
-    for key in (
-        "normalize",
-        "normalize_target",
-        "task",
-        "categorical",
-        "numeric",
-        "dates",
-        "drop",
-        "keep",
-        "encode",
-        "missing_indicator",
-        "thousands",
-    )
-)
 
 
 def load(
@@ -200,7 +185,7 @@ class Experiment(Predictor):
         if name is None:
             session = self._session(self._without_source(Split(torch.zeros(0), torch.zeros(0))))
             session.normalizer = capture.normalizer(content)
-            session.table_options = self.config.get("data") or {}
+            session.table_options = self._table_options()
             prepare_net(session)
         else:
             splits = {key: cb for key, cb in self.parts.callbacks.items() if isinstance(cb, ValidationSplit) and name != "test"}
@@ -221,9 +206,9 @@ class Experiment(Predictor):
         if not schema:
             raise UserError(f"{rows}: the run was not trained on a table; give no file, to predict its own test split")
         try:
-            read = read_rows(rows, schema, **self.config["data"])
+            read = read_rows(rows, schema, **self._table_options())
         except UserError as error:
-            read = read_rows(rows, schema, inputs_only=True, **self.config["data"])  # refuses wrong inputs
+            read = read_rows(rows, schema, inputs_only=True, **self._table_options())  # refuses wrong inputs
             terminal.print_stderr(f"{error}; predicted without the truth")
         terminal.print_stderr(*ignored_columns(str(rows), read.ignored))
         known = read.t is not None
@@ -238,7 +223,7 @@ class Experiment(Predictor):
         return Session(self.parts.settings, self.net, self.loss, None, data, callbacks)
 
     def _without_source(self, train: Split) -> Dataset:
-        """Return a dataset of `train` with what the checkpoint tells of its data, without reading the run's data."""
+        """Return a dataset of `train` with what the checkpoint holds of its data, without reading the run's data."""
         known = self._trained()["data"]
         schema = Schema.of(known["schema"]) if known["schema"] else None
         return Dataset(
@@ -252,6 +237,11 @@ class Experiment(Predictor):
             schema=known["schema"],
         )
 
+    def _table_options(self) -> dict[str, Any]:
+        """Return the options by which rows are read, without those of a user's own source: its arguments mean other things."""
+        data = self.config.get("data") or {}
+        return data if data.get("name") in registry.DATA else {}
+
     def _trained(self) -> dict[str, Any]:
         if self.content is None:
             raise UserError("experiment: nothing is trained yet; call fit first, or load a run: trainkit.load(RUN)")
@@ -261,8 +251,9 @@ class Experiment(Predictor):
         """Print where the configuration differs from the checkpoint's, and which of the two is used."""
         if not content["config"]:
             return  # started from Python
+        kept_keys = {f"data.{key}" for key in KEPT}  # a trained net needs the inputs and targets that it was trained on
         for line in diff(resolve(parse(content["config"], "the checkpoint's configuration")), self.config):
-            kept = "; the checkpoint's is kept" if line.partition(":")[0].partition("[")[0] in KEPT else ""
+            kept = "; the checkpoint's is kept" if line.partition(":")[0].partition("[")[0] in kept_keys else ""
             terminal.print_stdout(f"changed since the checkpoint: {line}{kept}")
 
     def __repr__(self) -> str:

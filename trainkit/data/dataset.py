@@ -37,6 +37,8 @@ class Split:
     weight: (n,) real, how much each sample counts in the loss and the metrics; None counts all alike.
     ids: columns of n texts that no net sees and that predictions repeat, by name.
     rows: (n,) int64, the number of each sample, from 0, in the data that the split was taken from; None if it is its position.
+    keys: for a split that was drawn by group or by time, under its name: (n,) int64 the group of each sample (`group_keys`), or
+        (n,) float64 its time. The training split has them too.
     raw: (n, ...) the targets in their own units and dtype, which metrics and predictions read; None if `t` was not scaled.
     Raises UserError for unequal counts, and for a weight of another shape or type.
     """
@@ -47,6 +49,7 @@ class Split:
     weight: Tensor | None = None
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rows: Tensor | None = None
+    keys: Mapping[str, Tensor] = field(default_factory=dict)
     raw: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -55,6 +58,7 @@ class Split:
         if self.weight is not None:
             _check_weight(self.weight, len(self.x))
         sizes = {name: len(column) for name, column in self.ids.items()}
+        sizes.update((f"keys[{name!r}]", len(key)) for name, key in self.keys.items())
         if self.raw is not None:
             sizes["raw"] = len(self.raw)
         for name, size in sizes.items():
@@ -82,8 +86,9 @@ class Split:
         at = index.tolist() if self.ids else []
         ids = {name: [column[i] for i in at] for name, column in self.ids.items()}
         rows = index.cpu() if self.rows is None else self.rows[index.cpu()]
+        keys = {name: key[index.cpu()] for name, key in self.keys.items()}
         weight, raw = (None if v is None else v[index] for v in (self.weight, self.raw))
-        return Split(x, t, label, weight, ids, rows, raw)
+        return Split(x, t, label, weight, ids, rows, keys, raw)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Split:
         """Return the split on `device`. Floating tensors become `dtype`, class indices stay int64."""
@@ -129,6 +134,8 @@ class Dataset:
         the data was given in Python.
     augment: random changes of the training samples in each step, as names, {name: options} or objects (see
         `transforms/augmentations.py`).
+    drawn: the splits, of val and test, whose rows were drawn from those of train. None: all that `Split.subset` has taken from
+        the same data. A split that the data itself names, by a column, is not one of them.
     schema: what a later file needs to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
     """
 
@@ -145,6 +152,7 @@ class Dataset:
     categories: tuple[int, ...] = ()
     positive: int | None = None
     multilabel: bool = False
+    drawn: tuple[str, ...] | None = None
     schema: dict[str, object] = field(default_factory=dict)
     source: Mapping[str, object] = field(default_factory=lambda: {"name": "memory"})
     augment: Sequence[Any] = ()

@@ -67,25 +67,34 @@ class Columns:
         return self.interpretation.names(self.outputs, self.raw)
 
     @property
-    def header(self) -> list[str]:
-        """The names. An id that has the name of another column is named id_<name>."""
+    def before(self) -> list[str]:
+        """The names of the columns before the ids."""
+        return [*(["replica"] if self.which == "all" else []), "row"]
+
+    @property
+    def after(self) -> list[str]:
+        """The names of the columns after the ids."""
         values, names = self.values, self.interpretation.columns(self.outputs)
         one = self.has_answer or len(values) == 1
-        own = [*(["replica"] if self.which == "all" else []), "row"]
         end = [*values, *(["answer"] if self.has_answer else [])]
         end += ["std"] if self.is_ensemble and one else [f"std_{name}" for name in names] if self.is_ensemble else []
         if self.has_truth:
             end += ["truth"] if one else [f"truth_{name}" for name in names]
-        return [*own, *(self.id_name(name, {*own, *end}) for name in self.split.ids), *end]
+        return end
 
-    def id_name(self, name: str, taken: set[str]) -> str:
-        """Return `name`, or a free name made of it. A line on stderr reports the second."""
-        free = name
-        while free in taken:
-            free = f"id_{free}"
-        if free != name:
-            terminal.print_stderr(f"predictions: the id column {name!r} is named {free!r}, since {name!r} is another column")
-        return free
+    @property
+    def ids(self) -> dict[str, str]:
+        """The column of each id, by its name in the data: the same, or id_<name> where another column has that name."""
+        taken, columns = {*self.before, *self.after}, {}
+        for name in self.split.ids:
+            columns[name] = name
+            while columns[name] in taken:
+                columns[name] = f"id_{columns[name]}"
+        return columns
+
+    @property
+    def header(self) -> list[str]:
+        return [*self.before, *self.ids.values(), *self.after]
 
     def lines(self, y: Tensor, first: int, replica: int) -> str:
         """Return the lines of the samples from `first` on, y (r, b, outputs): r models whose predictions are averaged."""
@@ -148,6 +157,11 @@ def as_csv(
         if columns is None:
             columns = Columns(Interpretation.of(loss, data), split, y.shape[2], replicas, which, raw, with_truth)
             yield ",".join(map(_field, columns.header)).encode() + b"\n"
+            for name, own in columns.ids.items():
+                if own != name:
+                    terminal.print_stderr(
+                        f"predictions: the id column {name!r} is named {own!r}, since {name!r} is another column"
+                    )
         if isinstance(which, int):
             y = y[which : which + 1]
         step = max(1, NUMBERS // (y.shape[0] * y.shape[2]))

@@ -26,7 +26,7 @@ from .progress import StopReason
 from .run_folder import RunFolder
 from .run_length import RunLength
 from .settings import Settings
-from .step_losses import StepLosses
+from .step_losses import Fetched, StepLosses
 
 if TYPE_CHECKING:
     from .engines.engine import StepEngine
@@ -215,16 +215,16 @@ class Session(Evaluator):
         """Copy the new losses to the host (this waits for the device); call on_losses and, if `log`, on_step_log."""
         if not self._losses:
             return
-        rows = self.add_losses()
+        rows = self.add_losses().losses
         self.call("on_losses", rows)
         if log and not self.rolled_back:
             self.call("on_step_log", rows[-1])
 
-    def add_losses(self) -> list[list[float]]:
-        """Add the new losses to the epoch's sums, in float64. Return a row per step, with a loss per replica."""
+    def add_losses(self) -> Fetched:
+        """Add the new losses to the epoch's sums, in float64, and return them."""
         fetched = self._losses.fetch(self.net.replica_dims, self.loss.reduction)
         self.progress.add_losses(*fetched)
-        return fetched.losses
+        return fetched
 
     # -- hooks, signals, state -------------------------------------------------------------------------------------------
 

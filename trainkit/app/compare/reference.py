@@ -12,6 +12,7 @@ from torch import Tensor
 from trainkit import interop
 from trainkit.app.config.build import build
 from trainkit.data.dataset import Dataset
+from trainkit.data.sizes import Sizes
 from trainkit.optim.optimizer import momentum_of
 from trainkit.trainer import threads
 from trainkit.trainer.evaluation import Metrics
@@ -41,7 +42,7 @@ def pair(reference: str, config: dict[str, Any], data: Dataset) -> tuple[Session
     Return the session, its clock, and the result of the reference.
     """
     fit = interop.find(reference).fit
-    parts, clock = build(config), ScheduleRecorder()
+    parts, clock = build(config, sizes=Sizes.of(data)), ScheduleRecorder()
     one = train(parts, data, clock, quiet=True)
     with threads.restored():
         threads.use(threads.chosen(one, None))

@@ -12,7 +12,7 @@ from trainkit.core.errors import UserError
 from trainkit.data.arrays import from_numpy
 from trainkit.data.dataset import MAX_DIMS, Dataset, Normalize, Split, encode, floating
 
-MAX_CLASSES = 65_536  # larger labels are regression targets or come from a broken file
+MAX_LABELS = 65_536  # larger labels are regression targets or come from a broken file
 
 
 def class_names(label: Tensor, classes: list[str] | int | None, place: str) -> tuple[str, ...]:
@@ -22,7 +22,7 @@ def class_names(label: Tensor, classes: list[str] | int | None, place: str) -> t
     """
     named = classes is not None
     if classes is None:
-        classes = min(int(label.max()) + 1, MAX_CLASSES)
+        classes = min(int(label.max()) + 1, MAX_LABELS)
     names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
     wrong = ((label < 0) | (label >= len(names))).nonzero()
     if len(wrong):
