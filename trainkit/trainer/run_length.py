@@ -41,7 +41,7 @@ class RunLength(NamedTuple):
 
     def steps_left(self, progress: Progress) -> int:
         """Return the steps up to max_epochs or max_steps."""
-        left = max(0, self.max_epochs - progress.epoch) * self.steps_per_epoch - progress.batch
+        left = max(0, (self.max_epochs - progress.epoch) * self.steps_per_epoch - progress.batch)
         limit = self.settings.max_steps
         return left if limit is None else max(0, min(left, limit - progress.step))
 
