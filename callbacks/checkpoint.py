@@ -81,7 +81,7 @@ class Checkpoint(Callback):
         self.written: set[str] = set()  # files of this fit: deleted without a check of their content
         self.held: tuple[float, int] | None = None  # score and step of the best.pt from before this fit
         self.saved: tuple[int, int] | None = None  # (step, batch) of last.pt
-        self.told = False  # whether a line has said that states are not ranked
+        self.reported_unranked = False  # whether a line has said that states are not ranked
         self.save_seconds, self.ended = FIRST_SAVE_SECONDS, time.monotonic()  # of the last save: duration, and end
 
     def on_fit_start(self, session: Session) -> None:
@@ -181,8 +181,8 @@ class Checkpoint(Callback):
         assert self.monitor is not None
         values = session.metrics[self.monitor]
         broken = [r for r, v in enumerate(values) if not math.isfinite(v)]
-        if 0 < len(broken) < len(values) and not self.told:
-            self.told = True
+        if 0 < len(broken) < len(values) and not self.reported_unranked:
+            self.reported_unranked = True
             print_stderr(
                 f"callbacks.{self.name}: {self.monitor} is {values[broken[0]]:g} in replica {broken[0]}, and so is the mean:"
                 f" states from step {session.progress.step} on are not ranked while it is"

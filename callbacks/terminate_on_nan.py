@@ -13,6 +13,7 @@ from trainkit.optim.flat_buffer import unflatten
 from trainkit.trainer import replay
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.nonfinite import locate, nonfinite_replicas
+from trainkit.trainer.progress import Progress
 from trainkit.trainer.replay import StepCopy, StepSideEffects
 from trainkit.trainer.session import Session
 
@@ -60,7 +61,8 @@ class TerminateOnNaN(Callback):
                 before |= {r: kept for r in nonfinite_replicas(session, losses) if r in wrong and r not in before}
                 if len(before) == len(wrong):
                     break
-        messages = {r: self._message(session, r, before.get(r), rows, end) for r in wrong}
+        sums = now.state["loss_sum"]
+        messages = {r: self._message(session, r, before.get(r), rows, end, math.isfinite(sums[r])) for r in wrong}
         before = {r: before.get(r, self.kept) for r in wrong}
         others = [active and r not in wrong for r, active in enumerate(now.state["active"])]
         last = max(kept.step for kept in before.values())
@@ -71,8 +73,7 @@ class TerminateOnNaN(Callback):
             for s, old in zip(replay.carried_buffers(session), before[r].tensors, strict=True):
                 for v, o in zip(unflatten(s, own), unflatten(old, own), strict=True):
                     v[r].copy_(o[r])
-            for name in ("loss_sum", "samples"):
-                getattr(session.progress, name)[r] = before[r].state[name][r]
+            session.progress.restore_sums(r, Progress(**before[r].state))
             print_stderr(messages[r])
         session.set_active([active and r not in stopped for r, active in enumerate(session.progress.active)])
         if ending:
@@ -83,15 +84,18 @@ class TerminateOnNaN(Callback):
                 saved = f"; {BEFORE_NAN} is the state before that step"
             session.stop("nan", "\n".join(messages[r] for r in ending) + saved, force=True)
 
-    def _message(self, session: Session, r: int, before: StepCopy | None, rows: list[list[float]], end: int) -> str:
+    def _message(
+        self, session: Session, r: int, before: StepCopy | None, rows: list[list[float]], end: int, finite_losses: bool
+    ) -> str:
         """Return the message for replica r: its step, and the place in it."""
         losses = [(end - len(rows) + 1 + i, row[r]) for i, row in enumerate(rows)]
-        first, loss = next(((step, loss) for step, loss in losses if not math.isfinite(loss)), losses[-1])
+        wrong = [] if finite_losses else [(step, loss) for step, loss in losses if not math.isfinite(loss)]
+        first, loss = (wrong or losses[-1:])[0]
         step = first if before is None else before.step + 1
         text = f"step {step:,}, epoch {self.kept.state['epoch'] + 1}: "
         text = f"replica {r}, {text}" if session.replicas > 1 else text
         if before is None:
-            what = "the parameters or slots are not finite" if math.isfinite(loss) else f"the loss is {loss}"
+            what = f"the loss is {loss}" if wrong else "the parameters or slots are not finite"
             return f"{text}{what}, but repeating the steps from step {self.kept.step:,} gives finite numbers"
         before.restore(session)
         found = locate(session, r)

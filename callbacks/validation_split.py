@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -11,8 +13,9 @@ from torch import Tensor
 from trainkit.core.errors import UserError, suggest
 from trainkit.core.rng import generator
 from trainkit.core.validation import OneOf, require
-from trainkit.data.dataset import Split
-from trainkit.data.split import group_codes, held_out, others, times
+from trainkit.data.dataset import Dataset, Split
+from trainkit.data.held_rows import drawn
+from trainkit.data.split import group_codes, group_keys, held_out, others, times
 from trainkit.trainer.callback import Callback
 from trainkit.trainer.session import Session
 
@@ -53,21 +56,32 @@ class ValidationSplit(Callback):
     def setup(self, session: Session) -> None:
         if session.data.val is not None:
             raise UserError("the data has a validation split already; leave this callback out")
-        samples = session.data.train
+        data = self._with_keys(session.data)
+        samples = data.train
         if self.stratify and samples.label is None:
             raise UserError("stratify needs classes, but the data has none; set stratify=false")
         group = None if self.group is None else group_codes(_column(samples, self.group))
-        time = None if self.time is None else times(_column(samples, self.time))
+        time = None if self.time is None else samples.keys["val"]
         val = self.indices(len(samples), samples.label if self.stratify else None, group, time)
         train = others(len(samples), val)
         if len(val) == 0 or len(train) == 0:
             raise UserError(
                 f"fraction={self.fraction} of {len(samples)} samples leaves {len(train)} to train and {len(val)} to validate"
             )
-        session.data = session.data.with_parts(train=samples.subset(train), val=samples.subset(val))
+        data = data.with_parts(train=samples.subset(train), val=samples.subset(val))
+        session.data = replace(data, drawn=(*drawn(session.data), "val"))
         session.split_settings[self.name] = self._settings
         session.validate_every_n_epochs, session.validate_every_n_steps = self.every_n_epochs, self.every_n_steps
         self.positions = val
+
+    def _with_keys(self, data: Dataset) -> Dataset:
+        """Return the data with the group or the time of each sample that a later run may draw: those of a drawn test too."""
+        if (name := self.group or self.time) is None:
+            return data
+        key_of = partial(times, place=f"id column {name!r}") if self.group is None else group_keys
+        splits = {part: data.parts()[part] for part in ("train", *drawn(data))}
+        keys = {part: {**split.keys, "val": key_of(_column(split, name))} for part, split in splits.items()}
+        return data.with_parts(**{part: replace(split, keys=keys[part]) for part, split in splits.items()})
 
     def indices(self, n: int, label: Tensor | None = None, group: Tensor | None = None, time: Tensor | None = None) -> Tensor:
         """Return the sorted indices of the validation samples among n, as `held_out` does with label, group or time."""

@@ -20,7 +20,7 @@ def test_the_examples_run_as_they_stand(
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
     blocks = re.findall(r"```(python|sh)\n(.*?)```", PAGE, re.DOTALL)
-    assert [kind for kind, _ in blocks] == ["python", "sh", "python", "python", "sh"]
+    assert [kind for kind, _ in blocks] == ["python", "sh", "python", "python", "sh", "python"]
     for kind, block in blocks:
         if kind == "python":
             exec(compile(block, "predictions.md", "exec"), namespace)

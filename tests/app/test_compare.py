@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from trainkit import Split, UserError
 from trainkit.app.cli.main import main
 from trainkit.app.compare import command, figures, grid, reference, tables, trial
 from trainkit.app.compare.reference import max_difference, max_or_nan
+from trainkit.app.compare.shared_data import SharedData
 from trainkit.app.compare.timed_fit import Clock, TimedFit, failures, train
 from trainkit.app.compare.trial import Curves, Trial
 from trainkit.app.config.build import build
@@ -217,6 +219,43 @@ def test_rates_train_apart_where_the_net_takes_no_replicas_or_there_is_one(rates
     assert [t.name for p in plans for t in p.run(None)] == [p.name for p in plans]
 
 
+SOURCE = """
+import torch
+import trainkit
+
+reads = []
+
+def own(n: int = 40):
+    reads.append(n)
+    return trainkit.tensors(torch.randn(n, 3), torch.arange(n) % 2)
+"""
+
+
+@pytest.mark.parametrize("sizes", ["auto", "3"])
+@pytest.mark.parametrize(
+    ("words", "reads"),
+    [
+        (["a.yaml", "--grid", "optimizer.SGD.lr=0.1,0.2", "--grid", "trainer.batch_size=5,10"], [40]),
+        (["a.yaml", "b.yaml"], [40]),
+        (["a.yaml", "--against", "torch"], [40]),
+        (["a.yaml", "--grid", "data.n=30,40"], None),  # what is read for a size is not kept beside another dataset
+    ],
+    ids=["grid", "files", "against", "data"],
+)
+def test_data_that_trials_share_is_read_once(words: list[str], reads: list[int] | None, sizes: str) -> None:
+    Path("data").mkdir()
+    Path("data/own.py").write_text(SOURCE)
+    text = CONF.replace("{name: disk, train: 60, test: 20}", "{name: own}").replace("Linear: [2", f"Linear: [{sizes}")
+    for name in ("a", "b"):
+        Path(f"{name}.yaml").write_text(text)
+    assert main(["compare", *words, "--out", "out"]) == 0
+    found = sys.modules["trainkit_user_own"].reads
+    if reads is None:
+        assert found == ([30, 40, 30, 40] if sizes == "auto" else [30, 40])
+    else:
+        assert found == reads
+
+
 def test_points_whose_keys_end_alike_are_told_apart() -> None:
     axes = [grid.axis("data.train=40,60"), grid.axis("optimizer.SGD.lr=0.1"), grid.axis("callbacks.validation_split.train=1")]
     assert list(grid.axis_labels(axes).values()) == ["data.train", "lr", "callbacks.validation_split.train"]
@@ -297,11 +336,12 @@ def at_call(function: Callable[..., Any], n: int, do: Callable[[], Any]) -> Call
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    ("where", "call"), [("measured", 8), ("measured", 9), ("measured", 10), ("build", 2), ("decision_regions", 2)]
+    ("where", "call"), [("measured", 8), ("measured", 9), ("measured", 10), ("read", 2), ("decision_regions", 2)]
 )
 def test_a_signal_keeps_the_finished_trials(number: int, where: str, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of the second training's looks, of its last ones, and between two trainings."""
-    monkeypatch.setattr(trial, where, at_call(getattr(trial, where), call, lambda: signal.raise_signal(number)))
+    owner = SharedData if where == "read" else trial
+    monkeypatch.setattr(owner, where, at_call(getattr(owner, where), call, lambda: signal.raise_signal(number)))
     assert main(["compare", "a.yaml", "b.yaml", "--out", "out"]) == 128 + number
     assert [t["name"] for t in written()["trials"]] == ["a"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
@@ -142,3 +143,54 @@ def test_runs_resumed_with_any_number_of_workers_are_exact(
     monkeypatch.setattr(verify, "IGNORED", {**verify.IGNORED, ("config",): "the number of workers"})
     assert main(["verify-resume", "a.yaml", "data.workers=2", "--points", "2"]) == 0, capsys.readouterr().out
     assert "5 of 5 resumed runs are bit-identical" in capsys.readouterr().out
+
+
+TABLE = """
+import trainkit
+
+def mine(n: int = 20, letters: str = "ab", weight: float = 1.0{schema}):
+    rows = {{
+        "x": [float(i) for i in range(n)],
+        "c": [letters[i % len(letters)] for i in range(n)],
+        "t": [weight * i for i in range(n)],
+    }}
+    return trainkit.table(rows, "t", task="regression", test=0.25{passed})
+"""
+TABLE_CONF = """
+data: {name: mine}
+model: [{Linear: [auto, auto]}]
+loss: MSELoss
+optimizer: {SGD: {lr: 0.001}}
+trainer: {max_epochs: 2, device: cpu}
+callbacks: {checkpoint: {}}
+"""
+
+
+@pytest.mark.parametrize(("schema", "passed"), [("", ""), (", schema=None", ", schema=schema")], ids=["inferred", "given"])
+def test_a_run_on_a_table_of_a_users_own_source_can_be_tested_predicted_and_continued(
+    schema: str, passed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("data/mine.py").write_text(TABLE.format(schema=schema, passed=passed))
+    Path("t.yaml").write_text(TABLE_CONF)
+    Path("new.csv").write_text("c,x\nb,3\na,4\n")
+    assert main(["fit", "t.yaml", "--run-dir", "run"]) == 0
+    assert main(["test", "run"]) == 0
+    assert main(["predict", "run"]) == 0
+    assert len(Path("run/predictions.csv").read_text().splitlines()) == 1 + 5
+    assert main(["predict", "run", "new.csv", "--out", "new_predictions.csv"]) == 0
+    y = load("run").predict([{"c": "b", "x": 3.0}, {"c": "a", "x": 4.0}])
+    written = [float(line.split(",")[-1]) for line in Path("new_predictions.csv").read_text().splitlines()[1:]]
+    assert written == pytest.approx(y.flatten().tolist(), rel=1e-4)
+    assert main(["fit", "t.yaml", "--resume", "run", "trainer.max_epochs=4"]) == 0
+    assert json.loads(Path("run/summary.json").read_text())["step"] == 4
+
+
+def test_a_users_own_table_with_other_categories_than_the_checkpoints_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data/mine.py").write_text(TABLE.format(schema="", passed=""))
+    Path("t.yaml").write_text(TABLE_CONF)
+    assert main(["fit", "t.yaml", "--run-dir", "run"]) == 0
+    capsys.readouterr()
+    assert main(["test", "run", "data.letters=az"]) == 2
+    err = capsys.readouterr().err
+    assert "mine returns a table with another schema than the checkpoint's (columns differ)" in err
+    assert "let mine take an argument schema=None" in err

@@ -112,6 +112,9 @@ def test_a_column_that_the_data_does_not_have_is_named() -> None:
         run(ValidationSplit(0.2, group="patent"), data=data)
     with pytest.raises(UserError, match=r"id column 'patient': the value of sample 29 is missing"):
         run(ValidationSplit(0.2, group="patient"), data=data)
+    when = with_ids(day=["2024-01-01"] * 29 + ["28.01.2024"])
+    with pytest.raises(UserError, match=r"id column 'day': '28.01.2024', of sample 29, is not an ISO 8601 date"):
+        run(ValidationSplit(0.2, time="day"), data=when)
     with pytest.raises(UserError, match=r"ValidationSplit: stratify and time; give one of them"):
         ValidationSplit(0.2, stratify=True, time="day")
 

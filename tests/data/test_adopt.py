@@ -154,7 +154,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "a generator": (iter(PAIRS), "data: is a list_iterator of builtins; give a Dataset"),
     "texts": ((np.array([["a"]]), np.array([0])), "data.train: x is an array of texts"),
     "objects": ((np.array([[{}]]), np.array([0])), "data.train: x is an array of objects"),
-    "a triple": ((X, LABEL, X), "data: is a tuple of 3; give a Dataset"),
+    "a weight of another shape": ((X, LABEL, X), r"data: weight is \(50, 4\), needs \(50,\)"),
+    "four arrays": ((X, LABEL, X, X), "data: is a tuple of 4; give a Dataset"),
     "three tensors": (torch_data.TensorDataset(X, LABEL, X), "data: is a tuple of 3"),
 }
 

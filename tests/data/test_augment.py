@@ -22,7 +22,7 @@ from trainkit.core.rng import stream
 from trainkit.data.dataset import Dataset
 from trainkit.data.loader import batches
 from trainkit.data.transforms import augmentations
-from trainkit.data.transforms.augment import Augmenter, make
+from trainkit.data.transforms.augment import Augmenter, augmentations_of
 from trainkit.trainer.session import Session
 
 WORD = (1 << 64) - 1
@@ -80,7 +80,7 @@ def test_a_number_is_that_of_the_sequential_generator(state: int, d: int) -> Non
 
 
 def test_normal_numbers_are_quantiles_of_the_normal_distribution() -> None:
-    q = counters.quantiles().numpy()
+    q = counters.normal_quantiles().numpy()
     np.testing.assert_allclose(q, stats.norm.ppf((np.arange(65536) + 0.5) / 65536), rtol=1e-12, atol=1e-12)
     plain = SplitMix64(5)
     words = [plain.next() for _ in range(3)]
@@ -200,7 +200,7 @@ ORACLES: dict[str, tuple[Any, Callable[[Image, Plain], Image]]] = {
 
 @pytest.mark.parametrize(("spec", "oracle"), ORACLES.values(), ids=ORACLES.keys())
 def test_a_transform_is_its_formula(spec: Any, oracle: Callable[[Image, Plain], Image]) -> None:
-    found = Augmenter(make([spec]), 20)(IMAGES, IMAGES, INDEX, None, EpochDraws((3,), 2), unread)[0]
+    found = Augmenter(augmentations_of([spec]), 20)(IMAGES, IMAGES, INDEX, None, EpochDraws((3,), 2), unread)[0]
     plain = [Plain(3, 2, i, 0) for i in INDEX.tolist()]
     expected = [[oracle(channel, d) for channel in image] for image, d in zip(IMAGES.tolist(), plain, strict=True)]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
@@ -211,9 +211,11 @@ def unread(index: torch.Tensor, replica: torch.Tensor | None) -> Any:
 
 
 def test_noise_adds_its_normal_numbers() -> None:
-    found = Augmenter(make(["flip", {"noise": 0.1}]), 20)(IMAGES, IMAGES, INDEX, None, EpochDraws((3,), 2), unread)[0]
-    flipped = Augmenter(make(["flip"]), 20)(IMAGES, IMAGES, INDEX, None, EpochDraws((3,), 2), unread)[0]
-    q = counters.quantiles()
+    found = Augmenter(augmentations_of(["flip", {"noise": 0.1}]), 20)(IMAGES, IMAGES, INDEX, None, EpochDraws((3,), 2), unread)[
+        0
+    ]
+    flipped = Augmenter(augmentations_of(["flip"]), 20)(IMAGES, IMAGES, INDEX, None, EpochDraws((3,), 2), unread)[0]
+    q = counters.normal_quantiles()
     words = [Plain(3, 2, i, 1).words[:15] for i in INDEX.tolist()]
     at = torch.tensor([[(w >> s) & 0xFFFF for w in row for s in (0, 16, 32, 48)] for row in words])
     assert torch.equal(found, flipped + (q[at] * 0.1).view_as(flipped))
@@ -221,7 +223,7 @@ def test_noise_adds_its_normal_numbers() -> None:
 
 def test_mixup_mixes_inputs_and_targets_with_a_sample_changed_by_what_comes_before() -> None:
     x, t = torch.rand(20, 2, 3, dtype=torch.float64), torch.eye(20, dtype=torch.float64)
-    draws, specs = EpochDraws((3,), 2), make(["flip", {"mixup": 0.4}])
+    draws, specs = EpochDraws((3,), 2), augmentations_of(["flip", {"mixup": 0.4}])
     found_x, found_t = Augmenter(specs, 20)(x[INDEX], t[INDEX], INDEX, None, draws, lambda i, r: (x[i], t[i]))
     table = augmentations.beta_quantiles(0.4)
     for k, i in enumerate(INDEX.tolist()):
@@ -248,7 +250,7 @@ def dataset(targets: str = "onehot") -> Dataset:
 @pytest.mark.parametrize(("size", "epoch", "block"), [(1, 0, 1), (7, 1, 4000), (8, 2, 1), (20, 3, 10_000)])
 def test_no_bit_depends_on_the_size_of_batches_or_blocks(size: int, epoch: int, block: int) -> None:
     data, draws, order = dataset(), EpochDraws((5,), epoch), torch.randperm(n, generator=torch.Generator().manual_seed(epoch))
-    augmenter = Augmenter(make(ALL), n)
+    augmenter = Augmenter(augmentations_of(ALL), n)
     (x, t), *_ = batches(data.train, order, n, 0, draws, augmenter)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainkit.data.loader.GATHER_BYTES", block)
@@ -261,7 +263,7 @@ def test_no_bit_depends_on_the_size_of_batches_or_blocks(size: int, epoch: int, 
 
 def test_replicas_draw_the_numbers_of_single_runs() -> None:
     data, orders = dataset(), torch.stack([torch.randperm(n) for _ in range(3)])
-    augmenter = Augmenter(make(ALL), n)
+    augmenter = Augmenter(augmentations_of(ALL), n)
     together = list(batches(data.train, orders, 8, 0, EpochDraws((5, 6, 7), 1), augmenter))
     for r in range(3):
         alone = batches(data.train, orders[r], 8, 0, EpochDraws((5 + r,), 1), augmenter)
@@ -342,7 +344,7 @@ BAD: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("specs", "says"), BAD.values(), ids=BAD.keys())
 def test_what_is_wrong_is_named(specs: Any, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        make(specs)
+        augmentations_of(specs)
 
 
 def test_what_does_not_fit_the_data_is_named_before_the_first_step() -> None:

@@ -21,7 +21,7 @@ from trainkit.core.errors import UserError
 from trainkit.data.dataset import Dataset
 from trainkit.data.sources.csv import csv
 from trainkit.data.tables import csv_file, read_rows
-from trainkit.data.tables.csv_file import MAX_LINE_BYTES, read
+from trainkit.data.tables.csv_file import MAX_LINE_BYTES, read_arrow
 from trainkit.data.tables.doubtful import MAX_CATEGORIES
 from trainkit.data.tables.infer import MAX_INFERRED_CLASSES
 from trainkit.data.tables.schema import MISSING
@@ -339,9 +339,9 @@ def test_only_the_columns_whose_spelling_is_lost_are_read_twice(
 
     def counted(path: str, dialect: Any, kinds: dict[str, Any], missing_values: Any) -> Any:
         readings.append(list(kinds))
-        return read(path, dialect, kinds, missing_values)
+        return read_arrow(path, dialect, kinds, missing_values)
 
-    monkeypatch.setattr(csv_file, "read", counted)
+    monkeypatch.setattr(csv_file, "read_arrow", counted)
     csv(file(FLOWERS), "kind", test=0)
     assert readings == [["width", "colour", "wet", "kind"]]
     readings.clear()

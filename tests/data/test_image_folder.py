@@ -72,6 +72,35 @@ def test_subfolders_are_splits(tmp_path: Path) -> None:
     assert named.source == {"name": "image_folder", "root": str(tmp_path), "val": "extra"}
 
 
+@pytest.mark.parametrize("val", [0.25, "extra"])
+def test_the_folder_val_is_not_a_class_where_another_val_is_given(
+    root: Path, val: float | str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(root / "val" / "cat" / "0.png", COLORS[0])
+    if isinstance(val, str):
+        save(root / val / "cat" / "0.png", COLORS[0])
+    data = image_folder(str(root), val=val)
+    assert data.classes == ("ant", "cat")
+    assert [len(split) for split in data.parts().values()] == ([40, 1] if isinstance(val, str) else [30, 10])
+    assert capsys.readouterr().err == f"data: {root}: folders that are not read: val\n"
+
+
+def test_a_folder_train_of_images_alone_is_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i, name in enumerate(("bus", "train", "test/bus", "test/train")):
+        save(tmp_path / name / "0.png", COLORS[i])
+    data = image_folder(str(tmp_path))
+    assert data.classes == ("bus", "train")
+    assert [len(split) for split in data.parts().values()] == [2, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_folders_beside_those_of_the_splits_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i, name in enumerate(("train/a", "train/b", "old/a", ".cache/a")):
+        save(tmp_path / name / "0.png", COLORS[i])
+    assert image_folder(str(tmp_path)).classes == ("a", "b")
+    assert capsys.readouterr().err == f"data: {tmp_path}: folders that are not read: old\n"
+
+
 def test_other_files_are_skipped_and_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "cat" / "notes.txt").write_text("x")
     (root / "cat" / ".DS_Store").write_text("x")

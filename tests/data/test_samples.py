@@ -35,7 +35,7 @@ from trainkit.core.counters import EpochDraws
 from trainkit.core.rng import stream
 from trainkit.data import map_style
 from trainkit.data.loader import batches
-from trainkit.data.map_style import Reader, Samples, as_numbers
+from trainkit.data.map_style import Reader, Samples, sample_tensor
 from trainkit.data.mapped import MappedRows
 from trainkit.trainer.session import Session
 
@@ -166,6 +166,32 @@ def test_reading_in_this_process_leaves_the_generators_as_they_were() -> None:
     assert np.array_equal(np.random.get_state()[1], before[2])  # type: ignore[index]  # noqa: NPY002
 
 
+@pytest.mark.parametrize("kind", ["pair", "arrays", "TensorDataset", "DataLoader"])
+def test_a_transform_acts_on_samples_that_are_in_memory(kind: str) -> None:
+    x, t = torch.arange(24.0).view(8, 3), torch.arange(8) % 2
+    both = torch.utils.data.TensorDataset(x, t)
+    given = {"pair": (x, t), "arrays": (x.numpy(), t.numpy()), "TensorDataset": both}
+    shapes: list[tuple[int, ...]] = []
+
+    def negative(v: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(v.shape))
+        return -v
+
+    train = given[kind] if kind in given else torch.utils.data.DataLoader(both, shuffle=True)
+    data = samples(train, test=(x, t), transform=negative)
+    assert data.test is not None
+    assert torch.equal(data.test.x[:], x)
+    trainer = Trainer(max_epochs=2, batch_size=3, device="cpu")
+    net = Sequential(Linear(3, 2))
+    trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), data)
+    assert shapes[-16:] == [(3,)] * 16, "once for each sample in each epoch"
+    session = trainer.fitted()
+    batches = list(session.batches(5))
+    order = session.order(5)
+    assert torch.equal(torch.cat([v for v, _ in batches]), -x[order])
+    assert torch.equal(torch.cat([v for _, v in batches]), t[order])
+
+
 def test_a_transform_acts_in_training_steps_only() -> None:
     data = samples(Fixed(), transform=lambda x: x + torch.rand(()), workers=1)
     assert torch.equal(data.train.x[:], X)
@@ -234,10 +260,10 @@ def test_mappings_have_keys_and_datasets_may_name_their_classes() -> None:
 def test_an_image_becomes_numbers_from_0_to_1_with_channels_first() -> None:
     image = pytest.importorskip("PIL.Image")
     color = np.arange(24, dtype="u1").reshape(2, 4, 3)
-    assert torch.equal(as_numbers(image.fromarray(color)), torch.from_numpy(color).permute(2, 0, 1) / 255)
-    assert torch.equal(as_numbers(image.fromarray(color[..., 0])), torch.from_numpy(color[None, ..., 0].copy()) / 255)
+    assert torch.equal(sample_tensor(image.fromarray(color)), torch.from_numpy(color).permute(2, 0, 1) / 255)
+    assert torch.equal(sample_tensor(image.fromarray(color[..., 0])), torch.from_numpy(color[None, ..., 0].copy()) / 255)
     deep = np.array([[0, 65535]], dtype="u2")
-    assert as_numbers(image.fromarray(deep)).tolist() == [[[0.0, 1.0]]]
+    assert sample_tensor(image.fromarray(deep)).tolist() == [[[0.0, 1.0]]]
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------------

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainkit.core.errors import UserError
 from trainkit.core.rng import generator
 from trainkit.data.split import group_codes, held_out, others, times
 
@@ -80,6 +83,11 @@ def test_the_last_samples_are_held_out_and_equal_times_stay_together(when: list[
         assert len(out) == round(share * n)
 
 
-def test_times_are_numbers_if_all_are_and_else_texts() -> None:
+def test_times_are_numbers_if_all_are_and_else_days() -> None:
     assert times(["10", "9", "1e1"]).tolist() == [10, 9, 10]
-    assert times(["2024-10-01", "2024-09-01"]).tolist() == [1, 0]
+    days = np.array(["2024-10-01", "1969-12-31"], "datetime64[D]").astype(int)
+    assert times(["2024-10-01", "1969-12-31"]).tolist() == days.tolist()
+    assert times(["2024-01-02T00:30+01:00", "2024-01-01 23:30", "2024-01-01"]).diff().tolist() == pytest.approx([0, -23.5 / 24])
+    for text in ("28.01.2024", "2024-1-9", "12", "noon"):
+        with pytest.raises(UserError, match=rf"time: '{text}', of sample 1, is not an ISO 8601 date"):
+            times(["2024-01-01", text])

@@ -41,7 +41,7 @@ from trainkit.app.cli.main import main
 from trainkit.checkpoint.plain import to_plain
 from trainkit.data import statistics
 from trainkit.data.loader import batches
-from trainkit.data.mapped import AHEAD, MappedRows, Rows, prefetch
+from trainkit.data.mapped import BLOCKS_AHEAD, MappedRows, Rows, prefetch
 from trainkit.data.sources.npy import as_inputs, open_npy
 from trainkit.data.statistics import mean_std
 from trainkit.data.transforms.normalize import Normalizer
@@ -211,7 +211,7 @@ def test_the_thread_is_bounded_ahead_and_in_order() -> None:
     for used, got in enumerate(prefetch(make, range(20))):
         time.sleep(0.002)
         assert got == used
-        assert len(made) <= used + 1 + AHEAD
+        assert len(made) <= used + 1 + BLOCKS_AHEAD
     assert made == list(range(20))
 
 

@@ -231,6 +231,40 @@ def test_the_last_rows_by_time_are_held_out(times: list[Any]) -> None:
     assert data.test.x[:, 0].tolist() == [0, 2]
 
 
+@pytest.mark.parametrize(
+    ("when", "form"),
+    [
+        (["01.02.2024", "28.01.2024", "02.02.2024", "29.01.2024", "30.01.2024"], "%d.%m.%Y"),
+        ([1022024, 28012024, 2022024, 29012024, 30012024], "%d%m%Y"),
+    ],
+)
+def test_times_of_another_format_need_it(when: list[Any], form: str, tmp_path: Path) -> None:
+    rows = numbered(5, when=[f"{w:08}" if isinstance(w, int) else w for w in when])
+    data = table(rows, "t", test=0.4, time="when", dates={"when": form})
+    assert data.features == ("i",)
+    assert data.test is not None
+    assert data.test.x[:, 0].tolist() == [0, 2]
+    lines = [f"{i},{w},{t}" for i, w, t in zip(rows["i"], rows["when"], rows["t"], strict=True)]
+    (tmp_path / "d.csv").write_text("\n".join(["i,when,t", *lines]) + "\n")
+    for schema in (None, data.schema):
+        read = csv(str(tmp_path / "d.csv"), "t", test=0.4, time="when", dates={"when": form}, schema=schema)
+        assert read.test is not None
+        assert read.test.x[:, 0].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("text", ["30.01.2024", "2024-1-9", "noon"])
+def test_a_text_that_is_not_a_date_gives_no_time(text: str) -> None:
+    with pytest.raises(UserError, match=rf"rows: column 'when', row 1: '{text}' is not an ISO 8601 date.*data.dates=\{{when: "):
+        table(numbered(2, when=["2024-01-01", text]), "t", test=0.5, time="when")
+
+
+def test_times_of_several_zones_are_in_order() -> None:
+    when = ["2024-01-01T00:00+02:00", "2023-12-31T23:00+00:00", "2023-12-31T21:00", "2024-01-01T05:00+12:00", "2023-12-01"]
+    data = table(numbered(5, when=when), "t", test=0.4, time="when")
+    assert data.test is not None
+    assert data.test.x[:, 0].tolist() == [0, 1]  # in UTC: 22:00, 23:00, 21:00, 17:00, and weeks before
+
+
 def test_a_column_may_say_the_split() -> None:
     part = ["train", "test", "Train", "valid", "training", "validation"]
     data = table(numbered(6, part=part), "t", split="part")

@@ -90,7 +90,7 @@ import trainkit
 x = torch.rand(4, 2)
 t = torch.tensor([0, 1, 0, 1])
 net: trainkit.Module = trainkit.Sequential(trainkit.Linear(2, 3))
-data: trainkit.Dataset = trainkit.tensors(x, t)
+data: trainkit.Dataset = trainkit.tensors(x, t, weight=torch.ones(len(x)))
 """
 TAIL = """\
 from trainkit.callbacks import EarlyStopping as A

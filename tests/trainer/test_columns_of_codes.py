@@ -24,6 +24,7 @@ from trainkit import (
     ValidationSplit,
     tensors,
 )
+from trainkit.core.rng import generator
 
 N = 24
 
@@ -100,3 +101,70 @@ def test_a_loaded_run_leaves_codes_alone(tmp_path: Path) -> None:
     model = trainkit.load(tmp_path / "run")
     assert torch.equal(model.predict(rows()), trainer.predict(rows()))
     assert model.test(table(rows())) == trainer.test()
+
+
+# -- the code for unknown values ---------------------------------------------------------------------------------------------
+
+COLORS = {"c": list("abcd") * 10, "d": ["u", "v"] * 20, "x": [float(i) for i in range(40)], "t": [0.5] * 20 + [0.6] * 20}
+
+
+def of_colors(empty: bool = False, replicas: int = 1, **how: Any) -> Trainer:
+    rows = {**COLORS, "c": [None, *COLORS["c"][1:]]} if empty else COLORS
+    data = trainkit.table(rows, "t", test=0, task="regression", encode="codes", **how)
+    net = Sequential(EmbedColumns([*filter(None, data.categories)], 4), Linear(9, 1))  # x and two vectors
+    net.initialize(torch.Generator().manual_seed(0))
+    trainer = Trainer(max_epochs=100, device="cpu", replicas=replicas)
+    trainer.fit(net, trainkit.MSELoss(), SGD(net.param(), 0.1), data)
+    return trainer
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_unknown_value_is_the_mean_of_the_known_ones_if_no_training_row_has_one(
+    replicas: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = [EmbedColumns([5, 3], 4).initialize(generator(seed, "init")).w for seed in range(replicas)]
+    trainer = of_colors(unknown="column", replicas=replicas)
+    for w, first in zip(trainer.fitted().net.state_dict()["0.weight"].view(replicas, 8, 4), drawn, strict=True):
+        first = first if replicas > 1 else Sequential(EmbedColumns([5, 3], 4)).initialize(torch.Generator().manual_seed(0))[0].w
+        assert torch.equal(w[[4, 7]], torch.stack([first[:4].mean(0), first[5:7].mean(0)]))
+    assert "no training row has an unknown value of 'c', 'd'; such a value starts as the mean" in capsys.readouterr().err
+    assert torch.equal(*(trainer.predict([{"c": c, "d": "u", "x": 5.0}]) for c in ("y", "z")))
+
+
+def test_the_vector_is_trained_where_a_row_has_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    of_colors(empty=True, missing="mean")
+    assert "no training row has an unknown value of 'd'; such" in capsys.readouterr().err
+    of_colors()
+    assert "unknown value" not in capsys.readouterr().err
+
+
+def test_without_such_a_code_the_message_asks_for_a_new_training() -> None:
+    from trainkit.data.tables import read_rows
+
+    schema = trainkit.table(COLORS, "t", test=0, task="regression", encode="codes").schema
+    row = {"c": "a", "d": "u", "x": 1.0}
+    with pytest.raises(UserError, match=r"'z' .* is in no training row; train with data.unknown=ignore, which gives it a code"):
+        read_rows([{**row, "c": "z"}], schema)
+    with pytest.raises(UserError, match=r"column 'c', row 0: missing .*, or train with data.missing=mean"):
+        read_rows([{**row, "c": None}], schema)
+    with pytest.raises(UserError, match=r"column 'x', row 0: missing .*, or set data.missing=mean"):
+        read_rows([{**row, "x": None}], schema)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_noise_changes_the_numbers_and_leaves_the_codes(replicas: int) -> None:
+    session = fit(table(rows()).augmented({"noise": 1.0}), max_epochs=1, replicas=replicas).fitted()
+    taken = torch.cat([x.reshape(-1, 4) for x, *_ in session.batches(0)])
+    index = session.order(0).reshape(replicas, -1).split(4, 1)
+    plain = session.data.train.x[torch.cat([i.reshape(-1) for i in index])]
+    assert torch.equal(taken[:, 2:], plain[:, 2:])
+    noise = (taken - plain)[:, :2]
+    assert noise.count_nonzero() == noise.numel()
+    assert abs(float(noise.std()) - 1) < 0.35  # 48 normal numbers: three standard errors
+
+
+def test_mixup_refuses_codes_which_have_no_mean() -> None:
+    data = tensors(rows(), torch.nn.functional.one_hot((rows()[:, 2] == 1).long(), 2).float(), classes=2)
+    data = replace(data, categories=(0, 0, 3, 4), features=("width", "height", "color", "shape"))
+    with pytest.raises(UserError, match=r"augment\.mixup: mixes inputs, .*codes .* cannot be mixed; set data\.encode=onehot"):
+        fit(data.augmented("mixup"))

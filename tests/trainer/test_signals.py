@@ -146,7 +146,7 @@ def test_a_signal_during_a_validation_leaves_it_and_the_resumed_run_makes_it_aga
     def size(*values: int) -> int:
         return 1 if PASS in values else max(values)  # one sample a batch of an evaluation
 
-    monkeypatch.setattr("trainkit.trainer.session.max", size, raising=False)
+    monkeypatch.setattr("trainkit.trainer.evaluator.max", size, raising=False)
 
     def split() -> Callback:
         return ValidationSplit(0.2, **every)

@@ -33,6 +33,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.data.dataset import Dataset, Split
+from trainkit.data.loader import epoch_permutation
 from trainkit.trainer.evaluation import evaluate
 from trainkit.trainer.progress import Progress
 
@@ -270,3 +271,59 @@ def test_data_without_weights_is_as_before() -> None:
     content = fitted(tensors(X, LABEL)).fitted().snapshot()
     assert "weight" not in content["state"]
     assert not {key for key in content["data"]["fingerprints"] if "weight" in key}
+
+
+class Break(Callback):
+    """Makes a parameter of one replica, or of the only model, NaN after a step."""
+
+    def __init__(self, step: int, replica: int | None = None) -> None:
+        self.step, self.replica = step, replica
+
+    def on_train_batch_end(self, session: Session) -> None:
+        if session.progress.step == self.step:
+            w = session.net.layers[0].w
+            (w if self.replica is None else w[self.replica]).fill_(math.nan)
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_a_replica_that_stops_has_the_mean_loss_of_the_steps_before(weight: float) -> None:
+    def history(weight: Tensor | None, **how: Any) -> Any:
+        data = weighted(X, LABEL, weight)
+        return fitted(data, replicas=2, batch_size=2, max_epochs=1, log_every_n_steps=3, **how).history[-1]["train/loss"]
+
+    def callbacks() -> list[Callback]:
+        return [Break(5, replica=0), TerminateOnNaN()]
+
+    same = torch.full((len(X),), weight, dtype=X.dtype)
+    assert history(same, callbacks=callbacks()) == pytest.approx(history(None, callbacks=callbacks()), rel=1e-12)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("empty", [1, 4])
+def test_a_batch_of_weight_0_is_not_blamed_for_a_break_in_a_later_step(empty: int, replicas: int) -> None:
+    """The loss of step `empty` is 0 / 0. Step 5 breaks; `empty` 4 is step 5 itself, whose loss is not the cause."""
+    weight = torch.ones(len(X), dtype=X.dtype)
+    weight[epoch_permutation(0, 0, len(X))[2 * empty : 2 * empty + 2]] = 0
+    callbacks = [Break(5, None if replicas == 1 else 0), TerminateOnNaN()]
+    how = {"batch_size": 2, "max_epochs": 1, "log_every_n_steps": 6, "replicas": replicas}
+    trainer = fitted(weighted(X, LABEL, weight), callbacks=callbacks, **how)
+    if replicas == 1:
+        assert trainer.session.progress.step == 4
+        assert str(trainer.summary["stop_words"]).startswith(
+            "step 5, epoch 1: numbers are not finite after the step: caused by"
+        )
+    else:
+        assert trainer.session.progress.active == [False, True]
+        counted = weight[trainer.session.order(0)[0][:8].cpu()].sum()
+        assert trainer.session.progress.weight is not None
+        assert trainer.session.progress.weight[0] == float(counted)
+
+
+def test_the_sums_of_an_epoch_that_began_without_weights_are_restored() -> None:
+    progress = Progress.start([0.1, 0.1])
+    progress.begin_epoch(2, is_weighted=False)
+    progress.add_losses([[3.0, 1.0]], [4], None)
+    earlier = replace(progress, samples=progress.samples[:], loss_sum=progress.loss_sum[:])
+    progress.add_losses([[math.nan, 2.0]], [4], [[2.0, 2.0]])
+    progress.restore_sums(0, earlier)
+    assert progress.mean_loss() == [3.0, (4 * 1 + 2 * 2) / 6]

@@ -18,7 +18,8 @@ from trainkit.core.errors import UserError
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.sizes import Sizes
-from trainkit.metrics.confusion_matrix import ConfusionMatrix
+from trainkit.data.tables.options import KEPT
+from trainkit.data.tables.schema import Schema
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.trainer import capture, signals
@@ -27,7 +28,7 @@ from trainkit.trainer.predictor import Predictor
 from trainkit.trainer.run_folder import RunFolder
 from trainkit.trainer.session import Session
 from trainkit.trainer.setup import prepare_data, prepare_evaluation, prepare_net
-from trainkit.trainer.trainer import PlainMetrics, Trainer, plain_metrics
+from trainkit.trainer.trainer import Trainer
 
 from .checkpoints import checkpoint_file, own_config, run_of
 from .config import registry
@@ -38,22 +39,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NOT_FINITE = 3  # the exit code of a run that terminate_on_nan has stopped
-KEPT = tuple(  # a trained net needs the inputs and targets that it was trained on
-    f"data.{key}"
-    for key in (
-        "normalize",
-        "normalize_target",
-        "task",
-        "categorical",
-        "numeric",
-        "dates",
-        "drop",
-        "keep",
-        "encode",
-        "missing_indicator",
-        "thousands",
-    )
-)
 
 
 def load(
@@ -134,21 +119,8 @@ class Experiment(Predictor):
         """Return the session of the net, without its data."""
         return self.session()
 
-    def validate(self, data: Any = None) -> PlainMetrics:
-        """Return `val/loss` and `val/error` on the validation split of the run, or on that of `data`, as `Trainer.validate`."""
-        return self.evaluate("val", data)
-
-    def test(self, data: Any = None) -> PlainMetrics:
-        """Return `test/loss` and `test/error` on the test split of the run, or on that of `data`, as `Trainer.test`."""
-        return self.evaluate("test", data)
-
-    def confusion_matrix(self, name: str = "test", data: Any = None) -> ConfusionMatrix:
-        """Return the confusion matrix on the run's val or test split, or on that of `data`, as `Trainer.confusion_matrix`."""
-        return self.session(name if data is None else None).confusion_matrix(name, data)
-
-    def evaluate(self, name: str, data: Any = None) -> PlainMetrics:
-        """Return the metrics of the run's val or test split, or of that of `data`, which is not scaled and not split."""
-        return plain_metrics(name, self.session(name if data is None else None).evaluate_split(name, data))
+    def session_with(self, name: str | None) -> Session:
+        return self.session(name)
 
     def fit(
         self,
@@ -199,13 +171,13 @@ class Experiment(Predictor):
         data = self.data() if data is None else data
         self._sessions = {}
         summary = trainer.fit(parts.net, parts.loss, parts.optimizer(parts.net), data, resume=content, run=run)
-        self._sessions = dict.fromkeys(("val", "test", None), trainer.fitted())
+        self._sessions = dict.fromkeys(("train", "val", "test", None), trainer.fitted())
         return trainer, summary
 
     def session(self, name: str | None = None) -> Session:
         """Return the session that evaluates the split `name` of the run's data; None: one without data, which is not read.
 
-        It is prepared once; after a fit it is that of the fit. Only for val is the training data split: a test needs no split.
+        It is prepared once; after a fit it is that of the fit. For a test the training data is not split.
         """
         if name in self._sessions:
             return self._sessions[name]
@@ -213,10 +185,10 @@ class Experiment(Predictor):
         if name is None:
             session = self._session(self._without_source(Split(torch.zeros(0), torch.zeros(0))))
             session.normalizer = capture.normalizer(content)
-            session.table_options = self.config.get("data") or {}
+            session.table_options = self._table_options()
             prepare_net(session)
         else:
-            splits = {key: cb for key, cb in self.parts.callbacks.items() if isinstance(cb, ValidationSplit) and name == "val"}
+            splits = {key: cb for key, cb in self.parts.callbacks.items() if isinstance(cb, ValidationSplit) and name != "test"}
             session = self._session(self.data(), splits)
             prepare_evaluation(session, content)
         self._sessions[name] = session
@@ -234,9 +206,9 @@ class Experiment(Predictor):
         if not schema:
             raise UserError(f"{rows}: the run was not trained on a table; give no file, to predict its own test split")
         try:
-            read = read_rows(rows, schema, **self.config["data"])
+            read = read_rows(rows, schema, **self._table_options())
         except UserError as error:
-            read = read_rows(rows, schema, inputs_only=True, **self.config["data"])  # refuses wrong inputs
+            read = read_rows(rows, schema, inputs_only=True, **self._table_options())  # refuses wrong inputs
             terminal.print_stderr(f"{error}; predicted without the truth")
         terminal.print_stderr(*ignored_columns(str(rows), read.ignored))
         known = read.t is not None
@@ -251,16 +223,24 @@ class Experiment(Predictor):
         return Session(self.parts.settings, self.net, self.loss, None, data, callbacks)
 
     def _without_source(self, train: Split) -> Dataset:
-        """Return a dataset of `train` with what the checkpoint tells of its data, without reading the run's data."""
+        """Return a dataset of `train` with what the checkpoint holds of its data, without reading the run's data."""
         known = self._trained()["data"]
+        schema = Schema.of(known["schema"]) if known["schema"] else None
         return Dataset(
             train,
+            features=() if schema is None else schema.features(),
+            categories=() if schema is None else schema.categories(),
             classes=tuple(known["classes"] or ()) or None,
             threshold=known["threshold"],
             positive=known.get("positive"),
             multilabel=known.get("multilabel", False),
             schema=known["schema"],
         )
+
+    def _table_options(self) -> dict[str, Any]:
+        """Return the options by which rows are read, without those of a user's own source: its arguments mean other things."""
+        data = self.config.get("data") or {}
+        return data if data.get("name") in registry.DATA else {}
 
     def _trained(self) -> dict[str, Any]:
         if self.content is None:
@@ -271,8 +251,9 @@ class Experiment(Predictor):
         """Print where the configuration differs from the checkpoint's, and which of the two is used."""
         if not content["config"]:
             return  # started from Python
+        kept_keys = {f"data.{key}" for key in KEPT}  # a trained net needs the inputs and targets that it was trained on
         for line in diff(resolve(parse(content["config"], "the checkpoint's configuration")), self.config):
-            kept = "; the checkpoint's is kept" if line.partition(":")[0].partition("[")[0] in KEPT else ""
+            kept = "; the checkpoint's is kept" if line.partition(":")[0].partition("[")[0] in kept_keys else ""
             terminal.print_stdout(f"changed since the checkpoint: {line}{kept}")
 
     def __repr__(self) -> str:

@@ -28,16 +28,16 @@ MULTIPLIERS = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 QUANTILES = 1 << 16  # of the normal distribution that `normal` draws from: the outermost are at ±4.3 standard deviations
 
 
-def _shift(z: Tensor, bits: int) -> Tensor:
+def shift(z: Tensor, bits: int) -> Tensor:
     """Return z >> bits, filled with zeros: torch fills an int64 with its sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def mix(z: Tensor) -> Tensor:
     """Return the shuffled bits of each number of z, int64. Products and sums are modulo 2⁶⁴."""
-    z = (z ^ _shift(z, 30)) * MULTIPLIERS[0]
-    z = (z ^ _shift(z, 27)) * MULTIPLIERS[1]
-    return z ^ _shift(z, 31)
+    z = (z ^ shift(z, 30)) * MULTIPLIERS[0]
+    z = (z ^ shift(z, 27)) * MULTIPLIERS[1]
+    return z ^ shift(z, 31)
 
 
 def number(streams: Tensor, d: int | Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Draws:
 
     def uniform(self, d: int = 0) -> Tensor:
         """Return a number of [0, 1) per sample: (k,) float64, a multiple of 2⁻⁵³."""
-        return _shift(number(self.streams, d), 11).double() * 2.0**-53
+        return shift(number(self.streams, d), 11).double() * 2.0**-53
 
     def integers(self, n: int, d: int = 0) -> Tensor:
         """Return a whole number of 0 to n - 1 per sample: (k,) int64."""
@@ -74,11 +74,11 @@ class Draws:
         """
         words = number(self.streams[:, None], torch.arange(d, d + -(-count // 4), device=self.streams.device))
         parts = torch.stack([(words >> shift) & (QUANTILES - 1) for shift in (0, 16, 32, 48)], -1)
-        return quantiles().to(words.device)[parts.flatten(1)[:, :count]]
+        return normal_quantiles().to(words.device)[parts.flatten(1)[:, :count]]
 
 
 @cache
-def quantiles() -> Tensor:
+def normal_quantiles() -> Tensor:
     """Return the quantiles (i + 1/2) / QUANTILES of the normal distribution, (QUANTILES,) float64, by plain Python."""
     inverse = NormalDist().inv_cdf
     half = [inverse((i + 0.5) / QUANTILES) for i in range(QUANTILES // 2)]

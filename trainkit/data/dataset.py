@@ -34,9 +34,13 @@ class Split:
     """n samples: inputs `x` (n, ...) floating, targets of the loss `t` (n, ...), classes `label` (n,) int64 or None.
 
     `x` is in memory, or read when it is needed (see `mapped.py`). A missing number is NaN in `x` until the normalizer fills it.
-    weight: (n,) floating, how much each sample counts in the loss and the metrics; None counts all alike.
+    weight: (n,) real, how much each sample counts in the loss and the metrics; None counts all alike.
     ids: columns of n texts that no net sees and that predictions repeat, by name.
     rows: (n,) int64, the number of each sample, from 0, in the data that the split was taken from; None if it is its position.
+    keys: for a split that was drawn by group or by time, under its name: (n,) int64 the group of each sample (`group_keys`), or
+        (n,) float64 its time. The training split has them too.
+    raw: (n, ...) the targets in their own units and dtype, which metrics and predictions read; None if `t` was not scaled.
+    Raises UserError for unequal counts, and for a weight of another shape or type.
     """
 
     x: Tensor | MappedRows
@@ -45,13 +49,18 @@ class Split:
     weight: Tensor | None = None
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rows: Tensor | None = None
+    keys: Mapping[str, Tensor] = field(default_factory=dict)
+    raw: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not len(self.x) == len(self.t) == len(self.x if self.label is None else self.label):
             raise UserError(f"data: {len(self.x)} inputs, {len(self.t)} targets; each input needs one target")
-        sizes = {name: len(column) for name, column in self.ids.items()}
         if self.weight is not None:
-            sizes["weight"] = len(self.weight)
+            _check_weight(self.weight, len(self.x))
+        sizes = {name: len(column) for name, column in self.ids.items()}
+        sizes.update((f"keys[{name!r}]", len(key)) for name, key in self.keys.items())
+        if self.raw is not None:
+            sizes["raw"] = len(self.raw)
         for name, size in sizes.items():
             if size != len(self.x):
                 raise UserError(f"data: {len(self.x)} inputs, {size} values of {name!r}; each input needs one")
@@ -77,7 +86,9 @@ class Split:
         at = index.tolist() if self.ids else []
         ids = {name: [column[i] for i in at] for name, column in self.ids.items()}
         rows = index.cpu() if self.rows is None else self.rows[index.cpu()]
-        return Split(x, t, label, None if self.weight is None else self.weight[index], ids, rows)
+        keys = {name: key[index.cpu()] for name, key in self.keys.items()}
+        weight, raw = (None if v is None else v[index] for v in (self.weight, self.raw))
+        return Split(x, t, label, weight, ids, rows, keys, raw)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Split:
         """Return the split on `device`. Floating tensors become `dtype`, class indices stay int64."""
@@ -87,7 +98,20 @@ class Split:
             t=self.t.to(device, dtype if self.t.is_floating_point() else self.t.dtype),
             label=None if self.label is None else self.label.to(device),
             weight=None if self.weight is None else self.weight.to(device, dtype),
+            raw=None if self.raw is None else self.raw.to(device),
         )
+
+
+def _check_weight(weight: object, n: int) -> None:
+    """Raise UserError unless `weight` is a tensor (n,) of real numbers."""
+    if not isinstance(weight, Tensor):
+        raise UserError(f"data: weight is a {type(weight).__name__}; give a tensor (n,), such as torch.as_tensor(weight)")
+    if weight.is_complex():
+        raise UserError("data: weight is complex; give real numbers")
+    if weight.dim() != 1:
+        raise UserError(f"data: weight is {tuple(weight.shape)}, needs ({n},): one number per sample; weight.flatten()")
+    if len(weight) != n:
+        raise UserError(f"data: {n} inputs, {len(weight)} values of 'weight'; each input needs one")
 
 
 @dataclass(frozen=True)
@@ -110,6 +134,8 @@ class Dataset:
         the data was given in Python.
     augment: random changes of the training samples in each step, as names, {name: options} or objects (see
         `transforms/augmentations.py`).
+    drawn: the splits, of val and test, whose rows were drawn from those of train. None: all that `Split.subset` has taken from
+        the same data. A split that the data itself names, by a column, is not one of them.
     schema: what a later file needs to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
     """
 
@@ -126,6 +152,7 @@ class Dataset:
     categories: tuple[int, ...] = ()
     positive: int | None = None
     multilabel: bool = False
+    drawn: tuple[str, ...] | None = None
     schema: dict[str, object] = field(default_factory=dict)
     source: Mapping[str, object] = field(default_factory=lambda: {"name": "memory"})
     augment: Sequence[Any] = ()

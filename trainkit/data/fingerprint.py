@@ -7,12 +7,13 @@ import hashlib
 import torch
 from torch import Tensor
 
+from trainkit.core.counters import GAMMA, mix, shift
+
 from .dataset import Dataset, Split
 from .mapped import MappedRows
 from .statistics import blocks
 
 BYTES = 1 << 24  # of the numbers that are hashed, as float64: 16 MB are read and hashed in about 20 ms
-GAMMA, M1, M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of splitmix64
 
 
 def fingerprints(data: Dataset) -> dict[str, str]:
@@ -44,38 +45,26 @@ def row_fingerprints(split: Split) -> Tensor:
     """Return a hash of the inputs and of the class or the targets of each row, (n,) int64.
 
     It is the same at every place in the data, in memory and in a file, and in float32 and float64 if these hold the same
-    numbers. A row of numbers with the bits b (float64) has mixed(Σ mixed(j GAMMA) (b_j ^ b_j >> 32)), j from 1, where mixed is
-    splitmix64's output: a linear hash with a random multiplier per column, of which 64 bits are kept.
+    numbers. A row of numbers with the bits b (float64) has mix(Σ mix(j GAMMA) (b_j ^ b_j >> 32)), j from 1, with `mix` of
+    `core.counters`: a linear hash with a random multiplier per column, of which 64 bits are kept.
     """
     t = split.t if split.label is None else split.label
-    return _mixed(_sums(split.x, 1) + _sums(t, 1 + split.x.shape[1:].numel()))
+    return mix(_sums(split.x, 1) + _sums(t, 1 + split.x.shape[1:].numel()))
+
+
+def keyed(rows: Tensor, key: Tensor | None) -> Tensor:
+    """Return the hashes (n,) of rows together with the key (n,) by which they were drawn; without a key, those of the rows."""
+    return rows if key is None else mix(rows + _sums(key, 1))
 
 
 def _sums(v: Tensor | MappedRows, column: int) -> Tensor:
     """Return (n,): the sum over each row's numbers, of which the first is in column `column`."""
-    factors = _mixed(torch.arange(column, column + v.shape[1:].numel()) * _signed(GAMMA))
+    factors = mix(torch.arange(column, column + v.shape[1:].numel()) * GAMMA)
     sums = [torch.empty(0, dtype=torch.int64)]
     for block in blocks(v):
         x = block.detach().to("cpu", torch.float64).reshape(len(block), -1) + 0.0  # so that -0 becomes 0
         if x.isnan().any():
             x = torch.where(x.isnan(), torch.nan, x)
         bits = x.view(torch.int64)
-        sums.append((bits ^ _shifted(bits, 32)).mul_(factors).sum(1))
+        sums.append((bits ^ shift(bits, 32)).mul_(factors).sum(1))
     return torch.cat(sums)
-
-
-def _mixed(z: Tensor) -> Tensor:
-    """Return splitmix64's output for each state z, int64 that wraps around."""
-    z = (z ^ _shifted(z, 30)) * _signed(M1)
-    z = (z ^ _shifted(z, 27)) * _signed(M2)
-    return z ^ _shifted(z, 31)
-
-
-def _shifted(z: Tensor, k: int) -> Tensor:
-    """Return z >> k as for unsigned numbers."""
-    return (z >> k).bitwise_and_((1 << (64 - k)) - 1)
-
-
-def _signed(n: int) -> int:
-    """Return the int64 of the same bits as the unsigned n."""
-    return n - (1 << 64) if n >> 63 else n

@@ -61,13 +61,13 @@ def batches(
     replicas = order.shape[0] if order.dim() == 2 else 1
     read = (split.x, split.t) if split.weight is None else (split.x, split.t, split.weight)
     source = split.x.rows if isinstance(split.x, MappedRows) else None
-    apart = source is not None and source.by_batch
+    by_batch = source is not None and source.by_batch
 
     def padded(size: int) -> int:
-        return replicas * size if apart else _padded(read, replicas * size)
+        return replicas * size if by_batch else _padded(read, replicas * size)
 
     whole, rest = divmod(n, size)
-    count = 1 if apart else max(1, GATHER_BYTES // max(1, padded(size) * _row_bytes(split.x)))  # batches per block
+    count = 1 if by_batch else max(1, GATHER_BYTES // max(1, padded(size) * _row_bytes(split.x)))  # batches per block
     blocks = [order[..., i * size : min(i + count, whole) * size] for i in range(first, whole, count)]
     sizes = [size] * len(blocks)
     if rest and first <= whole:

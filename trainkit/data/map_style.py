@@ -25,7 +25,7 @@ from .dataset import floating
 from .mapped import Pending
 from .workers import Workers
 
-AHEAD = 2  # batches that workers read while one is in use
+BATCHES_AHEAD = 2  # batches that workers read while one is in use
 IN_EVALUATION = EpochDraws((0,), 0)
 Key = TypeVar("Key")
 Begun = TypeVar("Begun")
@@ -56,7 +56,7 @@ class Reader:
             x, t = self._parts(self.dataset[index])
             if training and self.transform is not None:
                 x = self.transform(x)
-            found = [as_numbers(x)] if t is None else [as_numbers(x), as_numbers(t)]
+            found = [sample_tensor(x)] if t is None else [sample_tensor(x), sample_tensor(t)]
         except UserError as error:
             raise UserError(f"data: sample {index} of {self.name}: {error}") from error
         except Exception as error:
@@ -78,7 +78,7 @@ class Reader:
             for key in [*keys, *([self.t] if self.has_t else [])]:
                 if key not in sample:
                     raise UserError(f"has no {key!r}{suggest(str(key), map(str, sample))}")
-            x = sample[keys[0]] if isinstance(self.x, str) else torch.cat([as_numbers(sample[k]).reshape(-1) for k in keys])
+            x = sample[keys[0]] if isinstance(self.x, str) else torch.cat([sample_tensor(sample[k]).reshape(-1) for k in keys])
             return x, sample[self.t] if self.has_t else None
         if isinstance(sample, (tuple, list)) and len(sample) == 2:
             return sample[0], sample[1]
@@ -86,7 +86,7 @@ class Reader:
         raise UserError(f"is {what}; return a pair (x, t), or a mapping whose keys you name")
 
 
-def read(
+def read_samples(
     readers: Sequence[Reader], note: Callable[[int], None], which: int, index: Any, seeds: Any, training: bool
 ) -> list[Tensor]:
     """Return the samples `index` of the dataset number `which`, stacked: x (k, ...), and t (k, ...) if it is read."""
@@ -108,7 +108,7 @@ def read(
     return stacked
 
 
-def as_numbers(value: Any) -> Tensor:
+def sample_tensor(value: Any) -> Tensor:
     """Return a sample's x or t as a tensor: a tensor, an array, numbers; an image of Pillow as (c, h, w) from 0 to 1."""
     if isinstance(value, Tensor):
         found = value.detach().cpu()
@@ -197,12 +197,12 @@ class Samples:
     def ahead(
         self, begin: Callable[[Key], Begun], finish: Callable[[Begun], Value], keys: Iterable[Key]
     ) -> Generator[Value, None, None]:
-        """Yield finish(begin(key)) for each key; workers read AHEAD keys further."""
+        """Yield finish(begin(key)) for each key; workers read BATCHES_AHEAD keys further."""
         with self.opened():
             waiting: deque[Begun] = deque()
             for key in keys:
                 waiting.append(begin(key))
-                if len(waiting) > AHEAD * self.workers.ready:
+                if len(waiting) > BATCHES_AHEAD * self.workers.ready:
                     yield finish(waiting.popleft())
             while waiting:
                 yield finish(waiting.popleft())
@@ -213,7 +213,7 @@ class Samples:
     def _read(self, at: Tensor, streams: Tensor, training: bool = False) -> list[Tensor]:
         """Read samples in this process."""
         with kept_generators():
-            return read(self.readers, lambda index: None, self.which, at, streams, training)
+            return read_samples(self.readers, lambda index: None, self.which, at, streams, training)
 
     def _checked(self, found: list[Tensor], at: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return x, floating, and t as the loss takes it. Raises UserError for another shape than that of sample 0."""

@@ -206,11 +206,11 @@ def _to(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     return x.to(device, dtype)
 
 
-AHEAD = 2  # blocks read while one is in use: the second hides a block that takes longer than its steps
+BLOCKS_AHEAD = 2  # blocks read while one is in use: the second hides a block that takes longer than its steps
 
 
 def prefetch(make: Callable[[Key], Value], keys: Iterable[Key]) -> Generator[Value, None, None]:
-    """Yield make(key) for each key, in order, computed by a thread at most AHEAD blocks ahead of the one in use.
+    """Yield make(key) for each key, in order, computed by a thread at most BLOCKS_AHEAD blocks ahead of the one in use.
 
     An error of `make` is raised at its block. When the generator ends or is closed, the thread has ended too.
     """
@@ -219,7 +219,7 @@ def prefetch(make: Callable[[Key], Value], keys: Iterable[Key]) -> Generator[Val
     try:
         for key in keys:
             waiting.append(pool.submit(make, key))
-            if len(waiting) > AHEAD:
+            if len(waiting) > BLOCKS_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

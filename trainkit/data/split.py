@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
+
+from trainkit.core.errors import UserError
+from trainkit.core.validation import short_repr
+
+ISO_DATE = "an ISO 8601 date, as 2024-02-29 or 2024-02-29 12:30"
 
 
 def held_out(
@@ -78,10 +85,34 @@ def group_codes(texts: Sequence[str]) -> Tensor:
     return torch.tensor([index.setdefault(text, len(index)) for text in texts], dtype=torch.long)
 
 
-def times(texts: Sequence[str]) -> Tensor:
-    """Return texts as numbers (n,) float64 in their order: as numbers if all are, else as texts, as for ISO 8601 dates."""
+def group_keys(texts: Sequence[str]) -> Tensor:
+    """Return for each text a number (n,) int64 of its group, the same in every file: 64 bits of BLAKE2b."""
+    known = {text: int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True) for text in set(texts)}
+    return torch.tensor([known[text] for text in texts], dtype=torch.long)
+
+
+def times(texts: Sequence[str], place: str = "time") -> Tensor:
+    """Return the time (n,) float64 of each text: its number if all are numbers, else its days as an ISO 8601 date.
+
+    Raises UserError at `place` for any other text, whose order as a text may not be that of time.
+    """
     try:
         return torch.tensor([float(text) for text in texts], dtype=torch.float64)
     except ValueError:
-        rank = {text: i for i, text in enumerate(sorted(set(texts)))}
-        return torch.tensor([rank[text] for text in texts], dtype=torch.float64)
+        known = {text: days(text) for text in texts}
+    if wrong := next((text for text in texts if known[text] is None), None):
+        at = list(texts).index(wrong)
+        raise UserError(f"{place}: {short_repr(wrong)}, of sample {at}, is not {ISO_DATE}, nor are all numbers; correct it")
+    return torch.tensor([known[text] for text in texts], dtype=torch.float64)
+
+
+def days(text: str, form: str = "") -> float | None:
+    """Return a date as days since 1970-01-01 (UTC), None for another text. form: as for strptime; "" is ISO 8601.
+
+    A time without a zone counts as UTC.
+    """
+    try:
+        moment = datetime.strptime(text, form) if form else datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() / 86_400

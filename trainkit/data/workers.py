@@ -28,7 +28,7 @@ Arrays = list[Tensor]
 Read = Callable[..., Arrays]  # (note, *task) -> the tensors of a task; calls note(i) before it reads sample i
 MAX_PIECE = 1024  # samples of a task: two tasks are smaller than the buffer of a pipe, so that no send waits for the other side
 IN_FLIGHT = 2  # tasks that a worker has: it reads the second while the main process takes the first
-PARENT_SECONDS = 2.0  # after which an idle worker looks whether the main process still lives
+PARENT_SECONDS = 2.0  # after which an idle worker checks whether the main process still lives
 
 
 class Block:

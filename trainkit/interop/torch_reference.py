@@ -138,8 +138,9 @@ def evaluate(net: nn.Module, criterion: Criterion, session: Session, split: Spli
             total += value * n if criterion.reduction == "mean" else value
             weight += n if criterion.reduction == "mean" else len(x)
             others = others or session.metric_set(y[None])
-            unscale = session.normalizer.unscale
-            others.update(unscale(y[None]), unscale(t), None if split.label is None else split.label[i : i + size])
+            raw, label = (None if v is None else v[i : i + size] for v in (split.raw, split.label))
+            y = y if raw is None else session.normalizer.unscale(y.to(torch.promote_types(y.dtype, raw.dtype)))
+            others.update(y[None], t if raw is None else raw, label)
     net.train()
     values = {} if others is None else others.values()
     return {"loss": float(total / weight), **{name: value for name, (value,) in values.items()}}

@@ -11,7 +11,7 @@ from trainkit.data.dataset import Dataset
 from trainkit.nn.losses import Loss
 
 from .classification import threshold_of
-from .task import probabilities
+from .task import Task, probabilities
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Interpretation:
 
     classes: names of the classes or, if multilabel, of the labels; None in regression. targets: names of regression targets.
     probable: the loss makes probabilities of y; otherwise y holds scores, of which only the largest has a meaning.
-    threshold: one output above it predicts class 1. The other fields are those of `task.probabilities`.
+    threshold: one output above it predicts class 1. positive: of two classes, the index of the one that metrics are about.
+    The other fields are those of `task.probabilities`.
     """
 
     classes: tuple[str, ...] | None
@@ -30,6 +31,7 @@ class Interpretation:
     independent: bool
     multilabel: bool
     threshold: float
+    positive: int = 1
 
     @classmethod
     def of(cls, loss: Loss, data: Dataset) -> Self:
@@ -45,6 +47,20 @@ class Interpretation:
             independent=loss.independent,
             multilabel=data.multilabel,
             threshold=threshold_of(loss, data),
+            positive=1 if data.positive is None else data.positive,
+        )
+
+    def task(self, outputs: int) -> Task:
+        """Return what metrics know about this many outputs per sample. Raises UserError if they do not fit the labels."""
+        return Task(
+            classes=self.classes,
+            outputs=outputs,
+            from_logits=self.from_logits,
+            threshold=self.threshold,
+            positive=self.positive,
+            multilabel=self.multilabel,
+            independent=self.multilabel or (self.independent and outputs > 1),
+            targets=self.targets if self.classes is None and len(self.targets) == outputs else (),
         )
 
     def probabilities(self, y: Tensor) -> Tensor:

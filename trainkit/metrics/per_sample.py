@@ -65,9 +65,9 @@ class LogLossSum(SampleSum):
             p = batch.probabilities
             return -p.gather(2, label.expand(p.shape[0], -1, 1))[..., 0].clamp(EPS, 1 - EPS).log()
         z = batch.outputs.double()
-        if z.shape[2] == 1:  # -log σ(z) = log(1 + exp(-z))
-            z = torch.where(label == 1, z, -z)[..., 0]
-            return torch.logaddexp(torch.zeros_like(z), -z)
+        if z.shape[2] == 1 or batch.task.independent:  # -log σ(z) = log(1 + exp(-z))
+            z = torch.where(label == 1, z, -z) if z.shape[2] == 1 else z.gather(2, label.expand(z.shape[0], -1, 1))
+            return torch.logaddexp(torch.zeros_like(z), -z)[..., 0]
         return torch.logsumexp(z, 2) - z.gather(2, label.expand(z.shape[0], -1, 1))[..., 0]
 
 

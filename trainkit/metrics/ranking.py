@@ -133,7 +133,7 @@ def _scores(batch: Batch) -> Tensor:
     if not task.is_binary:
         return batch.probabilities.clone()
     z = batch.outputs.double()
-    if z.shape[2] > 1 and not task.from_logits:
+    if z.shape[2] > 1 and (task.independent or not task.from_logits):
         return z[..., task.positive, None].clone()
     score = z if z.shape[2] == 1 else z[..., 1:2] - z[..., :1]
     return score.clone() if task.positive == 1 else -score  # 1 - p would round small p to equal scores

@@ -24,6 +24,8 @@ class Task:
     threshold: y above it predicts class 1 of one output, or a label; in the units of y, so 0 for logits.
     positive: of two classes, the index of the one that auc, average_precision, brier and the average `binary` are about.
     multilabel: True if the targets are 0 or 1 for each of the outputs, and independent of each other.
+    independent: True if each of several outputs gives a probability of its own, and these need not add up to 1: of a multilabel
+        task, and of one with a class per sample whose loss is binary, such as BCEWithLogitsLoss.
     targets: names of the targets of a regression; without them, their indices.
     """
 
@@ -33,6 +35,7 @@ class Task:
     threshold: float
     positive: int = 1
     multilabel: bool = False
+    independent: bool = False
     targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -117,18 +120,24 @@ class Batch:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """(r, n, K) float64: softmax y, or y; of one output [1 - p, p]; multilabel: of each label on its own."""
-        return probabilities(self.outputs, self.task.from_logits, self.task.multilabel)
+        """(r, n, K) float64: softmax y, or y; of one output [1 - p, p]; independent: of each output on its own."""
+        return probabilities(self.outputs, self.task.from_logits, self._separate)
+
+    @property
+    def _separate(self) -> bool:
+        """Whether the probabilities need not add up to 1."""
+        return self.task.multilabel or self.task.independent
 
     @cached_property
     def invalid(self) -> Tensor:
-        """(r, n) bool: whether the probabilities are NaN, outside [0, 1], or do not add up to 1 (`SUM_TOLERANCE`)."""
+        """(r, n) bool: whether the probabilities are NaN, outside [0, 1], or, unless they are independent, do not add up to 1
+        (`SUM_TOLERANCE`)."""
         if self.task.from_logits:
             z = self.outputs
-            return z.isnan().any(2) if self.task.multilabel or z.shape[2] == 1 else ~z.amax(2).isfinite()
+            return z.isnan().any(2) if self._separate or z.shape[2] == 1 else ~z.amax(2).isfinite()
         p = self.probabilities
         valid = ((p >= 0) & (p <= 1)).all(2)
-        if not self.task.multilabel:
+        if not self._separate:
             valid &= (p.sum(2) - 1).abs() <= SUM_TOLERANCE
         return ~valid
 

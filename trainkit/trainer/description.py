@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trainkit.core.errors import UserError
 from trainkit.core.recorded import Recorded, arguments
 from trainkit.core.yaml_text import inline, to_yaml
-from trainkit.data.transforms.augment import spec as augmentation
+from trainkit.data.transforms.augment import augmentation_spec
 from trainkit.metrics.table import spec
 from trainkit.nn.layers.container import Container, Sequential
 from trainkit.nn.losses import Loss
@@ -89,7 +89,7 @@ def _described(
             left_out.append(str(error))
             return None
 
-    augmentations = [made for a in augment if (made := attempt(partial(augmentation, a))) is not None]
+    augmentations = [made for a in augment if (made := attempt(partial(augmentation_spec, a))) is not None]
     described: dict[str, Any] = {
         "seed": settings.pop("seed", 0),
         "data": {**source, "augment": augmentations} if augmentations else dict(source),

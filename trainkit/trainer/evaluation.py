@@ -7,7 +7,6 @@ from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +15,13 @@ from trainkit.data.dataset import Dataset, Split, floating
 from trainkit.data.loader import aligned, iter_batches
 from trainkit.data.mapped import MappedRows
 from trainkit.data.sources.adopt import as_inputs
+from trainkit.data.sources.tensors import as_tensor
 from trainkit.data.transforms.normalize import Normalizer
-from trainkit.metrics.classification import threshold_of
 from trainkit.metrics.confusion import Accuracy, Error
 from trainkit.metrics.confusion_matrix import ConfusionMatrix
+from trainkit.metrics.interpretation import Interpretation
 from trainkit.metrics.metric import Metric
 from trainkit.metrics.metric_set import MetricSet
-from trainkit.metrics.task import Task
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module, eval_mode
 
@@ -58,8 +57,8 @@ def evaluate(
 
     loss: the mean per sample; for reduction sum, the sum divided by n. The sums of the batches are divided once, by the sum of
     their counts. Weights of the samples count in the loss and in the metrics; n is then their sum. metrics: those besides
-    OF_CLASSES. check_interrupt: called before each batch; it may raise. unscale: turns outputs and targets into those that the
-    metrics measure (`Normalizer.unscale`); the loss is that of the scaled ones.
+    OF_CLASSES. check_interrupt: called before each batch; it may raise. unscale: turns outputs into those in the targets' own
+    units (`Normalizer.unscale`), which the metrics compare with `split.raw`; the loss is that of the scaled ones.
     """
     device = split.x.device
     total = torch.zeros(replicas, dtype=torch.float64, device=device)
@@ -78,7 +77,10 @@ def evaluate(
                 weight += len(targets) if own is None else own.double().sum()
             y = y if net.replica_dims else y.unsqueeze(0)
             others = others or metric_set(metrics, loss, data, y)
-            others.update(unscale(y), unscale(targets), label, own)
+            if split.raw is not None:
+                targets = split.raw[i : i + batch_size]
+                y = unscale(y.to(torch.promote_types(y.dtype, targets.dtype)))
+            others.update(y, targets, label, own)
         values = {} if others is None else others.values()
         undefined = {} if others is None else others.reasons(values)
         confusion = None if others is None else others.confusion()
@@ -90,9 +92,7 @@ def metric_set(metrics: Iterable[Metric], loss: Loss, data: Dataset, y: Tensor) 
 
     Raises UserErrors for a metric that does not fit the data.
     """
-    positive = 1 if data.positive is None else data.positive
-    outputs, threshold = y.shape[2:].numel(), threshold_of(loss, data)
-    task = Task(data.classes, outputs, loss.from_logits, threshold, positive, data.multilabel)
+    task = Interpretation.of(loss, data).task(y.shape[2:].numel())
     chosen = list(metrics)
     always = [m for m in OF_CLASSES if data.classes is not None and m not in chosen]
     return MetricSet([*always, *chosen], task, len(y), y.device, confusion=True)
@@ -107,25 +107,33 @@ def predict_rows(
     features: the shape of a sample, if it is known. Raises UserError unless x holds rows of these features.
     """
     expected = features if features is not None else tuple(normalizer.mean.shape) or None
-    if isinstance(given := as_inputs(x), MappedRows):
-        _check_features(tuple(given.shape), expected)
-        p = next(iter(net.param()), (given, given))[0]
-        return predict(net, given.then(partial(normalizer.scale, dtype=dtype)).to(p.device, dtype), PASS, replicas).cpu()
-    x = given
-    try:
-        x = x.to_numpy() if hasattr(x, "to_numpy") else x  # a frame of pandas or polars
-        x = x.copy() if isinstance(x, np.ndarray) and not x.flags.writeable else x  # torch warns of memory it may not write
-        rows = torch.tensor(x, dtype=torch.float64) if isinstance(x, (list, tuple)) else torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"predict: x is a {type(x).__name__}; give numbers, one row per sample") from error
+    rows = _rows(x)
     _check_features(tuple(rows.shape), expected)
-    scaled = normalizer.scale(rows.to(floating(rows.dtype)), dtype)
-    check_rows(net, scaled)
+    scale = partial(normalizer.scale, dtype=dtype)
+    scaled = rows.then(scale) if isinstance(rows, MappedRows) else scale(rows)
     p = next(iter(net.param()), (scaled, scaled))[0]
     if not len(scaled):  # one row tells the shape of the outputs
-        one = scaled.new_zeros(1, *scaled.shape[1:]).to(p.device)
+        one = torch.zeros(1, *scaled.shape[1:], dtype=dtype, device=p.device)
         return predict(net, one, PASS, replicas).cpu().narrow(net.replica_dims, 0, 0)
-    return normalizer.unscale(predict(net, scaled.to(p.device), PASS, replicas).cpu())
+    on_device = scaled.to(p.device, dtype)
+    return normalizer.unscale(predict(net, on_device, PASS, replicas, partial(check_rows, net)).cpu())
+
+
+def _rows(x: Any) -> Tensor | MappedRows:
+    """Return rows to predict as numbers: a tensor, floating, or rows that are read when they are needed."""
+    given = as_inputs(x)
+    if isinstance(given, MappedRows):
+        return given
+    try:
+        rows = torch.tensor(given, dtype=torch.float64) if isinstance(given, (list, tuple)) else as_tensor(given)
+        rows = torch.as_tensor(rows)
+    except UserError as error:
+        raise UserError(f"predict: x {error}; a model of a table takes a frame, a list of dicts or a file") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"predict: x is a {type(given).__name__}; give numbers, one row per sample") from error
+    if rows.is_complex():
+        raise UserError("predict: x is complex; give real numbers, such as torch.view_as_real(x)")
+    return rows.to(floating(rows.dtype))
 
 
 def _check_features(shape: tuple[int, ...], expected: tuple[int, ...] | None) -> None:
@@ -135,22 +143,32 @@ def _check_features(shape: tuple[int, ...], expected: tuple[int, ...] | None) ->
         raise UserError(f"predict: x is {shape}, needs {needed}: rows of the data's features")
 
 
-def predict(net: Module, x: Tensor | MappedRows, batch_size: int, replicas: int = 1) -> Tensor:
-    """Return y of every sample in evaluation mode: (n, ...), or (r, n, ...) with replicas."""
+def predict(
+    net: Module, x: Tensor | MappedRows, batch_size: int, replicas: int = 1, check: Callable[[Tensor, int], None] | None = None
+) -> Tensor:
+    """Return y of every sample in evaluation mode: (n, ...), or (r, n, ...) with replicas. check: as in `outputs`."""
     with torch.inference_mode():
-        return torch.cat([y for _, y in outputs(net, x, batch_size, replicas)], net.replica_dims)
+        return torch.cat([y for _, y in outputs(net, x, batch_size, replicas, check=check)], net.replica_dims)
 
 
 def outputs(
-    net: Module, x: Tensor | MappedRows, batch_size: int, replicas: int = 1, check_interrupt: Callable[[], None] = lambda: None
+    net: Module,
+    x: Tensor | MappedRows,
+    batch_size: int,
+    replicas: int = 1,
+    check_interrupt: Callable[[], None] = lambda: None,
+    check: Callable[[Tensor, int], None] | None = None,
 ) -> Generator[tuple[int, Tensor]]:
     """Yield for each batch its first sample and y in evaluation mode: (b, ...), or (r, b, ...) with replicas.
 
     Between two batches the net is in its own mode. check_interrupt: called before each batch; it may raise.
+    check: called with the inputs of each batch and its first sample; it may raise.
     """
     with closing(iter_batches(x, batch_size)) as inputs:
         for first, b in zip(range(0, len(x), batch_size), inputs, strict=True):
             check_interrupt()
+            if check is not None:
+                check(b, first)
             with eval_mode(net), torch.inference_mode():
                 y = net.fwd(with_replicas(net, b, replicas))[0]
             yield first, y

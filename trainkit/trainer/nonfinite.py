@@ -85,7 +85,7 @@ def _take_checked_step(session: Session, r: int) -> None:
     for name, v in _named(session):
         check(f"before the step, {name}", v)
     order = session.order(state.epoch)
-    batch = x, t, *_ = next(session.batches(state.epoch, state.batch))
+    batch = x, t, *weight = next(session.batches(state.epoch, state.batch))
     index = order.narrow(net.replica_dims, state.batch * session.step_size, x.shape[net.replica_dims])
     for what, v in (("", x), ("the target of ", t)):
         if v.is_floating_point() and not of(v).isfinite().all():
@@ -93,7 +93,8 @@ def _take_checked_step(session: Session, r: int) -> None:
     o.prepare_grad()
     with traced(net, check_call):
         value = loss_and_grad(net, _checked(loss, check, magnitude_of), session.settings.accumulate)(*batch)
-    check(type(loss).__name__, value, "; no target of the batch counts")
+    if not weight or of(weight[0]).any():  # else the loss, 0 / 0, does not count
+        check(type(loss).__name__, value, "; no target of the batch counts")
     if (clip := clipping(net.replica_dims, session.settings.clip_norm, session.settings.clip_value)) is not None:
         clip(o.g, [g for _, g in o.pairs])
         for (name, _, _), g in zip(net.named_param(), unflatten(o.g, own), strict=True):

@@ -47,7 +47,6 @@ class Columns:
     which: Which = None
     raw: bool = False
     with_truth: bool = True
-    unscale: Callable[[Tensor], Tensor] | None = None
 
     @property
     def is_ensemble(self) -> bool:
@@ -68,25 +67,34 @@ class Columns:
         return self.interpretation.names(self.outputs, self.raw)
 
     @property
-    def header(self) -> list[str]:
-        """The names. An id that has the name of another column is named id_<name>."""
+    def before(self) -> list[str]:
+        """The names of the columns before the ids."""
+        return [*(["replica"] if self.which == "all" else []), "row"]
+
+    @property
+    def after(self) -> list[str]:
+        """The names of the columns after the ids."""
         values, names = self.values, self.interpretation.columns(self.outputs)
         one = self.has_answer or len(values) == 1
-        own = [*(["replica"] if self.which == "all" else []), "row"]
         end = [*values, *(["answer"] if self.has_answer else [])]
         end += ["std"] if self.is_ensemble and one else [f"std_{name}" for name in names] if self.is_ensemble else []
         if self.has_truth:
             end += ["truth"] if one else [f"truth_{name}" for name in names]
-        return [*own, *(self.id_name(name, {*own, *end}) for name in self.split.ids), *end]
+        return end
 
-    def id_name(self, name: str, taken: set[str]) -> str:
-        """Return `name`, or a free name made of it. A line on stderr reports the second."""
-        free = name
-        while free in taken:
-            free = f"id_{free}"
-        if free != name:
-            terminal.print_stderr(f"predictions: the id column {name!r} is named {free!r}, since {name!r} is another column")
-        return free
+    @property
+    def ids(self) -> dict[str, str]:
+        """The column of each id, by its name in the data: the same, or id_<name> where another column has that name."""
+        taken, columns = {*self.before, *self.after}, {}
+        for name in self.split.ids:
+            columns[name] = name
+            while columns[name] in taken:
+                columns[name] = f"id_{columns[name]}"
+        return columns
+
+    @property
+    def header(self) -> list[str]:
+        return [*self.before, *self.ids.values(), *self.after]
 
     def lines(self, y: Tensor, first: int, replica: int) -> str:
         """Return the lines of the samples from `first` on, y (r, b, outputs): r models whose predictions are averaged."""
@@ -116,12 +124,8 @@ class Columns:
         label = self.split.label
         if self.has_answer and label is not None:
             return [_field(self.interpretation.class_name(k)) for k in label[first:stop].tolist()]
-        t = self.split.t[first:stop].cpu()
+        t = (self.split.t if self.split.raw is None else self.split.raw)[first:stop].cpu()
         t = t.long() if self.interpretation.multilabel else t
-        if self.unscale is not None:
-            digits = 6 if t.dtype == torch.float32 else 15  # FLT_DIG and DBL_DIG: those that scaling and unscaling keep
-            rows = self.unscale(t).reshape(len(t), -1).tolist()
-            return [",".join(f"{v:.{digits}g}" for v in row) for row in rows]
         return [",".join(row) for row in t.reshape(len(t), -1).numpy().astype(str)]  # the shortest texts that are these numbers
 
 
@@ -134,26 +138,30 @@ def as_csv(
     which: Which = None,
     raw: bool = False,
     with_truth: bool = True,
-    unscale: Callable[[Tensor], Tensor] | None = None,
+    unscale: Callable[[Tensor], Tensor] = lambda y: y,
 ) -> Generator[bytes, None, None]:
     """Yield the header and the lines of `Columns` for the samples of `split`, which is scaled and on the device.
 
     which: of several replicas the ensemble (None: the mean of their probabilities, or of their outputs where there are none),
     one, or all, one after the other. raw: the net's outputs in place of probabilities. with_truth: whether the targets of the
-    split are known. unscale: for targets that were scaled, turns outputs and targets into their own units; the truth is then
-    written with the digits that its dtype holds. Other numbers are written in full, as `repr` does, and texts as the csv module
-    does.
+    split are known. unscale: turns outputs into those in the targets' own units (`Normalizer.unscale`). Numbers are written in
+    full, as `repr` does, and texts as the csv module does.
     """
     blocks = _outputs(net, split.x, replicas)
     if which == "all":
         blocks = _by_replica(blocks, replicas, len(split))
     columns = None
     for r, first, y in blocks:
-        y = y if unscale is None else unscale(y)
+        y = unscale(y)
         y = y.flatten(2) if y.dim() > 2 else y[..., None]
         if columns is None:
-            columns = Columns(Interpretation.of(loss, data), split, y.shape[2], replicas, which, raw, with_truth, unscale)
+            columns = Columns(Interpretation.of(loss, data), split, y.shape[2], replicas, which, raw, with_truth)
             yield ",".join(map(_field, columns.header)).encode() + b"\n"
+            for name, own in columns.ids.items():
+                if own != name:
+                    terminal.print_stderr(
+                        f"predictions: the id column {name!r} is named {own!r}, since {name!r} is another column"
+                    )
         if isinstance(which, int):
             y = y[which : which + 1]
         step = max(1, NUMBERS // (y.shape[0] * y.shape[2]))

@@ -1,20 +1,24 @@
-"""What a trained model answers: outputs, probabilities and classes of rows. The trainer and a loaded run have these methods."""
+"""What a trained model predicts, and how well: the trainer and a loaded run have these methods."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from trainkit.core.errors import UserError
+from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.metrics.interpretation import Interpretation
 
 if TYPE_CHECKING:
     from .session import Session
 
+PlainMetrics = dict[str, float | list[float]]
+
 
 class Predictor:
-    """The predictions of a trained model. A subclass returns the session of its net.
+    """The predictions of a trained model, and its metrics. A subclass returns the session of its net.
 
     Rows are given in the data's own units: a tensor or an array (n, ...), nested lists of numbers, a pandas or polars frame. If
     the model was trained on a table, also a list of dicts, a dict of columns, or the path of a CSV or Parquet file; columns are
@@ -25,6 +29,10 @@ class Predictor:
     def fitted(self) -> Session:
         """Return the session of the trained net. Raises UserError if nothing is trained yet."""
         raise NotImplementedError
+
+    def session_with(self, name: str | None) -> Session:
+        """Return the session that has the split `name` of the run's data; None: one that need not have any."""
+        return self.fitted()
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -76,6 +84,39 @@ class Predictor:
         if meaning.multilabel:
             raise UserError("predict_classes: a row may have several labels; compare predict_proba(x) with 0.5")
         return [meaning.class_name(k) for k in meaning.predicted(_models(session, x, replica)).tolist()]
+
+    def validate(self, data: Any = None) -> PlainMetrics:
+        """Return `val/loss` and `val/error` of the trained net, on the validation split of the run or on that of `data`.
+
+        `data` is treated as in `test`; ValidationSplit does not split it: `tensors(..., val=(x, t))`.
+        """
+        return self._evaluated("val", data)
+
+    def test(self, data: Any = None) -> PlainMetrics:
+        """Return `test/loss` and `test/error` of the trained net, on the test split of the run or on that of `data`.
+
+        A metric is a number, or a list with one per replica. `data` is not scaled: the fit's normalization is applied to it.
+        It may also be what `fit` takes besides a Dataset, such as (x, t), or, for a model of a table, the path of a CSV or
+        Parquet file, a frame, a list of dicts or a dict of columns, with the target; all of it is then the split.
+        Raises UserError if nothing is trained yet, or where the data has no such split.
+        """
+        return self._evaluated("test", data)
+
+    def confusion_matrix(self, name: str = "test", data: Any = None) -> ConfusionMatrix:
+        """Return how often the trained net predicts each class for samples of each class: `classes`, and `counts` (r, K, K).
+
+        name: train, val or test, of the run's data or of `data`, which is treated as in `test`.
+        Raises UserError as `test` does, and unless each sample is of one of at most 100 classes.
+        """
+        return self.session_with(name if data is None else None).confusion_matrix(name, data)
+
+    def _evaluated(self, name: str, data: Any) -> PlainMetrics:
+        return plain_metrics(name, self.session_with(name if data is None else None).evaluate_split(name, data))
+
+
+def plain_metrics(name: str, values: Mapping[str, list[float]]) -> PlainMetrics:
+    """Return `test/loss` and so on: a number each, or a list with one per replica."""
+    return {f"{name}/{metric}": v[0] if len(v) == 1 else v for metric, v in values.items()}
 
 
 def _models(session: Session, x: Any, replica: int | None) -> Tensor:

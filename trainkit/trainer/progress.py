@@ -52,6 +52,12 @@ class Progress:
                     self.weight[r] += weight[r]
                     self.loss_sum[r] += row[r] * weight[r]
 
+    def restore_sums(self, replica: int, earlier: Progress) -> None:
+        """Set this epoch's sums of a replica to those of `earlier`, the progress before a step of the same epoch."""
+        self.samples[replica], self.loss_sum[replica] = earlier.samples[replica], earlier.loss_sum[replica]
+        if self.weight is not None:  # `earlier` has none if the epoch began without weights
+            self.weight[replica] = float(self.samples[replica]) if earlier.weight is None else earlier.weight[replica]
+
     def mean_loss(self) -> list[float]:
         """Return the mean loss of this epoch's samples, per replica; NaN for a replica that stopped before it."""
         totals: Sequence[float] = self.samples if self.weight is None else self.weight

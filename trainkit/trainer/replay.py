@@ -108,7 +108,10 @@ def carried_buffers(session: Session) -> list[Tensor]:
 
 
 def replay_steps(session: Session, kept: StepCopy, end: int) -> Generator[tuple[StepCopy, list[float]]]:
-    """Take the steps from `kept` to step `end` of its epoch again. Yield after each the state before it, and its losses."""
+    """Take the steps from `kept` to step `end` of its epoch again. Yield after each the state before it, and its losses.
+
+    The loss of a step whose samples all have weight 0 is 0, as it does not count.
+    """
     kept.restore(session)
     state, next_steps = session.progress, session.next_steps
     session.next_steps = [lambda step: step + 1]  # compiled steps too are taken one by one: their bits are the same
@@ -121,6 +124,6 @@ def replay_steps(session: Session, kept: StepCopy, end: int) -> Generator[tuple[
                 session.begin_epoch()
             session.record_steps(*next(steps))
             session.call("on_train_batch_end")
-            yield before, session.add_losses()[0]
+            yield before, session.add_losses().counted()[0]
     finally:
         session.next_steps = next_steps

@@ -15,7 +15,7 @@ from trainkit.data import check
 from trainkit.data.dataset import Dataset
 from trainkit.data.fingerprint import fingerprints
 from trainkit.data.held_rows import held_rows
-from trainkit.data.transforms.augment import Augmenter, check_fits, make
+from trainkit.data.transforms.augment import Augmenter, augmentations_of, check_fits
 from trainkit.data.transforms.normalize import Normalizer
 from trainkit.metrics.log import MetricLog
 
@@ -27,6 +27,7 @@ from .progress import Progress
 from .same_data import check_classes, check_held_out, keep_held_out, print_changed
 from .session import Session
 from .shapes import check_inputs, check_shapes
+from .unknown_codes import start_unknown_codes
 
 
 def begin(session: Session, content: dict[str, Any] | None) -> None:
@@ -73,7 +74,9 @@ def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
     rates = o.initial_lrs * (replicas // len(o.initial_lrs))
     session.progress, session.metrics = Progress.start(rates), MetricLog()
     session.set_lr(rates)
-    if content is not None:
+    if content is None:
+        start_unknown_codes(net, session.data)
+    else:
         capture.restore(session, content)
 
 
@@ -117,7 +120,7 @@ def prepare_data(
         capture.check_features(normalizer, session.data)
     session.fingerprints, session.held_out = fingerprints(session.data), held_rows(session.data)
     if content is not None:
-        keep_held_out(session, content)
+        keep_held_out(session, content, trains="train" in names)
     session.normalizer = _checked(session, source, normalizer, names, start or Progress())
     session.data = _scaled(session)
     prepare_net(session)
@@ -162,10 +165,10 @@ def _checked(
 def _augmenter(session: Session) -> Augmenter | None:
     """Return what changes the training samples, or None. Raises UserError for an augmentation that does not fit."""
     train = session.data.train
-    if not (made := make(session.data.augment)):
+    if not (made := augmentations_of(session.data.augment)):
         return None
-    check_fits(made, train.x.shape[1:], train.t)
-    return Augmenter(made, len(train))
+    check_fits(made, train.x.shape[1:], train.t, session.data.categories)
+    return Augmenter(made, len(train), session.data.categories)
 
 
 def _scaled(session: Session) -> Dataset:

@@ -106,14 +106,17 @@ def check_inputs(net: Module, data: Dataset, names: Iterable[str]) -> None:
             check.refuse(data, name, "x", wrong, f"is not valid in {where}, {module.expected_input()}", fix)
 
 
-def check_rows(net: Module, x: Tensor) -> None:
-    """Raise UserError at the first input that `net` would misread, in scaled rows x (n, ...) to predict."""
+def check_rows(net: Module, x: Tensor, first: int = 0) -> None:
+    """Raise UserError at the first input that `net` would misread, in scaled rows x (n, ...) to predict.
+
+    first: the number of the first of these rows, for the message.
+    """
     where, module = first_module(net)
     found = module.invalid_input(x)
     if found is not None:
         row, *at = found.nonzero()[0].tolist()
         what = f"{float(x[(row, *at)]):g} is not valid in {where}, {module.expected_input()}"
-        raise UserError(f"predict: row {row}, feature {', '.join(map(str, at))}: {what}")
+        raise UserError(f"predict: row {first + row}, feature {', '.join(map(str, at))}: {what}")
 
 
 def first_module(net: Module) -> tuple[str, Module]:

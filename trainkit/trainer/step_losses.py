@@ -15,6 +15,13 @@ class Fetched(NamedTuple):
     samples: list[int]
     weights: list[list[float]] | None
 
+    def counted(self) -> list[list[float]]:
+        """Return the losses, with 0 for a step whose samples all have weight 0: its mean, 0 / 0, does not count."""
+        if self.weights is None:
+            return self.losses
+        steps = zip(self.losses, self.weights, strict=True)
+        return [[loss if weight else 0.0 for loss, weight in zip(*step, strict=True)] for step in steps]
+
 
 class StepLosses:
     """Losses that stay on the device until `fetch`."""

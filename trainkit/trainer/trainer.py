@@ -1,4 +1,4 @@
-"""The trainer: settings, and the methods fit, validate, test, predict and save."""
+"""The trainer: settings, and the methods fit and save."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from trainkit.checkpoint.file import load_run, save
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
 from trainkit.data.sources.adopt import as_dataset
-from trainkit.metrics.confusion_matrix import ConfusionMatrix
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
@@ -32,7 +31,6 @@ from .settings import Settings
 from .setup import begin
 from .summary import summarize
 
-PlainMetrics = dict[str, float | list[float]]
 LEFT_OUT = "config.yaml: {}; it is left out, so give it to trainkit.load"
 
 
@@ -114,8 +112,9 @@ class Trainer(Settings, Predictor):
                                                                      on_checkpoint, on_train_end
             evaluate the training and test splits                    on_test_end, on_fit_end
 
-        data: a Dataset; a pair (x, t) of arrays or tensors; a map-style dataset of torch or Hugging Face; or a DataLoader of a
-        map-style dataset, whose samples are then read by trainkit in batches of its batch_size (see `data/sources/adopt.py`).
+        data: a Dataset; arrays (x, t) or (x, t, weight); a map-style dataset of torch or Hugging Face; or a DataLoader of a
+        map-style dataset, whose samples are then read by trainkit in batches of its batch_size (see
+        `data/sources/adopt.py`).
         resume: a run's folder, a checkpoint file, or the content of one; the run continues from there to the same bits.
         run: the run's folder, in place of `run_dir`, which the caller has opened and closes (`RunFolder.opened`).
         SIGINT and SIGTERM end the fit after the current step with everything saved; `fit` then returns as usual.
@@ -152,30 +151,6 @@ class Trainer(Settings, Predictor):
                 run.write_text("summary.json", json.dumps(self.summary, indent=2) + "\n")
         return self.summary
 
-    def validate(self, data: Any = None) -> PlainMetrics:
-        """Return `val/loss` and `val/error` of the fitted net, on the validation split of the run or on that of `data`.
-
-        `data` is treated as in `test`; ValidationSplit does not split it: `tensors(..., val=(x, t))`.
-        """
-        return self._evaluated("val", data)
-
-    def test(self, data: Any = None) -> PlainMetrics:
-        """Return `test/loss` and `test/error` of the fitted net, on the test split of the run or on that of `data`.
-
-        A metric is a number, or a list with one per replica. `data` is not scaled: the fit's normalization is applied to it.
-        It may also be what `fit` takes besides a Dataset, such as a pair (x, t); all of it is then the split.
-        Raises UserError before a fit, or where the data has no such split.
-        """
-        return self._evaluated("test", data)
-
-    def confusion_matrix(self, name: str = "test", data: Any = None) -> ConfusionMatrix:
-        """Return how often the fitted net predicts each class for samples of each class: `classes`, and `counts` (r, K, K).
-
-        name: train, val or test, of the run's data or of `data`, which is treated as in `test`.
-        Raises UserError as `test` does, and unless each sample is of one of at most 100 classes.
-        """
-        return self.fitted().confusion_matrix(name, data)
-
     def save(self, path: str | Path) -> None:
         """Write the fitted net, its normalization and the state of the run into one checkpoint file, for `trainkit.load`.
 
@@ -193,9 +168,6 @@ class Trainer(Settings, Predictor):
         if self.session is None:
             raise UserError("trainer: not fitted yet; call fit(net, loss, optimizer, data) first, or trainkit.load(RUN)")
         return self.session
-
-    def _evaluated(self, name: str, data: Any) -> PlainMetrics:
-        return plain_metrics(name, self.fitted().evaluate_split(name, data))
 
     def __repr__(self) -> str:
         shown = self.changed() | {k: v for k in ("callbacks", "run_dir") if (v := getattr(self, k))}
@@ -230,11 +202,6 @@ def _train(session: Session, content: dict[str, Any] | None, left_out: list[str]
             if run is not None and session.progress.step != first_step:
                 run.keep()
             session.call("on_fit_end")
-
-
-def plain_metrics(name: str, values: Mapping[str, list[float]]) -> PlainMetrics:
-    """Return `test/loss` and so on: a number each, or a list with one per replica."""
-    return {f"{name}/{metric}": v[0] if len(v) == 1 else v for metric, v in values.items()}
 
 
 def _loaded(path: str | Path) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def predict(args: argparse.Namespace) -> int:
     targets = Interpretation.of(session.loss, data).targets
     path = args.out or run_of(checkpoint) / "predictions.csv"
     out = Output(path, lambda line: is_header(line, targets), follow=args.out is not None)
-    unscale = None if session.normalizer.target_mean is None else session.normalizer.unscale
+    unscale = session.normalizer.unscale
     lines = as_csv(session.net, session.loss, data, split, session.replicas, which, args.raw, with_truth, unscale)
     with out, closing(lines) as chunks:
         for chunk in chunks:

@@ -18,6 +18,7 @@ from trainkit.trainer import signals
 
 from . import tables
 from .grid import Plan, axes_of, planned
+from .shared_data import SharedData
 from .trial import Trial
 
 if TYPE_CHECKING:
@@ -91,12 +92,12 @@ class Comparison(Folder):
 
 def plans_of(args: argparse.Namespace) -> list[Plan]:
     """Return what to train. If there are several files, an error begins with the name of its file."""
-    axes = axes_of(args.grid)
+    axes, shared = axes_of(args.grid), SharedData()
     several = len(args.paths) > 1
     plans: list[Plan] = []
     for path, name in zip(args.paths, names(args.paths), strict=True):
         with naming(str(path) if several else ""):
-            plans += planned(path, args.overrides, axes, several, name)
+            plans += planned(path, args.overrides, axes, several, name, shared)
     return [replace(p, name=escape_control(p.name), points=[escape_control(point) for point in p.points]) for p in plans]
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.app.config import registry
-from trainkit.app.config.build import build
+from trainkit.app.config.build import Parts
 from trainkit.app.config.construct import name_and_arguments
 from trainkit.app.config.files import compose, override, resolve, unresolved
 from trainkit.core.errors import UserError
 from trainkit.core.validation import yaml_repr
 
 from . import trial
+from .shared_data import SharedData
 from .trial import Curves, Trial
 
 if TYPE_CHECKING:
@@ -34,15 +35,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Plan:
-    """One training: a resolved configuration, and the names of the grid's points that its replicas represent."""
+    """One training: a resolved configuration, the names of the grid's points that its replicas represent, and the data."""
 
     name: str
     config: dict[str, Any]
     points: list[str]
+    shared: SharedData
 
     def run(self, against: str | None, keep: Callable[[Trial], None] = lambda trial: None) -> list[Trial]:
         """Train, and return a trial per point. `keep`: see `trial.run`."""
-        together = trial.run(self.name, self.config, against, keep)
+        together = trial.run(self.name, self.config, against, keep, self.shared)
         return [together] if len(self.points) == 1 else split_trial(together, self.points)
 
 
@@ -63,14 +65,23 @@ def axis(text: str) -> Axis:
     return Axis(key, values)
 
 
-def planned(path: Path, overrides: Sequence[str], axes: Sequence[Axis], several: bool, name: str = "") -> list[Plan]:
+def planned(
+    path: Path,
+    overrides: Sequence[str],
+    axes: Sequence[Axis],
+    several: bool,
+    name: str = "",
+    shared: SharedData | None = None,
+) -> list[Plan]:
     """Return the trainings of a configuration and a grid. Each is built once, to find its errors before any training.
 
     Learning rates become replicas of one training, if the net can be replicated. name: the row's name, by default the file's.
+    shared: the data of these trainings and others, by default of these alone.
     """
+    shared = shared or SharedData()
     name = name or path.stem
     if not axes:
-        return [single_fit(name, compose([path], overrides))]
+        return [single_fit(name, compose([path], overrides), shared)[0]]
     head = [name] if several else []
     labels = axis_labels(axes)
     rates = next((a for a in axes if a.key.startswith("optimizer.") and a.key.endswith(".lr")), None)
@@ -82,27 +93,27 @@ def planned(path: Path, overrides: Sequence[str], axes: Sequence[Axis], several:
             override(composed, f"{a.key}={value}")
         words = [f"{labels[a.key]}={v}" for a, v in zip(rest, values, strict=True)]
         if rates is None:
-            plans.append(single_fit(" ".join([*head, *words]), composed))
+            plans.append(single_fit(" ".join([*head, *words]), composed, shared)[0])
             continue
         check_rates(rates, composed)
         points = [" ".join([*head, f"{labels[rates.key]}={v}", *words]) for v in rates.values]
         single = []
         for point, value in zip(points, rates.values, strict=True):
             override(composed, f"{rates.key}={value}")
-            single.append(single_fit(point, composed))
-        if len(points) > 1 and can_replicate(single[0].config):
+            single.append(single_fit(point, composed, shared))
+        first, parts = single[0]
+        if len(points) > 1 and can_replicate(parts):
             joint = " ".join([*head, f"{labels[rates.key]}={','.join(rates.values)}", *words])
-            plans.append(Plan(joint, with_rates(single[0].config, rates), points))
+            plans.append(Plan(joint, with_rates(first.config, rates, parts.settings.replica_seeds()), points, shared))
         else:
-            plans += single
+            plans += [plan for plan, _ in single]
     return plans
 
 
-def single_fit(point: str, composed: DictConfig) -> Plan:
-    """Return the training of one point. Raises UserError for errors of its configuration."""
+def single_fit(point: str, composed: DictConfig, shared: SharedData) -> tuple[Plan, Parts]:
+    """Return the training of one point, and its parts. Raises UserError for errors of its configuration."""
     config = resolve(composed)
-    build(config)
-    return Plan(point, config, [point])
+    return Plan(point, config, [point], shared), shared.build(config)
 
 
 def axis_labels(axes: Sequence[Axis]) -> dict[str, str]:
@@ -141,14 +152,13 @@ def check_rates(rates: Axis, composed: DictConfig) -> None:
         raise UserError(f"--grid {rates.key}: {found}; give its arguments, for example {{lr: 0.1}}")
 
 
-def can_replicate(config: dict[str, Any]) -> bool:
+def can_replicate(parts: Parts) -> bool:
     """Return whether every module of the net can be replicated."""
-    return all(m.can_replicate for _, m in build(config).net.modules())
+    return all(m.can_replicate for _, m in parts.net.modules())
 
 
-def with_rates(config: dict[str, Any], rates: Axis) -> dict[str, Any]:
-    """Return the configuration of one training that has every replica once per learning rate, with the same seeds."""
-    seeds = build(config).settings.replica_seeds()
+def with_rates(config: dict[str, Any], rates: Axis, seeds: list[int]) -> dict[str, Any]:
+    """Return the configuration of one training that has every replica once per learning rate, each time with these seeds."""
     values = [number(v, rates.key) for v in rates.values]
     name, arguments = next(iter(config["optimizer"].items()))
     settings = {**(config.get("trainer") or {}), "replicas": len(values) * len(seeds), "seeds": seeds * len(values)}

@@ -12,6 +12,7 @@ from torch import Tensor
 from trainkit import interop
 from trainkit.app.config.build import build
 from trainkit.data.dataset import Dataset
+from trainkit.data.sizes import Sizes
 from trainkit.optim.optimizer import momentum_of
 from trainkit.trainer import threads
 from trainkit.trainer.evaluation import Metrics
@@ -21,11 +22,13 @@ from .timed_fit import Clock, TimedFit, measured, outcome, train
 
 
 class ScheduleRecorder(Clock):
-    """A clock that records the learning rate and momentum of each step of a single model, for the reference to repeat."""
+    """A clock that records the first parameters of a single model, and the learning rate and momentum of each of its steps, for
+    the reference to repeat."""
 
     def on_fit_start(self, session: Session) -> None:
         self.rates: list[float] = []
         self.momenta: list[dict[str, Any]] = []
+        self.start = session.net.state_dict()
         super().on_fit_start(session)
 
     def on_train_batch_end(self, session: Session) -> None:
@@ -39,12 +42,11 @@ def pair(reference: str, config: dict[str, Any], data: Dataset) -> tuple[Session
     Return the session, its clock, and the result of the reference.
     """
     fit = interop.find(reference).fit
-    parts, clock = build(config), ScheduleRecorder()
-    start = parts.net.state_dict()
+    parts, clock = build(config, sizes=Sizes.of(data)), ScheduleRecorder()
     one = train(parts, data, clock, quiet=True)
     with threads.restored():
         threads.use(threads.chosen(one, None))
-        return one, clock, fit(one, start, clock.rates, clock.momenta)
+        return one, clock, fit(one, clock.start, clock.rates, clock.momenta)
 
 
 def rehearse(reference: str, config: dict[str, Any], seed: int, data: Dataset) -> None:

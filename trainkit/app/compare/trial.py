@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trainkit.app.config.build import build
 from trainkit.trainer import signals
 from trainkit.trainer.session import Session
 
 from .decision_regions import DecisionRegions, decision_regions
 from .reference import compare_with_reference, rehearse
+from .shared_data import SharedData
 from .timed_fit import Clock, TimedFit, measured, outcome, train
 
 CURVE_POINTS = 60  # evaluations over a run: enough for a smooth curve
@@ -79,16 +79,22 @@ class CurveRecorder(Clock):
 
 
 def run(
-    name: str, config: dict[str, Any], against: str | None = None, keep: Callable[[Trial], None] = lambda trial: None
+    name: str,
+    config: dict[str, Any],
+    against: str | None = None,
+    keep: Callable[[Trial], None] = lambda trial: None,
+    shared: SharedData | None = None,
 ) -> Trial:
     """Train a resolved configuration, all replicas at once, without the callbacks that write.
 
     against: the name of a reference implementation (see `trainkit.interop`). Each replica is then trained alone, and by the
     reference, in turn. `keep` is called with the trial before that, so that it is not lost if those end early.
+    shared: the data of several trials, by default of this one alone.
     Raises UserError for an error of the configuration or its data, signals.Interrupted if a signal ended the training.
     """
-    parts = build(config)
-    raw = parts.data()
+    shared = shared or SharedData()
+    parts = shared.build(config)
+    raw = shared.read(config, parts)
     if against is not None:
         rehearse(against, config, parts.settings.replica_seeds()[0], raw)
     recorder = CurveRecorder()

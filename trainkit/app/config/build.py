@@ -13,7 +13,7 @@ from trainkit.core.rng import generator, seed_globals
 from trainkit.core.validation import check_value, yaml_repr
 from trainkit.data.dataset import Dataset
 from trainkit.data.sizes import Sizes
-from trainkit.data.transforms.augment import make as augmentations
+from trainkit.data.transforms.augment import augmentations_of
 from trainkit.metrics.table import make
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -33,7 +33,10 @@ REQUIRED = ("data", "model", "loss", "optimizer")
 
 @dataclass(frozen=True)
 class Parts:
-    """The objects of a configuration. `data` reads the data when called; `optimizer` needs the net, with its replicas."""
+    """The objects of a configuration. `data` reads the data when called; `optimizer` needs the net, with its replicas.
+
+    sizes: those of the data, if a layer's sizes are `auto`.
+    """
 
     seed: int
     net: Module
@@ -42,6 +45,7 @@ class Parts:
     data: Callable[..., Dataset]
     optimizer: Callable[[Module], Optimizer]
     settings: Settings
+    sizes: Sizes | None = None
 
     def trainer(self, callbacks: Mapping[str, Callback] | None = None, **extra: Any) -> Trainer:
         """Return a trainer with these settings. callbacks: in place of the configuration's. extra: `run_dir`, `config`."""
@@ -95,17 +99,17 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
     attempt(lambda: optimizer(net), "optimizer.", errors)
     if errors:
         raise UserErrors(errors)
-    return Parts(seed, net, loss, callbacks, data, optimizer, settings)
+    return Parts(seed, net, loss, callbacks, data, optimizer, settings, sizes if builder.uses_auto else None)
 
 
 class _ReadAhead:
-    """The function `data`, which has returned `read`: the first call without arguments returns that, and forgets it."""
+    """The function `data`, which has returned `read`: the first call without a schema returns that, and forgets it."""
 
     def __init__(self, data: Callable[..., Dataset], read: Dataset) -> None:
         self.data, self.waiting = data, [read]
 
-    def __call__(self, **extra: Any) -> Dataset:
-        return self.waiting.pop() if self.waiting and not extra else self.data(**extra)
+    def __call__(self, schema: dict[str, object] | None = None) -> Dataset:
+        return self.waiting.pop() if self.waiting and not schema else self.data(schema)
 
 
 def _loss(value: Any, errors: list[str]) -> Loss | None:
@@ -168,15 +172,28 @@ def _data(value: Any, errors: list[str]) -> Callable[..., Dataset] | None:
         errors.append(f"data.name: {error}")
         return None
     errors += check_arguments(read, arguments, "data", NOT_CONFIGURED)
-    attempt(lambda: augmentations(augment), "", errors)
+    attempt(lambda: augmentations_of(augment), "", errors)
 
-    def data(**extra: Any) -> Dataset:
-        if "schema" in extra and "schema" not in signature(read)[0]:
-            raise UserError(f"data: the checkpoint's data was a table, but {value['name']} is not; use the original data")
-        dataset: Dataset = read(**arguments, **extra)
+    def data(schema: dict[str, object] | None = None) -> Dataset:
+        takes_schema = "schema" in signature(read)[0]
+        dataset: Dataset = read(**arguments, schema=schema) if takes_schema and schema else read(**arguments)
+        if schema:
+            _check_schema(value["name"], dataset, schema, takes_schema)
         return dataset.augmented(*augment) if augment else dataset
 
     return data
+
+
+def _check_schema(name: str, data: Dataset, schema: Mapping[str, object], takes_schema: bool) -> None:
+    """Raise UserError unless the data was read by `schema`, that of a checkpoint, or by an equal one of its own."""
+    if not data.schema:
+        raise UserError(f"data: the checkpoint's data was a table, but {name} returns none; use the original data")
+    if not takes_schema and data.schema != dict(schema):
+        keys = ", ".join(sorted(key for key in {*schema, *data.schema} if schema.get(key) != data.schema.get(key)))
+        raise UserError(
+            f"data: {name} returns a table with another schema than the checkpoint's ({keys} differ);"
+            f" return the original table, or let {name} take an argument schema=None and pass it to the function that reads it"
+        )
 
 
 def _callbacks(value: Any, errors: list[str]) -> dict[str, Callback]:

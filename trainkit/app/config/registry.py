@@ -131,7 +131,7 @@ def own_source(name: str, function: Callable[..., Any]) -> Callable[..., Dataset
             raise UserError(f"data.name: {name} raised {type(error).__name__}: {error}; --debug prints where") from error
         if batch_size is not None:
             print_stderr(f"data: the batch_size {batch_size} of the DataLoader of {name} is not used; set trainer.batch_size")
-        return replace(data, source={"name": name, **kwargs})
+        return replace(data, source={"name": name, **{key: value for key, value in kwargs.items() if key != "schema"}})
 
     return read
 

@@ -47,7 +47,7 @@ def chosen(data: Any, x: str | Sequence[str] | None, t: str | None) -> tuple[lis
     return columns, t
 
 
-def class_names(data: Any, t: str) -> list[str] | None:
+def label_names(data: Any, t: str) -> list[str] | None:
     """Return the names of the classes of a ClassLabel column, None for any other."""
     return list(data.features[t].names) if type(data.features[t]).__name__ == "ClassLabel" else None
 
@@ -61,7 +61,7 @@ def is_numeric(data: Any, name: str) -> bool:
     return type(feature).__name__ == "ClassLabel" or kind.startswith(("int", "uint", "float", "bool"))
 
 
-def numbers(data: Any, names: Sequence[str]) -> Tensor:
+def stacked(data: Any, names: Sequence[str]) -> Tensor:
     """Return columns as one tensor: (n,) or (n, ...) for one, (n, k) for several, joined from left to right."""
     table = data.with_format("arrow")[:]
     found = [_column(table.column(name), name) for name in names]

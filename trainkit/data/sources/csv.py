@@ -7,7 +7,7 @@ from typing import Unpack
 from trainkit.data.dataset import Dataset
 from trainkit.data.tables.csv_file import CsvTable
 from trainkit.data.tables.dataset import dataset
-from trainkit.data.tables.options import DIALECT, CsvOptions, check_options
+from trainkit.data.tables.options import DIALECT, CsvOptions, checked
 
 from .recorded import source
 
@@ -36,7 +36,7 @@ def csv(
 
     Raises UserError with file, column and line for a file or a value that does not fit.
     """
-    check_options(options, CsvOptions)
+    options = checked(options, CsvOptions)
     dialect = {key: options[key] for key in DIALECT if key in options}  # type: ignore[literal-required]
     if schema is not None and not dialect:
         dialect = dict(schema.get("dialect") or {})  # type: ignore[call-overload]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +43,8 @@ def image_folder(
     x (n, c, h, w) from 0 to 1 in the default dtype, c = 3, or 1 with color=gray. The classes are the names of the folders of
     the training split, sorted; so are the files. Needs Pillow.
     train, val, test: a subfolder of root (by default train, val and test, where there are such), or for val and test a share of
-    the training images, of each class alike, the same in every run.
+    the training images, of each class alike, the same in every run. No class can be called val or test; a folder train that
+    holds images but no folders is a class. A line names the folders of root that are not read.
     size: [h, w], or one number for both, to which images are resized (bilinear); by default all must have one size.
     stream: images stay in their files and are decoded in each epoch, by `workers` processes (0: by this one). With false they
     are decoded once, into memory.
@@ -57,25 +59,17 @@ def image_folder(
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise UserError(f"data.root: no folder {root!r}; {FIX}")
-    places: dict[str, Path] = {}
-    for name, part in (("train", train), ("val", val), ("test", test)):
-        if isinstance(part, str):
-            if not (folder / part).is_dir():
-                inside = sorted(p.name for p in folder.iterdir() if p.is_dir())
-                raise UserError(f"data.{name}: no folder {part!r} in {folder}{suggest(part, inside)}")
-            places[name] = folder / part
-        elif part is not None and not 0 < part < 1:
-            raise UserError(f"data.{name}: {part}; needs the name of a subfolder, or a share above 0 and below 1")
-        elif part is None and (folder / name).is_dir():
-            places[name] = folder / name
-    places.setdefault("train", folder)
-    classes = sorted(
-        p.name for p in places["train"].iterdir() if p.is_dir() and not p.name.startswith(".") and p not in places.values()
-    )
+    places = _places(folder, {"train": train, "val": val, "test": test})
+    reserved = {folder / name for name in ("train", "val", "test") if name != "train" or _folders(folder / name)}
+    inside = _folders(places["train"])
+    classes = [p.name for p in inside if p not in reserved and p not in places.values()]
     if not classes:
         raise UserError(f"{places['train']}: has no folder per class; {FIX}")
+    read = {*places.values(), *(places["train"] / name for name in classes)}
+    if unread := [p.name for p in _folders(folder) if not any(p == q or p in q.parents for q in read)]:
+        print_stderr(f"data: {folder}: folders that are not read: {', '.join(unread)}")
     for place in (place for name, place in places.items() if name != "train"):
-        if unknown := sorted(p.name for p in place.iterdir() if p.is_dir() and p.name not in classes):
+        if unknown := [p.name for p in _folders(place) if p.name not in classes]:
             raise UserError(f"{place}: {unknown[0]!r} is not a class of the training split; they are {', '.join(classes)}")
     files = {name: _files(place, classes) for name, place in places.items()}
     known = {name: torch.tensor([label for _, label in found]) for name, found in files.items()}
@@ -94,6 +88,34 @@ def image_folder(
         images = Images([path for path, _ in found], shape, color)
         readers[name] = Reader(images if stream else images.decoded(), has_t=False)
     return dataset_of(readers, known, classes, targets, off_value, normalize, workers)
+
+
+def _places(folder: Path, given: Mapping[str, str | float | None]) -> dict[str, Path]:
+    """Return the folder of each split that has one; `folder` itself for train by default.
+
+    given: the subfolder of each split, or a share, or None for the subfolder of its name where there is one.
+    """
+    places: dict[str, Path] = {}
+    for name, part in given.items():
+        if isinstance(part, str):
+            if not (folder / part).is_dir():
+                raise UserError(
+                    f"data.{name}: no folder {part!r} in {folder}{suggest(part, [p.name for p in _folders(folder)])}"
+                )
+            places[name] = folder / part
+        elif part is not None and not 0 < part < 1:
+            raise UserError(f"data.{name}: {part}; needs the name of a subfolder, or a share above 0 and below 1")
+        elif part is None and (folder / name).is_dir() and (name != "train" or _folders(folder / name)):
+            places[name] = folder / name  # a folder train of images alone is a class
+    places.setdefault("train", folder)
+    return places
+
+
+def _folders(place: Path) -> list[Path]:
+    """Return the folders in a folder that are not hidden, sorted; [] if it does not exist."""
+    if not place.is_dir():
+        return []
+    return sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _shape(size: int | list[int] | None) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ from typing import Unpack
 from trainkit.data.dataset import Dataset
 from trainkit.data.tables.dataset import dataset
 from trainkit.data.tables.memory import ParquetTable
-from trainkit.data.tables.options import TableOptions, check_options
+from trainkit.data.tables.options import TableOptions, checked
 
 from .recorded import source
 
@@ -27,6 +27,6 @@ def parquet(
     A null or NaN is missing; texts such as NA are texts, unless `missing_values` lists them.
     Raises UserError with file, column and row (the first is row 0) for a file or a value that does not fit.
     """
-    check_options(options, TableOptions)
+    options = checked(options, TableOptions)
     held = ParquetTable(test) if isinstance(test, str) else test
     return dataset(ParquetTable(path), target, held, options, schema)

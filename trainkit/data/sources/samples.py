@@ -14,7 +14,7 @@ from torch import Tensor
 from trainkit.core.errors import UserError
 from trainkit.core.terminal import print_stderr
 from trainkit.data.dataset import Dataset, Normalize, Split, Targets, encode, floating
-from trainkit.data.map_style import Reader, Samples, read
+from trainkit.data.map_style import Reader, Samples, read_samples
 from trainkit.data.mapped import MappedRows
 from trainkit.data.workers import Workers
 
@@ -43,7 +43,8 @@ def samples(
     """Return the data of map-style datasets: objects with `len(dataset)` and `dataset[i]`, a pair (x, t) or a mapping.
 
     train, val, test: the dataset of each split, or a DataLoader of it; of a TensorDataset the tensors are used as they are, and
-    so are those of a pair (x, t). x, t: keys of samples that are mappings; several keys of numbers are joined.
+    so are those of a pair (x, t), unless a `transform` changes their samples.
+    x, t: keys of samples that are mappings; several keys of numbers are joined.
     A sample's x is an array, a tensor, numbers, or an image of Pillow: (c, h, w) from 0 to 1. Its t is a class (an integer), or
     numbers; see `tensors` for its meaning, and for `classes`; those of `train.classes` are the default.
     A `datasets.Dataset` of Hugging Face is read by its columns; columns of numbers are read into memory.
@@ -67,13 +68,17 @@ def samples(
         if size is not None and name == "train":
             print_stderr(f"data: the batch_size {size} of the DataLoader is not used; set trainer.batch_size")
         if isinstance(dataset, tuple) and len(dataset) == 2:
-            dataset, known[name] = pair(name, *dataset)
+            tensors = pair(name, *dataset)
+            if transform is not None and name == "train":
+                dataset = torch.utils.data.TensorDataset(*tensors)  # `transform` changes one sample at a time
+            else:
+                dataset, known[name] = tensors
         elif columns.is_hugging_face(dataset):
             names, target = columns.chosen(dataset, x, t)
-            classes = columns.class_names(dataset, target) if classes is None else classes
-            known[name] = columns.numbers(dataset, [target])
+            classes = columns.label_names(dataset, target) if classes is None else classes
+            known[name] = columns.stacked(dataset, [target])
             if transform is None and all(columns.is_numeric(dataset, column) for column in names):
-                dataset = columns.numbers(dataset, names)
+                dataset = columns.stacked(dataset, names)
             names = names[0] if len(names) == 1 else names
         elif not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             what = f"{type(dataset).__name__} has no length and no dataset[i]"
@@ -101,7 +106,7 @@ def dataset_of(
     if "train" not in readers:
         raise UserError("data.train: is None; give a dataset")
     streamed = {name: reader for name, reader in readers.items() if not isinstance(reader.dataset, Tensor)}
-    pool = Workers(partial(read, list(streamed.values())), workers, readers["train"].name)
+    pool = Workers(partial(read_samples, list(streamed.values())), workers, readers["train"].name)
     rows = {name: Samples(list(streamed.values()), i, pool) for i, name in enumerate(streamed)}
     with pool.opened():
         raw = {name: known[name] if name in known else _all_targets(rows[name]) for name in readers}
@@ -143,15 +148,15 @@ def inputs_of(dataset: Any, workers: int = 0) -> Tensor | MappedRows:
     """Return the inputs of a dataset without their targets, to predict: of pairs (x, t), of columns, or of x alone."""
     if columns.is_hugging_face(dataset):
         names = [
-            n for n in dataset.column_names if n.lower() not in columns.TARGETS and columns.class_names(dataset, n) is None
+            n for n in dataset.column_names if n.lower() not in columns.TARGETS and columns.label_names(dataset, n) is None
         ]
         if all(columns.is_numeric(dataset, name) for name in names):
-            return columns.numbers(dataset, names)
+            return columns.stacked(dataset, names)
         reader = Reader(dataset, names[0] if len(names) == 1 else names, has_t=False)
     else:
         first = dataset[0] if len(dataset) else None
         reader = Reader(dataset, has_t=isinstance(first, (tuple, list)) and len(first) == 2)
-    return MappedRows(Samples([reader], 0, Workers(partial(read, [reader]), workers, reader.name)))
+    return MappedRows(Samples([reader], 0, Workers(partial(read_samples, [reader]), workers, reader.name)))
 
 
 def _all_targets(rows: Samples) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 from trainkit.data.dataset import Dataset
 from trainkit.data.tables.dataset import dataset
 from trainkit.data.tables.memory import ArrowTable
-from trainkit.data.tables.options import TableOptions, check_options
+from trainkit.data.tables.options import TableOptions, checked
 
 
 def table(
@@ -26,6 +26,6 @@ def table(
     pandas is a category, also of numbers. The index of a frame is not a column.
     Raises UserError with column and row (the first is row 0) for rows or a value that does not fit.
     """
-    check_options(options, TableOptions)
+    options = checked(options, TableOptions)
     held = test if isinstance(test, (int, float)) else ArrowTable(test, "data.test")
     return dataset(ArrowTable(rows), target, held, options, schema)

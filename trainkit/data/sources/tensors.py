@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
 from trainkit.data.arrays import from_numpy
-from trainkit.data.dataset import MAX_DIMS, Dataset, Normalize, Split, floating
+from trainkit.data.dataset import MAX_DIMS, Dataset, Normalize, Split, encode, floating
 
-MAX_CLASSES = 65_536  # larger labels are regression targets or come from a broken file
+MAX_LABELS = 65_536  # larger labels are regression targets or come from a broken file
 
 
 def class_names(label: Tensor, classes: list[str] | int | None, place: str) -> tuple[str, ...]:
@@ -21,7 +22,7 @@ def class_names(label: Tensor, classes: list[str] | int | None, place: str) -> t
     """
     named = classes is not None
     if classes is None:
-        classes = min(int(label.max()) + 1, MAX_CLASSES)
+        classes = min(int(label.max()) + 1, MAX_LABELS)
     names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
     wrong = ((label < 0) | (label >= len(names))).nonzero()
     if len(wrong):
@@ -34,15 +35,17 @@ def class_names(label: Tensor, classes: list[str] | int | None, place: str) -> t
 def tensors(
     x: Any,
     t: Any,
-    test: tuple[Any, Any] | None = None,
-    val: tuple[Any, Any] | None = None,
+    test: tuple[Any, ...] | None = None,
+    val: tuple[Any, ...] | None = None,
     classes: list[str] | int | None = None,
     normalize: Normalize = "none",
     normalize_target: bool = False,
+    weight: Any = None,
 ) -> Dataset:
     """Return a dataset of two tensors or NumPy arrays: `x` (n, ...) real, one sample per row, and `t`, whose dtype decides.
 
-    test, val: pairs (x, t) of the test and the validation split. A frame of pandas or polars is taken as its numbers.
+    test, val: the test and the validation split, each (x, t) or (x, t, weight). A frame is taken as its numbers.
+    weight: (n,), how much each sample counts in the loss and the metrics: finite, and 0 or more.
 
     Integers or bools (n,): class indices; `classes` names or counts the classes, max + 1 by default.
     Floats (n, k) with k `classes`: one-hot rows, the label is the largest. Floats (n, 1) with two classes: the label is 1 above
@@ -54,7 +57,11 @@ def tensors(
     Raises UserError for complex or empty tensors, texts or objects, unequal counts, and labels out of range.
     """
     train = pair("train", x, t)
-    held = {place: pair(place, *given) for place, given in (("test", test), ("val", val)) if given is not None}
+    given = {place: value for place, value in (("test", test), ("val", val)) if value is not None}
+    for place, value in given.items():
+        if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
+            raise UserError(f"data.{place}: is {_count(value)}; give (x, t) or (x, t, weight)")
+    held = {place: pair(place, *value[:2]) for place, value in given.items()}
     for place, (held_x, held_t) in held.items():
         for name, a, b in (("x", train[0], held_x), ("t", train[1], held_t)):
             if a.shape[1:] != b.shape[1:] or a.is_floating_point() != b.is_floating_point():
@@ -63,13 +70,14 @@ def tensors(
                 )
     names, threshold = meaning(train[1], classes)
 
-    def split(place: str, x: Tensor, t: Tensor) -> Split:
-        return Split(x, t, labels(t, names, threshold, place))
+    def split(place: str, x: Tensor, t: Tensor, weight: Any = None) -> Split:
+        return Split(x, t, labels(t, names, threshold, place), weights(weight, place))
 
+    parts = {name: split(f"data.{name}", *held[name], *given[name][2:]) for name in held}
     return Dataset(
-        train=split("data.t", *train),
-        test=split("data.test", *held["test"]) if "test" in held else None,
-        val=split("data.val", *held["val"]) if "val" in held else None,
+        train=split("data.t", *train, weight),
+        test=parts.get("test"),
+        val=parts.get("val"),
         classes=names,
         threshold=threshold,
         normalize=normalize,
@@ -77,13 +85,43 @@ def tensors(
     )
 
 
-def like(data: Dataset, x: Any, t: Any) -> Split:
-    """Return x and t, as `tensors` takes them, as a split of `data`: with its classes and its threshold."""
+def like(data: Dataset, x: Any, t: Any, weight: Any = None) -> Split:
+    """Return x, t and weight, as `tensors` takes them, as a split of `data`: with its classes and its threshold."""
     x, t = pair("x", x, t)
-    known = data.train.t
-    if len(data.train) and (t.shape[1:] != known.shape[1:] or t.is_floating_point() != known.is_floating_point()):
+    t, label = as_trained(data, t, "data.t")
+    return Split(x, t, label, weights(weight, "data"))
+
+
+def as_trained(data: Dataset, t: Tensor, place: str) -> tuple[Tensor, Tensor | None]:
+    """Return targets as the training split of `data` has them, and their classes, or None in regression.
+
+    Class indices become rows of one-hot or binary targets where those of the training are. Raises UserError for another kind.
+    """
+    known, is_index = data.train.t, not t.is_floating_point()
+    is_known = len(known) > 0  # else a loaded run, whose data is not read
+    if is_index and data.classes is not None and not data.multilabel:
+        label = labels(t, data.classes, None, place)
+        assert label is not None
+        if data.threshold is not None:
+            return encode(label, len(data.classes), "binary", 2 * data.threshold - 1), label
+        if is_known and known.is_floating_point():
+            return encode(label, len(data.classes), "onehot", float(known.min())), label
+    if is_known and (t.shape[1:] != known.shape[1:] or is_index == known.is_floating_point()):
         raise UserError(f"data: t is {_summary(t)}, that of the training split {_summary(known)}; only n may differ")
-    return Split(x, t, labels(t, data.classes, data.threshold, "data.t"))
+    return t, None if data.multilabel else labels(t, data.classes, data.threshold, place)
+
+
+def weights(value: Any, place: str) -> Tensor | None:
+    """Return the weights of the samples as a floating tensor, or None. Raises UserError for what is not numbers."""
+    if value is None:
+        return None
+    try:
+        weight = torch.as_tensor(as_tensor(value))
+    except UserError as error:
+        raise UserError(f"{place}: weight {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{place}: weight is a {type(value).__name__}; give a number per sample") from error
+    return weight.to(floating(weight.dtype))
 
 
 def meaning(t: Tensor, classes: list[str] | int | None) -> tuple[tuple[str, ...] | None, float | None]:
@@ -150,6 +188,10 @@ def as_targets(t: Tensor, place: str) -> Tensor:
             f"{place}: t is {_summary(t)}; class indices have shape (n,), t.squeeze(1); other targets are floats, t.float()"
         )
     return t.long()
+
+
+def _count(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, (tuple, list)) else "")
 
 
 def _summary(tensor: Tensor) -> str:

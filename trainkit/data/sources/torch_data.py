@@ -71,7 +71,7 @@ def _check_loader(loader: Any, training: bool) -> list[str]:
         )
     if not training:
         return []
-    told = {
+    unused = {
         "shuffle=False (each epoch has a new random order)": type(sampler) is data.SequentialSampler,
         "drop_last=True (the last, smaller batch is a step too)": loader.drop_last,
         "generator (the order is that of trainer.seed)": loader.generator is not None,
@@ -80,4 +80,4 @@ def _check_loader(loader: Any, training: bool) -> list[str]:
         "pin_memory": loader.pin_memory,
         f"prefetch_factor={loader.prefetch_factor}": loader.prefetch_factor not in (None, 2),
     }
-    return [line for line, holds in told.items() if holds]
+    return [line for line, holds in unused.items() if holds]

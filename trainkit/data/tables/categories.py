@@ -22,7 +22,9 @@ _told: set[str] = set()  # columns of rows given in Python of which a line has s
 def categories(table: Table, column: Column, schema: Schema, now: Reading, into: Tensor) -> tuple[Tensor, str]:
     """Write a column of categories as 0/1 features or as codes; return which are missing (n,), and the word that says so."""
     known = column.categories
-    code, words = codes(table, column.name, known, now, now.unknown == "refuse", " (data.unknown=ignore reads the file)")
+    follows = schema.encode == "onehot" or schema.has_other_code
+    cure = " (data.unknown=ignore reads the file)" if follows else "; train with data.unknown=ignore, which gives it a code"
+    code, words = codes(table, column.name, known, now, now.unknown == "refuse", cure)
     absent, unknown = code == -1, code == -2
     if unknown.any():
         _tell_unknown(table, column, schema, unknown)

@@ -38,7 +38,7 @@ class CsvTable(Table):
 
     def load(self, kinds: Mapping[str, Kind | None], missing_values: Sequence[str]) -> None:
         self.missing_values = missing_values
-        self.table = read(self.name, self.dialect, kinds, missing_values)
+        self.table = read_arrow(self.name, self.dialect, kinds, missing_values)
         if self.rows == 0:
             raise UserError(f"{self.name}: has a header but no rows; needs at least one row")
 
@@ -52,7 +52,7 @@ class CsvTable(Table):
     def spelled(self, names: Sequence[str]) -> None:
         lost = [name for name in names if not _is_text(self.column(name))]
         if lost:
-            texts = read(self.name, self.dialect, dict.fromkeys(lost, "text"), self.missing_values)
+            texts = read_arrow(self.name, self.dialect, dict.fromkeys(lost, "text"), self.missing_values)
             for name in lost:
                 self.table = self.table.set_column(self.table.schema.get_field_index(name), name, texts.column(name))
 
@@ -61,7 +61,7 @@ class CsvTable(Table):
         return f"row {row}" if line is None else f"line {line}"
 
 
-def read(path: str, dialect: Dialect, kinds: Mapping[str, Kind | None], missing_values: Sequence[str]) -> Any:
+def read_arrow(path: str, dialect: Dialect, kinds: Mapping[str, Kind | None], missing_values: Sequence[str]) -> Any:
     """Return the columns `kinds` as a pyarrow.Table: float64, dictionary of texts, or inferred (None)."""
     import pyarrow as pa
     from pyarrow import csv
@@ -145,7 +145,7 @@ def _refusal(
             f"{path}, line {odd[0]}: {odd[1]} values, the header has {len(dialect.names)}; correct or remove the line"
         )
     if "invalid value" in text and (numbers := [name for name, kind in kinds.items() if kind == "number"]):
-        texts = read(path, dialect, dict.fromkeys(numbers, "text"), missing_values)
+        texts = read_arrow(path, dialect, dict.fromkeys(numbers, "text"), missing_values)
         for name in numbers:
             if (found := _not_a_number(texts.column(name), dialect.decimal, missing_values)) is not None:
                 row, value = found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,18 +12,18 @@ from trainkit.core.errors import UserError, suggest
 from trainkit.core.rng import generator
 from trainkit.core.validation import short_repr
 from trainkit.data.dataset import Dataset, Split
-from trainkit.data.split import group_codes, held_out, others, times
+from trainkit.data.split import group_codes, group_keys, held_out, others
 
 from . import reading
 from .base import Table
 from .encode import encoded, gaps
 from .infer import infer, with_gaps
-from .numbers import Texts, is_date, is_number, numbers
-from .options import DIALECT, TableOptions
+from .numbers import Texts, dates, is_date, is_number, numbers, plain_number
+from .options import DIALECT, TableOptions, formats_of
 from .reading import Reading
 from .schema import Schema
 
-SPLITS = {
+SPLIT_OF = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -40,18 +39,24 @@ def dataset(
     """
     if not isinstance(test, Table) and not 0 <= test < 1:
         raise UserError(f"data.test: {test}; needs a share from 0 up to 1, or a second table")
-    roles = [name for key in ("group", "time", "split") if (name := options.get(key)) is not None]
-    if len(roles) > 1:
+    columns = {key: str(name) for key in ("group", "time", "split") if (name := options.get(key)) is not None}
+    if len(columns) > 1:
         raise UserError("data: give one of group, time and split")
-    if "split" in options and isinstance(test, Table):
-        raise UserError("data.split: a column says which rows are tested, so data.test cannot be a table; leave one out")
-    schema, now = _schema(table, target, options, saved, cast("list[str]", roles))
+    for role, column in columns.items():
+        if isinstance(test, Table):
+            what = f"the column {column!r} says which rows are tested, but data.test is a table of its own"
+            raise UserError(f"data.{role}: {what}; leave one out (data.{role}=null)")
+    schema, now = _schema(table, target, options, saved, list(columns.values()))
     whole = _split(table, schema, now)
     parts = {"train": whole}
-    if "split" in options:
-        parts = {name: whole.subset(at) for name, at in _by_column(table, options["split"]).items()}
+    drawn: tuple[str, ...] = ()
+    if "split" in columns:
+        parts = {name: whole.subset(at) for name, at in _by_column(table, columns["split"]).items()}
     elif not isinstance(test, Table) and test:
-        parts = {name: whole.subset(at) for name, at in _held(table, whole.label, test, options).items()}
+        key, test_rows = _held(table, whole.label, test, options)
+        whole = replace(whole, keys={} if key is None else {"test": key})
+        parts = {"train": whole.subset(others(len(whole), test_rows)), "test": whole.subset(test_rows)}
+        drawn = ("test",)
     table.release()
     if isinstance(test, Table):
         reading.load(test, schema, now)
@@ -70,6 +75,7 @@ def dataset(
         categories=schema.categories(),
         positive=_positive(options.get("positive"), schema),
         multilabel=schema.task == "multilabel",
+        drawn=drawn,
         schema=schema.as_dict(),
     )
 
@@ -91,7 +97,8 @@ def _schema(
     now = reading.later(schema, options)
     for name in more:
         table.require(name, "{table}: no column {name!r}, by which rows are held out")
-    reading.load(table, schema, now, more)
+    formats = formats_of(options)
+    reading.load(table, schema, now, {name: "text" if formats.get(name) else None for name in more})
     return schema, now
 
 
@@ -105,11 +112,11 @@ def _split(table: Table, schema: Schema, now: Reading) -> Split:
     return Split(rows.x, rows.t, rows.label, rows.weight, rows.ids)
 
 
-def _held(table: Table, label: Tensor | None, share: float, options: TableOptions) -> dict[str, Tensor]:
-    """Return the positions of the training rows, and of a share of the rows for test."""
+def _held(table: Table, label: Tensor | None, share: float, options: TableOptions) -> tuple[Tensor | None, Tensor]:
+    """Return the key of each row by which a share of the rows is held out, None at random, and the positions of that share."""
     n = table.rows
-    group = group_of(table, options["group"]) if "group" in options else None
-    time = time_of(table, options["time"]) if "time" in options else None
+    group, key = (None, None) if (name := options.get("group")) is None else group_of(table, name)
+    time = None if (name := options.get("time")) is None else time_of(table, name, formats_of(options))
     table.release()  # it is as large as the tensors made from it
     label = label if group is None and time is None else None
     out = held_out(n, share, generator(options.get("seed", 0), "csv", "test"), label, group, time)
@@ -117,13 +124,13 @@ def _held(table: Table, label: Tensor | None, share: float, options: TableOption
         raise UserError(f"data.test: {share} of {n} rows holds out none; give a larger share, a second file, or 0")
     if len(out) == n:
         raise UserError(f"data.test: {share} of {n} rows holds out all; give a smaller share")
-    return {"train": others(n, out), "test": out}
+    return key if time is None else time, out
 
 
 def _by_column(table: Table, name: str) -> dict[str, Tensor]:
     """Return the positions of each split that the column names. Raises UserError for another text, or without training rows."""
     texts = Texts(table.column(name))
-    split = [SPLITS.get(text.lower(), "") for text in texts.texts]
+    split = [SPLIT_OF.get(text.lower(), "") for text in texts.texts]
     names = ("train", "val", "test")
     code = texts.map([names.index(s) if s else -1 for s in split], torch.long)
     if (wrong := (code < 0).nonzero()[:, 0]).numel():
@@ -139,30 +146,31 @@ def _by_column(table: Table, name: str) -> dict[str, Tensor]:
     return found
 
 
-def group_of(table: Table, name: str) -> Tensor:
-    """Return the group (n,) int64 of each row. Raises UserError for a row without one."""
+def group_of(table: Table, name: str) -> tuple[Tensor, Tensor]:
+    """Return each row's group, (n,) int64 by its first row, and (n,) int64 as `group_keys`. UserError for a row without one."""
     texts = Texts(table.column(name))
-    group = texts.map(group_codes(texts.texts).tolist(), torch.long)
     _refuse_empty(table, name, texts.map([float(not text) for text in texts.texts], torch.float64) > 0)
-    return group
+    group, key = (texts.map(make(texts.texts).tolist(), torch.long) for make in (group_codes, group_keys))
+    return group, key
 
 
-def time_of(table: Table, name: str) -> Tensor:
-    """Return a number (n,) float64 for each row, in the order of a column of numbers, dates, or texts as ISO 8601 dates."""
-    column = table.column(name)
-    if is_number(column):
-        number = torch.empty(table.rows, dtype=torch.float64)
-        numbers(table, name, "", "", (), number)
-        _refuse_empty(table, name, number.isnan())
-        return number
-    if is_date(column):
-        import pyarrow as pa
+def time_of(table: Table, name: str, formats: Mapping[str, str]) -> Tensor:
+    """Return the time (n,) float64 of each row: its number, or its days since 1970-01-01 (UTC).
 
-        column = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)), safe=False).cast(pa.int64())
-    texts = Texts(column)
-    _refuse_empty(table, name, texts.map([float(not text) for text in texts.texts], torch.float64) > 0)
-    rank = times(texts.texts[:-1]).tolist()
-    return texts.map([*rank, 0.0], torch.float64)
+    formats: the dates that are not ISO 8601, by column. Raises UserError for a row without a time, and for another text.
+    """
+    column, time = table.column(name), torch.empty(table.rows, dtype=torch.float64)
+    are_numbers = is_number(column)
+    if not (are_numbers or is_date(column)):
+        texts = Texts(column)
+        _refuse_empty(table, name, texts.map([float(not text) for text in texts.texts], torch.float64) > 0)
+        are_numbers = all(plain_number(text) is not None for text in texts.texts[:-1])
+    if are_numbers and not formats.get(name):
+        numbers(table, name, "", "", (), time)
+    else:
+        dates(table, name, formats.get(name, ""), (), time)
+    _refuse_empty(table, name, time.isnan())
+    return time
 
 
 def _refuse_empty(table: Table, name: str, absent: Tensor) -> None:

@@ -45,7 +45,7 @@ class Dialect:
 
 
 def detect(path: str, given: Mapping[str, Any]) -> Dialect:
-    """Return the dialect of a file: what is `given`, the rest guessed; a guess other than the usual is told.
+    """Return the dialect of a file: what is `given`, the rest guessed; a line reports a guess other than the usual.
 
     Raises UserError if the file is missing or empty, or not in the encoding.
     """
@@ -129,7 +129,7 @@ def _data(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
         with closing(open_text(path, dialect.encoding)) as file:
             lines = _records(file, dialect.delimiter, dialect.quote, blank=len(dialect.names) == 1)
             if dialect.skip:
-                next((fields for _, fields in lines if fields), None)  # blank lines before the header are no rows
+                next((fields for _, fields in lines if fields), None)  # blank lines before the header are not rows
             yield from lines
     finally:
         csv.field_size_limit(limit)

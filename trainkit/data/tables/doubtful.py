@@ -13,7 +13,7 @@ from .numbers import DATE, SEPARATORS, Texts, is_date, plain_number, reader
 from .schema import Column
 
 DIGITS = re.compile(r"\d+(?:[.,]\d+)?")
-MAX_OF_A_SHAPE = 20  # more different texts that differ only in their digits are no categories, unless the options say so
+MAX_OF_A_SHAPE = 20  # more different texts that differ only in their digits are not categories, unless the options say so
 MAX_WORD = 12  # characters of a text that may mean a missing value, such as - or unknown
 MAX_CATEGORIES = 256  # more different texts are names or misspelled numbers, unless the options list the column
 
@@ -67,7 +67,7 @@ def refuse_doubtful(
     texts = [text for text in dict.fromkeys(column.texts) if text not in absent]
     if not is_target and texts:
         _refuse_dates(table, name, column, texts, as_dates)
-        _refuse_dressed(table, name, column, texts)
+        _refuse_formatted(table, name, column, texts)
     odd = [text for text in texts if plain_number(text) is None]
     if len(texts) <= MAX_CATEGORIES and not 0 < len(odd) < len(texts) / 2:
         return
@@ -94,7 +94,7 @@ def _refuse_dates(table: Table, name: str, column: Texts, texts: list[str], as_d
         )
 
 
-def _refuse_dressed(table: Table, name: str, column: Texts, texts: list[str]) -> None:
+def _refuse_formatted(table: Table, name: str, column: Texts, texts: list[str]) -> None:
     """Raise UserError if all texts are numbers with a separator between thousands, another decimal sign, or the same unit."""
     if len(texts) < 2:
         return

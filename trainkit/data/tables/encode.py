@@ -17,7 +17,7 @@ from .base import Table
 from .categories import categories
 from .memory import opened
 from .numbers import Texts, dates, numbers, refuse_nonfinite
-from .options import DIALECT
+from .options import DIALECT, given
 from .reading import Reading, later, load
 from .schema import Column, Schema
 from .targets import ids, targets, weight
@@ -44,12 +44,12 @@ def read_rows(rows: Any, schema: Mapping[str, object], inputs_only: bool = False
     rows: the path of a CSV or Parquet file, a pandas or polars frame, a pyarrow.Table, a list of dicts, a dict of columns, or a
     dict of one row. Columns are found by their names. Others are ignored; the target, the weight and the ids may be absent.
     inputs_only: do not read the target, which may then be missing or unknown in any row.
-    overrides: options that differ from the training's (`options.LATER`), such as missing="mean" or delimiter=";". Options of
-    another kind are ignored, since the schema has them.
+    overrides: options that differ from the training's (`options.PER_TABLE`), such as missing="mean" or delimiter=";". Others
+    are ignored, since the schema has them.
     Raises UserError as `csv` does, and for an absent column or a text that the schema does not list.
     """
     plan = Schema.of(schema)
-    table = opened(rows, {**plan.dialect, **{key: value for key, value in overrides.items() if key in DIALECT}})
+    table = opened(rows, {**plan.dialect, **{key: value for key, value in given(overrides).items() if key in DIALECT}})
     now = later(plan, overrides)
     used = replace(plan, target=[]) if inputs_only else plan
     load(table, used, now)
@@ -69,7 +69,8 @@ def encoded(table: Table, schema: Schema, now: Reading) -> Rows:
         else:
             absent, word = _numbers(table, column, now, block[:, 0]), ""
         if now.missing == "refuse" and absent.any():
-            _refuse_missing(table, column, absent, word, now)
+            has_no_code = schema.is_code(column) and not schema.has_other_code and now.fills in ("mean", "median")
+            _refuse_missing(table, column, absent, word, now.fills, has_no_code)
         if column.name in indicators:
             x[:, indicators[column.name]] = absent.double()
     t, label = targets(table, schema, now)
@@ -128,9 +129,9 @@ def _numbers(table: Table, column: Column, now: Reading, into: Tensor) -> Tensor
     return into.isnan()
 
 
-def _refuse_missing(table: Table, column: Column, absent: Tensor, word: str, now: Reading) -> None:
+def _refuse_missing(table: Table, column: Column, absent: Tensor, word: str, fills: str, has_no_code: bool) -> None:
     row = int(absent.nonzero()[0, 0])
-    fill = f", or set data.missing={now.fills}" if now.fills else ""
+    fill = f", or {'train with' if has_no_code else 'set'} data.missing={fills}" if fills else ""
     keep = f", or keep {word!r} as a text by data.missing_values=[]" if word else ""
     said = f"{word!r} counts as missing" if word else "missing"
     raise UserError(

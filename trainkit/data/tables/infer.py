@@ -14,7 +14,7 @@ from trainkit.data.dataset import Targets
 from .base import Kind, Table
 from .doubtful import all_numbers, as_number, refuse_doubtful
 from .numbers import Texts, is_date, is_number, is_text, plain_number
-from .options import TableOptions, Task
+from .options import TableOptions, Task, formats_of
 from .schema import Column, Schema
 
 MAX_INFERRED_CLASSES = 20  # with task=auto, integers of this many different values or fewer are classes
@@ -24,18 +24,19 @@ def infer(table: Table, target: str | list[str], options: TableOptions, dialect:
     """Return the schema, and load the table. Raises UserError for options that do not fit the columns, and doubtful columns."""
     names = input_names(table, target, options)
     targets = [target] if isinstance(target, str) else list(target)
-    missing_values = options.get("missing_values", list(table.default_missing))
+    own_missing = options.get("missing_values")
+    missing_values = list(table.default_missing) if own_missing is None else own_missing
     roles = roles_of(options)
     task = options.get("task", "auto")
     kinds: dict[str, Kind | None] = dict.fromkeys(names)
-    dates = options.get("dates") or []
-    formats = dates if isinstance(dates, dict) else dict.fromkeys(dates, "")
-    texts = [*options.get("categorical", []), *options.get("numeric", []), *(n for n, f in formats.items() if f)]
+    formats = formats_of(options)
+    texts = [*(options.get("categorical") or []), *(options.get("numeric") or []), *(n for n, f in formats.items() if f)]
     kinds.update((name, "text") for name in texts if name in kinds)
     if len(targets) == 1 and task != "auto":
         kinds[targets[0]] = "text" if task == "classification" else "number"
     kinds.update((name, "number" if task == "regression" else None) for name in targets if name not in kinds)
-    kinds.update((name, "text" if role == "ids" else None) for name, role in roles.items() if name not in kinds)
+    texts = [name for name, role in roles.items() if role == "ids" or formats.get(name)]
+    kinds.update((name, "text" if name in texts else None) for name in roles if name not in kinds)
     table.load(kinds, missing_values)
     if table.rows < 2:
         raise UserError(f"{table.name}: has one row; training needs at least 2")
@@ -65,7 +66,7 @@ def infer(table: Table, target: str | list[str], options: TableOptions, dialect:
         missing_values=list(missing_values),
         unknown=options.get("unknown", "refuse"),
         encode=options.get("encode", "onehot"),
-        ids=list(options.get("ids", [])),
+        ids=list(options.get("ids") or []),
         weight=options.get("weight"),
         dialect=dialect,
     )
@@ -73,7 +74,7 @@ def infer(table: Table, target: str | list[str], options: TableOptions, dialect:
 
 def roles_of(options: TableOptions) -> dict[str, str]:
     """Return the columns that have a role other than input or target, and the option that names each."""
-    roles = dict.fromkeys(options.get("ids", []), "ids")
+    roles = dict.fromkeys(options.get("ids") or [], "ids")
     for key in ("weight", "group", "time", "split"):
         if (name := options.get(key)) is not None:
             roles.setdefault(str(name), key)
@@ -171,7 +172,7 @@ def with_gaps(schema: Schema, gaps: set[str]) -> Schema:
 
 def _tell_missing_words(table: Table, name: str, texts: Texts, options: TableOptions, missing_values: Sequence[str]) -> None:
     """Print a line if words such as NA of a column of texts count as missing by default."""
-    if "missing_values" in options or options.get("missing", "refuse") == "refuse":  # a refusal quotes the word
+    if options.get("missing_values") is not None or options.get("missing", "refuse") == "refuse":  # a refusal quotes the word
         return
     for word in sorted({text for text in texts.texts if text and text in missing_values}):
         count = sum(int((texts.code == i).sum()) for i, text in enumerate(texts.texts) if text == word)

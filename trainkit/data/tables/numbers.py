@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils.dlpack import from_dlpack
 
 from trainkit.core.errors import UserError
 from trainkit.core.validation import short_repr
+from trainkit.data.split import ISO_DATE, days
 
 from .base import Table
 
@@ -144,17 +144,10 @@ def dates(table: Table, name: str, form: str, missing_values: Sequence[str], int
         texts = number.cast(pa.float64(), safe=False).fill_null(float("nan")).combine_chunks()
         into.copy_(from_dlpack(_contiguous(texts)) / DAY)
         return
-    how = f"a date as {form}" if form else "an ISO 8601 date, as 2024-02-29 or 2024-02-29 12:30"
-
-    def value(text: str) -> float | None:
-        try:
-            moment = datetime.strptime(text, form) if form else datetime.fromisoformat(text)
-        except ValueError:
-            return None
-        return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() / 86_400
-
-    fix = f"is not {how}; correct it, or give its format: data.dates={{{name}: '%d.%m.%Y'}}"
-    _convert(table, name, Texts(column), value, missing_values, into, fix)
+    fix = (
+        f"is not {f'a date as {form}' if form else ISO_DATE}; correct it, or give its format: data.dates={{{name}: '%d.%m.%Y'}}"
+    )
+    _convert(table, name, Texts(column), partial(days, form=form), missing_values, into, fix)
 
 
 def refuse_nonfinite(table: Table, name: str, values: Tensor, fix: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from trainkit.core.errors import UserError
 
 from .base import Kind, Table
-from .options import LATER, Missing, Unknown
+from .options import PER_TABLE, Missing, Unknown, given
 from .schema import Schema
 
 
@@ -40,7 +41,7 @@ def later(schema: Schema, options: Mapping[str, Any]) -> Reading:
 
     Raises UserError for an option that the model cannot follow: a statistic or a feature that it does not have.
     """
-    options = {key: value for key, value in options.items() if key in LATER}
+    options = {key: value for key, value in given(options).items() if key in PER_TABLE}
     missing, unknown = options.get("missing", schema.missing), options.get("unknown", schema.unknown)
     if missing not in ("refuse", schema.missing, schema.statistic):
         if schema.statistic is None:
@@ -60,14 +61,14 @@ def later(schema: Schema, options: Mapping[str, Any]) -> Reading:
         missing=missing,
         unknown=unknown,
         missing_values=options.get("missing_values", schema.missing_values),
-        ids=options.get("ids", schema.ids),
+        ids=options.get("ids", schema.ids) or [],
         weight=options.get("weight", schema.weight),
         fills=schema.statistic or "",
     )
 
 
-def load(table: Table, schema: Schema, now: Reading, more: Sequence[str] = ()) -> None:
-    """Load the columns of the schema and `more`; also the target, the weight and the ids, if the table has them."""
+def load(table: Table, schema: Schema, now: Reading, more: Mapping[str, Kind | None] = MappingProxyType({})) -> None:
+    """Load the columns of the schema and `more`, by kind; also the target, the weight and the ids, if the table has them."""
     present = set(table.names)
     names = [column.name for column in schema.columns]
     if absent := [name for name in names if name not in present]:
@@ -86,5 +87,5 @@ def load(table: Table, schema: Schema, now: Reading, more: Sequence[str] = ()) -
             kinds.setdefault(name, "text")
     if now.weight is not None and now.weight in present:
         kinds.setdefault(now.weight, "number")
-    kinds.update((name, None) for name in more if name not in kinds)
+    kinds.update((name, kind) for name, kind in more.items() if name not in kinds)
     table.load(kinds, now.missing_values)

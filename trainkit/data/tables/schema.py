@@ -98,7 +98,7 @@ class Schema:
         return len(column.categories) + (self.unknown == "column")
 
     def layout(self) -> dict[str, slice]:
-        """Return the features of each column: those that are no codes in the columns' order, the indicators, the codes."""
+        """Return the features of each column: those that are not codes in the columns' order, the indicators, the codes."""
         places: dict[str, slice] = {}
         at = 0
         for column in self.columns:

@@ -26,11 +26,12 @@ Read = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]  # samples (k,),
 class Augmenter:
     """Changes the samples of a training split by `augmentations`, first to last. Each has random numbers of its own.
 
-    n: samples of the split.
+    n: samples of the split. categories: `Dataset.categories`; features that are codes of categories are not changed.
     """
 
-    def __init__(self, augmentations: Sequence[Augmentation], n: int) -> None:
-        self.augmentations, self.n = tuple(augmentations), n
+    def __init__(self, augmentations: Sequence[Augmentation], n: int, categories: Sequence[int] = ()) -> None:
+        self.augmentations, self.n, self.categories = tuple(augmentations), n, categories
+        self.codes = [i for i, count in enumerate(categories) if count]
 
     def __call__(
         self, x: Tensor, t: Tensor, index: Tensor, replica: Tensor | None, draws: EpochDraws, read: Read
@@ -42,10 +43,13 @@ class Augmenter:
         for place, f in enumerate(self.augmentations):
             own = draws.of(index.reshape(-1), replica, "augment", place)
             if not isinstance(f, Mixup):
+                codes = x[:, self.codes] if self.codes else None
                 x = torch.cat([f(part, Draws(keys)) for part, keys in zip(*self._parts(x, own), strict=True)])
+                if codes is not None:
+                    x[:, self.codes] = codes
                 continue
             others = own.integers(self.n)
-            before = Augmenter(self.augmentations[:place], self.n)
+            before = Augmenter(self.augmentations[:place], self.n, self.categories)
             other_x, other_t = before(*read(others, replica), others, replica, draws, read)
             share = f.share(own)
             x, t = f.mix(x, other_x, share), f.mix(t, other_t, share)
@@ -57,7 +61,7 @@ class Augmenter:
         return x.split(size), draws.streams.split(size)
 
 
-def make(specs: Any) -> list[Augmentation]:
+def augmentations_of(specs: Any) -> list[Augmentation]:
     """Return the augmentations of a list of names, {name: options} and `Augmentation`s: ["flip", {"crop": 2}, Noise(0.1)].
 
     Options are a mapping, or the value of the first. Raises UserErrors for unknown names and unknown or invalid options.
@@ -67,18 +71,22 @@ def make(specs: Any) -> list[Augmentation]:
     return [_make(spec) for spec in specs]
 
 
-def check_fits(augmentations: Sequence[Augmentation], x_shape: Sequence[int], t: Tensor) -> None:
-    """Raise UserError where samples of shape `x_shape` are not images that an augmentation needs, or t cannot be mixed."""
+def check_fits(
+    augmentations: Sequence[Augmentation], x_shape: Sequence[int], t: Tensor, categories: Sequence[int] = ()
+) -> None:
+    """Raise UserError where samples of shape `x_shape` are not images that an augmentation needs, or cannot be mixed."""
     for f in augmentations:
         if f.of_images and len(x_shape) < 2:
             raise UserError(f"data.augment.{f.name}: a sample is {tuple(x_shape)}; needs images (..., h, w): remove it")
         if isinstance(f, Mixup) and not t.is_floating_point():
             raise UserError("data.augment.mixup: mixes targets, and class indices cannot be mixed; set data.targets=onehot")
+        if isinstance(f, Mixup) and any(categories):
+            raise UserError("data.augment.mixup: mixes inputs, and codes of categories cannot be mixed; set data.encode=onehot")
 
 
-def spec(augmentation: Any) -> Any:
+def augmentation_spec(augmentation: Any) -> Any:
     """Return an augmentation as a configuration writes it: a name, or {name: options}."""
-    (made,) = make([augmentation])
+    (made,) = augmentations_of([augmentation])
     if type(made) is not AUGMENTATIONS.get(made.name):
         raise UserError(f"data.augment: {type(made).__name__} is your own, which a file cannot hold")
     options = {f.name: getattr(made, f.name) for f in fields(made) if getattr(made, f.name) != f.default}

@@ -140,7 +140,10 @@ class Erase(Augmentation):
 
 @dataclass(frozen=True)
 class Noise(Augmentation):
-    """Add independent normal numbers of standard deviation `std`: y = x + std z. Takes x of any shape."""
+    """Add independent normal numbers of standard deviation `std`: y = x + std z. Takes x of any shape.
+
+    Codes of categories are not changed.
+    """
 
     std: float
     name: ClassVar[str] = "noise"
@@ -159,7 +162,7 @@ class Mixup(Augmentation):
 
     The other sample is any of the training split, changed by the augmentations listed before this one. So the mixture does not
     depend on the batch. The targets must be numbers: one-hot for classes (`data.targets: onehot`). A sample
-    keeps its own weight.
+    keeps its own weight. Codes of categories (`data.encode: codes`) are refused.
     Source: Zhang et al. 2018, mixup: Beyond empirical risk minimization.
     """
 
@@ -184,12 +187,12 @@ class Mixup(Augmentation):
 AUGMENTATIONS: dict[str, type[Augmentation]] = {a.name: a for a in (Crop, Flip, Shift, Rotate, Erase, Noise, Mixup)}
 
 
-QUANTILES = 1 << 14  # equally likely shares that `Mixup` draws from
+SHARES = 1 << 14  # equally likely shares that `Mixup` draws from
 
 
 @cache
 def beta_quantiles(alpha: float) -> Tensor:
-    """Return QUANTILES quantiles of Beta(alpha, alpha), float64, by numerical integration.
+    """Return SHARES quantiles of Beta(alpha, alpha), float64, by numerical integration.
 
     For alpha < 1 over s = l^alpha, where the density has no pole: (l (1 - l))^(alpha - 1) dl = (1 - l)^(alpha - 1) ds / alpha.
     The half above 1/2 mirrors the half below.
@@ -199,6 +202,6 @@ def beta_quantiles(alpha: float) -> Tensor:
     l = ((s[1:] + s[:-1]) / 2) ** (1 / power)  # noqa: E741
     density = (1 - l) ** (alpha - 1) if alpha < 1 else (4 * l * (1 - l)) ** (alpha - 1)
     mass = np.concatenate([[0.0], np.cumsum(density)])
-    probability = (np.arange(QUANTILES // 2) + 0.5) / QUANTILES
+    probability = (np.arange(SHARES // 2) + 0.5) / SHARES
     half = np.interp(probability, mass / (2 * mass[-1]), s) ** (1 / power)
     return torch.from_numpy(np.concatenate([half, 1 - half[::-1]]))

@@ -93,11 +93,13 @@ class Normalizer:
     def apply(self, split: Split, dtype: torch.dtype | None = None) -> Split:
         """Return the split with inputs filled and scaled, and targets scaled, in `dtype` (None: their own).
 
-        Inputs that are not in memory, and targets that are read with them, are scaled when they are read.
+        Inputs that are not in memory, and targets that are read with them, are scaled when they are read. `raw` then has the
+        targets before scaling.
         """
         scale, scale_targets = partial(self.scale, dtype=dtype), partial(self.scale_targets, dtype=dtype)
         x = split.x.then(scale, scale_targets) if isinstance(split.x, MappedRows) else scale(split.x)
-        return replace(split, x=x, t=scale_targets(split.t))
+        t = scale_targets(split.t)
+        return replace(split, x=x, t=t, raw=None if t is split.t else split.t)
 
     def scale_targets(self, t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return targets (k, ...) scaled, in `dtype`, if they have a scale; else as they are."""
@@ -116,7 +118,7 @@ class Normalizer:
         return scaled
 
     def unscale(self, y: Tensor) -> Tensor:
-        """Return target_mean + target_std y, outputs or targets (..., targets) in the targets' own units, in y's dtype."""
+        """Return target_mean + target_std y: outputs (..., targets) in the targets' own units, in y's dtype."""
         if self.target_mean is None or self.target_std is None:
             return y
         return (y.double() * self.target_std.to(y.device) + self.target_mean.to(y.device)).to(y.dtype)

@@ -18,7 +18,7 @@ from trainkit.nn.module import Module, Tensors
 from trainkit.nn.tracing import place
 
 PASSES = ("fwd", "bwd", "bwd_params")
-MAX_CATEGORIES = 257  # codes 0 to 256: bfloat16 rounds larger whole numbers
+MAX_CODES = 257  # codes 0 to 256: bfloat16 rounds larger whole numbers
 SIDE = 256  # of the matrices whose product is timed
 
 
@@ -67,8 +67,8 @@ class InBfloat16:
 
 def _check_codes(net: Module) -> None:
     for path, m in net.modules():
-        if isinstance(m, EmbedColumns) and max(m.categories) > MAX_CATEGORIES:
-            problem = f"{place(path, m)} has a column of {max(m.categories)} categories, bfloat16 holds {MAX_CATEGORIES}"
+        if isinstance(m, EmbedColumns) and max(m.categories) > MAX_CODES:
+            problem = f"{place(path, m)} has a column of {max(m.categories)} categories, bfloat16 holds {MAX_CODES}"
             raise UserError(f"trainer.precision: bf16, but {problem}; set trainer.precision=full")
 
 

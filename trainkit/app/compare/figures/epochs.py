@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SPLITS = {"train": ("train", BLUE, "-"), "val": ("validation", ORANGE, "--"), "test": ("test", GREEN, "-.")}
+STYLES = {"train": ("train", BLUE, "-"), "val": ("validation", ORANGE, "--"), "test": ("test", GREEN, "-.")}
 UNITS = {"loss": "loss per sample", "error": "error, %"}
 STROKES = ("-", "--", "-.", (0, (1, 1.2)))  # one per trial; after the last one, the first again with the next marker
 MARKERS = ("", "o", "s", "^", "v", "D")
@@ -62,10 +62,10 @@ def metric_curves(trials: Sequence[Trial], metric: str, log: bool) -> Figure | N
     entries: dict[str, Any] = {}
     for axes, own in zip(places, lines, strict=True):
         for split, line in own.items():
-            name, color, stroke = SPLITS[split]
+            name, color, stroke = STYLES[split]
             entries[name] = draw_line(axes, line, color=color, linestyle=stroke)
     label(figure, "epoch", UNITS[metric])
-    legend(figure, [(entries[name], name) for name, _, _ in SPLITS.values() if name in entries] + band_entry(shown))
+    legend(figure, [(entries[name], name) for name, _, _ in STYLES.values() if name in entries] + band_entry(shown))
     return figure
 
 
@@ -82,7 +82,7 @@ def compare_curves(trials: Sequence[Trial], log: bool) -> Figure | None:
         split = next((p for p in ("test", "val") if all(p in splits_with(trial, metric) for trial in shown[metric])), "train")
         chosen = [(i, trial) for i, trial in enumerate(trials) if split in splits_with(trial, metric)]
         lines = [Line.of(trial.curves, f"{split}/{metric}") for _, trial in chosen]
-        title(axes, f"{SPLITS[split][0]} {metric}", set_limits(axes, lines, metric, log))
+        title(axes, f"{STYLES[split][0]} {metric}", set_limits(axes, lines, metric, log))
         for (i, trial), line in zip(chosen, lines, strict=True):
             style = {"color": PALETTE[i % len(PALETTE)], "linestyle": STROKES[i % len(STROKES)], "markersize": 4}
             marker, every = MARKERS[i // len(STROKES) % len(MARKERS)], max(1, len(line.middle) // 8)
@@ -99,7 +99,7 @@ def compare_curves(trials: Sequence[Trial], log: bool) -> Figure | None:
 
 def splits_with(trial: Trial, metric: str) -> list[str]:
     """Return the splits on which the trial has a curve of `metric`."""
-    return [split for split in SPLITS if trial.curves.values.get(f"{split}/{metric}")]
+    return [split for split in STYLES if trial.curves.values.get(f"{split}/{metric}")]
 
 
 def nonfinite_note(trial: Trial) -> str:
