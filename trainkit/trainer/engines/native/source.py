@@ -77,7 +77,7 @@ class Source:
         self.forward.append(f"{name}.fwd({x}, {y});")
         saved = x if saves_x else y
 
-        def backward(dy: str, needs_dx: bool) -> str:
+        def add_backward(dy: str, needs_dx: bool) -> str:
             if needs_dx:
                 dx = self.buffer(features)
                 self.backward.append(f"{name}.bwd({saved}, {dy}, {dx});")
@@ -86,15 +86,15 @@ class Source:
                 self.backward.append(f"{name}.bwd_params({saved}, {dy});")
             return ""
 
-        return y, outputs, backward
+        return y, outputs, add_backward
 
     def chain(self, m: Sequential, x: str, features: int) -> tuple[str, int, Backward]:
         """Add the modules of a Sequential; of a Residual also the sums of x and y, and of their derivatives."""
         parts: list[Backward] = []
         y, width = x, features
         for child in m.layers:
-            y, width, backward = self.module(child, y, width)
-            parts.append(backward)
+            y, width, part = self.module(child, y, width)
+            parts.append(part)
         if is_residual := type(m) is Residual:
             total = self.buffer(width)
             self.forward.append(f"add<N, {width}>({x}, {y}, {total});")
@@ -145,11 +145,11 @@ def steps_source(
         raise UserError(f"samples have {len(shape)} axes, native steps take rows of numbers; begin the net with Flatten()")
     s = Source()
     inputs = s.buffer(features)
-    y, outputs, backward = s.module(net, inputs, features)
+    y, outputs, add_backward = s.module(net, inputs, features)
     if (pair := loss.native(outputs, t)) is None:
         raise no_pair(loss)
     dy = s.buffer(outputs)
-    backward(dy, False)
+    add_backward(dy, False)
     if (update := optimizer.native()) is None:
         raise no_pair(optimizer)
     if [id(p) for p, _ in optimizer.pairs] != [id(p) for p, _ in net.param()]:
