@@ -13,6 +13,8 @@ from trainkit.data.loader import batches
 class Stepwise:
     """What `CompiledEngine` promises, by eager steps of the gradient and the clipping that it is given. `made` counts them."""
 
+    takes_every_step = False
+
     made = 0
 
     def __init__(self, net: Any, optimizer: Any, gradient_of: Any, clip: Any, part: Any, size: int) -> None:

@@ -38,7 +38,8 @@ ONLY_IN = {
     "pickle.load": set(),
     "pickle.loads": set(),
     "os.system": set(),
-    "subprocess.run": {"trainkit/app/verify_resume/verify.py"},  # this very Python, on trainkit's own modules
+    # This very Python, on trainkit's own modules; and the C++ compiler, on trainkit's own code.
+    "subprocess.run": {"trainkit/app/verify_resume/verify.py", "trainkit/trainer/engines/native/compiler.py"},
     "subprocess.Popen": set(),
     "input": set(),
 }
@@ -84,7 +85,8 @@ def test_a_dangerous_call_stands_in_its_one_place(call: str) -> None:
 
 def test_pickle_is_not_imported() -> None:
     forbidden = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "ctypes"}
-    assert {n: i for n in NAMES for i in imports(n) if i.split(".")[0] in forbidden} == {}
+    found = {n: i for n in NAMES for i in imports(n) if i.split(".")[0] in forbidden}
+    assert found == {"trainkit/trainer/engines/native/engine.py": "ctypes"}  # calls the library of trainkit's own code
 
 
 def test_every_torch_load_says_weights_only() -> None:

@@ -760,5 +760,5 @@ def test_a_run_that_is_resumed_after_its_last_step_says_how_its_steps_were_run(s
 
 
 def test_an_engine_that_is_none_is_refused() -> None:
-    with pytest.raises(UserError, match=r"trainer.engine: fast; choose eager or compile or graph or auto"):
+    with pytest.raises(UserError, match=r"trainer.engine: fast; choose eager or compile or graph or native or auto"):
         Trainer(engine="fast")  # type: ignore[arg-type]

@@ -182,7 +182,7 @@ def test_the_positive_class_is_saved_with_the_run(tmp_path: Path) -> None:
 
 def test_compiled_steps_are_taken_eagerly_and_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert fitted(weighted(X, LABEL, COUNTS), engine="compile").summary["mode"] == "eager"
-    expected = "trainer.engine compile: eager, since the samples have weights, which only eager steps take"
+    expected = "trainer.engine compile: eager, since the samples have weights, which only eager and native steps take"
     assert expected in capsys.readouterr().err
 
 

@@ -52,7 +52,7 @@ CONTENT: dict[str, Any] = {
 # Entries of newer files, and of runs that need them.
 OPTIONAL: dict[str, dict[str, Any]] = {
     "rng": {"cuda": [torch.uint8]},
-    "environment": {"mode": OneOf("eager", "compile", "graph")},
+    "environment": {"mode": OneOf("eager", "compile", "graph", "native")},
     "normalizer": {"quantiles": torch.float64, "target_mean": torch.float64, "target_std": torch.float64},
     "state": {"weight": [float]},
     "data": {

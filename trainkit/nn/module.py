@@ -68,6 +68,14 @@ class Module(Recorded):
         """Return the floating-point operations of a forward pass on x; None if they are not known."""
         return None
 
+    def native(self, features: int) -> tuple[str, int, bool] | None:
+        """Return the C++ pair for rows of `features` numbers, or None if it has none.
+
+        The declaration of a member `@`, of a type in the header beside the Python file; the features of y; and whether `bwd`
+        takes x (else y) as what was saved.
+        """
+        return None
+
     # -- parameters ------------------------------------------------------------------------------------------------------
 
     def parameter(self, name: str, shape: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -66,6 +66,9 @@ class Adam(Optimizer):
         else:
             self._apply_formula(p, g, slots, scalars)
 
+    def native(self) -> str:
+        return self.native_update("Adam", (self.amsgrad, self.decoupled, self.decays, self.maximize), self.eps)
+
     def _apply_kernel(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
         """Update with torch's kernel, which reads the buffers once: twice as fast for a small net, six times for a large one.
 
@@ -163,6 +166,10 @@ class RMSprop(Optimizer):
         else:
             self.descend_ratio(p, g, root, scalars)
 
+    def native(self) -> str:
+        flags = self.centered, "m" in self.slots, self.decays, self.maximize
+        return self.native_update("RMSprop", flags, self.alpha, 1 - self.alpha, self.eps)
+
 
 class Adagrad(Optimizer):
     """v ← v + g²;  p ← p - lr / (1 + t lr_decay) g / (√v + eps), t counting from 0.  g ← ∇ + weight_decay p.
@@ -208,3 +215,6 @@ class Adagrad(Optimizer):
         g = self.gradient(p, g, scalars["weight_decay"] if self.decays else None)
         v = slots["v"].addcmul_(g, g)
         self.descend_ratio(p, g, v.sqrt().add_(self.eps), scalars, scalars["decline"])
+
+    def native(self) -> str:
+        return self.native_update("Adagrad", (self.decays, self.maximize), self.eps)

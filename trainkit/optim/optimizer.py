@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import flag, number
 from trainkit.core.errors import UserError, UserErrors
 from trainkit.core.recorded import Recorded
 from trainkit.core.validation import short_repr
@@ -151,6 +152,15 @@ class Optimizer(Recorded):
         """Return g, or -g to maximize, plus weight_decay p: the gradient of the loss with an L2 penalty. Does not change g."""
         g = -g if self.maximize else g
         return g if weight_decay is None else add_scaled(g, p, weight_decay)
+
+    def native(self) -> str | None:
+        """Return the declaration of the C++ pair of `apply_update` as a member `@`, or None if it has none."""
+        return None
+
+    @staticmethod
+    def native_update(name: str, flags: Iterable[object], *numbers: float) -> str:
+        """Return the declaration of the update `name<flags...>{numbers...}`."""
+        return f"{name}<{', '.join(map(flag, flags))}> @{{{', '.join(map(number, numbers))}}};"
 
     def state_dict(self) -> dict[str, Any]:
         """Return t and copies of the slots. The rates are not part: the configuration or the schedule sets them."""

@@ -88,6 +88,11 @@ class SGD(Optimizer):
             g = add_scaled(g, m, momentum) if self.nesterov else m
         self.descend(p, g, scalars)
 
+    def native(self) -> str | None:
+        if not self.has_grad_buffer:
+            return None
+        return self.native_update("SGD", (self.slots, self.nesterov, self.decays, self.maximize), self.dampening)
+
 
 class SignSGD(Optimizer):
     """p ← p - lr sign g. With momentum (Signum): m ← momentum m + (1 - momentum) g;  p ← p - lr sign m. g ← ∇ + weight_decay p.
@@ -117,3 +122,6 @@ class SignSGD(Optimizer):
             lerp_(slots["m"], g, 1 - scalars["momentum"])
             g = slots["m"]
         self.descend(p, torch.sign(g), scalars)
+
+    def native(self) -> str:
+        return self.native_update("SignSGD", (self.slots, self.decays, self.maximize))

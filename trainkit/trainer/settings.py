@@ -15,7 +15,7 @@ from trainkit.optim.arithmetic import RATE_LIMIT
 
 from .device import find_device
 
-Engine = Literal["eager", "compile", "graph", "auto"]
+Engine = Literal["eager", "compile", "graph", "native", "auto"]
 AT_LEAST = {
     "max_epochs": 0,
     "min_epochs": 0,

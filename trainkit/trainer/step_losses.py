@@ -46,7 +46,8 @@ class StepLosses:
         samples = [n for steps, n in self.counts for _ in range(steps)]
         single = self.losses[0].dim() == replica_dims  # eager steps
         losses = (torch.stack if single else torch.cat)(self.losses).double().reshape(len(samples), -1)
-        weight = torch.stack(self.weights).reshape(len(samples), -1).expand_as(losses) if self.weights else None
+        joined = (torch.stack if single else torch.cat)(self.weights) if self.weights else None
+        weight = None if joined is None else joined.reshape(len(samples), -1).expand_as(losses)
         if reduction == "sum":
             counts = torch.tensor(samples, dtype=losses.dtype, device=losses.device).unsqueeze(1)
             losses /= counts if weight is None else weight

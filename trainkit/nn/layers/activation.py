@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import flag, numbers
 from trainkit.core.errors import UserError
 from trainkit.nn import kernels
 from trainkit.nn.module import Module, Tensors
@@ -19,6 +20,17 @@ class Activation(Module):
 
     def flops(self, x: Tensor) -> int:
         return x.numel()
+
+    def native(self, features: int) -> tuple[str, int, bool] | None:
+        function = self.native_function()
+        if function is None:
+            return None
+        name, arguments, saves_x = function
+        return f"Elementwise<N, {features}, {name}> @{{{numbers(arguments)}}};", features, saves_x
+
+    def native_function(self) -> tuple[str, tuple[float, ...], bool] | None:
+        """Return the C++ function of single numbers, its numbers, and whether its derivative takes x (else y)."""
+        return None
 
 
 class Identity(Module):
@@ -46,6 +58,9 @@ class ReLU(Activation):
     def bwd(self, y: Tensor, dy: Tensor) -> Tensor:
         return kernels.threshold_backward(dy, y, 0)
 
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "ReLU", (), False
+
 
 class LeakyReLU(Activation):
     """y = x where x > 0, else a x; dx = dy, or a dy. `negative_slope` is a. Saves x."""
@@ -61,6 +76,9 @@ class LeakyReLU(Activation):
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.leaky_relu_backward(dy, x, self.a, False)
 
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "LeakyReLU", (self.a,), True
+
     def extra_repr(self) -> str:
         return f"negative_slope={self.a}"
 
@@ -75,6 +93,9 @@ class Tanh(Activation):
     def bwd(self, y: Tensor, dy: Tensor) -> Tensor:
         return kernels.tanh_backward(dy, y)
 
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "Tanh", (), False
+
 
 class Sigmoid(Activation):
     """y = 1 / (1 + e⁻ˣ). Saves y, since dx = dy y (1 - y)."""
@@ -85,6 +106,9 @@ class Sigmoid(Activation):
 
     def bwd(self, y: Tensor, dy: Tensor) -> Tensor:
         return kernels.sigmoid_backward(dy, y)
+
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "Sigmoid", (), False
 
 
 class ELU(Activation):
@@ -103,6 +127,9 @@ class ELU(Activation):
 
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.elu_backward(dy, self.a, 1, 1, False, x)
+
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "ELU", (self.a,), True
 
     def extra_repr(self) -> str:
         return f"alpha={self.a}"
@@ -126,6 +153,9 @@ class GELU(Activation):
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.gelu_backward(dy, x, approximate=self.approximate)
 
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return ("GELU" if self.approximate == "none" else "TanhGELU"), (), True
+
     def extra_repr(self) -> str:
         return "" if self.approximate == "none" else "approximate='tanh'"
 
@@ -138,6 +168,9 @@ class SiLU(Activation):
 
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.silu_backward(dy, x)
+
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "SiLU", (), True
 
 
 class Softplus(Activation):
@@ -158,6 +191,9 @@ class Softplus(Activation):
     def bwd(self, x: Tensor, dy: Tensor) -> Tensor:
         return kernels.softplus_backward(dy, x, self.beta, self.threshold)
 
+    def native_function(self) -> tuple[str, tuple[float, ...], bool]:
+        return "Softplus", (self.beta, self.threshold), True
+
     def extra_repr(self) -> str:
         return f"beta={self.beta}, threshold={self.threshold}"
 
@@ -177,6 +213,11 @@ class Softmax(Activation):
 
     def bwd(self, y: Tensor, dy: Tensor) -> Tensor:
         return kernels.softmax_backward(dy, y, self._axis(), y.dtype)
+
+    def native(self, features: int) -> tuple[str, int, bool] | None:
+        if self.dim not in (-1, 1):
+            return None
+        return f"SoftmaxOfRows<N, {features}, {flag(isinstance(self, LogSoftmax))}> @;", features, False
 
     def _axis(self) -> int:
         return self.dim if self.dim < 0 else self.dim + self.replica_dims

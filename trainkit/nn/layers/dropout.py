@@ -43,6 +43,9 @@ class Dropout(Module):
     def bwd(self, mask: Tensor | None, dy: Tensor) -> Tensor:
         return dy if mask is None else dy * mask
 
+    def native(self, features: int) -> tuple[str, int, bool]:
+        return f"Dropout<N, {features}> @;", features, True
+
     def flops(self, x: Tensor) -> int:
         """Return the operations in training: one per element."""
         return x.numel()

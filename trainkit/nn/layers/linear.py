@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import flag
 from trainkit.core.errors import UserError, suggest
 from trainkit.nn import kernels
 from trainkit.nn.init import NAMES, Init, init_
@@ -78,6 +79,9 @@ class Linear(Module):
     def flops(self, x: Tensor) -> int:
         """Return the operations of a forward pass: a multiplication and an addition per weight and row."""
         return 2 * self.out_features * x.numel()
+
+    def native(self, features: int) -> tuple[str, int, bool] | None:
+        return f"Linear<N, {self.in_features}, {self.out_features}, {flag(self.bias)}> @;", self.out_features, True
 
     def expected_input(self) -> str:
         return f"({'r, ' * self.replica_dims}n, {self.in_features})"

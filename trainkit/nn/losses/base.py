@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import flag
 from trainkit.core.errors import UserError, suggest
 from trainkit.core.recorded import Recorded
 
@@ -47,6 +48,18 @@ class Loss(Recorded):
     def bwd(self, saved: Any) -> Tensor:
         """Return dy = d value / dy. With replicas, each value is differentiated by its own y."""
         raise NotImplementedError(f"{type(self).__name__} has no bwd")
+
+    def native(self, outputs: int, t: Tensor) -> str | None:
+        """Return the C++ pair for rows of `outputs` numbers and targets like t, as the declaration of a member `@`.
+
+        None if it has none.
+        """
+        return None
+
+    def native_elements(self, outputs: int, function: str, *arguments: str) -> str:
+        """Return the declaration of a loss of single elements, see `elements.h`."""
+        mean = flag(self.reduction == "mean")
+        return f"Elements<N, {outputs}, {mean}, {function}> @{{{{{', '.join(arguments)}}}}};"
 
     def check(self, y: Tensor, t: Tensor) -> None:
         """Raise UserError for a target that would silently be broadcast or cast. Not called in the hot path."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import numbers
 from trainkit.core.errors import UserError
 from trainkit.nn import kernels
 
@@ -35,6 +36,10 @@ class BCELoss(Loss):
     def bwd(self, saved: Any) -> Tensor:
         y, t, weight = saved
         return self._weighted((y - t) / (y * (1 - y)).clamp_(min=1e-12) * self.reduction_factor(y, weight))
+
+    def native(self, outputs: int, t: Tensor) -> str | None:
+        weight = _numbers(self.element_weight, outputs)
+        return None if weight is None else self.native_elements(outputs, f"BinaryError<{outputs}>", weight)
 
     def check(self, y: Tensor, t: Tensor) -> None:
         self._check_weights(y, t)
@@ -87,9 +92,23 @@ class BCEWithLogitsLoss(BCELoss):
         d = torch.sigmoid(y) - t if self.pos_weight is None else (1 - t) - self._l(t) * torch.sigmoid(-y)
         return self._weighted(d * self.reduction_factor(y, weight))
 
+    def native(self, outputs: int, t: Tensor) -> str | None:
+        weight, positive = _numbers(self.element_weight, outputs), _numbers(self.pos_weight, outputs)
+        if weight is None or positive is None:
+            return None
+        return self.native_elements(outputs, f"BinaryErrorOfLogits<{outputs}>", weight, positive)
+
     def check(self, y: Tensor, t: Tensor) -> None:
         self._check_weights(y, t)  # not BCELoss.check: y may be any number
 
     def _l(self, t: Tensor) -> Tensor:
         """Return l, as in the formula."""
         return 1 + (self.cast("pos_weight", t) - 1) * t
+
+
+def _numbers(weights: Tensor | None, outputs: int) -> str | None:
+    """Return a weight per output as a C++ array; None for weights of more than one axis."""
+    values = torch.ones(outputs, dtype=torch.float64) if weights is None else weights.double()
+    if values.dim() > 1:
+        return None
+    return numbers(values.expand(outputs).tolist())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainkit.core.cpp import number
 from trainkit.core.errors import UserError
 
 from .base import Loss, Reduction
@@ -23,6 +24,9 @@ class MSELoss(Loss):
         d, weight = saved
         return d * (2 * self.reduction_factor(d, weight))
 
+    def native(self, outputs: int, t: Tensor) -> str | None:
+        return self.native_elements(outputs, "SquaredError")
+
 
 class L1Loss(Loss):
     """value = Σ |y - t| / elements. Saves d = y - t, since dy = sign d / elements (0 at 0, as in torch)."""
@@ -36,6 +40,9 @@ class L1Loss(Loss):
     def bwd(self, saved: Saved) -> Tensor:
         d, weight = saved
         return torch.sign(d).mul_(self.reduction_factor(d, weight))
+
+    def native(self, outputs: int, t: Tensor) -> str | None:
+        return self.native_elements(outputs, "AbsoluteError")
 
 
 class HuberLoss(Loss):
@@ -59,3 +66,6 @@ class HuberLoss(Loss):
     def bwd(self, saved: Saved) -> Tensor:
         d, weight = saved
         return d.clamp(-self.delta, self.delta).mul_(self.reduction_factor(d, weight))
+
+    def native(self, outputs: int, t: Tensor) -> str | None:
+        return self.native_elements(outputs, "HuberError", number(self.delta))

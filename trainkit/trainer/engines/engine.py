@@ -39,7 +39,7 @@ class StepEngine:
             warn_if_slow()
         self.net = self._in_precision(session.net)
         self.step = training_step(self.net, session.loss, session.optimizer, session.settings.accumulate, *limits)
-        self.name: Literal["eager", "compile", "graph"] = "eager"
+        self.name: Literal["eager", "compile", "graph", "native"] = "eager"
         self.multi_step: MultiStepEngine | None = None
         if engine == "eager" or session.steps_left == 0:
             return
@@ -47,7 +47,7 @@ class StepEngine:
             check_supported(session, engine)
             if engine == "auto" and not auto.is_compiling_worthwhile(session, self.step):
                 return
-            chosen: Literal["compile", "graph"] = "graph" if engine == "graph" else "compile"
+            chosen: Literal["compile", "graph", "native"] = engine if engine in ("graph", "native") else "compile"  # type: ignore[assignment]
             self.multi_step = self._multi_step(chosen)
             self.name = chosen
         except Exception as error:  # the compiler, or a module that cannot be traced, may raise anything
@@ -72,29 +72,45 @@ class StepEngine:
             return
         order = session.order(epoch)
         full = order.shape[axis] // self.size
-        if self.optimizer.t == 0:  # the first update of a run may have another form
+        if self.optimizer.t == 0 and not self.multi_step.takes_every_step:  # the first update of a run may have another form
             yield step(*next(session.batches(epoch))).unsqueeze(0), 1, self.size, None
             first = 1
         while first < full:
             n = self.multi_step.max_steps_per_call(min(full - first, session.steps_until_next_event()))
-            yield self.multi_step(order, first, n), n, self.size, None
+            yield self.multi_step(order, first, n), n, self.size, self._weights(order, first * self.size, n, self.size)
             first += n
-        if first * self.size < order.shape[axis]:  # a smaller batch is left at the end
+        if (left := order.shape[axis] - first * self.size) > 0:  # a smaller batch is left at the end
+            if self.multi_step.takes_every_step:
+                yield self.multi_step.rest(order, first), 1, left, self._weights(order, first * self.size, 1, left)
+                return
             x, t = next(session.batches(epoch, first))
             yield step(x, t).unsqueeze(0), 1, x.shape[axis], None
 
-    def _multi_step(self, engine: Literal["compile", "graph"]) -> MultiStepEngine:
-        kind: type[MultiStepEngine]
-        if engine == "graph":
-            from .cuda_graph import CudaGraphEngine as kind
-        else:
-            from .compiled import CompiledEngine as kind
+    def _weights(self, order: Tensor, begin: int, steps: int, size: int) -> Tensor | None:
+        """Return the summed weights of the samples of each step, (steps,) or (steps, r), from sample `begin` on."""
+        weight = self.session.data.train.weight
+        if weight is None:
+            return None
+        rows = order[..., begin : begin + steps * size].unflatten(-1, (steps, size))
+        sums = weight[rows].double().sum(-1)
+        return sums.T if sums.dim() == 2 else sums
+
+    def _multi_step(self, engine: Literal["compile", "graph", "native"]) -> MultiStepEngine:
         session = self.session
         clip = clipping(session.net.replica_dims, session.settings.clip_norm, session.settings.clip_value)
 
         def gradient_of(net: Module) -> Gradient:
             return loss_and_grad(self._in_precision(net), session.loss, session.settings.accumulate)
 
+        if engine == "native":
+            from .native.engine import NativeEngine
+
+            return NativeEngine(session, gradient_of, clip)
+        kind: type[MultiStepEngine]
+        if engine == "graph":
+            from .cuda_graph import CudaGraphEngine as kind
+        else:
+            from .compiled import CompiledEngine as kind
         return kind(session.net, session.optimizer, gradient_of, clip, session.data.train, self.size)
 
 
@@ -114,8 +130,8 @@ def check_supported(session: Session, engine: str) -> None:
         raise UserError("SGD with accumulate_into_momentum has no gradient buffer, which is needed to check such a step")
     if not isinstance(session.data.train.x, Tensor):
         raise UserError("the data is not in memory")
-    if session.data.train.weight is not None:
-        raise UserError("the samples have weights, which only eager steps take")
+    if session.data.train.weight is not None and engine != "native":
+        raise UserError("the samples have weights, which only eager and native steps take")
     if session.augment is not None:
         raise UserError("the samples are augmented")
     if session.settings.precision == "bf16" and engine != "graph":

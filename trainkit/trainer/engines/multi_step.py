@@ -37,6 +37,7 @@ class MultiStepEngine:
     """
 
     adjective = ""  # of its steps, in messages
+    takes_every_step = False  # False if the first step of a run, and the smaller batch at an epoch's end, are taken eagerly
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class MultiStepEngine:
         """
         self.net, self.optimizer, self.gradient_of, self.clip, self.size = net, optimizer, gradient_of, clip, size
         assert isinstance(split.x, Tensor)  # not MappedRows
-        self.x, self.t = split.x, split.t
+        self.x, self.t, self.weight = split.x, split.t, split.weight
         self.replicas = optimizer.pairs[0][0].shape[:1] if net.replica_dims else ()
         # In float64, since 1 - β of a float32 β has only half of its digits.
         self.table = optimizer.p.new_zeros(MAX_STEPS, len(optimizer.scalar_names), *self.replicas, dtype=torch.float64)
@@ -70,14 +71,22 @@ class MultiStepEngine:
         self._check(order, undo)
 
     def __call__(self, order: Tensor, first: int, count: int) -> Tensor:
-        rows = self._rows(count)
-        if rows != self.rows[:count]:
-            self.table[:count] = torch.tensor(rows, dtype=self.table.dtype)
-            self.rows = rows
+        self.fill_table(count)
         began = time.perf_counter()
         losses = self.run(order, first, count)
         self.seconds = (time.perf_counter() - began) / count
         return losses
+
+    def fill_table(self, count: int) -> None:
+        """Write the scalars of the next updates into the table, and count these updates."""
+        rows = self._rows(count)
+        if rows != self.rows[:count]:
+            self.table[:count] = torch.tensor(rows, dtype=self.table.dtype)
+            self.rows = rows
+
+    def rest(self, order: Tensor, first: int) -> Tensor:
+        """Take the step of an epoch's last, smaller batch, number `first`, if the engine takes every step."""
+        raise NotImplementedError(f"{type(self).__name__} has no rest")
 
     def build(self, order: Tensor) -> None:
         """Make what `run` needs. May take steps, with any order of the shape of `order`: they are undone."""
@@ -117,7 +126,8 @@ class MultiStepEngine:
         reset()
         rows = order.narrow(self.net.replica_dims, 0, self.size)
         o.prepare_grad()
-        loss = self.gradient_of(self.net)(self.x[rows], self.t[rows])
+        batch = [v[rows] for v in (self.x, self.t, self.weight) if v is not None]
+        loss = self.gradient_of(self.net)(*batch)
         if self.clip is not None:
             self.clip(o.g, [g for _, g in o.pairs])
         gradient = o.g.clone()

@@ -1,0 +1,72 @@
+// Losses of classes, as in classification.py: value = -Σ q log p / norm.
+#pragma once
+#include "core/cpp/vector.h"
+
+// q of a row is class_weight ((1 - smoothing) onehot + smoothing / C) times the weight of the sample; 0 at an ignored target.
+// LOGITS: y holds logits, p = softmax y, dy = (p Σq - q) / norm; else y holds log p, dy = -q / norm.
+template <int N, int C, bool MEAN, bool LOGITS> struct ClassLoss {
+  using Target = int64_t;
+  static constexpr int P = pad(C), TARGETS = 1, w = lanes(C);
+  T class_weight[C], smoothing;
+  bool ignores;
+  int64_t ignored;
+
+  bool counts(int64_t t) const { return !ignores || t != ignored; }
+
+  double count(int rows, const int64_t* t, const T* weight) const {
+    if (!MEAN) return 1;
+    double sum = 0;
+    for (int n = 0; n < rows; n++)
+      if (counts(t[n])) sum += double(class_weight[t[n]]) * (weight ? weight[n] : 1);
+    return sum;
+  }
+
+  // Return -Σ q log p of the first `rows` samples, and write dy times `scale`, which is 0 in the others.
+  INLINE T sum(int rows, const T* y, const int64_t* t, const T* weight, T scale, T* dy) const {
+    alignas(64) T shifted[N * P];  // y - max y, then log p
+    T top[N], norm[N], total = 0;
+    if (LOGITS) {
+      for (int n = 0; n < N; n++) {
+        T m = y[n * P];
+        for (int c = 1; c < C; c++) m = y[n * P + c] > m || y[n * P + c] != y[n * P + c] ? y[n * P + c] : m;
+        top[n] = m;
+      }
+      for (int n = 0; n < N; n++)
+        for (int p = 0; p < P; p += w) {
+          Vec<w> d = load<w>(y + n * P + p) - top[n];
+          store<w>(shifted + n * P + p, d);
+          store<w>(dy + n * P + p, exp<w>(d));
+        }
+      for (int n = 0; n < N; n++) {
+        norm[n] = 0;
+        for (int c = 0; c < C; c++) norm[n] += dy[n * P + c];
+      }
+    }
+    for (int n = 0; n < rows; n++) {
+      T* d = dy + n * P;
+      for (int c = C; c < P; c++) d[c] = 0;
+      T own = weight ? weight[n] : 1;
+      if (!counts(t[n]) || (weight && own == 0)) {
+        for (int c = 0; c < C; c++) d[c] = 0;
+        continue;
+      }
+      const T log_norm = LOGITS ? std::log(norm[n]) : 0, *z = LOGITS ? shifted + n * P : y + n * P;
+      if (smoothing == 0) {
+        T q = own * class_weight[t[n]], k = LOGITS ? q * scale / norm[n] : 0;
+        total -= q * (z[t[n]] - log_norm);
+        for (int c = 0; c < C; c++) d[c] = LOGITS ? d[c] * k : 0;
+        d[t[n]] -= q * scale;
+      } else {
+        T sum_q = 0, q[C];
+        for (int c = 0; c < C; c++) {
+          q[c] = own * class_weight[c] * ((c == t[n] ? 1 - smoothing : 0) + smoothing / C);
+          sum_q += q[c];
+          total -= q[c] * (z[c] - log_norm);
+        }
+        for (int c = 0; c < C; c++) d[c] = scale * ((LOGITS ? d[c] / norm[n] * sum_q : 0) - q[c]);
+      }
+    }
+    std::memset(dy + rows * P, 0, (N - rows) * P * sizeof(T));
+    return total;
+  }
+};

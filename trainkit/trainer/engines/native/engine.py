@@ -1,0 +1,131 @@
+"""Steps in generated C++: the engine `native`."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trainkit.core.errors import UserError
+from trainkit.core.library_cache import library
+from trainkit.nn.module import Module
+from trainkit.trainer.engines.multi_step import MAX_STEPS, MultiStepEngine
+from trainkit.trainer.engines.step import Clip, Gradient
+
+from .compiler import FLAGS, PACKAGE, compile_library, compiler
+from .source import steps_source
+
+if TYPE_CHECKING:
+    from trainkit.trainer.session import Session
+
+ALIGN = 64  # bytes
+
+
+class Call(ctypes.Structure):
+    """The arguments of a call, as in steps.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("state", "x", "t", "weight", "order", "table", "masks", "losses")),
+        *((name, ctypes.c_long) for name in ("begin", "size", "count", "replicas", "samples", "is_first")),
+    ]
+
+
+class NativeEngine(MultiStepEngine):
+    """Generated C++ for many steps: compiled in about a second, and loaded from the cache by the next process.
+
+    Raises UserError where a module, the loss or the optimizer has no C++ pair, and without a C++ compiler.
+    """
+
+    adjective = "native"
+    takes_every_step = True
+
+    def __init__(self, session: Session, gradient_of: Callable[[Module], Gradient], clip: Clip | None) -> None:
+        """Build and check the steps of a session. gradient_of, clip: as for `MultiStepEngine`."""
+        if session.device.type != "cpu":
+            raise UserError(f"native steps run on a CPU, not on {session.device}")
+        self.loss, self.settings = session.loss, session.settings
+        super().__init__(session.net, session.optimizer, gradient_of, clip, session.data.train, session.step_size)
+
+    def build(self, order: Tensor) -> None:
+        settings, self.parts = self.settings, self.settings.accumulate
+        self.x, self.t = self.x.contiguous(), self.t.contiguous()
+        self.weight = None if self.weight is None else self.weight.contiguous()
+        rows = -(-self.size // self.parts)
+        limits = settings.clip_norm, settings.clip_value
+        self.source = steps_source(self.net, self.loss, self.optimizer, rows, self.parts, self.x, self.t, *limits)
+        path = library(library_key(self.source.text), lambda folder: compile_library(self.source.text, folder))
+        loaded = ctypes.CDLL(str(path))
+        loaded.model_bytes.restype = ctypes.c_long
+        replicas = self.replicas[0] if self.replicas else 1
+        self.threads = min(torch.get_num_threads(), replicas)
+        self.models = torch.empty(self.threads * loaded.model_bytes() + ALIGN, dtype=torch.uint8)
+        self.masks = [self.x.new_empty(MAX_STEPS, self.parts, replicas, rows, width) for _, width in self.source.dropouts]
+        self.call: Any = loaded.steps
+        self.call.argtypes, self.call.restype = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p], None
+
+    def run(self, order: Tensor, first: int, count: int) -> Tensor:
+        return self._run(order, first, count, self.size)
+
+    def rest(self, order: Tensor, first: int) -> Tensor:
+        """Take the step of an epoch's last, smaller batch, number `first`, and return its loss, (1,) or (1, r)."""
+        self.fill_table(1)
+        return self._run(order, first, 1, order.shape[-1] - first * self.size)
+
+    def _run(self, order: Tensor, first: int, count: int, size: int) -> Tensor:
+        self._draw_masks(count, size)
+        order = order.contiguous()
+        state, masks = addresses(self.optimizer.state()), addresses(self.masks)
+        call = Call(
+            ctypes.addressof(state),
+            self.x.data_ptr(),
+            self.t.data_ptr(),
+            None if self.weight is None else self.weight.data_ptr(),
+            order.data_ptr(),
+            self.table.data_ptr(),
+            ctypes.addressof(masks),
+            self.losses.data_ptr(),
+            first * self.size,
+            size,
+            count,
+            self.replicas[0] if self.replicas else 1,
+            order.shape[-1],
+            self.optimizer.t == count,  # the updates are counted already
+        )
+        self.call(-(-self.models.data_ptr() // ALIGN) * ALIGN, self.threads, ctypes.byref(call))
+        return self.losses[:count].clone()  # the next call writes into the same place
+
+    def _draw_masks(self, count: int, size: int) -> None:
+        """Draw the masks of the next steps, of `size` samples each, in the order of eager steps."""
+        most = -(-size // self.parts)
+        for k in range(count if self.masks else 0):
+            for part, begin in enumerate(range(0, size, most)):
+                for (module, _), masks in zip(self.source.dropouts, self.masks, strict=True):
+                    own = masks[k, part] if self.replicas else masks[k, part, 0]
+                    own = own.narrow(own.dim() - 2, 0, min(most, size - begin))
+                    own.copy_(module.draw_mask(own))
+
+
+def addresses(tensors: Sequence[Tensor]) -> Any:
+    """Return the addresses of tensors as an array of C, of which the caller keeps a reference while it is in use."""
+    return (ctypes.c_void_p * max(1, len(tensors)))(*(t.data_ptr() for t in tensors))
+
+
+def library_key(text: str) -> tuple[Any, ...]:
+    """Return all that the library depends on: the source with its headers, the flags, the compiler and the processor."""
+    headers = [p.read_text(encoding="utf-8") for p in sorted(Path(PACKAGE).rglob("*.h"))]
+    return text, headers, FLAGS, compiler(), processor()
+
+
+def processor() -> str:
+    """Return what identifies the processor's instructions, for `-march=native`."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
