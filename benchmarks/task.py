@@ -43,6 +43,8 @@ class Stopwatch:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         self.seconds, self.peak = time.perf_counter() - self.began, resident("VmHWM")
 
 

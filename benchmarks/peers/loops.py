@@ -11,13 +11,13 @@ from task import Result, Stopwatch, Task
 from torch.utils.data import DataLoader, TensorDataset
 
 
-def bare(task: Task, epochs: int, net: torch.nn.Module | None = None, fused: bool | None = None) -> Result:
-    """Autograd, torch.optim, an epoch's samples gathered at once."""
-    net, loss, (x, t) = net or task.net(), torch.nn.CrossEntropyLoss(), task.train()
+def bare(task: Task, epochs: int, net: torch.nn.Module | None = None, fused: bool | None = None, device: str = "cpu") -> Result:
+    """Autograd, torch.optim, an epoch's samples gathered at once, all on one device."""
+    net, loss, (x, t) = (net or task.net()).to(device), torch.nn.CrossEntropyLoss(), (v.to(device) for v in task.train())
     optimizer = task.optimizer(net.parameters(), fused)
     with Stopwatch() as watch:
         for _ in range(epochs):
-            order = torch.randperm(len(x))
+            order = torch.randperm(len(x), device=device)
             for xi, ti in zip(x[order].split(task.batch), t[order].split(task.batch), strict=True):
                 optimizer.zero_grad()
                 loss(net(xi), ti).backward()
@@ -25,17 +25,17 @@ def bare(task: Task, epochs: int, net: torch.nn.Module | None = None, fused: boo
     return task.result(watch, epochs, net)
 
 
-def compiled(task: Task, epochs: int) -> Result:
-    """The same with torch.compile on the model."""
-    net, fast = compiled_net(task.sizes)
+def compiled(task: Task, epochs: int, mode: str | None = None, device: str = "cpu") -> Result:
+    """The same with torch.compile on the model; its mode "reduce-overhead" replays CUDA graphs."""
+    net, fast = compiled_net(task.sizes, mode)
     net.load_state_dict(task.net().state_dict())
-    return bare(task, epochs, fast)
+    return bare(task, epochs, fast, device=device)
 
 
 @cache
-def compiled_net(sizes: tuple[int, ...]) -> tuple[Any, Any]:
+def compiled_net(sizes: tuple[int, ...], mode: str | None) -> tuple[Any, Any]:
     net = Task(sizes, 1, "sgd", 0.0, "random", 1).net()
-    return net, torch.compile(net)
+    return net, torch.compile(net, mode=mode)
 
 
 def loader(task: Task, epochs: int) -> Result:

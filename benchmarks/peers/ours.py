@@ -38,7 +38,7 @@ def net_of(task: Task) -> Sequential:
     return net
 
 
-def fit(task: Task, epochs: int, accumulate_into_momentum: bool = False, **trainer: Any) -> Result:
+def fit(task: Task, epochs: int, accumulate_into_momentum: bool = False, device: str = "cpu", **trainer: Any) -> Result:
     """Trainer.fit; `trainer`: more arguments of Trainer."""
     net, clock = net_of(task), Clock()
     if task.rule == "adam":
@@ -46,11 +46,12 @@ def fit(task: Task, epochs: int, accumulate_into_momentum: bool = False, **train
     else:
         rule = SGD(net.param(), lr=task.lr, momentum=MOMENTUM, accumulate_into_momentum=accumulate_into_momentum)
     data = load(task).with_parts(test=None)
-    made = Trainer(max_epochs=epochs, batch_size=task.batch, device="cpu", callbacks=[clock], **trainer)
+    made = Trainer(max_epochs=epochs, batch_size=task.batch, device=device, callbacks=[clock], **trainer)
     made.fit(net, CrossEntropyLoss(), rule, data)
     running = made.fitted().engine
     assert running == trainer.get("engine", "eager"), running
-    return task.result(clock.watch, epochs, net.forward)
+    models = trainer.get("replicas", 1)
+    return task.result(clock.watch, epochs, net.forward if models == 1 else None, models)
 
 
 def steps(task: Task, epochs: int) -> Result:
