@@ -17,7 +17,7 @@ EPOCHS, THREADS = 2, 2
 CONTENDERS = (
     Contender("bare PyTorch loop (autograd, optim.Adam), batches cut from tensors", "loops:bare"),
     Contender("trainkit", "ours:fit"),
-    Contender("trainkit, compiled", "ours:fit", options={"engine": "compile"}),
+    Contender("trainkit, native", "ours:fit", options={"engine": "native"}),
     Contender("the bare loop with optim.Adam(fused=True)", "loops:bare", options={"fused": True}),
     Contender("the bare loop with torch.compile on the model", "loops:compiled"),
     Contender("the bare loop over DataLoader(TensorDataset)", "loops:loader"),

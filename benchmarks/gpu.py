@@ -60,8 +60,8 @@ def main() -> None:
     note = (
         f"Nets with ReLU, cross entropy, SGD with momentum, all data on the device; {rounds} rounds in turn. A step of"
         " trainkit is its share of the loop of a `fit` with no callbacks but a clock. Compilation and the capture of a graph"
-        f" are excluded. float32 without TF32 unless noted, {torch.cuda.get_device_name()}. torch {version('torch')},"
-        f" Python {platform.python_version()}."
+        " are excluded. float32 without TF32 unless noted; JAX multiplies in TF32, its default."
+        f" {torch.cuda.get_device_name()}. torch {version('torch')}, Python {platform.python_version()}."
     )
     show("gpu", ("net", "contender", "us per step, median (min to max)", "ratio to the bare loop"), rows, note, page)
 

@@ -103,6 +103,6 @@ class TerminateOnNaN(Callback):
             return text + found
         names = ", ".join(self.side_effects.callbacks)
         if session.engine != "eager":
-            where = {"compile": "compiled code", "native": "native code"}.get(session.engine, "the captured step")
+            where = "native code" if session.engine == "native" else "the captured step"
             return f"{text}numbers are not finite in {where}; the same step in eager mode gives finite numbers"
         return f"{text}numbers are not finite{f' after the step: caused by a callback ({names})' if names else ''}"

@@ -1,4 +1,4 @@
-"""A stand-in for `CompiledEngine` that compiles nothing: the loop around it is that of compiled steps."""
+"""A stand-in for `CudaGraphEngine` that captures nothing: the loop around it is that of captured steps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from trainkit.data.loader import batches
 
 
 class Stepwise:
-    """What `CompiledEngine` promises, by eager steps of the gradient and the clipping that it is given. `made` counts them."""
+    """What `CudaGraphEngine` promises, by eager steps of the gradient and the clipping that it is given. `made` counts them."""
 
+    name = "graph"
+    adjective = "captured"
     takes_every_step = False
-
     made = 0
 
     def __init__(self, net: Any, optimizer: Any, gradient_of: Any, clip: Any, part: Any, size: int) -> None:

@@ -38,7 +38,14 @@ def net_of(task: Task) -> Sequential:
     return net
 
 
-def fit(task: Task, epochs: int, accumulate_into_momentum: bool = False, device: str = "cpu", **trainer: Any) -> Result:
+def fit(
+    task: Task,
+    epochs: int,
+    accumulate_into_momentum: bool = False,
+    device: str = "cpu",
+    engine: str = "eager",
+    **trainer: Any,
+) -> Result:
     """Trainer.fit; `trainer`: more arguments of Trainer."""
     net, clock = net_of(task), Clock()
     if task.rule == "adam":
@@ -46,10 +53,9 @@ def fit(task: Task, epochs: int, accumulate_into_momentum: bool = False, device:
     else:
         rule = SGD(net.param(), lr=task.lr, momentum=MOMENTUM, accumulate_into_momentum=accumulate_into_momentum)
     data = load(task).with_parts(test=None)
-    made = Trainer(max_epochs=epochs, batch_size=task.batch, device=device, callbacks=[clock], **trainer)
+    made = Trainer(max_epochs=epochs, batch_size=task.batch, device=device, engine=engine, callbacks=[clock], **trainer)
     made.fit(net, CrossEntropyLoss(), rule, data)
-    running = made.fitted().engine
-    assert running == trainer.get("engine", "eager"), running
+    assert engine in ("auto", made.fitted().engine), made.fitted().engine
     models = trainer.get("replicas", 1)
     return task.result(clock.watch, epochs, net.forward if models == 1 else None, models)
 
@@ -65,22 +71,16 @@ def steps(task: Task, epochs: int) -> Result:
     return task.result(watch, epochs)
 
 
-def conf(task: Task, epochs: int, overrides: tuple[str, ...] = (), models: int = 1, compiled: bool = False) -> Result:
-    """A whole fit of conf/mlp.yaml with its own data: preparation, validation, files and final evaluation.
-
-    compiled: in compiled code; only the loop is timed then, since preparation compiles.
-    """
-    overrides = (*overrides, "trainer.engine=compile") if compiled else overrides
-    fixed = (f"trainer.max_epochs={epochs}", "trainer.device=cpu")
+def conf(task: Task, epochs: int, overrides: tuple[str, ...] = (), models: int = 1, engine: str = "eager") -> Result:
+    """A whole fit of conf/mlp.yaml with its own data: preparation, validation, files and final evaluation."""
+    fixed = (f"trainer.max_epochs={epochs}", "trainer.device=cpu", f"trainer.engine={engine}")
     config = resolve(compose([ROOT / "conf" / "mlp.yaml"], [*fixed, *overrides]))
     with tempfile.TemporaryDirectory() as folder:
-        parts, clock = build(config), Clock()
-        trainer = parts.trainer({**parts.callbacks, "clock": clock} if compiled else None, run_dir=folder)
+        parts = build(config)
+        trainer = parts.trainer(run_dir=folder)
         optimizer, data = parts.optimizer(parts.net), parts.data()
         with Stopwatch() as watch:
             summary = trainer.fit(parts.net, parts.loss, optimizer, data)
     assert summary["epoch"] == epochs, summary
-    running = trainer.fitted().engine
-    assert running == ("compile" if compiled else "eager"), running
-    watch = clock.watch if compiled else watch
+    assert trainer.fitted().engine == engine, trainer.fitted().engine
     return Result(watch.seconds, summary["step"] * models, None, watch.peak)

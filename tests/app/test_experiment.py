@@ -64,7 +64,7 @@ def data() -> Dataset:
 def fitted(run_dir: Path | None = None, net: Module | None = None, extra: list[Callback] | None = None, **how: Any) -> Trainer:
     net = net or Sequential(Linear(4, 8), Tanh(), Residual(Linear(8, 8), ReLU()), Linear(8, 2))
     callbacks = [ValidationSplit(0.2), *([Checkpoint()] if run_dir else []), *(extra or [])]
-    trainer = Trainer(**{"max_epochs": 5, "batch_size": 20} | how, callbacks=callbacks, run_dir=run_dir)
+    trainer = Trainer(**{"max_epochs": 5, "batch_size": 20, "device": "cpu"} | how, callbacks=callbacks, run_dir=run_dir)
     trainer.fit(net, CrossEntropyLoss(), Adam(net.param(), lr=0.01), data())
     return trainer
 
@@ -159,7 +159,9 @@ def test_a_fitted_trainer_is_pickled(tmp_path: Path) -> None:
     again = pickle.loads(pickle.dumps(trainer))
     assert torch.equal(again.predict(x), trainer.predict(x))
     assert (again.history, again.test(), again.summary) == (trainer.history, trainer.test(), trainer.summary)
-    assert repr(again).startswith("Trainer(max_epochs=5, batch_size=20, callbacks={'validation_split': ValidationSplit(0.2)")
+    assert repr(again).startswith(
+        "Trainer(max_epochs=5, batch_size=20, device='cpu', callbacks={'validation_split': ValidationSplit(0.2)"
+    )
 
 
 def test_an_unfitted_trainer_is_whole() -> None:
@@ -355,7 +357,7 @@ def test_a_wrong_object_has_one_clear_error(name: str) -> None:
         ({"max_epochs": "many"}, "trainer.max_epochs: 'many'; needs a whole number"),
         ({"batch_size": 2.5}, "trainer.batch_size: 2.5; needs a whole number"),
         ({"replicas": True}, "trainer.replicas: True; needs a whole number"),
-        ({"engine": "fast"}, "trainer.engine: fast; choose eager or compile"),
+        ({"engine": "fast"}, "trainer.engine: fast; choose auto or eager"),
         ({"run_dir": 3}, "trainer.run_dir: 3; needs the path of a folder"),
         ({"callbacks": "checkpoint"}, "callbacks: 'checkpoint'; needs a list of callbacks"),
         ({"callbacks": [EarlyStopping]}, "callbacks: .*is not a Callback"),

@@ -192,8 +192,8 @@ def test_a_run_that_a_callback_stops_early_is_resumed_to_the_same_stop(capsys: p
 def test_what_auto_chose_is_kept_though_the_clock_would_choose_otherwise(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = iter([False])  # by the uninterrupted run, and by no other
-    monkeypatch.setattr(auto, "is_compiling_worthwhile", lambda session, step: next(asked))
+    asked = iter([None])  # by the uninterrupted run, and by no other
+    monkeypatch.setattr(auto, "faster", lambda session, step, build: next(asked))
     assert main(["verify-resume", "much.yaml", "trainer.engine=auto", "--points", "1"]) == 0
     assert [row[2] for row in table(capsys.readouterr().out)] == ["exact"] * 3
 

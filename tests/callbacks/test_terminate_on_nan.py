@@ -47,7 +47,7 @@ from trainkit.callbacks import terminate_on_nan
 from trainkit.checkpoint import file as checkpoint
 from trainkit.checkpoint.plain import to_plain
 from trainkit.data.loader import epoch_permutation
-from trainkit.trainer.engines import compiled
+from trainkit.trainer.engines import engine as engine_module
 from trainkit.trainer.session import Session
 
 N, BATCH, MARKED = 20, 4, 11  # samples, samples a step, the sample that is odd
@@ -456,21 +456,21 @@ def test_data_from_a_file(tmp_path: Path) -> None:
     assert same(trainer, memory)
 
 
-# -- compiled steps --------------------------------------------------------------------------------------------------------
+# -- captured steps --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["weights of layer 4", "inf in the data", "the loss"])
-def test_compiled_steps_are_gone_back_as_exactly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captured_steps_are_gone_back_as_exactly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case, place = CASES[name]
     step, made = case["step"], case.get("made", net)
-    monkeypatch.setattr(compiled, "CompiledEngine", Stepwise)
+    monkeypatch.setattr(engine_module, "CudaGraphEngine", Stepwise)
     found = []
     for more in ([TerminateOnNaN()], []):
         act = [Plain(step - 1, case["act"]().act)] if "act" in case else []
         on = data(*case.get("on", (None, None)))
-        found.append(fit(*more, *act, on=on, made=made, engine="compile", max_steps=None if more else step - 1))
+        found.append(fit(*more, *act, on=on, made=made, engine="graph", max_steps=None if more else step - 1))
     assert re.search(place, found[0].summary["stop_words"])
-    assert (found[0].summary["step"], found[0].session.engine) == (step - 1, "compile")
+    assert (found[0].summary["step"], found[0].session.engine) == (step - 1, "graph")
     assert same(*found)
 
 
@@ -481,17 +481,17 @@ class Plain(At):
         return self.step if step < self.step else None
 
 
-def test_what_compiled_code_alone_makes_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_captured_step_alone_makes_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     class Cracked(Stepwise):
-        """Step 8 gives NaN, as compiled code might."""
+        """Step 8 gives NaN, as a replay might."""
 
         def step(self, x: Tensor, t: Tensor) -> Tensor:
             loss = super().step(x, t)
             return loss + math.nan if self.optimizer.t == 8 else loss
 
-    monkeypatch.setattr(compiled, "CompiledEngine", Cracked)
-    trainer = fit(TerminateOnNaN(), engine="compile")
-    words = "step 8, epoch 2: numbers are not finite in compiled code; the same step in eager mode gives finite numbers"
+    monkeypatch.setattr(engine_module, "CudaGraphEngine", Cracked)
+    trainer = fit(TerminateOnNaN(), engine="graph")
+    words = "step 8, epoch 2: numbers are not finite in the captured step; the same step in eager mode gives finite numbers"
     assert (trainer.summary["stop_words"], trainer.summary["step"]) == (words, 7)
 
 

@@ -21,7 +21,8 @@ from trainkit.data.sources.tensors import tensors
 def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a small run saves after its last step; the file is a.pt."""
     monkeypatch.chdir(tmp_path)
-    trainer = Trainer(max_epochs=1, batch_size=2, run_dir="run", callbacks=[CSVLogger()], config="seed: 3\nloss: MSELoss\n")
+    config = "seed: 3\nloss: MSELoss\n"
+    trainer = Trainer(max_epochs=1, batch_size=2, run_dir="run", callbacks=[CSVLogger()], config=config, device="cpu")
     net = Sequential(Linear(2, 1))
     trainer.fit(net, MSELoss(), Adam(net.param()), tensors(torch.ones(4, 2), torch.ones(4, 1)))
     content = to_plain(trainer.session.snapshot())

@@ -320,9 +320,9 @@ def test_an_evaluation_is_not_augmented() -> None:
 
 
 def test_other_engines_run_eagerly_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    whole, session = fitted(dataset().augmented("flip"), engine="compile")
+    whole, session = fitted(dataset().augmented("flip"), engine="native")
     assert session.engine == "eager"
-    assert "trainer.engine compile: eager, since the samples are augmented\n" in capsys.readouterr().err
+    assert "trainer.engine native: eager, since the samples are augmented\n" in capsys.readouterr().err
     assert torch.equal(whole, fitted(dataset().augmented("flip"))[0])
 
 

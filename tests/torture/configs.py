@@ -198,7 +198,7 @@ def bounded(more: float = 2048) -> Iterator[None]:
 VALUES: list[Any] = [
     None, True, False, -1, 0, 1, 2, 3, 5, 64, 1000, 2**53 - 1, 2**53, -(2**70), 10**400, 0.5, -0.1, float("nan"),
     float("inf"), 1e300, "", "x", "ReLU", "Linear", "SGD", "Sequential", "os.system", "__init__", "val/loss", "min", "\x00",
-    "${seed}", "${data.name}", "${oc.env:HOME}", "???", "../x", "1e3", "cuda:99", "cpu", "float64", "compile", [], {}, [1, 2],
+    "${seed}", "${data.name}", "${oc.env:HOME}", "???", "../x", "1e3", "cuda:99", "cpu", "float64", "native", [], {}, [1, 2],
     [None], [[]], {"a": 1}, {"ReLU": []}, {"Linear": [2, 2]}, [{"Linear": [4, 4]}], {"Adam": {}},
     {"StepLR": {"step_size": 0}}, {1: 2}, {"": {}},
 ]  # fmt: skip

@@ -37,7 +37,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the pa
     "crash": crash.sweep,
     "kills": lambda folder: kills.kills(folder, 200),
     "resume": lambda folder: [*resume.trials(folder / "a"), *resume.beside(folder / "b")],
-    "shapes": lambda folder: shapes.shapes(folder, 470, 30),
+    "shapes": lambda folder: shapes.shapes(folder, 470, 120),
     "full": lambda folder: [*full.limits(folder / "a", 60), *full.devices(folder / "b"), *full.mounts(folder / "c", 20)],
     "flips": lambda folder: flips.damage(folder, 2000, 500, 500),
     "code": poison.code,

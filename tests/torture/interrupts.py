@@ -192,10 +192,10 @@ def rewinds() -> list[tuple[str, int, bool]]:
 
 def compiling(folder: Path) -> list[Tally]:
     """Send a signal while the steps are compiled."""
-    tally = Tally("a signal before, in and after the compilation of engine=compile", f"exit 130 or 143; {RESUMED}")
+    tally = Tally("a signal before, in and after the compilation of engine=native", f"exit 130 or 143; {RESUMED}")
     with inside(folder):
-        prepare(CONF.replace("max_epochs: 3", "max_epochs: 3, engine: compile"))
-        for seconds in (1.0, 4.0):
+        prepare(CONF.replace("max_epochs: 3", "max_epochs: 3, engine: native"))
+        for seconds in (0.3, 1.0):
             for name, numbers in ONE.items():
                 shutil.rmtree("run", ignore_errors=True)
                 tally.count(_sent(f"{name} after {seconds} s", numbers, seconds, ("fit", "conf.yaml", "--run-dir", "run")))

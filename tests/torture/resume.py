@@ -1,4 +1,4 @@
-"""`verify-resume` on typical configurations, eager and compiled; and a similar test of Lightning."""
+"""`verify-resume` on typical configurations, eager and native; and a similar test of Lightning."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ CONFIGS: dict[str, tuple[list[str], str]] = {  # overrides, and their descriptio
     SAMPLES: ([], " (a map-style dataset, two workers, augmentation)"),
 }
 IMPORTS = {SAMPLES: ["tests/torture/changing_samples.py"]}
-NEVER_COMPILED = (SAMPLES,)
-ENGINES = ("eager", "compile")
+NEVER_NATIVE = (SAMPLES,)
+ENGINES = ("eager", "native")
 STEPS = 5  # random ones, besides a validation, a save and an epoch's end
 
 
@@ -64,13 +64,12 @@ def trials(
     phases: Collection[str] = tuple(PHASES),
 ) -> list[Tally]:
     """Return a row per configuration and engine: an uninterrupted run, and runs interrupted at each kind of point."""
-    compile = "compile" in engines
-    with inside(folder), forks(compile) as process, patch.object(verify, "process", process), ThreadPoolExecutor(2) as pool:
-        keys = [  # the compiled ones, which take longest, begin first
+    with inside(folder), forks() as process, patch.object(verify, "process", process), ThreadPoolExecutor(2) as pool:
+        keys = [
             (name, engine)
             for engine in reversed(ENGINES)
             for name in configs
-            if engine in engines and not (engine == "compile" and name in NEVER_COMPILED)
+            if engine in engines and not (engine == "native" and name in NEVER_NATIVE)
         ]
         whole = {(name, engine): pool.submit(Whole, name, engine, steps, phases) for name, engine in keys}
         runs = {key: run.result() for key, run in whole.items()}
@@ -110,7 +109,7 @@ class Whole:
             return
         if self.run.engine != engine:
             self.tally.case += (
-                ": skipped, it is not compiled here; `trainkit fit` with trainer.engine=compile prints the reason"
+                ": skipped, it has no native steps here; `trainkit fit` with trainer.engine=native prints the reason"
             )
             return
         self.points = [p for p in verify.points(self.run, steps, config.get("seed", 0)) if p.phase in phases]
@@ -129,18 +128,17 @@ class Whole:
 # -- processes -------------------------------------------------------------------------------------------------------------
 
 LOADED = ["trainkit.app.verify_resume.verify", "trainkit.trainer.trainer", "trainkit.callbacks.tensorboard"]
-COMPILER = ["torch._dynamo", "torch._inductor.compile_fx", "torch._inductor.codegen.cpp_wrapper_cpu"]
 Process = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @contextmanager
-def forks(compile: bool) -> Iterator[Process]:
+def forks() -> Iterator[Process]:
     """Run `verify.process` in a fork of an idle process that has loaded its modules, which saves most of a start.
 
     Each has one thread, since two run at a time.
     """
     context, numbers, lock = get_context("forkserver"), count(), Lock()
-    context.set_forkserver_preload(LOADED + COMPILER * compile)
+    context.set_forkserver_preload(LOADED)
 
     def process(module: str, *words: str) -> subprocess.CompletedProcess[str]:
         log = Path(f"log{next(numbers)}").resolve()
@@ -154,7 +152,7 @@ def forks(compile: bool) -> Iterator[Process]:
         return subprocess.CompletedProcess(words, child.exitcode, "", log.read_text(errors="replace"))
 
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHONPATH": path}):
+    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}):
         yield process
 
 

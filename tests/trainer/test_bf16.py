@@ -151,12 +151,12 @@ def test_a_captured_step_rounds_as_eager(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(captured.session.optimizer.p, fit().session.optimizer.p, rtol=1e-3, atol=1e-5)
 
 
-def test_compiled_steps_leave_it_to_eager_ones_and_say_so(capsys: pytest.CaptureFixture[str]) -> None:
-    trainer = fit(engine="compile")
+def test_native_steps_leave_it_to_eager_ones_and_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = fit(engine="native")
     assert trainer.session.engine == "eager"
     said = capsys.readouterr().err
     assert said == (
-        "trainer.engine compile: eager, since compiled code does not round to bfloat16 where the passes of"
+        "trainer.engine native: eager, since native steps do not round to bfloat16 where the passes of"
         " trainer.precision=bf16 do\n"
     )
     assert torch.equal(trainer.session.optimizer.p, fit().session.optimizer.p)

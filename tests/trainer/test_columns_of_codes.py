@@ -58,16 +58,16 @@ def test_numbers_are_scaled_and_codes_are_not() -> None:
     torch.testing.assert_close(x[:, :2].std(0, correction=0), torch.ones(2))
 
 
-@pytest.mark.parametrize("engine", ["eager", "compile"])
+@pytest.mark.parametrize("engine", ["eager", "native"])
 def test_a_category_that_decides_the_class_is_learned(engine: str) -> None:
     trainer = fit(table(rows()), engine=engine, max_epochs=60)
     assert trainer.test()["test/accuracy"] == 1
 
 
-def test_a_compiled_fit_ends_at_the_eager_parameters() -> None:
-    eager, compiled = (fit(table(rows()), engine=engine).fitted() for engine in ("eager", "compile"))
-    assert compiled.engine == "compile"
-    for (name, p, _), (_, q, _) in zip(eager.net.named_param(), compiled.net.named_param(), strict=True):
+def test_a_native_fit_ends_at_the_eager_parameters() -> None:
+    eager, native = (fit(table(rows()), engine=engine).fitted() for engine in ("eager", "native"))
+    assert native.engine == "native"
+    for (name, p, _), (_, q, _) in zip(eager.net.named_param(), native.net.named_param(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6, msg=name)
 
 

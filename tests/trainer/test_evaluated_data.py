@@ -216,7 +216,7 @@ def frame(seed: int = 0) -> pd.DataFrame:
 
 def priced(folder: Path) -> Trainer:
     data = csv(str(folder / "train.csv"), "t", test=0, weight="w", normalize_target=True)
-    run = {"run_dir": folder / "run", "callbacks": [Checkpoint()]}
+    run = {"run_dir": folder / "run", "callbacks": [Checkpoint()], "device": "cpu"}
     return fitted(Sequential(Linear(3, 1)), MSELoss(), data, metrics=["mae"], **run)
 
 

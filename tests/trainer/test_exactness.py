@@ -48,15 +48,15 @@ def test_steps_taken_back_lead_to_the_runs_own_state(folder: Path, draw: random.
     assert shapes.rolled_back(shapes.drawn(draw), folder, draw) is None
 
 
-@EXAMPLES
+@settings(EXAMPLES, max_examples=3)
 @given(draw=st.randoms(use_true_random=False))
 def test_auto_has_the_bits_of_the_engine_it_chose(folder: Path, draw: random.Random) -> None:
-    assert shapes.chosen(shapes.drawn(draw), folder) is None
+    assert shapes.chosen(shapes.drawn(draw, native=True), folder) is None
 
 
-def test_a_compiled_run_resumed_inside_an_epoch_has_the_bits_of_the_run_left_alone(folder: Path) -> None:
-    case = shapes.replace(ODD, engine="compile")
-    assert shapes.run(case, shapes.data_of(case, folder))[0].session.engine == "compile"
+def test_a_native_run_resumed_inside_an_epoch_has_the_bits_of_the_run_left_alone(folder: Path) -> None:
+    case = shapes.replace(ODD, engine="native")
+    assert shapes.run(case, shapes.data_of(case, folder))[0].session.engine == "native"
     assert not list(filter(None, shapes.resumed(case, folder)))
 
 

@@ -69,7 +69,7 @@ def fit(*callbacks: Any, **how: Any) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("engine", ["eager", "compile"])
+@pytest.mark.parametrize("engine", ["eager", "native"])
 def test_each_split_is_measured_as_scikit_learn_does(engine: str) -> None:
     trainer = fit(engine=engine)
     assert trainer.session is not None

@@ -49,21 +49,13 @@ def state(trainer: Trainer) -> list[torch.Tensor]:
 
 @pytest.mark.slow
 @PAIRS
-def test_a_case_drawn_at_random_ends_at_the_eager_parameters(seed: int, native_cache: None) -> None:
+def test_a_case_drawn_at_random_ends_at_the_eager_parameters(seed: int) -> None:
     eager, what = trained(seed, "eager")
     native, _ = trained(seed, "native")
     assert native.fitted().engine == "native", what
     assert distance(eager, native) < 1e-12, what
     last = [trainer.history[-1]["train/loss"] for trainer in (native, eager)]
     assert last[0] == pytest.approx(last[1], rel=1e-12, nan_ok=True), what
-
-
-@pytest.fixture(scope="module")
-def native_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A cache of these tests' own: the first run of a test compiles."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 class Look(Callback):
@@ -77,7 +69,6 @@ class Look(Callback):
             self.contents.append(session.snapshot())
 
 
-@pytest.mark.usefixtures("native_cache")
 def test_bits_do_not_depend_on_where_calls_end_and_a_resume_is_exact() -> None:
     whole, look = fit(), Look(3, 9)
     assert whole.fitted().engine == "native"
@@ -89,7 +80,6 @@ def test_bits_do_not_depend_on_where_calls_end_and_a_resume_is_exact() -> None:
         assert all(map(torch.equal, state(rest), state(whole)))
 
 
-@pytest.mark.usefixtures("native_cache")
 def test_a_replica_has_the_bits_of_the_model_alone_for_any_number_of_threads() -> None:
     alone = [fit(seed=seed) for seed in range(3)]
     for threads in (1, 2):
@@ -100,7 +90,6 @@ def test_a_replica_has_the_bits_of_the_model_alone_for_any_number_of_threads() -
             assert all(torch.equal(p[r], q) for (p, _), (q, _) in pairs)
 
 
-@pytest.mark.usefixtures("native_cache")
 def test_images_are_flattened(capsys: pytest.CaptureFixture[str]) -> None:
     x, t = torch.randn(30, 3, 4), torch.randint(0, 2, (30,))
     found = {}
@@ -144,3 +133,26 @@ def test_without_a_compiler_a_run_is_eager_and_a_line_says_so(
     assert fit(max_epochs=1).fitted().engine == "eager"
     assert "trainer.engine native: eager, since no C++ compiler was found (install g++, or set CXX)" in capsys.readouterr().err
     compiler.compiler.cache_clear()
+
+
+def test_a_replica_that_diverges_leaves_no_trace_in_another() -> None:
+    for clip in (None, 1.0):
+        alone = fit(seed=1, clip_norm=clip)
+        together = fit(replicas=2, threads=1, clip_norm=clip, callbacks=[Overflow()])
+        assert together.fitted().engine == "native"
+        (p, _), *_ = together.fitted().net.param()
+        assert not p[0].isfinite().any()
+        pairs = zip(together.fitted().net.param(), alone.fitted().net.param(), strict=True)
+        assert all(torch.equal(p[1], q) for (p, _), (q, _) in pairs)
+
+
+class Overflow(Callback):
+    """Makes the weights of the first replica infinite after step 6."""
+
+    def next_step(self, step: int) -> int | None:
+        return 6 if step < 6 else None
+
+    def on_train_batch_end(self, session: Session) -> None:
+        if session.progress.step == 6:
+            for p, _ in session.net.param():
+                p[0] = float("inf")

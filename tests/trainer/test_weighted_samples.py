@@ -180,9 +180,9 @@ def test_the_positive_class_is_saved_with_the_run(tmp_path: Path) -> None:
     assert model.test(data)["test/recall"] == trainer.test()["test/recall"] == pytest.approx(of_no)
 
 
-def test_compiled_steps_are_taken_eagerly_and_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert fitted(weighted(X, LABEL, COUNTS), engine="compile").summary["mode"] == "eager"
-    expected = "trainer.engine compile: eager, since the samples have weights, which only eager and native steps take"
+def test_captured_steps_are_taken_eagerly_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fitted(weighted(X, LABEL, COUNTS), engine="graph").summary["mode"] == "eager"
+    expected = "trainer.engine graph: eager, since the samples have weights, which only eager and native steps take"
     assert expected in capsys.readouterr().err
 
 

@@ -43,7 +43,7 @@ def begun(parts: Parts, data: Dataset) -> Session:
     """Return a session before the first step of the configured run. Raises the UserErrors of a fit up to this point."""
     with TemporaryDirectory(prefix="trainkit-") as folder:
         seed_globals(parts.seed)
-        settings = replace(parts.settings, engine="eager")  # compilation has no errors of its own
+        settings = replace(parts.settings, engine="eager")  # the other engines have no errors of their own
         run = RunFolder(Path(folder))
         check_files(parts.callbacks)
         optimizer = parts.optimizer(parts.net)

@@ -34,7 +34,7 @@ def library(key: object, build: Callable[[Path], Path]) -> Path:
     built in a temporary folder, deleted when the process ends, and a line on stderr says why. Two processes may build the same
     library; the first one to finish keeps it.
     """
-    folder = cache_folder() / hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+    folder = folder_of(key)
     if is_valid(folder):
         return folder / LIBRARY
     try:
@@ -54,6 +54,15 @@ def library(key: object, build: Callable[[Path], Path]) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return folder / LIBRARY
+
+
+def folder_of(key: object) -> Path:
+    return cache_folder() / hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+
+
+def is_kept(key: object) -> bool:
+    """Return whether the cache holds the library for `key`."""
+    return is_valid(folder_of(key))
 
 
 def is_valid(folder: Path) -> bool:

@@ -72,7 +72,7 @@ class Adam(Optimizer):
     def _apply_kernel(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
         """Update with torch's kernel, which reads the buffers once: twice as fast for a small net, six times for a large one.
 
-        It does not take one number per replica. The formula does, is fused in compiled code, and tests the kernel.
+        It does not take one number per replica. The formula does, and tests the kernel.
         """
         kernel = kernels.adamw if self.decoupled else kernels.adam
         kernel(

@@ -11,7 +11,7 @@ from torch import Tensor
 from trainkit.core.errors import UserError
 
 Rate = float | Sequence[float]  # a hyperparameter: one number, or one per replica
-Number = float | Tensor  # a `Rate` in a computation: a tensor where replicas differ, and in compiled code
+Number = float | Tensor  # a `Rate` in a computation: a tensor where replicas differ, and in a captured step
 Scalars = Mapping[str, Any]  # the scalars of an update by name: `Number`s, `t` and `frozen` (see `Optimizer`)
 RATE_LIMIT = 1e38  # rates and other hyperparameters are below it, so that float32 holds them
 

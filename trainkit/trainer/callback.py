@@ -133,7 +133,7 @@ class Callback(Recorded):
     def next_step(self, step: int) -> int | None:
         """Return the next step after `step` at which on_train_batch_end or on_checkpoint has work to do; None if none is known.
 
-        Compiled steps run up to that step in one call, and the hooks are called at its end. By default it is the following
+        Native steps run up to that step in one call, and the hooks are called at its end. By default it is the following
         step. Eager steps do not use it: they call the hooks after each step.
         """
         return step + 1

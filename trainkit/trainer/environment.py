@@ -43,10 +43,12 @@ def changed_conditions(session: Session, content: dict[str, Any]) -> list[str]:
 
 
 def resumed_engine(configured: str, content: dict[str, Any]) -> Any:
-    """Return the engine of a resumed run: the configured one, or for auto the checkpoint's."""
-    return engine_of(content) if configured == "auto" else configured
+    """Return the engine of a resumed run: the configured one, or for auto the checkpoint's if it still exists."""
+    if configured != "auto":
+        return configured
+    return "eager" if (then := engine_of(content)) == "compile" else then
 
 
 def engine_of(content: dict[str, Any]) -> Any:
-    """Return what took the checkpoint's steps: eager, compile or graph."""
+    """Return what took the checkpoint's steps: eager, native or graph; compile in a checkpoint of an earlier version."""
     return content["environment"].get("mode", "eager")

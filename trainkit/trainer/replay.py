@@ -114,7 +114,7 @@ def replay_steps(session: Session, kept: StepCopy, end: int) -> Generator[tuple[
     """
     kept.restore(session)
     state, next_steps = session.progress, session.next_steps
-    session.next_steps = [lambda step: step + 1]  # compiled steps too are taken one by one: their bits are the same
+    session.next_steps = [lambda step: step + 1]  # native steps too are taken one by one: their bits are the same
     assert session.step_engine is not None
     steps = session.step_engine.epoch(state.epoch, state.batch)
     try:

@@ -42,7 +42,7 @@ class Session(Evaluator):
     data: the splits; from `on_fit_start` on scaled and on the device.
     normalizer: how inputs are scaled. generators: those of the passes (Dropout's masks), one per replica.
     progress: where the run is. metrics: the latest values. run: its folder, or None. config: its configuration as text.
-    engine: eager, compile or graph, once the fit has begun. step_engine: the object that takes the steps.
+    engine: eager, native or graph, once the fit has begun. step_engine: the object that takes the steps.
 
     After its fit a session can be pickled. The trainer keeps it for `validate`, `test`, `predict` and `save`.
     """
@@ -72,7 +72,10 @@ class Session(Evaluator):
         self.undirected: list[str] = []  # monitors of which it is not known whether larger values are better
         self.history: list[dict[str, Any]] = []
         self.step_engine: StepEngine | None = None
-        self.engine: str = settings.engine  # eager, compile or graph, once the fit has begun
+        self.engine: str = settings.engine  # eager, native or graph, once the fit has begun
+        self.max_threads = (
+            1  # for work whose bits do not depend on it: the trainer's number, or torch's before the fit chose one
+        )
         self.validated_step: int | None = None  # of the last validation in this fit
         self.validate_every_n_epochs: int = 1  # ValidationSplit sets this and the next
         self.validate_every_n_steps: int | None = None

@@ -15,7 +15,7 @@ from trainkit.optim.arithmetic import RATE_LIMIT
 
 from .device import find_device
 
-Engine = Literal["eager", "compile", "graph", "native", "auto"]
+Engine = Literal["auto", "eager", "native", "graph"]
 AT_LEAST = {
     "max_epochs": 0,
     "min_epochs": 0,
@@ -46,7 +46,7 @@ class Settings:
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     precision: Literal["full", "bf16"] = "full"
-    engine: Engine = "eager"
+    engine: Engine = "auto"
     threads: int | None = None
     log_every_n_steps: int = 50
     metrics: Sequence[Any] = ()
@@ -70,6 +70,8 @@ class Settings:
         if self.batch_size is None and self.accumulate > 1:
             problem = "with batch_size null a step is one pass over all samples"
             raise UserError(f"trainer.accumulate: {self.accumulate}; {problem}; give a batch_size")
+        if self.engine == "compile":  # type: ignore[comparison-overlap]
+            raise UserError("trainer.engine: compile was removed; write native")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"trainer.{name}: {getattr(self, name)}; choose {' or '.join(allowed)}")

@@ -38,6 +38,7 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
             terminal.print_stderr(f"resumed under other conditions: {line}; the bits of the result may differ")
     prepare_training(session, content)
     check_monitors(session)
+    session.max_threads = session.settings.threads or torch.get_num_threads()
     threads.use(threads.chosen(session, content))
     progress, run = session.progress, session.run
     session.last_is_ahead = content is not None and run is not None and run.is_ahead(progress.step, progress.epoch)

@@ -50,8 +50,8 @@ class Trainer(Settings, Predictor):
     data, Dropout's masks, and the replicas' weights.
     device: auto (cuda where there is one), cpu, cuda, cuda:1. dtype: of parameters and data.
     precision: that of the passes: full is dtype; bf16 is bfloat16 over parameters of `dtype` (see `engines/bf16.py`).
-    engine: eager, step by step; compile, many steps in one call of compiled code; auto, the faster of the two, by estimate;
-        graph, replays of a step captured on a CUDA device (see `engines/engine.py`).
+    engine: eager, step by step; native, many steps per call of C++ that is generated for the net; graph, replays of a step
+        captured on a CUDA device; auto, the one that finishes first, by timed steps (see `engines/engine.py`).
     threads: torch's number of threads in a fit; None is one if all products are small, else all (see `threads.py`).
     metrics: what an evaluation measures besides the loss, and with classes error and accuracy: names, names with options, and
         classes or functions of your own: ["f1", {"top_k": {"k": 5}}, my_metric] (see `trainkit.metrics`).

@@ -152,7 +152,8 @@ def _settings(value: Any, seed: int, metrics: list[Any], errors: list[str]) -> S
         errors.append(f"trainer: {yaml_repr(value)}; needs a mapping, {{max_epochs: 5}}")
         return None
     if "mode" in value:
-        errors.append(f"trainer.mode: was renamed; write trainer.engine={yaml_repr(value['mode'])}")
+        now = {"compile": "native"}.get(value["mode"], value["mode"])
+        errors.append(f"trainer.mode: was renamed; write trainer.engine={yaml_repr(now)}")
         return None
     wrong = check_arguments(Trainer, value, "trainer", (*NOT_CONFIGURED, "seed", "metrics", "callbacks", "run_dir", "config"))
     errors += wrong

@@ -160,7 +160,7 @@ class Ended:
 
     @property
     def engine(self) -> str:
-        """eager, compile or graph. It is fixed, since `trainer.engine: auto` chooses by time and may choose differently."""
+        """eager, native or graph. It is fixed, since `trainer.engine: auto` chooses by time and may choose differently."""
         return str(engine_of(self.last))
 
 

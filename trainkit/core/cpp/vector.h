@@ -24,8 +24,12 @@ constexpr int lanes(int n) {
   return w;
 }
 
-// n numbers, filled up to whole vectors. Every row of a buffer has this length, and its padding is 0.
-constexpr int pad(int n) { return (n + lanes(n) - 1) / lanes(n) * lanes(n); }
+// n numbers, filled up to whole vectors. Every row of a buffer has this length, and its padding is 0. Where the distance of long
+// rows would be a multiple of 256 bytes, the numbers of a column would compete for a few places of the cache: another vector.
+constexpr int pad(int n) {
+  const int whole = (n + lanes(n) - 1) / lanes(n) * lanes(n), bytes = whole * sizeof(T);
+  return bytes >= 512 && bytes % 256 == 0 ? whole + VECTOR_BYTES / int(sizeof(T)) : whole;
+}
 
 using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 template <int w> struct Vector { typedef T type __attribute__((vector_size(w * sizeof(T)))); };
@@ -42,6 +46,37 @@ template <int w> INLINE Vec<w> load(const T* p) {
 template <int w> INLINE void store(T* p, Vec<w> v) { std::memcpy(p, &v, sizeof v); }
 
 constexpr bool SINGLE = sizeof(T) == 4;
+
+// The transpose of a square block.
+template <int B> INLINE void transpose_block(Vec<B> (&v)[B]) {
+  if constexpr (B == 2) {
+    const Vec<B> first = __builtin_shuffle(v[0], v[1], Ints<B>{0, 2});
+    v[1] = __builtin_shuffle(v[0], v[1], Ints<B>{1, 3});
+    v[0] = first;
+  } else {
+    static_assert(B == 4);
+    const Ints<B> low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
+    const Vec<B> a = __builtin_shuffle(v[0], v[1], low), b = __builtin_shuffle(v[0], v[1], high);
+    const Vec<B> c = __builtin_shuffle(v[2], v[3], low), d = __builtin_shuffle(v[2], v[3], high);
+    v[0] = __builtin_shuffle(a, c, first), v[1] = __builtin_shuffle(a, c, second);
+    v[2] = __builtin_shuffle(b, d, first), v[3] = __builtin_shuffle(b, d, second);
+  }
+}
+
+// Aᵀ (COLUMNS, ROWS) of A (ROWS, COLUMNS), both with padded rows, in square blocks of 16 bytes a row.
+template <int ROWS, int COLUMNS> INLINE void transpose(const T* A, T* At) {
+  constexpr int B = 16 / sizeof(T), AP = pad(COLUMNS), TP = pad(ROWS);
+  for (int i = 0; i < ROWS; i += B)
+    for (int j = 0; j < COLUMNS; j += B) {
+      Vec<B> v[B];
+#pragma GCC unroll 4
+      for (int k = 0; k < B; k++) v[k] = i + k < ROWS ? load<B>(A + (i + k) * AP + j) : Vec<B>{};
+      transpose_block<B>(v);
+#pragma GCC unroll 4
+      for (int k = 0; k < B; k++)
+        if (j + k < COLUMNS) store<B>(At + (j + k) * TP + i, v[k]);
+    }
+}
 
 // 2ⁿ for integers n in the range of T's exponents.
 template <int w> INLINE Vec<w> power_of_two(Vec<w> n) {

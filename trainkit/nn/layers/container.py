@@ -83,8 +83,8 @@ class Recompute(Sequential):
     """y = fₖ(... f₁(x)). Saves x only; the backward pass repeats the forward pass. This saves memory and costs time.
 
     Known as activation checkpointing, torch.utils.checkpoint. The second pass draws the same random numbers as the first.
-    With `recomputes` False it is a Sequential. Engines set that on a copy of the net: for compiled code, where the compiler
-    chooses what is kept, and for a captured step that draws random numbers.
+    With `recomputes` False it is a Sequential. An engine sets that on a copy of the net, for a captured step that draws random
+    numbers.
     Source: Chen, Xu, Zhang, Guestrin 2016.
     """
 

@@ -14,7 +14,7 @@ class Dropout(Module):
 
     Saves the scaled mask m / (1 - p). It is drawn from `generators`: one for all replicas, or one per replica, so that each
     replica draws the same as in a run of its own; None is torch's global generator. The trainer sets them and saves their
-    states. Compiled code calls `draw_mask` outside of the graph (see `trainer/engines/compiled.py`).
+    states. Native steps take masks that `draw_mask` has drawn (see `trainer/engines/native/engine.py`).
     Raises UserError for p outside [0, 1]. Source: Srivastava et al. 2014, in the inverted form of torch.nn.Dropout.
     """
 

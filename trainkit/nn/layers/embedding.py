@@ -60,6 +60,10 @@ class EmbedColumns(Module):
         numbers = dy.shape[-1] - len(self.categories) * self.dim
         self.dw.view(-1, self.dim).index_add_(0, rows.reshape(-1), dy[..., numbers:].reshape(-1, self.dim))  # dw[k] += dy
 
+    def native(self, features: int) -> tuple[str, int, bool]:
+        sizes = ", ".join(map(str, (features, self.dim, *self.categories)))
+        return f"EmbedColumns<N, {sizes}> @;", features + len(self.categories) * (self.dim - 1), True
+
     def invalid_input(self, x: Tensor) -> Tensor | None:
         numbers = self._numbers(x)
         codes, limits = x[..., numbers:], torch.tensor(self.categories, device=x.device)

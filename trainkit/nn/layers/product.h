@@ -2,9 +2,9 @@
 #pragma once
 #include "core/cpp/vector.h"
 
-// Rows m to m + MB of the columns p to p + NB w: end(m, p, start(p) + Σₖ A[m sm + k sk] B[k ldb + p]).
-template <int MB, int NB, int K, int w, int sm, int sk, int ldb, class Start, class End>
-INLINE void block(const T* __restrict A, const T* __restrict B, int m, int p, Start start, End end) {
+// Rows m to m + MB of the columns p to p + NB w of C: start(m, p) + Σₖ A[m sm + k sk] B[k sb + p], for k below K.
+template <int MB, int NB, int w, int sm, int sk, int sb, int sc, class Start>
+INLINE void block(const T* __restrict A, const T* __restrict B, T* __restrict C, int K, int m, int p, Start start) {
   Vec<w> sum[MB][NB];
 #pragma GCC unroll 16
   for (int i = 0; i < MB; i++)
@@ -14,7 +14,7 @@ INLINE void block(const T* __restrict A, const T* __restrict B, int m, int p, St
   for (int k = 0; k < K; k++) {
     Vec<w> b[NB];
 #pragma GCC unroll 8
-    for (int j = 0; j < NB; j++) b[j] = load<w>(B + k * ldb + p + j * w);
+    for (int j = 0; j < NB; j++) b[j] = load<w>(B + k * sb + p + j * w);
 #pragma GCC unroll 16
     for (int i = 0; i < MB; i++) {
       T a = A[(m + i) * sm + k * sk];
@@ -25,7 +25,7 @@ INLINE void block(const T* __restrict A, const T* __restrict B, int m, int p, St
 #pragma GCC unroll 16
   for (int i = 0; i < MB; i++)
 #pragma GCC unroll 8
-    for (int j = 0; j < NB; j++) end(m + i, p + j * w, sum[i][j]);
+    for (int j = 0; j < NB; j++) store<w>(C + (m + i) * sc + p + j * w, sum[i][j]);
 }
 
 // The rows of a block: as many as the registers hold, without a thin rest.
@@ -40,15 +40,31 @@ constexpr int block_rows(int M, int most) {
   return best;
 }
 
-// C (M, P), P padded: end(m, p, start(m, p) + Σₖ A[m sm + k sk] B[k P + p]) for every row m and every vector p of columns.
-template <int M, int K, int P, int sm, int sk, class Start, class End>
-INLINE void product(const T* A, const T* B, Start start, End end) {
-  constexpr int w = lanes(P), vectors = P / w;
-  constexpr int NB = vectors % 4 == 0 && REGISTERS == 32 ? 4 : vectors % 2 == 0 ? 2 : vectors % 3 == 0 ? 3 : 1;
+// As many k at a time as leave a block's columns of B in the innermost cache.
+constexpr int LONGEST = 24 * 1024;  // bytes
+
+// The columns p to p + NB w of all M rows of a product.
+template <int M, int K, int NB, int w, int sm, int sk, int s, class Start>
+INLINE void columns(const T* A, const T* B, T* C, int p, Start start) {
   constexpr int most = (REGISTERS - NB - 2) / NB, MB = block_rows(M, most < 10 ? most : 10), rest = M % MB;
-  for (int p = 0; p < P; p += NB * w) {
+  constexpr int most_k = LONGEST / (NB * w * int(sizeof(T))), parts = (K + most_k - 1) / most_k, KB = (K + parts - 1) / parts;
+  auto add = [&](int k, int count, auto first) {
+    const T *a = A + k * sk, *b = B + k * s;
     int m = 0;
-    for (; m + MB <= M; m += MB) block<MB, NB, K, w, sm, sk, P>(A, B, m, p, start, end);
-    if constexpr (rest > 0) block<rest, NB, K, w, sm, sk, P>(A, B, m, p, start, end);
-  }
+    for (; m + MB <= M; m += MB) block<MB, NB, w, sm, sk, s, s>(a, b, C, count, m, p, first);
+    if constexpr (rest > 0) block<rest, NB, w, sm, sk, s, s>(a, b, C, count, m, p, first);
+  };
+  add(0, KB, start);
+  if constexpr (parts > 1)
+    for (int k = KB; k < K; k += KB) add(k, K - k < KB ? K - k : KB, [&](int m, int p) { return load<w>(C + m * s + p); });
+}
+
+// C[m][p] = start(m, p) + Σₖ A[m sm + k sk] B[k][p] for m < M, k < K and all columns p; B and C with padded rows.
+template <int M, int K, int COLUMNS, int sm, int sk, class Start>
+INLINE void product(const T* A, const T* B, T* C, Start start) {
+  constexpr int w = lanes(COLUMNS), vectors = (COLUMNS + w - 1) / w, s = pad(COLUMNS);
+  constexpr int NB = vectors == 3 ? 3 : vectors == 1 ? 1 : 2, rest = vectors % NB;
+  int p = 0;
+  for (; p + NB * w <= vectors * w; p += NB * w) columns<M, K, NB, w, sm, sk, s>(A, B, C, p, start);
+  if constexpr (rest > 0) columns<M, K, rest, w, sm, sk, s>(A, B, C, p, start);
 }

@@ -25,6 +25,7 @@ class CudaGraphEngine(MultiStepEngine):
     Errors of torch's capture are passed on, such as the error for a step that reads a number on the host.
     """
 
+    name = "graph"
     adjective = "captured"
 
     def build(self, order: Tensor) -> None:

@@ -1,7 +1,7 @@
 """The engine of a fit: it takes the steps of an epoch, one by one from Python or many in a call.
 
-`trainer.engine`: eager; compile, after about ten seconds of compiling; auto, compile where timed eager steps show that it is
-faster; graph, replays of one step on a CUDA device. A step that cannot be compiled or captured runs eagerly, and a line on
+`trainer.engine`: eager; native, in C++ that is generated for the net; graph, replays of one step on a CUDA device; auto, native
+or graph where timed steps show that the run ends earlier. Where an engine cannot take the steps, they are eager, and a line on
 stderr gives the reason.
 """
 
@@ -17,6 +17,8 @@ from trainkit.core.errors import UserError
 from trainkit.nn.module import LayerError, Module
 
 from . import auto
+from .cuda_graph import CudaGraphEngine
+from .native.engine import NativeEngine
 from .step import Differentiable, Gradient, clipping, loss_and_grad, training_step
 
 if TYPE_CHECKING:
@@ -39,19 +41,18 @@ class StepEngine:
             warn_if_slow()
         self.net = self._in_precision(session.net)
         self.step = training_step(self.net, session.loss, session.optimizer, session.settings.accumulate, *limits)
-        self.name: Literal["eager", "compile", "graph", "native"] = "eager"
+        self.name: Literal["eager", "native", "graph"] = "eager"
         self.multi_step: MultiStepEngine | None = None
-        if engine == "eager" or session.steps_left == 0:
+        if engine == "eager" or session.steps_left < (auto.FEWEST if engine == "auto" else 1):
             return
         try:
             check_supported(session, engine)
-            if engine == "auto" and not auto.is_compiling_worthwhile(session, self.step):
-                return
-            chosen: Literal["compile", "graph", "native"] = engine if engine in ("graph", "native") else "compile"  # type: ignore[assignment]
-            self.multi_step = self._multi_step(chosen)
-            self.name = chosen
-        except Exception as error:  # the compiler, or a module that cannot be traced, may raise anything
-            print_engine(f"{engine}: eager, since {reason(error, 'capturing' if engine == 'graph' else 'compiling')}")
+            chosen = auto.faster(session, self.step, self._multi_step) if engine == "auto" else self._multi_step(engine)
+        except Exception as error:  # a module whose step is captured may raise anything
+            print_engine(f"{engine}: eager, since {reason(error)}")
+            return
+        if chosen is not None:
+            self.multi_step, self.name = chosen, chosen.name
 
     def _in_precision(self, net: Module) -> Differentiable:
         """Return the net's passes in the precision of the settings."""
@@ -95,7 +96,7 @@ class StepEngine:
         sums = weight[rows].double().sum(-1)
         return sums.T if sums.dim() == 2 else sums
 
-    def _multi_step(self, engine: Literal["compile", "graph", "native"]) -> MultiStepEngine:
+    def _multi_step(self, engine: str) -> MultiStepEngine:
         session = self.session
         clip = clipping(session.net.replica_dims, session.settings.clip_norm, session.settings.clip_value)
 
@@ -103,15 +104,8 @@ class StepEngine:
             return loss_and_grad(self._in_precision(net), session.loss, session.settings.accumulate)
 
         if engine == "native":
-            from .native.engine import NativeEngine
-
             return NativeEngine(session, gradient_of, clip)
-        kind: type[MultiStepEngine]
-        if engine == "graph":
-            from .cuda_graph import CudaGraphEngine as kind
-        else:
-            from .compiled import CompiledEngine as kind
-        return kind(session.net, session.optimizer, gradient_of, clip, session.data.train, self.size)
+        return CudaGraphEngine(session.net, session.optimizer, gradient_of, clip, session.data.train, self.size)
 
 
 def warn_if_slow() -> None:
@@ -125,30 +119,29 @@ def warn_if_slow() -> None:
 
 
 def check_supported(session: Session, engine: str) -> None:
-    """Raise UserError where it is known without trying that the steps cannot be compiled or captured."""
+    """Raise UserError where it is known without trying that many steps cannot be taken in a call."""
     if not session.optimizer.has_grad_buffer:
         raise UserError("SGD with accumulate_into_momentum has no gradient buffer, which is needed to check such a step")
     if not isinstance(session.data.train.x, Tensor):
         raise UserError("the data is not in memory")
-    if session.data.train.weight is not None and engine != "native":
+    name = {"auto": "graph" if session.device.type == "cuda" else "native"}.get(engine, engine)
+    if session.data.train.weight is not None and name == "graph":
         raise UserError("the samples have weights, which only eager and native steps take")
     if session.augment is not None:
         raise UserError("the samples are augmented")
-    if session.settings.precision == "bf16" and engine != "graph":
-        raise UserError("compiled code does not round to bfloat16 where the passes of trainer.precision=bf16 do")
+    if session.settings.precision == "bf16" and name == "native":
+        raise UserError("native steps do not round to bfloat16 where the passes of trainer.precision=bf16 do")
 
 
-def reason(error: Exception, what: str) -> str:
-    """Return one line about an error of compiling or capturing."""
+def reason(error: Exception) -> str:
+    """Return one line about an error of the construction of an engine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ""
-    if isinstance(error, LayerError):  # of a pass that was traced or captured; run eagerly, the layer may be valid
-        return f"{what} failed, {text[:200]}"
+    if isinstance(error, LayerError):  # of a pass that was captured; run eagerly, the layer may be valid
+        return f"capturing failed, {text[:200]}"
     if isinstance(error, UserError):
         return text
-    if "compiler" in type(error).__name__.lower() or "compiler" in text.lower():
-        return "no C++ compiler was found (install g++, or set CXX)"
-    return f"{what} failed, {type(error).__name__}: {text[:200]}"
+    return f"capturing failed, {type(error).__name__}: {text[:200]}"
 
 
 def print_engine(line: str) -> None:

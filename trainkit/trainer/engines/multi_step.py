@@ -1,4 +1,4 @@
-"""Many training steps in one call: the base of compiled code (`compiled.py`) and of a CUDA graph (`cuda_graph.py`).
+"""Many training steps in one call: the base of native code (`native/`) and of a CUDA graph (`cuda_graph.py`).
 
 The whole step runs on the device, from gathering the batch to storing its loss. The learning rate and the scalars that depend
 on the number of updates are computed on the host beforehand, and read from a table. The code of a step is the same for any
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class MultiStepEngine:
     differ, and the errors of `build`.
     """
 
+    name: Literal["native", "graph"]
     adjective = ""  # of its steps, in messages
     takes_every_step = False  # False if the first step of a run, and the smaller batch at an epoch's end, are taken eagerly
 

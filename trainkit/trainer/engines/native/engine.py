@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
-from trainkit.core.library_cache import library
+from trainkit.core.library_cache import is_kept, library
 from trainkit.nn.module import Module
 from trainkit.trainer.engines.multi_step import MAX_STEPS, MultiStepEngine
 from trainkit.trainer.engines.step import Clip, Gradient
 
 from .compiler import FLAGS, PACKAGE, compile_library, compiler
-from .source import steps_source
+from .source import Steps, steps_source
 
 if TYPE_CHECKING:
     from trainkit.trainer.session import Session
@@ -41,29 +41,28 @@ class NativeEngine(MultiStepEngine):
     Raises UserError where a module, the loss or the optimizer has no C++ pair, and without a C++ compiler.
     """
 
+    name = "native"
     adjective = "native"
     takes_every_step = True
 
     def __init__(self, session: Session, gradient_of: Callable[[Module], Gradient], clip: Clip | None) -> None:
         """Build and check the steps of a session. gradient_of, clip: as for `MultiStepEngine`."""
-        if session.device.type != "cpu":
-            raise UserError(f"native steps run on a CPU, not on {session.device}")
-        self.loss, self.settings = session.loss, session.settings
+        self.source, self.parts, self.threads = session_source(session), session.settings.accumulate, session.max_threads
         super().__init__(session.net, session.optimizer, gradient_of, clip, session.data.train, session.step_size)
 
     def build(self, order: Tensor) -> None:
-        settings, self.parts = self.settings, self.settings.accumulate
         self.x, self.t = self.x.contiguous(), self.t.contiguous()
         self.weight = None if self.weight is None else self.weight.contiguous()
         rows = -(-self.size // self.parts)
-        limits = settings.clip_norm, settings.clip_value
-        self.source = steps_source(self.net, self.loss, self.optimizer, rows, self.parts, self.x, self.t, *limits)
-        path = library(library_key(self.source.text), lambda folder: compile_library(self.source.text, folder))
+        path = library(library_key(self.source), lambda folder: compile_library(self.source.text, folder))
         loaded = ctypes.CDLL(str(path))
         loaded.model_bytes.restype = ctypes.c_long
         replicas = self.replicas[0] if self.replicas else 1
-        self.threads = min(torch.get_num_threads(), replicas)
-        self.models = torch.empty(self.threads * loaded.model_bytes() + ALIGN, dtype=torch.uint8)
+        self.threads = min(self.threads, replicas)
+        self.memory = torch.empty(self.threads * loaded.model_bytes() + ALIGN, dtype=torch.uint8)
+        self.models = -(-self.memory.data_ptr() // ALIGN) * ALIGN
+        loaded.create.argtypes, loaded.create.restype = [ctypes.c_void_p, ctypes.c_long], None
+        loaded.create(self.models, self.threads)
         self.masks = [self.x.new_empty(MAX_STEPS, self.parts, replicas, rows, width) for _, width in self.source.dropouts]
         self.call: Any = loaded.steps
         self.call.argtypes, self.call.restype = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p], None
@@ -96,7 +95,7 @@ class NativeEngine(MultiStepEngine):
             order.shape[-1],
             self.optimizer.t == count,  # the updates are counted already
         )
-        self.call(-(-self.models.data_ptr() // ALIGN) * ALIGN, self.threads, ctypes.byref(call))
+        self.call(self.models, self.threads, ctypes.byref(call))
         return self.losses[:count].clone()  # the next call writes into the same place
 
     def _draw_masks(self, count: int, size: int) -> None:
@@ -115,10 +114,25 @@ def addresses(tensors: Sequence[Tensor]) -> Any:
     return (ctypes.c_void_p * max(1, len(tensors)))(*(t.data_ptr() for t in tensors))
 
 
-def library_key(text: str) -> tuple[Any, ...]:
+def session_source(session: Session) -> Steps:
+    """Return the source of a session's steps. Raises UserError where they have no C++ code."""
+    if session.device.type != "cpu":
+        raise UserError(f"native steps run on a CPU, not on {session.device}")
+    settings, split = session.settings, session.data.train
+    assert isinstance(split.x, Tensor)  # not MappedRows
+    rows, limits = -(-session.step_size // settings.accumulate), (settings.clip_norm, settings.clip_value)
+    return steps_source(session.net, session.loss, session.optimizer, rows, settings.accumulate, split.x, split.t, *limits)
+
+
+def is_compiled(source: Steps) -> bool:
+    """Return whether the library of a source is in the cache."""
+    return is_kept(library_key(source))
+
+
+def library_key(source: Steps) -> tuple[Any, ...]:
     """Return all that the library depends on: the source with its headers, the flags, the compiler and the processor."""
     headers = [p.read_text(encoding="utf-8") for p in sorted(Path(PACKAGE).rglob("*.h"))]
-    return text, headers, FLAGS, compiler(), processor()
+    return source.text, headers, FLAGS, compiler(), processor()
 
 
 def processor() -> str:

@@ -55,8 +55,9 @@ struct Model {
     $bind
   }
 
-  // Copy between the optimizer's buffers and the model's.
+  // Copy between the optimizer's buffers and the model's. The padding may be that of a replica that diverged: it is cleared.
   template <bool in> void copy(T* const* flat, long replica, long replicas) {
+    if (in) std::memset(buffer, 0, sizeof buffer);
     for (int b = 0; b < BUFFERS; b++) {
       T *from = flat[b], *own = buffer[b];
       for (Shape s : PARAMETERS) {
@@ -72,9 +73,10 @@ struct Model {
     $changed
   }
 
-  // Add the gradient of `rows` samples, those at `at`, and return the sum of the loss. The other rows of x are any earlier ones.
+  // Add the gradient of `rows` samples, those at `at`, and return the sum of the loss. Other rows are finite, and count nothing.
   T pass(const T* samples, const int64_t* at, int rows, int part, bool weighted, T scale) {
     for (int n = 0; n < rows; n++) std::memcpy($x + n * pad(FEATURES), samples + at[n] * FEATURES, FEATURES * sizeof(T));
+    if (rows < N) std::memset($x + rows * pad(FEATURES), 0, (N - rows) * pad(FEATURES) * sizeof(T));
     $forward
     T sum = $loss.sum(rows, $y, t[part], weighted ? weight[part] : nullptr, scale, $dy);
     $backward
@@ -136,10 +138,14 @@ struct Model {
 
 extern "C" long model_bytes() { return sizeof(Model); }
 
+extern "C" void create(Model* models, long count) {
+  for (long i = 0; i < count; i++) new (models + i) Model;
+}
+
 // The steps of all replicas, on `threads` threads with a model each: replica r is on thread r mod threads.
 extern "C" void steps(Model* models, long threads, const Call* call) {
   auto work = [=](long thread) {
-    for (long r = thread; r < call->replicas; r += threads) (new (models + thread) Model)->run(*call, r);
+    for (long r = thread; r < call->replicas; r += threads) models[thread].run(*call, r);
   };
   std::vector<std::thread> others;
   for (long i = 1; i < threads; i++) others.emplace_back(work, i);
