@@ -47,9 +47,11 @@ CONTENDERS = (
     Contender("skorch {}, bare", "skorch:bare", "skorch", 0.2),
     Contender(f"skorch {{}}: {EXTRAS}, TensorBoard", "skorch:full", "skorch", 0.2),
     Contender("scikit-learn {}: MLPClassifier", "sklearn:fit", "scikit-learn", 0.5),
+    Contender("numba {}: plain loops", "numba:loops", "numba"),
     Contender("JAX {}: jit of a step", "jax:step", "jax"),
     Contender("JAX {}: jit and scan over an epoch", "jax:scan", "jax"),
     Contender(f"JAX {{}}: vmap and scan, {REPLICAS} models, per model", "jax:scan", "jax", 0.3, options={"models": REPLICAS}),
+    Contender("the multiply-adds of the step's products alone, in registers", "peak:registers"),
 )
 README = ("bare PyTorch", "trainkit", "early stopping", "MLPClassifier", "scan")  # the rows of its table
 

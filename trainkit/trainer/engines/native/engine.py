@@ -64,8 +64,18 @@ class NativeEngine(MultiStepEngine):
         loaded.create.argtypes, loaded.create.restype = [ctypes.c_void_p, ctypes.c_long], None
         loaded.create(self.models, self.threads)
         self.masks = [self.x.new_empty(MAX_STEPS, self.parts, replicas, rows, width) for _, width in self.source.dropouts]
-        self.call: Any = loaded.steps
-        self.call.argtypes, self.call.restype = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p], None
+        self.steps: Any = loaded.steps
+        self.steps.argtypes, self.steps.restype = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p], None
+        self.mask_addresses = addresses(self.masks)
+        self.call = Call(
+            x=self.x.data_ptr(),
+            t=self.t.data_ptr(),
+            weight=None if self.weight is None else self.weight.data_ptr(),
+            table=self.table.data_ptr(),
+            masks=ctypes.addressof(self.mask_addresses),
+            losses=self.losses.data_ptr(),
+            replicas=replicas,
+        )
 
     def run(self, order: Tensor, first: int, count: int) -> Tensor:
         return self._run(order, first, count, self.size)
@@ -77,25 +87,11 @@ class NativeEngine(MultiStepEngine):
 
     def _run(self, order: Tensor, first: int, count: int, size: int) -> Tensor:
         self._draw_masks(count, size)
-        order = order.contiguous()
-        state, masks = addresses(self.optimizer.state()), addresses(self.masks)
-        call = Call(
-            ctypes.addressof(state),
-            self.x.data_ptr(),
-            self.t.data_ptr(),
-            None if self.weight is None else self.weight.data_ptr(),
-            order.data_ptr(),
-            self.table.data_ptr(),
-            ctypes.addressof(masks),
-            self.losses.data_ptr(),
-            first * self.size,
-            size,
-            count,
-            self.replicas[0] if self.replicas else 1,
-            order.shape[-1],
-            self.optimizer.t == count,  # the updates are counted already
-        )
-        self.call(self.models, self.threads, ctypes.byref(call))
+        order, state, call = order.contiguous(), addresses(self.optimizer.state()), self.call
+        call.state, call.order, call.samples = ctypes.addressof(state), order.data_ptr(), order.shape[-1]
+        call.begin, call.size, call.count = first * self.size, size, count
+        call.is_first = self.optimizer.t == count  # the updates are counted already
+        self.steps(self.models, self.threads, ctypes.byref(call))
         return self.losses[:count].clone()  # the next call writes into the same place
 
     def _draw_masks(self, count: int, size: int) -> None:
