@@ -59,7 +59,7 @@ LAYERS = [*ELEMENTWISE, Identity, lambda: Dropout(0.3), Softmax, LogSoftmax]
 KINDS = ("logits", "weighted logits", "log-probabilities", "squares", "absolutes", "huber", "probabilities", "binary logits")
 
 
-def trained(seed: int, engine: Any, dtype: str = "float64", epochs: int = 10) -> tuple[Trainer, str]:
+def trained(seed: int, engine: Any, dtype: str = "float64", epochs: int = 10, threads: int = 1) -> tuple[Trainer, str]:
     """Return a trainer fitted on the case of `seed`, and what the case is."""
     r = random.Random(seed)
     inputs, width = r.choice([1, 2, 3, 5, 8, 17]), r.choice([1, 3, 4, 7, 16, 25, 33])
@@ -98,7 +98,7 @@ def trained(seed: int, engine: Any, dtype: str = "float64", epochs: int = 10) ->
     if replicas > 1:
         net.replicate(list(range(replicas)))
     optimizer = made_optimizer(r, net)
-    common: dict[str, Any] = {"max_epochs": epochs, "dtype": dtype, "threads": 1, "device": "cpu"}
+    common: dict[str, Any] = {"max_epochs": epochs, "dtype": dtype, "threads": threads, "device": "cpu"}
     trainer = Trainer(engine=engine, replicas=replicas, **common, **settings)
     weight = torch.rand(n, generator=draw, dtype=torch.float64) if r.random() < 0.3 else None
     trainer.fit(net, loss, optimizer, Dataset(Split(x, t, weight=weight)))

@@ -25,7 +25,7 @@ from trainkit import (
     tensors,
 )
 from trainkit.core.rng import generator
-from trainkit.trainer.engines.native import compiler
+from trainkit.trainer.engines.native import compiler, source
 
 PAIRS = pytest.mark.parametrize("seed", range(6))
 
@@ -144,6 +144,18 @@ def test_a_replica_that_diverges_leaves_no_trace_in_another() -> None:
         assert not p[0].isfinite().any()
         pairs = zip(together.fitted().net.param(), alone.fitted().net.param(), strict=True)
         assert all(torch.equal(p[1], q) for (p, _), (q, _) in pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_large_model_is_divided_and_its_bits_do_not_depend_on_the_threads(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    eager, what = trained(seed, "eager")
+    whole, _ = trained(seed, "native")
+    monkeypatch.setattr(source, "SHARED", 0)
+    divided, again = (trained(seed, "native", threads=threads)[0] for threads in (1, 2))
+    assert distance(eager, divided) < 1e-12, what
+    assert all(map(torch.equal, state(divided), state(again))), what
+    assert not all(map(torch.equal, state(divided), state(whole))), "its sums have another order"
 
 
 class Overflow(Callback):

@@ -229,13 +229,14 @@ class Module(Recorded):
 @contextmanager
 def eval_mode(net: Module) -> Iterator[None]:
     """Set evaluation mode inside the context, and restore each module's mode after it."""
-    modes = [(m, m.training) for _, m in net.modules()]
-    net.eval()
+    training = [m for _, m in net.modules() if m.training]
+    for m in training:
+        m.training = False
     try:
         yield
     finally:
-        for m, mode in modes:
-            m.training = mode
+        for m in training:
+            m.training = True
 
 
 FORWARD_ERRORS = (RuntimeError, IndexError, TypeError, ValueError)

@@ -63,10 +63,10 @@ template <int B> INLINE void transpose_block(Vec<B> (&v)[B]) {
   }
 }
 
-// Aᵀ (COLUMNS, ROWS) of A (ROWS, COLUMNS), both with padded rows, in square blocks of 16 bytes a row.
-template <int ROWS, int COLUMNS> INLINE void transpose(const T* A, T* At) {
-  constexpr int B = 16 / sizeof(T), AP = pad(COLUMNS), TP = pad(ROWS);
-  for (int i = 0; i < ROWS; i += B)
+// Aᵀ (COLUMNS, ROWS) of A (ROWS, COLUMNS), both with padded rows, in square blocks of 16 bytes a row: the share `share` of it.
+template <int ROWS, int COLUMNS, int SHARES> INLINE void transpose(const T* A, T* At, int share) {
+  constexpr int B = 16 / sizeof(T), AP = pad(COLUMNS), TP = pad(ROWS), blocks = (ROWS + B - 1) / B;
+  for (int i = blocks * share / SHARES * B; i < blocks * (share + 1) / SHARES * B; i += B)
     for (int j = 0; j < COLUMNS; j += B) {
       Vec<B> v[B];
 #pragma GCC unroll 4

@@ -4,12 +4,13 @@
 
 template <int N, int FEATURES, int DIM, int... CATEGORIES> struct EmbedColumns {
   static constexpr int C = sizeof...(CATEGORIES), F = FEATURES - C, OUT = F + C * DIM;
-  static constexpr int IP = pad(FEATURES), OP = pad(OUT), WP = pad(DIM), size = (CATEGORIES + ...) * WP;
+  static constexpr int IP = pad(FEATURES), OP = pad(OUT), WP = pad(DIM), size = (CATEGORIES + ...) * WP, derived = 0;
 
   const T* p;  // w with padded rows
   T* g;        // dw
 
-  void changed() {}
+  void bind(const T* parameters, T* gradient, T*) { p = parameters, g = gradient; }
+  template <int SHARES> void changed(int) {}
 
   // Call f(row of w, column of y) for each code of the sample x.
   template <class Do> static INLINE void each_code(const T* x, Do f) {

@@ -5,13 +5,16 @@
 template <int N, int IN, int OUT, bool BIAS> struct Linear {
   static constexpr int IP = pad(IN), OP = pad(OUT), wi = lanes(IN), wo = lanes(OUT);
   static constexpr int size = OUT * IP + (BIAS ? OP : 0);  // of the parameters with padded rows: w (OUT, IP), b (OP)
+  static constexpr int derived = IN * OP;                  // the size of wᵀ
 
-  const T* p;                      // the parameters
-  T* g;                            // their gradient
-  alignas(64) T wt[IN * OP] = {};  // wᵀ
+  const T* p;  // the parameters
+  T* g;        // their gradient
+  T* wt;       // wᵀ
 
-  // After each change of the parameters.
-  void changed() { transpose<OUT, IN>(p, wt); }
+  void bind(const T* parameters, T* gradient, T* transposed) { p = parameters, g = gradient, wt = transposed; }
+
+  // After each change of the parameters: compute a share of wᵀ.
+  template <int SHARES> void changed(int share) { transpose<OUT, IN, SHARES>(p, wt, share); }
 
   INLINE void fwd(const T* x, T* y) const {
     const T* b = p + OUT * IP;

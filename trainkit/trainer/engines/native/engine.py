@@ -56,13 +56,14 @@ class NativeEngine(MultiStepEngine):
         rows = -(-self.size // self.parts)
         path = library(library_key(self.source), lambda folder: compile_library(self.source.text, folder))
         loaded = ctypes.CDLL(str(path))
-        loaded.model_bytes.restype = ctypes.c_long
+        loaded.team_bytes.restype = loaded.shares.restype = ctypes.c_long
         replicas = self.replicas[0] if self.replicas else 1
-        self.threads = min(self.threads, replicas)
-        self.memory = torch.empty(self.threads * loaded.model_bytes() + ALIGN, dtype=torch.uint8)
+        self.threads = min(self.threads, replicas if replicas > 1 else loaded.shares())
+        teams = self.threads if replicas > 1 else 1
+        self.memory = torch.empty(teams * loaded.team_bytes() + ALIGN, dtype=torch.uint8)
         self.models = -(-self.memory.data_ptr() // ALIGN) * ALIGN
         loaded.create.argtypes, loaded.create.restype = [ctypes.c_void_p, ctypes.c_long], None
-        loaded.create(self.models, self.threads)
+        loaded.create(self.models, teams)
         self.masks = [self.x.new_empty(MAX_STEPS, self.parts, replicas, rows, width) for _, width in self.source.dropouts]
         self.steps: Any = loaded.steps
         self.steps.argtypes, self.steps.restype = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p], None

@@ -14,7 +14,7 @@ import torch
 import trainkit
 from trainkit.core.cpp import flag, number
 from trainkit.core.errors import UserError
-from trainkit.nn.layers import Dropout, Flatten, Identity, Recompute, Residual, Sequential
+from trainkit.nn.layers import Dropout, Flatten, Identity, Linear, Recompute, Residual, Sequential
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
 from trainkit.optim.optimizer import Optimizer
@@ -22,6 +22,8 @@ from trainkit.optim.optimizer import Optimizer
 PACKAGE = Path(trainkit.__file__).parent
 STEPS = Path(__file__).with_name("steps.h")
 TYPES = {torch.float32: "float", torch.float64: "double"}
+
+SHARED = 8e6  # multiply-adds of a pass, from which on two models divide it: less takes no longer than waiting for each other
 
 Backward = Callable[[str, bool], str]  # (dy, needs_dx) -> dx: adds the backward pass; names of buffers
 
@@ -156,8 +158,9 @@ def steps_source(
         raise UserError("the optimizer has other parameters than the net")
     values = {
         "T": TYPES[x.dtype],
-        "N": rows,
+        "rows": rows,
         "parts": parts,
+        "shares": 2 if 3 * rows * weights(net) >= SHARED else 1,
         "features": features,
         "slots": len(optimizer.slots),
         "scalars": len(optimizer.scalar_names),
@@ -173,12 +176,15 @@ def steps_source(
         "x": inputs,
         "y": y,
         "dy": dy,
-        "bind": " ".join(f"{m}.p = q; {m}.g = d; q += {m}.size; d += {m}.size;" for m in s.parameters),
-        "changed": " ".join(f"{m}.changed();" for m in s.parameters),
+        "derived": " + ".join(f"wide(decltype({m})::derived)" for m in s.parameters),
+        "bind": "\n    ".join(
+            f"{m}.bind(q, d, e), q += {m}.size, d += {m}.size, e += wide({m}.derived);" for m in s.parameters
+        ),
+        "changed": " ".join(f"{m}.changed<SHARES>(share);" for m in s.parameters),
         "forward": "\n    ".join(s.forward),
         "backward": "\n    ".join(s.backward),
-        "set_masks": "\n        ".join(
-            f"{name}.mask = c.masks[{i}] + ((k * PARTS + part) * c.replicas + r) * N * {width};"
+        "set_masks": "\n      ".join(
+            f"{name}.mask = c.masks[{i}] + (((k * PARTS + part) * c.replicas + r) * ROWS + begin) * {width};"
             for i, (name, _, width) in enumerate(s.dropouts)
         ),
     }
@@ -186,6 +192,11 @@ def steps_source(
     values["fields"] = "\n  ".join(s.fields)
     text = Template(STEPS.read_text(encoding="utf-8")).substitute(values)
     return Steps(text, [(m, width) for _, m, width in s.dropouts])
+
+
+def weights(net: Module) -> int:
+    """Return the multiply-adds of a sample in one direction: the weights of the linear layers of one replica."""
+    return sum(m.w.shape[-2] * m.w.shape[-1] for _, m in net.modules() if isinstance(m, Linear))
 
 
 def leaves(net: Module) -> Iterator[Module]:

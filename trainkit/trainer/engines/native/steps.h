@@ -1,21 +1,24 @@
 // Training steps of one net, loss and optimizer: `source.py` fills in this template.
 using T = $T;
+#include <atomic>
 #include <new>
 #include <thread>
 #include <vector>
 $headers
 
-constexpr int N = $N, PARTS = $parts;  // most samples of a pass, and passes of a step
+// The most samples of a pass, the passes of a step, the models that divide a pass, and the most samples of one of them.
+constexpr int ROWS = $rows, PARTS = $parts, SHARES = $shares, N = (ROWS + SHARES - 1) / SHARES;
 constexpr int FEATURES = $features, SLOTS = $slots, SCALARS = $scalars, MASKS = $masks;
 constexpr bool CLIPS_VALUE = $clips_value, CLIPS_NORM = $clips_norm;
 
 // The parameters in the order of the optimizer's buffers. One of shape (k,) is a row.
 struct Shape { int rows, columns; };
 constexpr Shape PARAMETERS[] = {$shapes};
+constexpr int wide(int n) { return (n + WIDE - 1) / WIDE * WIDE; }
 constexpr int padded_size() {
   int size = 0;
   for (Shape s : PARAMETERS) size += s.rows * pad(s.columns);
-  return (size + WIDE - 1) / WIDE * WIDE;
+  return wide(size);
 }
 
 template <int n, int features> INLINE void add(const T* a, const T* b, T* sum) {
@@ -38,20 +41,46 @@ struct Call {
   long is_first;  // whether the first of these updates is the first of the run
 };
 
-// One model: its parameters with padded rows, the buffers of a pass, and the step.
+// Threads that wait for each other. A thread without a core of its own leaves it to the others after a while.
+class Barrier {
+  const long threads;
+  std::atomic<long> arrived{0}, round{0};
+
+ public:
+  explicit Barrier(long threads) : threads(threads) {}
+  void wait() {
+    if (threads == 1) return;
+    const long now = round;
+    if (++arrived == threads) {
+      arrived = 0;
+      round = now + 1;
+    } else {
+      for (int spins = 0; round == now; spins++)
+        if (spins > 10000) std::this_thread::yield();
+    }
+  }
+};
+
+// One model: its parameters with padded rows, and the buffers of a pass. A large model is a team of SHARES: each computes the
+// gradient of its share of the samples, and then updates its share of the parameters, which all read from the first.
 struct Model {
   static constexpr int SIZE = padded_size(), BUFFERS = 2 + SLOTS;  // p, g and the slots
   alignas(64) T buffer[BUFFERS][SIZE] = {};
-  T *p = buffer[0], *g = buffer[1];
   $fields
+  alignas(64) T derived[$derived + WIDE] = {};  // what the modules compute from the parameters
+  alignas(64) T own[SHARES > 1 ? SIZE : 1] = {};  // the gradient of a share
 
   using Target = decltype($loss)::Target;
   static constexpr int TARGETS = decltype($loss)::TARGETS;
-  Target t[PARTS][N * TARGETS];
-  T weight[PARTS][N];
+  Target t[PARTS][ROWS * TARGETS];
+  T weight[PARTS][ROWS];
+  double sum, squares;  // of the losses of a share of the samples, and of the gradient of a share of the parameters
 
-  Model() {
-    T *q = p, *d = g;
+  T* gradient() { return SHARES > 1 ? own : buffer[1]; }
+
+  // Let the modules read the parameters of `first`, and add to this model's gradient.
+  void bind(Model& first) {
+    T *q = first.buffer[0], *d = gradient(), *e = first.derived;
     $bind
   }
 
@@ -69,83 +98,131 @@ struct Model {
     }
   }
 
-  void changed() {
-    $changed
-  }
+  void changed(int share) { $changed }
 
   // Add the gradient of `rows` samples, those at `at`, and return the sum of the loss. Other rows are finite, and count nothing.
-  T pass(const T* samples, const int64_t* at, int rows, int part, bool weighted, T scale) {
+  T pass(const T* samples, const int64_t* at, int rows, const Target* t, const T* weight, T scale) {
     for (int n = 0; n < rows; n++) std::memcpy($x + n * pad(FEATURES), samples + at[n] * FEATURES, FEATURES * sizeof(T));
     if (rows < N) std::memset($x + rows * pad(FEATURES), 0, (N - rows) * pad(FEATURES) * sizeof(T));
     $forward
-    T sum = $loss.sum(rows, $y, t[part], weighted ? weight[part] : nullptr, scale, $dy);
+    T sum = $loss.sum(rows, $y, t, weight, scale, $dy);
     $backward
     return sum;
   }
 
-  void clip() {
-    if (CLIPS_VALUE) {
-      const T limit = $value_limit;
-      for (int i = 0; i < SIZE; i++) g[i] = g[i] < -limit ? -limit : g[i] > limit ? limit : g[i];
+  // Compute the gradient of the share `share` of step k of replica r, whose samples are at `order`. Return the loss's divisor.
+  double differentiate(const Call& c, long r, long k, const int64_t* order, int share) {
+    const long most = (c.size + PARTS - 1) / PARTS;  // samples of a part, except the last
+    double count = 0;
+    int rows[PARTS];
+    for (int part = 0; part < PARTS; part++) {
+      const long left = c.size - part * most;
+      rows[part] = left < 0 ? 0 : left < most ? left : most;
+      for (int n = 0; n < rows[part]; n++) {
+        const int64_t at = order[part * most + n];
+        std::memcpy(t[part] + n * TARGETS, static_cast<const Target*>(c.t) + at * TARGETS, TARGETS * sizeof(Target));
+        if (c.weight) weight[part][n] = c.weight[at];
+      }
+      count += $loss.count(rows[part], t[part], c.weight ? weight[part] : nullptr);
     }
-    if (CLIPS_NORM) {
-      double squares = 0;
-      for (int i = 0; i < SIZE; i++) squares += double(g[i]) * g[i];
-      const double scale = $norm_limit / (std::sqrt(squares) + 1e-6);
-      if (!(scale >= 1))
-        for (int i = 0; i < SIZE; i++) g[i] *= T(scale);
+    if (!$is_mean) count = 1;
+    const T scale = count == 0 ? 0 : 1 / count;
+    const int begin = share * N;
+    std::memset(gradient(), 0, SIZE * sizeof(T));
+    sum = 0;
+    for (int part = 0; part < PARTS; part++) {
+      const int mine = rows[part] - begin < N ? rows[part] - begin : N;
+      if (mine <= 0) continue;
+      $set_masks
+      const T* w = c.weight ? weight[part] + begin : nullptr;
+      sum += pass(c.x, order + part * most + begin, mine, t[part] + begin * TARGETS, w, scale);
     }
+    return count;
   }
 
-  // The steps of replica r.
-  void run(const Call& c, long r) {
-    copy<true>(c.state, r, c.replicas);
-    changed();
-    const int64_t* order = c.order + r * c.samples + c.begin;
-    const long most = (c.size + PARTS - 1) / PARTS;  // samples of a part, except the last
-    for (long k = 0; k < c.count; k++, order += c.size) {
-      double row[SCALARS], count = 0, sum = 0;
-      for (int i = 0; i < SCALARS; i++) row[i] = c.table[(k * SCALARS + i) * c.replicas + r];
-      int rows[PARTS];
-      for (int part = 0; part < PARTS; part++) {
-        const long left = c.size - part * most;
-        rows[part] = left < 0 ? 0 : left < most ? left : most;
-        for (int n = 0; n < rows[part]; n++) {
-          const int64_t at = order[part * most + n];
-          std::memcpy(t[part] + n * TARGETS, static_cast<const Target*>(c.t) + at * TARGETS, TARGETS * sizeof(Target));
-          if (c.weight) weight[part][n] = c.weight[at];
-        }
-        count += $loss.count(rows[part], t[part], c.weight ? weight[part] : nullptr);
-      }
-      if (!$is_mean) count = 1;
-      const double scale = count == 0 ? 0 : 1 / count;
-      std::memset(g, 0, SIZE * sizeof(T));
-      for (int part = 0; part < PARTS; part++) {
-        if (rows[part] == 0) continue;
-        $set_masks
-        sum += pass(c.x, order + part * most, rows[part], part, c.weight, T(scale));
-      }
-      c.losses[k * c.replicas + r] = count == 0 && PARTS == 1 ? T(NAN) : T(sum * scale);
-      clip();
-      T* slot[SLOTS + 1];
-      for (int i = 0; i < SLOTS; i++) slot[i] = buffer[2 + i];
-      $rule.update(p, g, slot, SIZE, row, c.is_first && k == 0);
-      changed();
-    }
-    copy<false>(c.state, r, c.replicas);
-  }
+  // Where the share `share` of the parameters begins.
+  static constexpr int at(int share) { return wide(SIZE / SHARES * share) < SIZE && share < SHARES ? wide(SIZE / SHARES * share) : SIZE; }
 };
 
-extern "C" long model_bytes() { return sizeof(Model); }
-
-extern "C" void create(Model* models, long count) {
-  for (long i = 0; i < count; i++) new (models + i) Model;
+// Add up the gradients of a team, clip the values, and return the sum of the squares: of the share `share` of the parameters.
+double gather(Model* team, int share) {
+  T* g = team->buffer[1];
+  const int begin = Model::at(share), end = Model::at(share + 1);
+  if (SHARES > 1)
+    for (int j = begin; j < end; j += WIDE) {
+      Wide d = load<WIDE>(team[0].own + j);
+      for (int i = 1; i < SHARES; i++) d += load<WIDE>(team[i].own + j);
+      store<WIDE>(g + j, d);
+    }
+  if (CLIPS_VALUE) {
+    const T limit = $value_limit;
+    for (int j = begin; j < end; j++) g[j] = g[j] < -limit ? -limit : g[j] > limit ? limit : g[j];
+  }
+  double squares = 0;
+  if (CLIPS_NORM)
+    for (int j = begin; j < end; j++) squares += double(g[j]) * g[j];
+  return squares;
 }
 
-// The steps of all replicas, on `threads` threads with a model each: replica r is on thread r mod threads.
+// Update the share `share` of the parameters of a team after step k.
+void update(Model* team, const Call& c, long r, long k, int share) {
+  T(&b)[Model::BUFFERS][Model::SIZE] = team->buffer;
+  const int begin = Model::at(share), end = Model::at(share + 1);
+  if (CLIPS_NORM) {
+    double squares = 0;
+    for (int i = 0; i < SHARES; i++) squares += team[i].squares;
+    const double scale = $norm_limit / (std::sqrt(squares) + 1e-6);
+    if (!(scale >= 1))
+      for (int j = begin; j < end; j++) b[1][j] *= T(scale);
+  }
+  double row[SCALARS];
+  for (int i = 0; i < SCALARS; i++) row[i] = c.table[(k * SCALARS + i) * c.replicas + r];
+  T* slot[SLOTS + 1];
+  for (int i = 0; i < SLOTS; i++) slot[i] = b[2 + i] + begin;
+  team->$rule.update(b[0] + begin, b[1] + begin, slot, end - begin, row, c.is_first && k == 0);
+}
+
+// The steps of replica r by a team. This thread has the shares of the numbers thread, thread + threads, and so on.
+void run(Model* team, const Call& c, long r, long thread, long threads, Barrier& all) {
+  if (thread == 0) team->copy<true>(c.state, r, c.replicas);
+  for (long i = thread; i < SHARES; i += threads) team[i].bind(*team);
+  all.wait();
+  for (long i = thread; i < SHARES; i += threads) team[i].changed(i);
+  const int64_t* order = c.order + r * c.samples + c.begin;
+  for (long k = 0; k < c.count; k++, order += c.size) {
+    double count = 0;
+    all.wait();
+    for (long i = thread; i < SHARES; i += threads) count = team[i].differentiate(c, r, k, order, i);
+    all.wait();
+    for (long i = thread; i < SHARES; i += threads) team[i].squares = gather(team, i);
+    if (CLIPS_NORM) all.wait();
+    for (long i = thread; i < SHARES; i += threads) update(team, c, r, k, i);
+    all.wait();
+    for (long i = thread; i < SHARES; i += threads) team[i].changed(i);
+    if (thread == 0) {
+      double sum = 0;
+      for (int i = 0; i < SHARES; i++) sum += team[i].sum;
+      c.losses[k * c.replicas + r] = count == 0 ? (PARTS == 1 ? T(NAN) : 0) : T(sum / count);
+    }
+  }
+  if (thread == 0) team->copy<false>(c.state, r, c.replicas);
+}
+
+extern "C" long team_bytes() { return SHARES * sizeof(Model); }
+
+extern "C" long shares() { return SHARES; }
+
+extern "C" void create(Model* models, long teams) {
+  for (long i = 0; i < teams * SHARES; i++) new (models + i) Model;
+}
+
+// The steps of all replicas. Several have a team for each thread, and replica r is on thread r mod threads; one has all threads.
 extern "C" void steps(Model* models, long threads, const Call* call) {
-  auto work = [=](long thread) {
-    for (long r = thread; r < call->replicas; r += threads) models[thread].run(*call, r);
+  const bool is_one = call->replicas == 1;
+  Barrier all(is_one ? threads : 1);
+  auto work = [&](long thread) {
+    if (is_one) return run(models, *call, 0, thread, threads, all);
+    for (long r = thread; r < call->replicas; r += threads) run(models + thread * SHARES, *call, r, 0, 1, all);
   };
   std::vector<std::thread> others;
   for (long i = 1; i < threads; i++) others.emplace_back(work, i);
