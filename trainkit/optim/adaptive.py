@@ -66,8 +66,9 @@ class Adam(Optimizer):
         else:
             self._apply_formula(p, g, slots, scalars)
 
-    def native(self) -> str:
-        return self.native_update("Adam", (self.amsgrad, self.decoupled, self.decays, self.maximize), self.eps)
+    def native(self) -> str | None:
+        flags = self.amsgrad, self.decoupled, self.decays, self.maximize
+        return self.native_update("Adam", flags, self.eps) if keeps_zeros(self) else None
 
     def _apply_kernel(self, p: Tensor, g: Tensor, slots: dict[str, Tensor], scalars: Scalars) -> None:
         """Update with torch's kernel, which reads the buffers once: twice as fast for a small net, six times for a large one.
@@ -166,9 +167,9 @@ class RMSprop(Optimizer):
         else:
             self.descend_ratio(p, g, root, scalars)
 
-    def native(self) -> str:
+    def native(self) -> str | None:
         flags = self.centered, "m" in self.slots, self.decays, self.maximize
-        return self.native_update("RMSprop", flags, self.alpha, 1 - self.alpha, self.eps)
+        return self.native_update("RMSprop", flags, self.alpha, 1 - self.alpha, self.eps) if keeps_zeros(self) else None
 
 
 class Adagrad(Optimizer):
@@ -216,5 +217,10 @@ class Adagrad(Optimizer):
         v = slots["v"].addcmul_(g, g)
         self.descend_ratio(p, g, v.sqrt().add_(self.eps), scalars, scalars["decline"])
 
-    def native(self) -> str:
-        return self.native_update("Adagrad", (self.decays, self.maximize), self.eps)
+    def native(self) -> str | None:
+        return self.native_update("Adagrad", (self.decays, self.maximize), self.eps) if keeps_zeros(self) else None
+
+
+def keeps_zeros(optimizer: Adam | RMSprop | Adagrad) -> bool:
+    """Return whether 0 / (√0 + eps) is 0 in the optimizer's dtype, so that the zeros that fill up C++ rows stay 0."""
+    return bool(optimizer.p.new_tensor(optimizer.eps) > 0)

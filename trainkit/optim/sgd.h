@@ -31,7 +31,7 @@ template <bool MOMENTUM, bool DECAYS, bool MAXIMIZES> struct SignSGD {
         store<WIDE>(slot[0] + i, d);
       }
       Wide one = Wide{} + 1;
-      descend(p + i, d > 0 ? one : d < 0 ? -one : d, lr);  // 0 at 0, NaN at NaN
+      descend(p + i, d > 0 ? one : d < 0 ? -one : Wide{}, lr);  // 0 at 0, and at NaN as in torch
     }
   }
 };

@@ -1,5 +1,7 @@
 // Activations: y = f(x), dx = dy f'(x), as in activation.py. `saved` is x or y, as there.
 #pragma once
+#include <limits>
+
 #include "core/cpp/vector.h"
 
 // A function of single numbers over N rows of C. F has f(x), d(saved, dy) for a vector of any width, and SAVES_X.
@@ -63,12 +65,13 @@ struct SiLU {
 
 struct GELU {
   static constexpr bool SAVES_X = true, ZERO_AT_ZERO = true;
-  template <int w> static INLINE Vec<w> phi(Vec<w> x) {  // the normal distribution function
-    return T(0.5) * (1 + each<w>([](T v) { return std::erf(v); }, x * T(0.70710678118654752440)));
+  template <int w> INLINE Vec<w> f(Vec<w> x) const {
+    Vec<w> e;
+    return x * normal<w>(x, e);
   }
-  template <int w> INLINE Vec<w> f(Vec<w> x) const { return x * phi<w>(x); }
   template <int w> INLINE Vec<w> d(Vec<w> x, Vec<w> dy) const {
-    return dy * (phi<w>(x) + x * exp<w>(T(-0.5) * x * x) * T(0.39894228040143267794));
+    Vec<w> e, phi = normal<w>(x, e);
+    return dy * (phi + x * e * T(0.39894228040143267794));  // Φ(x) + x φ(x)
   }
 };
 
@@ -83,13 +86,16 @@ struct TanhGELU {
 };
 
 struct Softplus {
+  static constexpr T MAX = std::numeric_limits<T>::max();
   static constexpr bool SAVES_X = true, ZERO_AT_ZERO = false;
   T beta, threshold;
   template <int w> INLINE Vec<w> f(Vec<w> x) const {
-    return x * beta > threshold ? x : each<w>([](T v) { return std::log1p(v); }, each<w>([](T v) { return std::exp(v); }, x * beta)) / beta;
+    Vec<w> u = x * beta, e = exp<w>(u), z = log1p<w>(u > 0 ? 1 / e : e);
+    return u > threshold ? x : (u > 0 ? (e > MAX ? e : u + z) : z) / beta;  // infinite where eᵘ is, as in Python
   }
   template <int w> INLINE Vec<w> d(Vec<w> x, Vec<w> dy) const {
-    return x * beta > threshold ? dy : dy * sigmoid<w>(x * beta);
+    Vec<w> u = x * beta, e = exp<w>(u);
+    return u > threshold ? dy : dy * (e / (e + 1));
   }
 };
 

@@ -31,7 +31,10 @@ template <int N, int FEATURES, int DIM, int... CATEGORIES> struct EmbedColumns {
 
   INLINE void bwd(const T* x, const T* dy, T* dx) {
     bwd_params(x, dy);
-    for (int n = 0; n < N; n++) std::memcpy(dx + n * IP, dy + n * OP, F * sizeof(T));  // 0 for the codes
+    for (int n = 0; n < N; n++, dx += IP, dy += OP) {
+      std::memcpy(dx, dy, F * sizeof(T));
+      std::memset(dx + F, 0, (IP - F) * sizeof(T));  // for the codes
+    }
   }
 
   INLINE void bwd_params(const T* x, const T* dy) {

@@ -9,7 +9,7 @@ struct SquaredError {
 
 struct AbsoluteError {
   INLINE T value(int, T y, T t) const { return std::abs(y - t); }
-  INLINE T derivative(int, T y, T t) const { return y > t ? 1 : y < t ? -1 : y - t; }  // 0 at 0, NaN at NaN
+  INLINE T derivative(int, T y, T t) const { return (y > t) - (y < t); }  // 0 at 0, and at NaN as in torch
 };
 
 struct HuberError {
