@@ -147,7 +147,9 @@ def code_of(case: Case, thing: Module | Loss | Optimizer) -> str:
         return LOSS % (case.rows, declaration.replace("@", "m"))
     pair = thing.native(case.features)
     assert pair is not None
-    bind = "m.p = p; m.g = g; m.changed();" if thing.param() else "m.mask = mask;" if isinstance(thing, Dropout) else ""
+    bind = "m.mask = mask;" if isinstance(thing, Dropout) else ""
+    if thing.param():  # what is derived from the parameters is computed in two shares
+        bind = "static T derived[m.derived + 1]; m.bind(p, g, derived); m.changed<2>(0); m.changed<2>(1);"
     return MODULE % (case.rows, pair[0].replace("@", "m"), bind)
 
 
