@@ -40,7 +40,7 @@ ONLY_IN = {
     "os.system": set(),
     # This very Python, on trainkit's own modules; and the C++ compiler, on trainkit's own code.
     "subprocess.run": {"trainkit/app/verify_resume/verify.py", "trainkit/trainer/engines/native/compiler.py"},
-    "subprocess.Popen": set(),
+    "subprocess.Popen": {"trainkit/trainer/engines/native/compiler.py"},
     "input": set(),
 }
 

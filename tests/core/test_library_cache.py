@@ -22,7 +22,6 @@ def build(builds: list[Path]):  # type: ignore[no-untyped-def]
     def write(folder: Path) -> Path:
         builds.append(folder)
         (folder / "abc.cpp").write_text("source")
-        (folder / "abc.json").write_text("{}")
         (folder / "abc.so").write_text("code")
         (folder / "other").mkdir()
         return folder / "abc.so"
@@ -34,7 +33,7 @@ def test_a_library_is_built_once_and_only_it_is_kept(builds: list[Path]) -> None
     first = library(("key", 1), build(builds))
     assert library(("key", 1), build(builds)) == first
     assert first.read_text() == "code"
-    assert {p.name for p in first.parent.iterdir()} == {"library.so", "library.json", "sha256"}
+    assert {p.name for p in first.parent.iterdir()} == {"library.so", "sha256"}
     assert [p.name for p in cache_folder().iterdir()] == [first.parent.name]
     assert library(("key", 2), build(builds)) != first
     assert len(builds) == 2

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +172,27 @@ class Overflow(Callback):
         if session.progress.step == 6:
             for p, _ in session.net.param():
                 p[0] = float("inf")
+
+
+def test_a_signal_ends_the_compilation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text(f"#!/bin/sh\n[ $1 = --version ] || {{ touch {tmp_path}/begun; exec sleep 600; }}\n")
+    slow.chmod(0o700)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", str(slow))
+
+    def send() -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    compiler.compiler.cache_clear()
+    sender = threading.Thread(target=send)
+    sender.start()
+    trainer = fit()
+    sender.join()
+    compiler.compiler.cache_clear()
+    assert trainer.summary["stop_reason"] == "SIGTERM"
+    assert "trainer.engine native: eager, since a signal ended the compilation" in capsys.readouterr().err

@@ -17,7 +17,6 @@ from .errors import cause
 from .terminal import print_stderr
 
 LIBRARY, DIGEST = "library.so", "sha256"
-KEPT = (".so", ".json")  # suffixes of the files that are kept of a build
 
 
 def cache_folder() -> Path:
@@ -90,12 +89,10 @@ def digest(folder: Path) -> str:
 
 
 def tidy(folder: Path, built: Path) -> None:
-    """Name the files of the library `built` LIBRARY, delete the others of `folder`, and write DIGEST."""
-    for path in built.parent.iterdir():
-        if path.is_file() and path.stem == built.stem and path.suffix in KEPT:
-            path.rename(folder / Path(LIBRARY).with_suffix(path.suffix).name)
+    """Name the library `built` LIBRARY, delete what else is in `folder`, and write DIGEST."""
+    built.rename(folder / LIBRARY)
     for path in folder.iterdir():
-        if path.stem != Path(LIBRARY).stem:
+        if path.name != LIBRARY:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     (folder / DIGEST).write_text(digest(folder))
     for path in folder.iterdir():

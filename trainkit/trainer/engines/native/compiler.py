@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -37,13 +38,24 @@ def compiler() -> tuple[str, str]:
     return path, version.partition("\n")[0]
 
 
-def compile_library(text: str, folder: Path) -> Path:
-    """Compile a source into `folder` and return the library. Raises UserError with the compiler's first error."""
+def compile_library(text: str, folder: Path, is_stopped: Callable[[], bool] = lambda: False) -> Path:
+    """Compile a source into `folder` and return the library.
+
+    is_stopped: asked ten times a second; True ends the compilation. Raises UserError then, and with the compiler's first error.
+    """
     (folder / "steps.cpp").write_text(text, encoding="utf-8")
     library = folder / "steps.so"
     words = [compiler()[0], *FLAGS, f"-I{PACKAGE}", str(folder / "steps.cpp"), "-o", str(library)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        said = None
+        while said is None:
+            try:
+                said = process.communicate(timeout=0.1)[1]
+            except subprocess.TimeoutExpired:
+                if is_stopped():
+                    process.terminate()
+                    raise UserError("a signal ended the compilation") from None
+    if process.returncode:
+        lines = [line for line in said.splitlines() if "error" in line] or said.splitlines() or ["no message"]
         raise UserError(f"the C++ compiler failed: {lines[0][:200]}")
     return library

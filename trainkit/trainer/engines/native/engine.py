@@ -47,6 +47,7 @@ class NativeEngine(MultiStepEngine):
 
     def __init__(self, session: Session, gradient_of: Callable[[Module], Gradient], clip: Clip | None) -> None:
         """Build and check the steps of a session. gradient_of, clip: as for `MultiStepEngine`."""
+        self.is_stopped = lambda: session.signal is not None
         self.source, self.parts, self.threads = session_source(session), session.settings.accumulate, session.max_threads
         super().__init__(session.net, session.optimizer, gradient_of, clip, session.data.train, session.step_size)
 
@@ -54,7 +55,7 @@ class NativeEngine(MultiStepEngine):
         self.x, self.t = self.x.contiguous(), self.t.contiguous()
         self.weight = None if self.weight is None else self.weight.contiguous()
         rows = -(-self.size // self.parts)
-        path = library(library_key(self.source), lambda folder: compile_library(self.source.text, folder))
+        path = library(library_key(self.source), lambda folder: compile_library(self.source.text, folder, self.is_stopped))
         loaded = ctypes.CDLL(str(path))
         loaded.team_bytes.restype = loaded.shares.restype = ctypes.c_long
         replicas = self.replicas[0] if self.replicas else 1
