@@ -56,7 +56,17 @@ ELEMENTWISE: list[Callable[[], Module]] = [
     lambda: Softplus(2.0),
 ]
 LAYERS = [*ELEMENTWISE, Identity, lambda: Dropout(0.3), Softmax, LogSoftmax]
-KINDS = ("logits", "weighted logits", "log-probabilities", "squares", "absolutes", "huber", "probabilities", "binary logits")
+KINDS = (
+    "logits",
+    "weighted logits",
+    "log-probabilities",
+    "squares",
+    "absolutes",
+    "huber",
+    "probabilities",
+    "binary logits",
+    "class probabilities",
+)
 
 
 def trained(seed: int, engine: Any, dtype: str = "float64", epochs: int = 10, threads: int = 1) -> tuple[Trainer, str]:
@@ -65,7 +75,7 @@ def trained(seed: int, engine: Any, dtype: str = "float64", epochs: int = 10, th
     inputs, width = r.choice([1, 2, 3, 5, 8, 17]), r.choice([1, 3, 4, 7, 16, 25, 33])
     kind = r.choice(KINDS)
     of_classes = kind in KINDS[:3]
-    outputs = r.choice([2, 3, 5]) if of_classes else r.choice([1, 2, 3])
+    outputs = r.choice([2, 3, 5]) if of_classes or kind == "class probabilities" else r.choice([1, 2, 3])
     shared = Linear(width, width)
     body: list[Callable[[], Module]] = [
         lambda: Linear(width, width, bias=r.random() < 0.7),
@@ -84,6 +94,8 @@ def trained(seed: int, engine: Any, dtype: str = "float64", epochs: int = 10, th
     x = torch.randn(n, inputs, generator=draw, dtype=torch.float64)
     if of_classes:
         t = torch.randint(0, outputs, (n,), generator=draw)
+    elif kind == "class probabilities":
+        t = torch.randn(n, outputs, generator=draw, dtype=torch.float64).softmax(1)
     elif kind in KINDS[6:]:
         t = torch.randint(0, 2, (n, outputs), generator=draw).double()
     else:
@@ -113,6 +125,7 @@ def made_loss(r: random.Random, kind: str, outputs: int) -> Loss:
     made: dict[str, Callable[[], Loss]] = {
         "logits": lambda: CrossEntropyLoss(reduction),
         "weighted logits": lambda: CrossEntropyLoss(reduction, weight=weight, label_smoothing=smoothing, ignore_index=ignored),
+        "class probabilities": lambda: CrossEntropyLoss(reduction, weight=weight, label_smoothing=smoothing),
         "log-probabilities": lambda: NLLLoss(reduction, weight=weight),
         "squares": lambda: MSELoss(reduction),
         "absolutes": lambda: L1Loss(reduction),

@@ -81,6 +81,8 @@ LOSSES: dict[type[Loss], list[Case]] = {
         *of_loss("index", CE, MEAN, label_smoothing=0.1, ignore_index=3),
         *of_loss("index", CE, MEAN, weight=W, label_smoothing=0.2, ignore_index=-7),
         Case(CE, 7, 33, "index", 7),
+        *of_loss("probabilities", CE),
+        *of_loss("probabilities", CE, MIXED, weight=W, label_smoothing=0.2),
     ],
     losses.BCELoss: [*of_loss("binary", losses.BCELoss), *of_loss("binary", losses.BCELoss, MIXED, weight=W)],
     losses.BCEWithLogitsLoss: [

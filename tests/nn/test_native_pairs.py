@@ -135,7 +135,7 @@ def targets_of(loss: Loss, case: Case, dtype: torch.dtype) -> tuple[Tensor, Tens
     weight = torch.rand(case.count, generator=draw).to(dtype) if case.weighted else None
     if weight is not None and len(weight) > 1:
         weight[0] = 0
-    if case.target != "index":
+    if case.target in ("real", "binary"):
         t = torch.randn(y.shape, generator=draw)
         if case.target == "binary":
             t = t.sigmoid().round(decimals=1)  # 0 and 1 among them
@@ -148,6 +148,10 @@ def targets_of(loss: Loss, case: Case, dtype: torch.dtype) -> tuple[Tensor, Tens
             y.view(-1)[4] = t.view(-1)[4] if case.target == "real" else -700.0
         return y.to(dtype), t.to(dtype), weight
     y[0, :4] = torch.tensor([20.0, -100.0, 700.0, 0.0])
+    if case.target == "probabilities":
+        t = torch.randn(y.shape, generator=draw).softmax(1).to(dtype)
+        t[0] = torch.eye(case.features, dtype=dtype)[2]
+        return y.to(dtype), t, weight
     t = torch.randint(case.features, (case.count,), generator=draw)
     if loss.ignore_index is not None and len(t) > 1:
         t[1] = loss.ignore_index

@@ -72,11 +72,9 @@ class NLLLoss(Loss):
     def _suits_kernel(self, y: Tensor, t: Tensor) -> bool:
         return not (self.replica_dims or self.label_smoothing or t.is_floating_point()) and y.dim() == 2
 
-    def native(self, outputs: int, t: Tensor) -> str | None:
-        if t.is_floating_point():  # probabilities
-            return None
+    def native(self, outputs: int, t: Tensor) -> str:
         weights = [1.0] * outputs if self.class_weight is None else self.class_weight.tolist()
-        flags = f"{flag(self.reduction == 'mean')}, {flag(isinstance(self, CrossEntropyLoss))}"
+        flags = ", ".join(map(flag, (self.reduction == "mean", isinstance(self, CrossEntropyLoss), not t.is_floating_point())))
         ignored = f"{flag(self.ignore_index is not None)}, {int(self.ignore_index or 0)}"
         arguments = f"{numbers(weights)}, {number(self.label_smoothing)}, {ignored}"
         return f"ClassLoss<N, {outputs}, {flags}> @{{{arguments}}};"
