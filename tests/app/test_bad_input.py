@@ -145,7 +145,11 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "negative batch": (but("batch_size: 10", "batch_size: -1"), [], ["trainer.batch_size: -1; needs at least 1"]),
     "no samples": (but("train: 40", "train: 0"), [], ["data: train=0"]),
     "samples over memory": (but("train: 40", "train: 99999999999999"), [], ["not enough memory", "the data"]),
-    "a rate too many": (but("lr: 0.1", "lr: [0.1, 0.2]"), [], ["optimizer.SGD: 2 values of lr", "trainer.replicas"]),
+    "a rate too many": (
+        but("lr: 0.1", "lr: [0.1, 0.2]"),
+        [],
+        ["optimizer.SGD: 2 values of lr for 1 replica;", "trainer.replicas"],
+    ),
     "rates without a number": (but("lr: 0.1", "lr: []"), [], ["optimizer.SGD: 0 values of lr"]),
     "rate below 0": (but("lr: 0.1", "lr: -1"), [], ["optimizer.SGD: lr=-1"]),
     "fraction 1": (with_callbacks("{validation_split: {fraction: 1.0}}"), [], ["callbacks.validation_split", "fraction=1.0"]),

@@ -65,8 +65,7 @@ def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
     net, o, replicas = session.net.train(), session.optimizer, session.replicas
     o.bind()
     session.augment = _augmenter(session)
-    if len(o.initial_lrs) not in (1, replicas):
-        raise UserError(f"optimizer: {len(o.initial_lrs)} values of lr for {replicas} replicas; needs one, or one for each")
+    o.check_replicas(replicas)
     session.generators = tuple(generator(seed, "pass", device=session.device) for seed in session.seeds)
     for _, module in net.modules():
         if hasattr(module, "generators"):

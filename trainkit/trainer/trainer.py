@@ -46,7 +46,8 @@ class Trainer(Settings, Predictor):
     stops the run earlier.
     batch_size: samples of one pass, or None for all of them (gradient descent). accumulate: passes of one step, whose batch is
     then batch_size * accumulate samples. clip_norm, clip_value: limits of the gradient (see `engines/step.py`).
-    replicas: models trained at once; replica r equals the run of seed + r, or of seeds[r]. seed: determines the order of the
+    replicas: models trained at once; replica r equals the run of seed + r, or of seeds[r]. A list gives each a learning rate,
+        momentum or weight decay of its own: SGD(net.param(), lr=[0.1, 0.2, 0.05]). seed: determines the order of the
     data, Dropout's masks, and the replicas' weights.
     device: auto (cuda where there is one), cpu, cuda, cuda:1. dtype: of parameters and data.
     precision: that of the passes: full is dtype; bf16 is bfloat16 over parameters of `dtype` (see `engines/bf16.py`).
