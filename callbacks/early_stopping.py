@@ -80,7 +80,9 @@ class EarlyStopping(Callback):
         if any(self.stopped) and not any(active):
             self._stop(session, [r for r, why in enumerate(self.stopped) if why])
             fix = f"raise callbacks.{self.name}.patience above {self.patience}" if "patience" in self.stopped else "change it"
-            print_stderr(f"callbacks.{self.name}: had ended this run; to train on, {fix}, or set callbacks.{self.name}=null")
+            null = f"callbacks.{self.name}=null"
+            advice = f"{fix}, or set {null} (in Python, trainkit.load(RUN, {null!r}))"
+            print_stderr(f"callbacks.{self.name}: had ended this run; to train on, {advice}")
 
     def on_metrics(self, session: Session) -> None:
         values = session.metrics.new(self.monitor)

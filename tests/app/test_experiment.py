@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,6 +44,7 @@ from trainkit import (
     load,
     tensors,
 )
+from trainkit.app.cli.main import main
 from trainkit.app.experiment import Experiment
 from trainkit.trainer.session import Session
 
@@ -314,6 +316,46 @@ def test_what_a_file_cannot_hold_is_named(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr().err
     assert "config.yaml: LRScheduler.LambdaLR.lr_lambda is a function, which a file cannot hold; it is left out" in said
     assert load(tmp_path / "run").predict(points()[0]).shape == (300, 2)
+
+
+def test_a_run_that_saves_no_model_says_so_at_once_and_when_it_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = f"run folder {tmp_path / 'run'}: no callback saves the model there; add Checkpoint() to the callbacks\n"
+    net = Sequential(Linear(4, 2))
+    for callbacks in ([Checkpoint()], []):
+        trainer = Trainer(max_epochs=1, device="cpu", run_dir=tmp_path / ("saved" if callbacks else "run"), callbacks=callbacks)
+        trainer.fit(net, CrossEntropyLoss(), SGD(net.param()), data())
+        assert (said in capsys.readouterr().err) == (not callbacks)
+    with pytest.raises(UserError, match=r"no such checkpoint; there are none; the callback Checkpoint\(\) saves the model"):
+        load(tmp_path / "run")
+
+
+def test_a_fit_without_a_step_left_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    epochs = fitted(tmp_path / "run").fitted().progress.epoch
+    capsys.readouterr()
+    load(tmp_path / "run").fit(data(), max_epochs=epochs)
+    said = f"resume: {epochs} epochs and [0-9]+ steps are done, so no step is left; to train on, raise trainer.max_epochs"
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_a_callback_that_a_loaded_run_leaves_out_is_not_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(tmp_path / "run")
+    load(tmp_path / "run", "callbacks.early_stopping=null").fit(data(), max_epochs=8)
+    assert main(["fit", "--resume", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "which leaves it out" not in said
+    assert "data: was given in Python; give it again: trainkit.load(RUN) and test(data), predict(x) or fit(data)" in said
+    (tmp_path / "new.csv").write_text("a\n1\n")
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "new.csv")]) == 2
+    assert "the run was not trained on a table; predict from Python: trainkit.load(RUN).predict(x)" in capsys.readouterr().err
+
+
+def test_a_used_folder_names_the_way_of_python(tmp_path: Path) -> None:
+    fitted(tmp_path / "run")
+    fix = f"continue it, trainkit.load('{tmp_path}/run').fit(), or choose another with run_dir=..."
+    with pytest.raises(UserError, match=re.escape(fix)):
+        fitted(tmp_path / "run")
 
 
 # -- wrong objects -----------------------------------------------------------------------------------------------------------

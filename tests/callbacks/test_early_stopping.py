@@ -451,7 +451,8 @@ def test_a_run_that_the_callback_had_ended_says_how_to_train_on(tmp_path: Path, 
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
     capsys.readouterr()
     assert run(script, EarlyStopping("score", "min", patience=2), resume=content).session.progress.epoch == 3
-    fix = "raise callbacks.early_stopping.patience above 2, or set callbacks.early_stopping=null"
+    null = "callbacks.early_stopping=null"
+    fix = f"raise callbacks.early_stopping.patience above 2, or set {null} (in Python, trainkit.load(RUN, '{null}'))"
     assert capsys.readouterr().err == f"callbacks.early_stopping: had ended this run; to train on, {fix}\n"
 
 

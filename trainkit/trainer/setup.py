@@ -48,6 +48,8 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     session.engine = session.step_engine.name
     if content is not None and not session.steps_left:
         session.engine = engine_of(content)  # the engine of the steps, which were all taken
+        done = f"{progress.epoch} epochs and {progress.step} steps are done"
+        terminal.print_stderr(f"resume: {done}, so no step is left; to train on, raise trainer.max_epochs or max_steps")
     session.call("on_fit_start")
     if content is not None and session.steps_left and not session.stopping and not any(session.progress.active):
         raise UserError(

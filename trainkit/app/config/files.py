@@ -46,7 +46,8 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = (), is_complete: b
     config = OmegaConf.create({})
     for path in files:
         read = _read(path)
-        _print_nulls(read, config, path)
+        if not is_complete:
+            _print_nulls(read, config, path)
         config.merge_with(read)
     if not is_complete:
         _add_default_callbacks(config)

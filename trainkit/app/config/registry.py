@@ -22,7 +22,6 @@ import trainkit
 from trainkit import optim
 from trainkit.callbacks import TABLE as TABLE
 from trainkit.core.errors import UserError, suggest
-from trainkit.core.terminal import print_stderr
 from trainkit.data import sources
 from trainkit.data.dataset import Dataset
 from trainkit.data.sources.adopt import as_dataset
@@ -130,7 +129,7 @@ def own_source(name: str, function: Callable[..., Any]) -> Callable[..., Dataset
         except Exception as error:
             raise UserError(f"data.name: {name} raised {type(error).__name__}: {error}; --debug prints where") from error
         if batch_size is not None:
-            print_stderr(f"data: the batch_size {batch_size} of the DataLoader of {name} is not used; set trainer.batch_size")
+            data = replace(data, loader_batch_size=batch_size)
         return replace(data, source={"name": name, **{key: value for key, value in kwargs.items() if key != "schema"}})
 
     return read
