@@ -123,6 +123,31 @@ CONFIGS: dict[str, tuple[str | bytes | None, list[str], list[str]]] = {
     "data without a name": (but("name: disk, ", ""), [], ["data: ", "needs a name"]),
     "data that only Python has": (but("name: disk", "name: tensors"), [], ["data.name: no data 'tensors'"]),
     "callback misspelt": (with_callbacks("{early_stoping: {}}"), [], ["callbacks.early_stoping", "'early_stopping'"]),
+    "callback misspelt with an argument": (
+        with_callbacks("{early_stoping: {monitor: lr}}"),
+        [],
+        ["callbacks.early_stoping: no callback 'early_stoping'; did you mean 'early_stopping'?"],
+    ),
+    "callback misspelt and left out": (
+        with_callbacks("{early_stoping: null}"),
+        [],
+        ["callbacks.early_stoping: no callback 'early_stoping'; did you mean 'early_stopping'?"],
+    ),
+    "callback misspelt and left out by an override": (
+        GOOD,
+        ["callbacks.early_stoping=null"],
+        ["callbacks.early_stoping: no callback 'early_stoping'; did you mean 'early_stopping'?"],
+    ),
+    "argument of a callback misspelt": (
+        GOOD,
+        ["callbacks.early_stoping.monitor=lr"],
+        ["callbacks.early_stoping: no callback 'early_stoping'; did you mean 'early_stopping'?"],
+    ),
+    "inner class misspelt": (
+        GOOD,
+        ["callbacks.mine={EarlyStoping: {monitor: lr}}"],
+        ["callbacks.mine: no callback 'EarlyStoping'; did you mean 'early_stopping'?"],
+    ),
     "callback by path": (with_callbacks("{../x: {}}"), [], ["callbacks: '../x' is not a callback's name"]),
     "callback Callback": (with_callbacks("{x: {Callback: {}}}"), [], ["callbacks.x: no callback 'Callback'"]),
     "callback without a mapping": (with_callbacks("{checkpoint: 5}"), [], ["callbacks.checkpoint: 5", "{} for none"]),

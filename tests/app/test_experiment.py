@@ -351,6 +351,13 @@ def test_a_callback_that_a_loaded_run_leaves_out_is_not_told_again(tmp_path: Pat
     assert "the run was not trained on a table; predict from Python: trainkit.load(RUN).predict(x)" in capsys.readouterr().err
 
 
+def test_a_misspelled_callback_is_refused_by_a_loaded_run(tmp_path: Path) -> None:
+    fitted(tmp_path / "run")
+    for text in ("callbacks.early_stoping=null", "callbacks.early_stoping.patience=3"):
+        with pytest.raises(UserError, match="no callback 'early_stoping'; did you mean 'early_stopping'"):
+            load(tmp_path / "run", text)
+
+
 def test_a_used_folder_names_the_way_of_python(tmp_path: Path) -> None:
     fitted(tmp_path / "run")
     fix = f"continue it, trainkit.load('{tmp_path}/run').fit(), or choose another with run_dir=..."

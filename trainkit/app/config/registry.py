@@ -87,12 +87,22 @@ def callback_entry(name: str, value: Any) -> tuple[str, Any]:
     """Return the class, as `find` takes it, and the arguments of an entry under `callbacks`.
 
     `early_stopping: {patience: 3}` and `EarlyStopping: {...}` name the class; `mine: {EarlyStopping: {...}}` renames it.
-    A class of trainkit is returned as `EarlyStopping`. `find` refuses an unknown class.
+    A class of trainkit is returned as `EarlyStopping`. `find` refuses an unknown class. That of
+    `early_stoping: {patience: 3}` is the outer name: the value of an inner one would be a mapping of arguments or null.
     """
     known = {*names("callback"), *TABLE.values()}
     if name not in known and isinstance(value, dict) and len(value) == 1:
-        name, value = next(iter(value.items()))
+        inner, arguments = next(iter(value.items()))
+        if inner in known or arguments is None or isinstance(arguments, dict):
+            name, value = inner, arguments
     return TABLE.get(name, name), value
+
+
+def check_callback(name: str, place: str, inner: str = "") -> None:
+    """Raise UserError at `place` unless there is a callback `name`, or a class `inner` that it renames. Runs no user's file."""
+    known = names("callback")
+    if not {name, inner} & {*known, *TABLE.values()}:
+        raise UserError(f"{place}: no callback {name!r}{suggest(name, known)}")
 
 
 def _own_files(folder: str, known: Collection[str]) -> list[str]:
