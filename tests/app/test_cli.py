@@ -640,6 +640,7 @@ def test_check_holds_an_own_layer_against_differences(
     assert main(["check", "conf/a.yaml", "--import", str(own), "model[1]=Cube"]) == code
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in lines if "Cube" in line] == [word]
+    assert lines[0] == "error of each derivative, beyond what rounding explains:"
     assert lines[-1].startswith(f"{4 - code} of 4 derivatives agree")
 
 
