@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 import trainkit
 from trainkit import (
@@ -437,3 +438,88 @@ def test_fit_goes_on_from_the_last_step_and_not_from_the_best_parameters(tmp_pat
     again = load(tmp_path / "copy", checkpoint="last")
     again.fit(data(), max_epochs=5)
     assert all(torch.equal(p, q) for (p, _), (q, _) in zip(model.net.param(), again.net.param(), strict=True))
+
+
+class Raises:
+    """A metric that raises in the method `where`."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def _at(self, where: str) -> None:
+        if where == self.where:
+            raise KeyError("foo")
+
+    def update(self, y: Tensor, t: Tensor) -> None:
+        self._at("update")
+
+    def merge(self, other: Any) -> None:
+        self._at("merge")
+
+    def value(self) -> float:
+        self._at("value")
+        return 0.0
+
+
+def noisy(y: Tensor, t: Tensor) -> float:
+    raise KeyError("foo")
+
+
+LOADER = DataLoader(TensorDataset(torch.ones(4, 4), torch.zeros(4).long()))
+SLIPS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a seed": (lambda: Trainer(seed="a"), "trainer.seed: 'a'; needs a whole number"),  # type: ignore[arg-type]
+    "seeds": (lambda: Trainer(seeds=[0.5]), r"trainer.seeds: \[0.5\]; needs a list with a whole number per replica"),  # type: ignore[list-item]
+    "auto": (lambda: Linear("auto", 3), "in_features='auto', .*both need a whole number; auto is for configurations"),  # type: ignore[arg-type]
+    "a size of text": (lambda: Linear(2, "3"), "Linear: .*out_features='3'; both need a whole number$"),  # type: ignore[arg-type]
+    "a class": (lambda: Sequential(Linear(2, 2), ReLU), r"not a Module \(got .*\) at 1; give an object of the class, ReLU\(\)"),  # type: ignore[arg-type]
+    "torch's layer": (
+        lambda: Sequential(torch.nn.Linear(2, 2)),  # type: ignore[arg-type]
+        r"Sequential.add: not a Module .* at 0; it is torch's: give trainkit.Linear\(...\) if there is one",
+    ),
+    "a schedule": (lambda: LRScheduler("StepLR"), r"interval='StepLR'; .*write LRScheduler\(StepLR=\{...\}\)"),  # type: ignore[arg-type]
+    "a function as a metric": (lambda: fitted(metrics=[noisy]), "metrics.noisy: the function raised KeyError: 'foo'"),
+    "a metric's update": (lambda: fitted(metrics=[Raises("update")]), "metrics.raises: update raised KeyError: 'foo'"),
+    "a metric's value": (lambda: fitted(metrics=[Raises("value")]), "metrics.raises: value raised KeyError: 'foo'"),
+    "a split": (lambda: fitted().confusion_matrix("tst"), "data: no split 'tst'; did you mean 'test'?"),
+    "loaders in place of loss and optimizer": (
+        lambda: Trainer().fit(Sequential(Linear(4, 2)), LOADER, LOADER),  # type: ignore[arg-type]
+        r"loss: is a DataLoader of torch; give .*, as in fit\(net, loss, optimizer, data\)",
+    ),
+    "no data": (
+        lambda: Trainer().fit(net := Sequential(Linear(4, 2)), CrossEntropyLoss(), SGD(net.param())),
+        "data: is None; give a Dataset",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_slip_has_one_clear_error(name: str) -> None:
+    make, message = SLIPS[name]
+    with pytest.raises(UserError, match=message) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Trainer(max_epoch=3), "Trainer: no argument 'max_epoch'; did you mean 'max_epochs'?"),
+        (lambda: EarlyStopping(patient=3), "EarlyStopping: no argument 'patient'; did you mean 'patience'?"),
+        (lambda: Linear(in_feature=3, out_features=2), "Linear: no argument 'in_feature'; did you mean 'in_features'?"),
+        (lambda: SGD([], lrr=3), "SGD: no argument 'lrr'; did you mean 'lr'?"),
+        (lambda: CrossEntropyLoss(weigth=[1]), "CrossEntropyLoss: no argument 'weigth'; did you mean 'weight'?"),
+    ],
+)
+def test_a_misspelled_argument_is_named_with_the_nearest(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        make()
+
+
+def test_torchs_names_of_a_nets_methods_say_what_to_write() -> None:
+    net = Sequential(Linear(2, 2))
+    with pytest.raises(AttributeError, match=r"Sequential has no attribute 'parameters'; write net.param\(\)"):
+        net.parameters()  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=r"Linear has no attribute 'cuda'; write net.to\('cuda'\)"):
+        net[0].cuda()  # type: ignore[attr-defined]
+    assert not hasattr(net, "generators")
+    assert isinstance(pickle.loads(pickle.dumps(net)), Sequential)

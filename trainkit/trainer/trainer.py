@@ -92,7 +92,7 @@ class Trainer(Settings, Predictor):
         net: Module,
         loss: Loss,
         optimizer: Optimizer,
-        data: Any,
+        data: Any = None,
         resume: str | Path | dict[str, Any] | None = None,
         run: RunFolder | None = None,
     ) -> dict[str, Any]:
