@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from numbers import Integral
+from typing import Any, Literal, Self, get_args
 
 from trainkit.core.errors import UserError
+from trainkit.core.recorded import check_keywords
 from trainkit.core.validation import short_repr
 from trainkit.metrics.metric import Metric
 from trainkit.metrics.table import make
@@ -51,6 +53,10 @@ class Settings:
     log_every_n_steps: int = 50
     metrics: Sequence[Any] = ()
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        check_keywords(cls, kwargs)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for name, minimum in AT_LEAST.items():
             value = getattr(self, name)
@@ -75,6 +81,10 @@ class Settings:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"trainer.{name}: {getattr(self, name)}; choose {' or '.join(allowed)}")
+        for name, seeds in (("seed", [self.seed]), ("seeds", [] if self.seeds is None else self.seeds)):
+            if not isinstance(seeds, Sequence) or not all(isinstance(s, Integral) for s in seeds):
+                needed = "a whole number" if name == "seed" else "a list with a whole number per replica"
+                raise UserError(f"trainer.{name}: {getattr(self, name)!r}; needs {needed}")
         if self.seeds is not None and len(self.seeds) != self.replicas:
             raise UserError(f"trainer.seeds: {len(self.seeds)} seeds for {self.replicas} replicas; needs one for each")
         if isinstance(self.metrics, (str, Mapping)) or not isinstance(self.metrics, Sequence):
