@@ -27,7 +27,8 @@ from .targets import ids, targets, weight
 class Rows:
     """n rows: `x` (n, width) float64, with NaN for a missing number; `t` and `label` as in `Split`, or None without the target.
 
-    weight: (n,) float64, or None. ids: the id columns, n texts each, as `Split.ids`. ignored: the other columns of the table.
+    weight: (n,) float64, or None. ids: the id columns, n texts each, as `Split.ids`; those that the table does not have are
+    absent_ids. ignored: the other columns of the table.
     """
 
     x: Tensor
@@ -36,6 +37,7 @@ class Rows:
     weight: Tensor | None = None
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    absent_ids: tuple[str, ...] = ()
 
 
 def read_rows(rows: Any, schema: Mapping[str, object], inputs_only: bool = False, **overrides: Any) -> Rows:
@@ -43,7 +45,7 @@ def read_rows(rows: Any, schema: Mapping[str, object], inputs_only: bool = False
 
     rows: the path of a CSV or Parquet file, a pandas or polars frame, a pyarrow.Table, a list of dicts, a dict of columns, or a
     dict of one row. Columns are found by their names. Others are ignored; the target, the weight and the ids may be absent.
-    inputs_only: do not read the target, which may then be missing or unknown in any row.
+    inputs_only: do not read the target and the weight, which may then be missing or wrong in any row.
     overrides: options that differ from the training's (`options.PER_TABLE`), such as missing="mean" or delimiter=";". Others
     are ignored, since the schema has them.
     Raises UserError as `csv` does, and for an absent column or a text that the schema does not list.
@@ -51,10 +53,12 @@ def read_rows(rows: Any, schema: Mapping[str, object], inputs_only: bool = False
     plan = Schema.of(schema)
     table = opened(rows, {**plan.dialect, **{key: value for key, value in given(overrides).items() if key in DIALECT}})
     now = later(plan, overrides)
-    used = replace(plan, target=[]) if inputs_only else plan
-    load(table, used, now)
-    read = encoded(table, used, now)
-    return replace(read, ignored=tuple(name for name in read.ignored if name not in plan.target_names))
+    beside = {*plan.target_names, now.weight}
+    if inputs_only:
+        plan, now = replace(plan, target=[]), replace(now, weight=None)
+    load(table, plan, now)
+    read = encoded(table, plan, now)
+    return replace(read, ignored=tuple(name for name in read.ignored if name not in beside))
 
 
 def encoded(table: Table, schema: Schema, now: Reading) -> Rows:
@@ -82,6 +86,7 @@ def encoded(table: Table, schema: Schema, now: Reading) -> Rows:
         weight=weight(table, now) if now.weight in table.names else None,
         ids={name: ids(table, name) for name in now.ids if name in table.names},
         ignored=tuple(name for name in table.names if name not in used),
+        absent_ids=tuple(name for name in now.ids if name not in table.names),
     )
 
 
@@ -90,6 +95,12 @@ def ignored_columns(place: str, names: Sequence[str]) -> list[str]:
     shown = ", ".join(short_repr(name) for name in names[:MAX_NAMES])
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return [f"{place}: columns that the model was not trained on are ignored: {shown}{more}"] if names else []
+
+
+def absent_ids(place: str, names: Sequence[str]) -> list[str]:
+    """Return the line that names the id columns that a table does not have, or no line."""
+    shown = ", ".join(map(short_repr, names))
+    return [f"{place}: no id column {shown}, so the predictions do not repeat it"] if names else []
 
 
 def refuse_infinite(place: str, schema: Mapping[str, object], x: Tensor | MappedRows, scaled: Tensor | MappedRows) -> None:
