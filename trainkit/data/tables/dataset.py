@@ -21,7 +21,7 @@ from .infer import infer, with_gaps
 from .numbers import Texts, dates, is_date, is_number, numbers, plain_number
 from .options import DIALECT, TableOptions, formats_of
 from .reading import Reading
-from .schema import Schema
+from .schema import Column, Schema
 
 SPLIT_OF = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -166,7 +166,7 @@ def time_of(table: Table, name: str, formats: Mapping[str, str]) -> Tensor:
         _refuse_empty(table, name, texts.map([float(not text) for text in texts.texts], torch.float64) > 0)
         are_numbers = all(plain_number(text) is not None for text in texts.texts[:-1])
     if are_numbers and not formats.get(name):
-        numbers(table, name, "", "", (), time)
+        numbers(table, Column(name, "number"), (), time)
     else:
         dates(table, name, formats.get(name, ""), (), time)
     _refuse_empty(table, name, time.isnan())

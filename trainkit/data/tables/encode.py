@@ -83,7 +83,7 @@ def encoded(table: Table, schema: Schema, now: Reading) -> Rows:
         x,
         t,
         label,
-        weight=weight(table, now) if now.weight in table.names else None,
+        weight=weight(table, schema, now) if now.weight in table.names else None,
         ids={name: ids(table, name) for name in now.ids if name in table.names},
         ignored=tuple(name for name in table.names if name not in used),
         absent_ids=tuple(name for name in now.ids if name not in table.names),
@@ -135,7 +135,7 @@ def _numbers(table: Table, column: Column, now: Reading, into: Tensor) -> Tensor
     if column.kind == "date":
         dates(table, column.name, column.format, now.missing_values, into)
     else:
-        numbers(table, column.name, column.affix, column.thousands, now.missing_values, into)
+        numbers(table, column, now.missing_values, into)
     refuse_nonfinite(table, column.name, into, _or_empty(now))
     return into.isnan()
 

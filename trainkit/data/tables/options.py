@@ -29,7 +29,7 @@ class TableOptions(TypedDict, total=False):
     split: str | None  # a column that says train, val or test; `test` is then not used
     positive: str | None  # of two classes, the one that metrics and probabilities are about
     categorical: list[str] | None  # numbers that are names: each value is a category
-    numeric: list[str] | None  # texts that are numbers: 61,593 or 61.6 % or $61.59 or 61.6 kg
+    numeric: list[str] | None  # texts that are numbers: 61,593 or 61.6 % or $61.59 or 61.6 kg; also the target or the weight
     dates: list[str] | dict[str, str] | None  # days since 1970-01-01 (UTC), from ISO 8601 or, by column, a strptime format
     missing_values: list[str] | None  # texts that count as missing, beside the empty field
     missing: Missing  # of the inputs: refuse, or fill with this statistic of the training split
