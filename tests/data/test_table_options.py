@@ -311,6 +311,26 @@ def test_dates_are_days_since_1970_where_declared(texts: list[str], form: str, d
         assert read_rows({"when": texts}, data.schema).x[:, 0].tolist() == days
 
 
+def test_each_column_of_dates_has_its_format() -> None:
+    rows = {"a": ["1970-01-02", "1970-01-03 12:00"], "b": ["02.01.1970", "03.01.1970"], "t": ["x", "y"]}
+    data = table(rows, "t", test=0, dates={"a": "iso", "b": "%d.%m.%Y"})
+    assert data.train.x.tolist() == [[1, 1], [2.5, 2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "fix"),
+    [
+        ("2024-02-29", "%d.%m.%Y", "give its format: data.dates={when: 'iso'}"),
+        ("29.02.2024", "%Y-%m-%d", "give its format: data.dates={when: '%d.%m.%Y'}"),
+        ("02/29/2024", "iso", "give its format: data.dates={when: '%m/%d/%Y'}"),
+        ("Thursday", "%d.%m.%Y", "give its format: data.dates={when: FORMAT}, as for strptime"),
+    ],
+)
+def test_the_way_out_of_a_wrong_format_is_another_one(text: str, form: str, fix: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"; correct it, or {fix}")):
+        table({"when": [text, text], "t": ["x", "y"]}, "t", test=0, dates={"when": form})
+
+
 def test_a_frame_s_dates_are_days_too() -> None:
     moments = [datetime(2024, 2, 29, 12, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)]
     data = table({"when": moments, "t": ["x", "y"]}, "t", test=0, dates=["when"])

@@ -21,6 +21,7 @@ from .schema import Column
 DAY = 86_400_000_000  # microseconds
 DAY_OF_A_YEAR = r"(?:\d{4}([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2\d{4})"
 DATE = re.compile(DAY_OF_A_YEAR + r"([ T]+\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[-+]\d{2}:?\d{2})?)?")
+FORMATS = ("%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%Y.%m.%d")  # that an error may advise
 CURRENCY = "$€£¥₹"
 SEPARATORS = (",", ".", " ", "'", "’", "\u00a0", "\u202f", "_")  # between thousands
 
@@ -125,7 +126,7 @@ def numbers(
         return found[0]
 
     unit = f" with the unit {affix!r}" if affix else ""
-    _convert(table, name, Texts(values), value, missing_values, into, f"is not a number{unit}; {fix}")
+    _convert(table, name, Texts(values), value, missing_values, into, lambda _: f"is not a number{unit}; {fix}")
 
 
 def dates(table: Table, name: str, form: str, missing_values: Sequence[str], into: Tensor) -> None:
@@ -144,9 +145,12 @@ def dates(table: Table, name: str, form: str, missing_values: Sequence[str], int
         texts = number.cast(pa.float64(), safe=False).fill_null(float("nan")).combine_chunks()
         into.copy_(from_dlpack(_contiguous(texts)) / DAY)
         return
-    fix = (
-        f"is not {f'a date as {form}' if form else ISO_DATE}; correct it, or give its format: data.dates={{{name}: '%d.%m.%Y'}}"
-    )
+
+    def fix(text: str) -> str:
+        fitting = next((f for f in ("iso", *FORMATS) if days(text, "" if f == "iso" else f) is not None), "")
+        how = f"data.dates={{{name}: {fitting!r}}}" if fitting else f"data.dates={{{name}: FORMAT}}, as for strptime"
+        return f"is not {f'a date as {form}' if form else ISO_DATE}; correct it, or give its format: {how}"
+
     _convert(table, name, Texts(column), partial(days, form=form), missing_values, into, fix)
 
 
@@ -167,13 +171,14 @@ def _convert(
     value: Callable[[str], float | None],
     missing_values: Sequence[str],
     into: Tensor,
-    fix: str,
+    fix: Callable[[str], str],
 ) -> None:
     absent = {"", *missing_values}
     values = [float("nan") if text in absent else value(text) for text in column.texts]
     if None in values:
-        wrong = min((column.row_of(i), i) for i, v in enumerate(values) if v is None and (column.code == i).any())
-        raise UserError(f"{table.name}: column {name!r}, {table.place(wrong[0])}: {short_repr(column.texts[wrong[1]])} {fix}")
+        row, i = min((column.row_of(i), i) for i, v in enumerate(values) if v is None and (column.code == i).any())
+        text = column.texts[i]
+        raise UserError(f"{table.name}: column {name!r}, {table.place(row)}: {short_repr(text)} {fix(text)}")
     into.copy_(column.map(values, torch.float64))  # type: ignore[arg-type]
 
 
