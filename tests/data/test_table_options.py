@@ -422,13 +422,26 @@ def test_an_indicator_says_what_was_missing() -> None:
     assert later.x[:, 5:].tolist() == [[1, 0], [0, 1]]
 
 
+def test_the_mistakes_of_all_columns_are_reported_together() -> None:
+    rows = {"a": ["1 kg", "2 kg"], "b": ["2024-01-01", "2024-01-02"], "c": [1.0, None], "w": [1, -1], "t": ["x", "y"]}
+    with pytest.raises(UserError) as found:
+        table(rows, "t", test=0, drop=["ab"], numeric=["d"], weight="ww", ids=["i"])
+    assert [re.search(r"no column '(\w+)'", line)[1] for line in str(found.value).splitlines()] == ["d", "ab", "i", "ww"]  # type: ignore[index]
+    with pytest.raises(UserError) as found:
+        table(rows, "t", test=0, weight="w")
+    assert [re.search(r"column '(\w+)'", line)[1] for line in str(found.value).splitlines()] == ["a", "b"]  # type: ignore[index]
+    with pytest.raises(UserError) as found:
+        table(rows, "t", test=0, weight="w", drop=["a", "b"])
+    assert [re.search(r"column '(\w+)'", line)[1] for line in str(found.value).splitlines()] == ["c", "w"]  # type: ignore[index]
+
+
 def test_the_cure_for_a_missing_value_in_a_later_table_cures() -> None:
     rows = {"a": [1.0, 2.0, 6.0], "c": ["x", "y", "x"], "t": ["p", "q", "p"]}
     later: dict[str, list[Any]] = {"a": [None, 1.0], "c": ["x", None]}
     for normalize in ("none", "feature", "global"):
         data = table(rows, "t", test=0, normalize=normalize)  # type: ignore[arg-type]
         with pytest.raises(
-            UserError, match=r"column 'a', row 0: missing \(1 in total\); correct the file, or set data.missing=mean$"
+            UserError, match=r"(?m)column 'a', row 0: missing \(1 in total\); correct the file, or set data.missing=mean$"
         ):
             read_rows(later, data.schema)
         x = read_rows(later, data.schema, missing="mean").x

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainkit.core.errors import MAX_NAMES, UserError
+from trainkit.core.errors import MAX_NAMES, ErrorCollector, UserError
 from trainkit.core.validation import short_repr
 from trainkit.data.mapped import MappedRows
 
@@ -66,28 +66,40 @@ def encoded(table: Table, schema: Schema, now: Reading) -> Rows:
     n = table.rows
     x = torch.zeros(n, schema.width, dtype=torch.float64)  # rounded only once, after scaling
     places, indicators = schema.layout(), schema.indicators()
+    errors = ErrorCollector()
     for column in schema.columns:
-        block = x[:, places[column.name]]
-        if column.kind == "category":
-            absent, word = categories(table, column, schema, now, block)
-        else:
-            absent, word = _numbers(table, column, now, block[:, 0]), ""
-        if now.missing == "refuse" and absent.any():
-            has_no_code = schema.is_code(column) and not schema.has_other_code and now.fills in ("mean", "median")
-            _refuse_missing(table, column, absent, word, now.fills, has_no_code)
-        if column.name in indicators:
-            x[:, indicators[column.name]] = absent.double()
-    t, label = targets(table, schema, now)
+        with errors:
+            absent = _encode(table, column, schema, now, x[:, places[column.name]])
+            if column.name in indicators:
+                x[:, indicators[column.name]] = absent.double()
+    t = label = weights = None
+    with errors:
+        t, label = targets(table, schema, now)
+    with errors:
+        weights = weight(table, schema, now) if now.weight in table.names else None
+    errors.throw()
     used = {*schema.target_names, *(column.name for column in schema.columns), *now.ids, now.weight}
     return Rows(
         x,
         t,
         label,
-        weight=weight(table, schema, now) if now.weight in table.names else None,
+        weight=weights,
         ids={name: ids(table, name) for name in now.ids if name in table.names},
         ignored=tuple(name for name in table.names if name not in used),
         absent_ids=tuple(name for name in now.ids if name not in table.names),
     )
+
+
+def _encode(table: Table, column: Column, schema: Schema, now: Reading, into: Tensor) -> Tensor:
+    """Write an input column into its features, and return which values are missing (n,). Raises UserError as `read_rows`."""
+    if column.kind == "category":
+        absent, word = categories(table, column, schema, now, into)
+    else:
+        absent, word = _numbers(table, column, now, into[:, 0]), ""
+    if now.missing == "refuse" and absent.any():
+        has_no_code = schema.is_code(column) and not schema.has_other_code and now.fills in ("mean", "median")
+        _refuse_missing(table, column, absent, word, now.fills, has_no_code)
+    return absent
 
 
 def ignored_columns(place: str, names: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from trainkit.core import terminal
-from trainkit.core.errors import MAX_NAMES, UserError
+from trainkit.core.errors import MAX_NAMES, ErrorCollector, UserError
 from trainkit.core.validation import short_repr
 from trainkit.data.dataset import Targets
 
@@ -48,12 +48,19 @@ def infer(table: Table, target: str | list[str], options: TableOptions, dialect:
     encoded = _targets(options.get("targets"), decided, targets[0])
     spelled = [name for name in names if not (is_number(table.column(name)) or name in formats)]
     table.spelled([*spelled, *(targets if decided == "classification" else [])])
+    errors, columns, found = ErrorCollector(), list[Column](), list[Column]()
     if decided == "classification":
-        refuse_doubtful(table, targets[0], missing_values, is_target=True, declared=task == "classification")
-    columns = [_column(table, name, options, formats, missing_values) for name in names]
+        with errors:
+            refuse_doubtful(table, targets[0], missing_values, is_target=True, declared=task == "classification")
+    for name in names:
+        with errors:
+            columns.append(_column(table, name, options, formats, missing_values))
     weight = options.get("weight")
     beside = [*(targets if decided == "regression" else []), *([weight] if weight is not None else [])]
-    found = [as_target(table, name, options, missing_values) for name in beside]
+    for name in beside:
+        with errors:
+            found.append(as_target(table, name, options, missing_values))
+    errors.throw()
     missing = options.get("missing", "refuse")
     return Schema(
         target=target,
@@ -89,20 +96,23 @@ def input_names(table: Table, target: str | list[str], options: TableOptions) ->
     targets = [target] if isinstance(target, str) else list(target)
     if not targets:
         raise UserError("data.target: []; name at least one column")
+    errors = ErrorCollector()
     for name in targets:
-        table.require(name, "data.target: no column {name!r} in {table}" + _no_header(table))
+        with errors:
+            table.require(name, "data.target: no column {name!r} in {table}" + _no_header(table))
     dates, task = options.get("dates") or [], options.get("task", "auto")
     for key in ("categorical", "numeric", "drop", "keep", "ids"):
         for name in options.get(key) or []:  # type: ignore[attr-defined]
             if key == "drop" and not name and table.unnamed:
                 continue  # they are not read
-            table.require(name, f"data.{key}: no column {{name!r}} in {{table}}")
+            with errors:
+                table.require(name, f"data.{key}: no column {{name!r}} in {{table}}")
             if name in targets and not (key == "ids" or (key == "numeric" and task in ("auto", "regression"))):
-                raise UserError(f"data.{key}: {name!r} is the target; leave it out here")
-    for name in dates:
-        table.require(name, "data.dates: no column {name!r} in {table}")
-    for name, key in roles_of(options).items():
-        table.require(name, f"data.{key}: no column {{name!r}} in {{table}}")
+                errors.messages.append(f"data.{key}: {name!r} is the target; leave it out here")
+    for name, key in [*((name, "dates") for name in dates), *roles_of(options).items()]:
+        with errors:
+            table.require(name, f"data.{key}: no column {{name!r}} in {{table}}")
+    errors.throw()
     keep, without = options.get("keep"), {*targets, *(options.get("drop") or []), *roles_of(options)}
     if keep is not None:
         if both := [name for name in keep if name in (options.get("drop") or [])]:
