@@ -305,7 +305,7 @@ def test_all_errors_are_told_in_one_go(capsys: pytest.CaptureFixture[str]) -> No
         but("lr: 0.1", "lr: a")
         .replace("ReLU", "Rellu")
         .replace("train: 40", "trian: 40")
-        .replace("max_epochs: 1", "max_epochs: x")
+        .replace("max_epochs: 1", "max_epochs: x, min_epochs: -3, threads: 0, clip_norm: 0")
     )
     text = text.replace("CrossEntropyLoss", "Foo").replace("{checkpoint: {}}", "{chekpoint: {}, timer: {}}") + "x: 1\n"
     Path("conf.yaml").write_text(text)
@@ -317,11 +317,14 @@ def test_all_errors_are_told_in_one_go(capsys: pytest.CaptureFixture[str]) -> No
         "loss:",
         "optimizer.SGD.lr:",
         "trainer.max_epochs:",
+        "trainer.min_epochs:",
+        "trainer.threads:",
+        "trainer.clip_norm:",
         "callbacks.chekpoint:",
         "callbacks.timer:",
     ):
         assert f"error: {place}" in said
-    assert len(said.splitlines()) == 8
+    assert len(said.splitlines()) == 11
 
 
 def test_a_run_that_never_began_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -552,7 +552,8 @@ def test_predict_writes_outputs_and_answers_of_the_test_part(capsys: pytest.Capt
     assert main(["predict", "run", "--out", "mine.csv"]) == 0
     assert Path("mine.csv").read_bytes() == Path("run/predictions.csv").read_bytes()
     assert main(["predict", "run", "--out", "nowhere/mine.csv"]) == 2
-    assert "nowhere/mine.csv: not saved, No such file or directory" in capsys.readouterr().err
+    missing = f"no folder '{Path('nowhere').resolve()}'; make it, or choose another with --out"
+    assert f"nowhere/mine.csv: not saved, {missing}" in capsys.readouterr().err
 
 
 def test_predict_answers_for_the_rows_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,6 +148,51 @@ def test_a_resumed_run_keeps_the_groups_of_test_and_validation(capsys: pytest.Ca
     assert {name: set(part.ids["who"]) for name, part in third.data.parts().items()} == now
 
 
+@pytest.mark.parametrize("test", [0, 0.3])
+@pytest.mark.parametrize("ids", [[], ["who"]])
+def test_validation_keeps_the_groups_of_the_data_together(
+    test: float, ids: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = columns(40, who=[f"p{i // 4}" for i in range(40)])
+    who = dict(zip(rows["x"], rows["who"], strict=True))
+    data = read(rows, group="who", ids=ids, test=test)
+
+    def groups(split: ValidationSplit) -> tuple[set[str], set[str]]:
+        train, val = (values(fit(data, split=split).data.parts()[name]) for name in ("train", "val"))
+        return {who[x] for x in train}, {who[x] for x in val}
+
+    train, val = groups(ValidationSplit(0.3))
+    assert not train & val
+    assert groups(ValidationSplit(0.3, group="who")) == (train, val)
+    capsys.readouterr()
+    train, val = groups(ValidationSplit(0.3, group=None))
+    assert train & val
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_of_an_earlier_version_keeps_its_split(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = columns(40, who=[f"p{i // 4}" for i in range(40)])
+    data = read(rows, group="who", ids=["who"])
+    first = fit(data, split=ValidationSplit(0.3, group=None))
+    capsys.readouterr()
+    again = fit(data, first, 2, ValidationSplit(0.3))
+    assert {name: part.ids["who"] for name, part in again.data.parts().items()} == {
+        name: part.ids["who"] for name, part in first.data.parts().items()
+    }
+    line = "rows of one 'who' (data.group) may be in training and in validation, as in the checkpoint; group=null"
+    assert line in capsys.readouterr().err
+    assert again.content["state"]["epoch"] == 2
+
+
+def test_a_split_that_cannot_keep_groups_together_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = columns(40, who=[f"p{i // 4}" for i in range(40)], day=[*range(40)])
+    fit(read(rows, group="who", ids=["day"]), split=ValidationSplit(0.3, time="day"))
+    line = (
+        "callbacks.validation_split: rows of one 'who' (data.group) may be in training and in validation, since time is given"
+    )
+    assert line in capsys.readouterr().err
+
+
 def test_the_number_of_a_group_is_that_of_its_text() -> None:
     a, b, again = group_keys(["a", "b", "a"]).tolist()
     assert a == again != b

@@ -190,6 +190,54 @@ def test_numbers_with_a_unit_are_numbers_where_declared_and_else_refused(
     assert csv(str(path), "t", test=0, delimiter="|", categorical=["a"], **dialect).train.x.shape == (3, 3)
 
 
+@pytest.mark.parametrize(("texts", "numbers", "told", "dialect"), DRESSED.values(), ids=DRESSED.keys())
+@pytest.mark.parametrize("task", ["auto", "regression"])
+def test_targets_and_weights_are_read_as_inputs_are(
+    texts: list[str],
+    numbers: list[float],
+    told: str,
+    dialect: dict[str, Any],
+    task: Any,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Any,
+) -> None:
+    some = "5" in texts  # have a unit and others have none
+    says = "is not a number" if some else r"is a number with .*; data.numeric=\[{}\] reads it"
+    weights = [re.sub("[-−]", "", text) for text in texts]
+    path = tmp_path / "d.csv"
+    path.write_text("a|w|t\n" + "".join(f"{i}|{w}|{t}\n" for i, (w, t) in enumerate(zip(weights, texts, strict=True))))
+    how: Any = {"target": "t", "test": 0, "delimiter": "|", "weight": "w", "task": task, **dialect}
+    data = csv(str(path), numeric=["t", "w"], **how)
+    assert data.classes is None
+    assert data.train.t[:, 0].tolist() == numbers
+    assert data.train.weight is not None
+    assert data.train.weight.tolist() == [abs(number) for number in numbers]
+    err = capsys.readouterr().err
+    assert all(re.search(f"column '{name}' is read as numbers {told}", err) for name in "tw")
+    rows = read_rows(path, data.schema)
+    assert rows.t is not None
+    assert torch.equal(rows.t, data.train.t)
+    assert rows.weight is not None
+    assert torch.equal(rows.weight, data.train.weight)
+    assert Schema.of(json.loads(json.dumps(data.schema))).as_dict() == data.schema
+    with pytest.raises(UserError, match=rf"column 't', line \d+: .*{says.format('t')}"):
+        csv(str(path), numeric=["w"], **how)
+    with pytest.raises(UserError, match=rf"column 'w', line \d+: .*{says.format('w')}"):
+        csv(str(path), numeric=["t"], **how)
+
+
+def test_a_sign_between_thousands_makes_a_target_a_regression(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text('a,t,u\n"1,061","3,000",1\n"2,061","4,500",2\n900,"5,000.5",3\n')
+    data = csv(str(path), "t", test=0, thousands=",")
+    assert data.train.t[:, 0].tolist() == [3000, 4500, 5000.5]
+    assert "column 't' holds numbers (3 different), so it is a regression" in capsys.readouterr().err
+    assert csv(str(path), ["t", "u"], test=0, thousands=",").train.t.tolist() == [[3000, 1], [4500, 2], [5000.5, 3]]
+    assert csv(str(path), "t", test=0, thousands=",", task="classification").classes == ("3,000", "4,500", "5,000.5")
+    with pytest.raises(UserError, match=r"data.numeric=\[t\] reads it as a number, data.task=classification as classes"):
+        csv(str(path), "t", test=0, numeric=["a"])
+
+
 @given(st.lists(st.integers(-(10**9), 10**9), min_size=2, max_size=20), st.sampled_from(["", "%", " kg", " €"]))
 def test_any_number_with_a_unit_is_read(values: list[int], unit: str) -> None:
     data = table({"a": [f"{v:,}{unit}" for v in values], "t": [i % 2 for i in range(len(values))]}, "t", test=0, numeric=["a"])
@@ -261,6 +309,26 @@ def test_dates_are_days_since_1970_where_declared(texts: list[str], form: str, d
         assert data.train.x[:, 0].tolist() == days
         assert read_rows(path, data.schema).x[:, 0].tolist() == days
         assert read_rows({"when": texts}, data.schema).x[:, 0].tolist() == days
+
+
+def test_each_column_of_dates_has_its_format() -> None:
+    rows = {"a": ["1970-01-02", "1970-01-03 12:00"], "b": ["02.01.1970", "03.01.1970"], "t": ["x", "y"]}
+    data = table(rows, "t", test=0, dates={"a": "iso", "b": "%d.%m.%Y"})
+    assert data.train.x.tolist() == [[1, 1], [2.5, 2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "fix"),
+    [
+        ("2024-02-29", "%d.%m.%Y", "give its format: data.dates={when: 'iso'}"),
+        ("29.02.2024", "%Y-%m-%d", "give its format: data.dates={when: '%d.%m.%Y'}"),
+        ("02/29/2024", "iso", "give its format: data.dates={when: '%m/%d/%Y'}"),
+        ("Thursday", "%d.%m.%Y", "give its format: data.dates={when: FORMAT}, as for strptime"),
+    ],
+)
+def test_the_way_out_of_a_wrong_format_is_another_one(text: str, form: str, fix: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"; correct it, or {fix}")):
+        table({"when": [text, text], "t": ["x", "y"]}, "t", test=0, dates={"when": form})
 
 
 def test_a_frame_s_dates_are_days_too() -> None:
@@ -354,13 +422,26 @@ def test_an_indicator_says_what_was_missing() -> None:
     assert later.x[:, 5:].tolist() == [[1, 0], [0, 1]]
 
 
+def test_the_mistakes_of_all_columns_are_reported_together() -> None:
+    rows = {"a": ["1 kg", "2 kg"], "b": ["2024-01-01", "2024-01-02"], "c": [1.0, None], "w": [1, -1], "t": ["x", "y"]}
+    with pytest.raises(UserError) as found:
+        table(rows, "t", test=0, drop=["ab"], numeric=["d"], weight="ww", ids=["i"])
+    assert [re.search(r"no column '(\w+)'", line)[1] for line in str(found.value).splitlines()] == ["d", "ab", "i", "ww"]  # type: ignore[index]
+    with pytest.raises(UserError) as found:
+        table(rows, "t", test=0, weight="w")
+    assert [re.search(r"column '(\w+)'", line)[1] for line in str(found.value).splitlines()] == ["a", "b"]  # type: ignore[index]
+    with pytest.raises(UserError) as found:
+        table(rows, "t", test=0, weight="w", drop=["a", "b"])
+    assert [re.search(r"column '(\w+)'", line)[1] for line in str(found.value).splitlines()] == ["c", "w"]  # type: ignore[index]
+
+
 def test_the_cure_for_a_missing_value_in_a_later_table_cures() -> None:
     rows = {"a": [1.0, 2.0, 6.0], "c": ["x", "y", "x"], "t": ["p", "q", "p"]}
     later: dict[str, list[Any]] = {"a": [None, 1.0], "c": ["x", None]}
     for normalize in ("none", "feature", "global"):
         data = table(rows, "t", test=0, normalize=normalize)  # type: ignore[arg-type]
         with pytest.raises(
-            UserError, match=r"column 'a', row 0: missing \(1 in total\); correct the file, or set data.missing=mean$"
+            UserError, match=r"(?m)column 'a', row 0: missing \(1 in total\); correct the file, or set data.missing=mean$"
         ):
             read_rows(later, data.schema)
         x = read_rows(later, data.schema, missing="mean").x

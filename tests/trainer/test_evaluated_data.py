@@ -234,6 +234,37 @@ def test_rows_with_named_columns_are_tested_by_the_schema_of_the_fit(folder: Pat
             model.test(new.drop(columns="t"))
 
 
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_new_rows_need_neither_target_nor_weight_nor_ids(
+    replicas: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainkit.app.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    rows = frame().assign(id=range(40), w=1.0)
+    rows.to_csv("train.csv", index=False)
+    Path("r.yaml").write_text(
+        "data: {name: csv, path: train.csv, target: t, task: regression, weight: w, ids: [id], normalize_target: true}\n"
+        "model: [{Linear: [auto, auto]}]\nloss: MSELoss\noptimizer: {SGD: {lr: 0.1}}\n"
+        f"trainer: {{max_epochs: 1, replicas: {replicas}}}\n"
+    )
+    assert main(["fit", "r.yaml", "--run-dir", "run"]) == 0
+    new = frame(1)[["x", "c"]].assign(id=range(40))
+    expected = load("run").predict(new).double().reshape(replicas, 40).mean(0).tolist()
+    for columns in ({}, {"t": None}, {"w": None}, {"t": None, "w": None}):
+        new.assign(**columns).to_csv("new.csv", index=False)
+        assert main(["predict", "run", "new.csv", "--out", "new_predictions.csv"]) == 0
+        found = pd.read_csv("new_predictions.csv")
+        assert list(found.columns) == ["row", "id", "t", *(["std"] if replicas > 1 else [])]
+        assert found.t.tolist() == pytest.approx(expected, rel=1e-6)
+        assert load("run").predict("new.csv").double().reshape(replicas, 40).mean(0).tolist() == pytest.approx(expected)
+    new.drop(columns="id").to_csv("new.csv", index=False)
+    capsys.readouterr()
+    for line in ("", "run/predictions.csv: the predictions in it are replaced; keep them with --out FILE\n"):
+        assert main(["predict", "run", "new.csv"]) == 0
+        assert capsys.readouterr().err == f"new.csv: no id column 'id', so the predictions do not repeat it\n{line}"
+
+
 def test_the_truth_of_a_prediction_has_all_its_digits(folder: Path) -> None:
     from trainkit.app.cli.main import main
 

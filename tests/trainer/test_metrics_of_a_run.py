@@ -153,6 +153,10 @@ def test_a_metric_that_does_not_fit_the_data_is_refused_by_its_name() -> None:
     net, x = Sequential(Linear(1, 1)), torch.arange(12.0)[:, None]
     with pytest.raises(UserError, match="metrics: auc: needs classes; the data has none"):
         Trainer(max_epochs=1, device="cpu", metrics=["auc"]).fit(net, MSELoss(), SGD(net.param(), lr=1e-3), tensors(x, x))
+    net = Sequential(Linear(1, 2))
+    how: Any = {"max_epochs": 1, "device": "cpu", "metrics": ["r2"], "callbacks": [EarlyStopping("val/auc")]}
+    with pytest.raises(UserError, match="metrics: r2: needs targets that are numbers, and these are class indices"):
+        Trainer(**how).fit(net, CrossEntropyLoss(), SGD(net.param()), tensors(x, torch.arange(12) % 2))
 
 
 def test_an_undefined_metric_is_nan_and_its_reason_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,7 +200,7 @@ class Experiment(Predictor):
 
         The training data is not read.
         """
-        from trainkit.data.tables import ignored_columns, read_rows, refuse_infinite
+        from trainkit.data.tables import absent_ids, ignored_columns, read_rows, refuse_infinite
 
         content = self._trained()
         schema = content["data"]["schema"]
@@ -214,9 +214,9 @@ class Experiment(Predictor):
         except UserError as error:
             read = read_rows(rows, schema, inputs_only=True, **self._table_options())  # refuses wrong inputs
             terminal.print_stderr(f"{error}; predicted without the truth")
-        terminal.print_stderr(*ignored_columns(str(rows), read.ignored))
+        terminal.print_stderr(*ignored_columns(str(rows), read.ignored), *absent_ids(str(rows), read.absent_ids))
         known = read.t is not None
-        t = read.t if read.t is not None else torch.zeros(len(read.x))
+        t = read.t if read.t is not None else torch.zeros(len(read.x), len(Schema.of(schema).target_names))
         session = self._session(self._without_source(Split(read.x, t, read.label, ids=read.ids)))
         prepare_data(session, content, names=())
         refuse_infinite(str(rows), schema, read.x, session.data.train.x)

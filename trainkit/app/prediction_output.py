@@ -47,6 +47,8 @@ class Output:
                 raise self._error("holds something other than predictions")
             check_writable(self._target.parent)
         except OSError as error:
+            if error.errno == errno.ENOENT and found is None:
+                raise self._error(f"not saved, no folder {str(self._target.parent)!r}", "make it, or ") from error
             no_reader = error.errno == errno.ENXIO and found == "a pipe"
             raise self._error("is a pipe without a reader" if no_reader else f"not saved, {cause(error)}") from error
 
@@ -90,8 +92,8 @@ class Output:
                 with suppress(OSError):
                     os.unlink(self._temporary)
 
-    def _error(self, why: str) -> UserError:
-        return UserError(f"{self.path}: {why}; choose another with --out")
+    def _error(self, why: str, fix: str = "") -> UserError:
+        return UserError(f"{self.path}: {why}; {fix}choose another with --out")
 
 
 def holds_predictions(path: Path, is_header: Callable[[bytes], bool]) -> bool:

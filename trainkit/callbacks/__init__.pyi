@@ -133,7 +133,7 @@ class ValidationSplit(Callback):
         stratify: bool = False,
         every_n_epochs: int = 1,
         every_n_steps: int | None = None,
-        group: str | None = None,
+        group: str | None = "auto",
         time: str | None = None,
     ) -> None: ...
     def setup(self, session: Session) -> None: ...

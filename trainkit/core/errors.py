@@ -7,6 +7,7 @@ import errno
 import re
 import unicodedata
 from collections.abc import Iterable
+from types import TracebackType
 
 MAX_NAMES = 40  # names listed in a message
 
@@ -23,6 +24,27 @@ class UserErrors(UserError):
     def __init__(self, messages: Iterable[str]) -> None:
         self.messages = list(messages)
         super().__init__("\n".join(self.messages))
+
+
+class ErrorCollector:
+    """`with collector:` around each of several independent checks keeps its UserError; `throw` raises all that were kept."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if isinstance(error, UserError):
+            self.messages += [line for line in str(error).split("\n") if line not in self.messages]
+        return isinstance(error, UserError)
+
+    def throw(self) -> None:
+        """Raise UserErrors with what was kept, the first MAX_NAMES lines, if there is any."""
+        if self.messages:
+            more = len(self.messages) - MAX_NAMES
+            raise UserErrors(self.messages[:MAX_NAMES] + ([f"and {more} more errors like these"] if more > 0 else []))
 
 
 def escape_control(text: str) -> str:

@@ -38,7 +38,7 @@ class Split:
     ids: columns of n texts that no net sees and that predictions repeat, by name.
     rows: (n,) int64, the number of each sample, from 0, in the data that the split was taken from; None if it is its position.
     keys: for a split that was drawn by group or by time, under its name: (n,) int64 the group of each sample (`group_keys`), or
-        (n,) float64 its time. The training split has them too.
+        (n,) float64 its time. The training split has them too. `group`: the group of each sample, where `Dataset.group` is set.
     raw: (n, ...) the targets in their own units and dtype, which metrics and predictions read; None if `t` was not scaled.
     Raises UserError for unequal counts, and for a weight of another shape or type.
     """
@@ -137,6 +137,7 @@ class Dataset:
         `transforms/augmentations.py`).
     drawn: the splits, of val and test, whose rows were drawn from those of train. None: all that `Split.subset` has taken from
         the same data. A split that the data itself names, by a column, is not one of them.
+    group: the column whose groups are kept together in each split, or None. ValidationSplit does so by default.
     schema: what a later file needs to be read the same way (plain lists, dicts and strings: it is saved in the checkpoint).
     """
 
@@ -154,6 +155,7 @@ class Dataset:
     positive: int | None = None
     multilabel: bool = False
     drawn: tuple[str, ...] | None = None
+    group: str | None = None
     schema: dict[str, object] = field(default_factory=dict)
     loader_batch_size: int | None = None
     source: Mapping[str, object] = field(default_factory=lambda: {"name": "memory"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
 
@@ -79,10 +79,10 @@ def others(n: int, positions: Tensor) -> Tensor:
     return keep.nonzero().squeeze(1)
 
 
-def group_codes(texts: Sequence[str]) -> Tensor:
-    """Return for each text the index (n,) int64 of its group, numbered in the order of their first rows."""
-    index: dict[str, int] = {}
-    return torch.tensor([index.setdefault(text, len(index)) for text in texts], dtype=torch.long)
+def group_codes(groups: Sequence[Hashable]) -> Tensor:
+    """Return for each sample the index (n,) int64 of its group, numbered in the order of their first rows."""
+    index: dict[Hashable, int] = {}
+    return torch.tensor([index.setdefault(group, len(index)) for group in groups], dtype=torch.long)
 
 
 def group_keys(texts: Sequence[str]) -> Tensor:

@@ -21,7 +21,7 @@ class Interpretation:
     classes: names of the classes or, if multilabel, of the labels; None in regression. targets: names of regression targets.
     probable: the loss makes probabilities of y; otherwise y holds scores, of which only the largest has a meaning.
     threshold: one output above it predicts class 1. positive: of two classes, the index of the one that metrics are about.
-    The other fields are those of `task.probabilities`.
+    indices: the targets are class indices, not numbers. The other fields are those of `task.probabilities`.
     """
 
     classes: tuple[str, ...] | None
@@ -32,6 +32,7 @@ class Interpretation:
     multilabel: bool
     threshold: float
     positive: int = 1
+    indices: bool = False
 
     @classmethod
     def of(cls, loss: Loss, data: Dataset) -> Self:
@@ -48,6 +49,7 @@ class Interpretation:
             multilabel=data.multilabel,
             threshold=threshold_of(loss, data),
             positive=1 if data.positive is None else data.positive,
+            indices=data.classes is not None and data.train.t.dim() == 1 and not data.train.t.is_floating_point(),
         )
 
     def task(self, outputs: int) -> Task:
@@ -60,6 +62,7 @@ class Interpretation:
             positive=self.positive,
             multilabel=self.multilabel,
             independent=self.multilabel or (self.independent and outputs > 1),
+            indices=self.indices,
             targets=self.targets if self.classes is None and len(self.targets) == outputs else (),
         )
 

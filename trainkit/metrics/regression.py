@@ -79,6 +79,9 @@ class RegressionMetric(Metric):
     def parts(self, task: Task) -> tuple[str, ...]:
         return _target_names(task) if self.average == "none" else ()
 
+    def problem(self, task: Task) -> str:
+        return "needs targets that are numbers, and these are class indices; leave it out" if task.indices else ""
+
     def new_state(self, task: Task, replicas: int, device: torch.device) -> Moments:
         return Moments(task, replicas, device)
 

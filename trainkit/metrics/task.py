@@ -27,6 +27,7 @@ class Task:
     independent: True if each of several outputs gives a probability of its own, and these need not add up to 1: of a multilabel
         task, and of one with a class per sample whose loss is binary, such as BCEWithLogitsLoss.
     targets: names of the targets of a regression; without them, their indices.
+    indices: True if the targets are class indices, not numbers.
     """
 
     classes: tuple[str, ...] | None
@@ -37,6 +38,7 @@ class Task:
     multilabel: bool = False
     independent: bool = False
     targets: tuple[str, ...] = ()
+    indices: bool = False
 
     def __post_init__(self) -> None:
         if self.multilabel and len(self.classes or ()) != self.outputs:

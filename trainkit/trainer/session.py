@@ -67,6 +67,7 @@ class Session(Evaluator):
         self.fingerprints: dict[str, str] = {}  # of the splits before they are scaled (see `data/fingerprint.py`)
         self.held_out: dict[str, Tensor] = {}  # fingerprints of the rows that training must not see (`data/held_rows.py`)
         self.split_settings: dict[str, Any] = {}  # of the callbacks that have split the data, by name
+        self.saved_callbacks: Mapping[str, Any] = {}  # the states of the callbacks in the checkpoint, during `setup`
         self.generators: tuple[torch.Generator, ...] = ()
         self.metrics = MetricLog()
         self.undirected: list[str] = []  # monitors of which it is not known whether larger values are better

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any, Literal, Self, get_args
 
-from trainkit.core.errors import UserError
+from trainkit.core.errors import ErrorCollector, UserError
 from trainkit.core.recorded import check_keywords
 from trainkit.core.validation import short_repr
 from trainkit.metrics.metric import Metric
@@ -58,39 +58,56 @@ class Settings:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        errors = ErrorCollector()
         for name, minimum in AT_LEAST.items():
-            value = getattr(self, name)
-            if value is None and name in ("max_epochs", "max_steps", "batch_size", "threads"):
-                continue
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise UserError(f"trainer.{name}: {value!r}; needs a whole number")
-            if value < minimum:
-                raise UserError(f"trainer.{name}: {value}; needs at least {minimum}")
+            with errors:
+                self._check_at_least(name, minimum)
+        checks = self._check_limits, self._check_choices, self._check_seeds, self._check_metrics
+        for check in (*checks, lambda: find_device(self.device)):
+            with errors:
+                check()
+        errors.throw()
+        if self.batch_size is None and self.accumulate > 1:
+            problem = "with batch_size null a step is one pass over all samples"
+            raise UserError(f"trainer.accumulate: {self.accumulate}; {problem}; give a batch_size")
+        if self.seeds is not None and len(self.seeds) != self.replicas:
+            raise UserError(f"trainer.seeds: {len(self.seeds)} seeds for {self.replicas} replicas; needs one for each")
+        if self.threads is not None and self.threads > (cores := os.cpu_count() or 1):
+            fix = f"give {cores} or fewer, or leave it out"
+            raise UserError(f"trainer.threads: {self.threads}; this machine has {cores} cores; {fix}")
+
+    def _check_at_least(self, name: str, minimum: int) -> None:
+        value = getattr(self, name)
+        if value is None and name in ("max_epochs", "max_steps", "batch_size", "threads"):
+            return
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UserError(f"trainer.{name}: {value!r}; needs a whole number")
+        if value < minimum:
+            raise UserError(f"trainer.{name}: {value}; needs at least {minimum}")
+
+    def _check_limits(self) -> None:
         for name in ("clip_norm", "clip_value"):
             limit = getattr(self, name)
             if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < RATE_LIMIT):
                 raise UserError(f"trainer.{name}: {limit!r}; needs a number above 0 and below {RATE_LIMIT:g}")
-        if self.threads is not None and self.threads > (cores := os.cpu_count() or 1):
-            fix = f"give {cores} or fewer, or leave it out"
-            raise UserError(f"trainer.threads: {self.threads}; this machine has {cores} cores; {fix}")
-        if self.batch_size is None and self.accumulate > 1:
-            problem = "with batch_size null a step is one pass over all samples"
-            raise UserError(f"trainer.accumulate: {self.accumulate}; {problem}; give a batch_size")
+
+    def _check_choices(self) -> None:
         if self.engine == "compile":  # type: ignore[comparison-overlap]
             raise UserError("trainer.engine: compile was removed; write native")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"trainer.{name}: {getattr(self, name)}; choose {' or '.join(allowed)}")
+
+    def _check_seeds(self) -> None:
         for name, seeds in (("seed", [self.seed]), ("seeds", [] if self.seeds is None else self.seeds)):
             if not isinstance(seeds, Sequence) or not all(isinstance(s, Integral) for s in seeds):
                 needed = "a whole number" if name == "seed" else "a list with a whole number per replica"
                 raise UserError(f"trainer.{name}: {getattr(self, name)!r}; needs {needed}")
-        if self.seeds is not None and len(self.seeds) != self.replicas:
-            raise UserError(f"trainer.seeds: {len(self.seeds)} seeds for {self.replicas} replicas; needs one for each")
+
+    def _check_metrics(self) -> None:
         if isinstance(self.metrics, (str, Mapping)) or not isinstance(self.metrics, Sequence):
             raise UserError(f"metrics: {short_repr(self.metrics)}; needs a list: [accuracy, f1, {{top_k: {{k: 5}}}}]")
         self.made_metrics()
-        find_device(self.device)
 
     def settings(self) -> Settings:
         """Return a copy of the settings alone, checked again: attributes may have been assigned since construction."""

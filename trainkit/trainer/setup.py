@@ -115,7 +115,9 @@ def prepare_data(
     """
     source = session.data
     normalizer = None if content is None else capture.normalizer(content)
+    session.saved_callbacks = {} if content is None else content["callbacks"]
     session.call("setup")
+    session.saved_callbacks = {}
     if len(session.data.train) == 0:
         raise UserError("data: the training split has 0 samples; give more data, or validation_split a smaller fraction")
     if normalizer is not None:

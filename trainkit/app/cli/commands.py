@@ -87,6 +87,8 @@ def predict(args: argparse.Namespace) -> int:
     targets = Interpretation.of(session.loss, data).targets
     path = args.out or run_of(checkpoint) / "predictions.csv"
     out = Output(path, lambda line: is_header(line, targets), follow=args.out is not None)
+    if table and args.out is None and path.exists():
+        terminal.print_stderr(f"{path}: the predictions in it are replaced; keep them with --out FILE")
     unscale = session.normalizer.unscale
     lines = as_csv(session.net, session.loss, data, split, session.replicas, which, args.raw, with_truth, unscale)
     with out, closing(lines) as chunks:

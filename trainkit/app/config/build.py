@@ -153,9 +153,12 @@ def _settings(value: Any, seed: int, metrics: list[Any], errors: list[str]) -> S
         now = {"compile": "native"}.get(value["mode"], value["mode"])
         errors.append(f"trainer.mode: was renamed; write trainer.engine={yaml_repr(now)}")
         return None
-    wrong = check_arguments(Trainer, value, "trainer", (*NOT_CONFIGURED, "seed", "metrics", "callbacks", "run_dir", "config"))
-    errors += wrong
-    settings: Settings | None = None if wrong else attempt(lambda: Settings(**value, seed=seed, metrics=metrics), "", errors)
+    elsewhere = (*NOT_CONFIGURED, "seed", "metrics", "callbacks", "run_dir", "config")
+    wrong = {key: check_arguments(Trainer, {key: v}, "trainer", elsewhere) for key, v in value.items()}
+    errors += [line for lines in wrong.values() for line in lines]
+    related = ("accumulate", "seeds") if any(wrong.values()) else ()  # checked against others, which may be left out here
+    valid = {key: v for key, v in value.items() if not wrong[key] and key not in related}
+    settings: Settings | None = attempt(lambda: Settings(**valid, seed=seed, metrics=metrics), "", errors)
     return settings
 
 

@@ -21,7 +21,7 @@ from .infer import infer, with_gaps
 from .numbers import Texts, dates, is_date, is_number, numbers, plain_number
 from .options import DIALECT, TableOptions, formats_of
 from .reading import Reading
-from .schema import Schema
+from .schema import Column, Schema
 
 SPLIT_OF = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -48,13 +48,18 @@ def dataset(
             raise UserError(f"data.{role}: {what}; leave one out (data.{role}=null)")
     schema, now = _schema(table, target, options, saved, list(columns.values()))
     whole = _split(table, schema, now)
+    group, key = group_of(table, columns["group"]) if "group" in columns else (None, None)
+    whole = replace(whole, keys={} if key is None else {"group": key})
     parts = {"train": whole}
     drawn: tuple[str, ...] = ()
     if "split" in columns:
         parts = {name: whole.subset(at) for name, at in _by_column(table, columns["split"]).items()}
     elif not isinstance(test, Table) and test:
-        key, test_rows = _held(table, whole.label, test, options)
-        whole = replace(whole, keys={} if key is None else {"test": key})
+        time = time_of(table, columns["time"], formats_of(options)) if "time" in columns else None
+        table.release()  # it is as large as the tensors made from it
+        test_rows = _held(whole, test, options.get("seed", 0), group, time)
+        key = key if time is None else time
+        whole = replace(whole, keys=whole.keys if key is None else {**whole.keys, "test": key})
         parts = {"train": whole.subset(others(len(whole), test_rows)), "test": whole.subset(test_rows)}
         drawn = ("test",)
     table.release()
@@ -76,6 +81,7 @@ def dataset(
         positive=_positive(options.get("positive"), schema),
         multilabel=schema.task == "multilabel",
         drawn=drawn,
+        group=columns.get("group"),
         schema=schema.as_dict(),
     )
 
@@ -112,19 +118,16 @@ def _split(table: Table, schema: Schema, now: Reading) -> Split:
     return Split(rows.x, rows.t, rows.label, rows.weight, rows.ids)
 
 
-def _held(table: Table, label: Tensor | None, share: float, options: TableOptions) -> tuple[Tensor | None, Tensor]:
-    """Return the key of each row by which a share of the rows is held out, None at random, and the positions of that share."""
-    n = table.rows
-    group, key = (None, None) if (name := options.get("group")) is None else group_of(table, name)
-    time = None if (name := options.get("time")) is None else time_of(table, name, formats_of(options))
-    table.release()  # it is as large as the tensors made from it
-    label = label if group is None and time is None else None
-    out = held_out(n, share, generator(options.get("seed", 0), "csv", "test"), label, group, time)
+def _held(whole: Split, share: float, seed: int, group: Tensor | None, time: Tensor | None) -> Tensor:
+    """Return the positions of the share of the rows that is held out: by group, by time, or at random."""
+    n = len(whole)
+    label = whole.label if group is None and time is None else None
+    out = held_out(n, share, generator(seed, "csv", "test"), label, group, time)
     if not len(out):
         raise UserError(f"data.test: {share} of {n} rows holds out none; give a larger share, a second file, or 0")
     if len(out) == n:
         raise UserError(f"data.test: {share} of {n} rows holds out all; give a smaller share")
-    return key if time is None else time, out
+    return out
 
 
 def _by_column(table: Table, name: str) -> dict[str, Tensor]:
@@ -166,7 +169,7 @@ def time_of(table: Table, name: str, formats: Mapping[str, str]) -> Tensor:
         _refuse_empty(table, name, texts.map([float(not text) for text in texts.texts], torch.float64) > 0)
         are_numbers = all(plain_number(text) is not None for text in texts.texts[:-1])
     if are_numbers and not formats.get(name):
-        numbers(table, name, "", "", (), time)
+        numbers(table, Column(name, "number"), (), time)
     else:
         dates(table, name, formats.get(name, ""), (), time)
     _refuse_empty(table, name, time.isnan())

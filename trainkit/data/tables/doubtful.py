@@ -9,7 +9,8 @@ from trainkit.core import terminal
 from trainkit.core.errors import UserError
 
 from .base import Table
-from .numbers import DATE, SEPARATORS, Texts, is_date, plain_number, reader
+from .numbers import DATE, SEPARATORS, Texts, is_date, is_number, is_text, plain_number, reader
+from .options import TableOptions
 from .schema import Column
 
 DIGITS = re.compile(r"\d+(?:[.,]\d+)?")
@@ -55,6 +56,29 @@ def as_number(table: Table, name: str, thousands: str, missing_values: Sequence[
     return Column(name, "number", affix=affix, thousands=used)
 
 
+def are_numbers(table: Table, name: str, options: TableOptions, missing_values: Sequence[str]) -> bool:
+    """Return whether an option says that the texts of a column are numbers: numeric, or thousands where all of them are."""
+    thousands = str(options.get("thousands", ""))
+    if name in (options.get("numeric") or []):
+        return True
+    return bool(thousands) and is_text(table.column(name)) and all_numbers(table, name, thousands, missing_values)
+
+
+def as_target(table: Table, name: str, options: TableOptions, missing_values: Sequence[str]) -> Column:
+    """Return how the numbers of a target or of the weight are written: as an input with the same options would be read.
+
+    Raises UserError for numbers with a unit or a separator that no option declares. Other texts are refused when they are read.
+    """
+    column = table.column(name)
+    if is_number(column) or not is_text(column):
+        return Column(name, "number")
+    if are_numbers(table, name, options, missing_values):
+        return as_number(table, name, str(options.get("thousands", "")), missing_values)
+    texts = Texts(column)
+    _refuse_formatted(table, name, texts, _present(texts, missing_values), keep="")
+    return Column(name, "number")
+
+
 def refuse_doubtful(
     table: Table, name: str, missing_values: Sequence[str], is_target: bool = False, declared: bool = False
 ) -> None:
@@ -63,11 +87,14 @@ def refuse_doubtful(
         return
     as_dates = is_date(table.column(name))
     column = Texts(table.column(name))
-    absent = {"", *missing_values}
-    texts = [text for text in dict.fromkeys(column.texts) if text not in absent]
-    if not is_target and texts:
+    texts = _present(column, missing_values)
+    if is_target:
+        _refuse_formatted(table, name, column, texts, ", data.task=classification as classes")
+    elif texts:
         _refuse_dates(table, name, column, texts, as_dates)
-        _refuse_formatted(table, name, column, texts)
+        _refuse_formatted(table, name, column, texts, f", data.categorical=[{name}] as a text")
+        if not all_numbers(table, name, "", missing_values):
+            _refuse_one_shape(table, name, column, texts)
     odd = [text for text in texts if plain_number(text) is None]
     if len(texts) <= MAX_CATEGORIES and not 0 < len(odd) < len(texts) / 2:
         return
@@ -83,6 +110,12 @@ def refuse_doubtful(
     raise UserError(f"{table.name}: column {name!r}, {place}: {_quoted(first)} {why}; correct it, or set {fix}{absent_word}")
 
 
+def _present(column: Texts, missing_values: Sequence[str]) -> list[str]:
+    """Return the different texts of a column that are not missing."""
+    absent = {"", *missing_values}
+    return [text for text in dict.fromkeys(column.texts) if text not in absent]
+
+
 def _refuse_dates(table: Table, name: str, column: Texts, texts: list[str], as_dates: bool) -> None:
     if as_dates or all(DATE.fullmatch(text) for text in texts):
         iso = as_dates or texts[0][4:5] == "-"
@@ -94,16 +127,15 @@ def _refuse_dates(table: Table, name: str, column: Texts, texts: list[str], as_d
         )
 
 
-def _refuse_formatted(table: Table, name: str, column: Texts, texts: list[str]) -> None:
-    """Raise UserError if all texts are numbers with a separator between thousands, another decimal sign, or the same unit."""
+def _refuse_formatted(table: Table, name: str, column: Texts, texts: list[str], keep: str) -> None:
+    """Raise UserError if all texts are numbers with a separator between thousands, another decimal sign, or the same unit.
+
+    keep: the option that keeps the texts, with a comma before it, for the message; "" if none does.
+    """
     if len(texts) < 2:
         return
-
-    def place(text: str) -> str:
-        return f"{table.name}: column {name!r}, {table.place(column.row_of(column.texts.index(text)))}: {_quoted(text)}"
-
-    keep = f"data.categorical=[{name}] as a text"
-    for decimal, thousands in ((d, t) for d in (".", ",") for t in SEPARATORS if t != d):
+    decimals = sorted(".,", key=lambda sign: sign != table.decimal)
+    for decimal, thousands in ((d, t) for d in decimals for t in SEPARATORS if t != d):
         found = [reader(decimal, thousands)(text) for text in texts]
         units = {value[1] for value in found if value is not None}
         if None in found or len(units) > 1:
@@ -120,15 +152,24 @@ def _refuse_formatted(table: Table, name: str, column: Texts, texts: list[str]) 
         if thousands == "," and not unit and all(reader(",", ".")(text) is not None for text in texts):
             other = ", data.decimal=',' as one with a decimal ','"
         raise UserError(
-            f"{place(example)} is a number with {what}, and all {len(texts)} different values are numbers;"
-            f" {' and '.join(ways)} {'reads' if len(ways) == 1 else 'read'} it as a number{other}, {keep}"
+            f"{_place(table, name, column, example)} is a number with {what}, and all {len(texts)} different values are"
+            f" numbers; {' and '.join(ways)} {'reads' if len(ways) == 1 else 'read'} it as a number{other}{keep}"
         )
+
+
+def _refuse_one_shape(table: Table, name: str, column: Texts, texts: list[str]) -> None:
+    """Raise UserError for many texts that differ only in their digits."""
     shapes = {DIGITS.sub("0", text) for text in texts}
     if MAX_OF_A_SHAPE < len(texts) <= MAX_CATEGORIES and len(shapes) <= 2 and all("0" in s and s != "0" for s in shapes):
         raise UserError(
-            f"{place(texts[0])}: the {len(texts)} different texts differ only in their digits, so they are probably numbers or"
-            f" ids; correct them, set data.drop=[{name}], or keep them as texts: data.categorical=[{name}]"
+            f"{_place(table, name, column, texts[0])}: the {len(texts)} different texts differ only in their digits, so they"
+            f" are probably numbers or ids; correct them, set data.drop=[{name}], or keep them as texts:"
+            f" data.categorical=[{name}]"
         )
+
+
+def _place(table: Table, name: str, column: Texts, text: str) -> str:
+    return f"{table.name}: column {name!r}, {table.place(column.row_of(column.texts.index(text)))}: {_quoted(text)}"
 
 
 def _quoted(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainkit.core.errors import MAX_NAMES, UserError
+from trainkit.core.errors import MAX_NAMES, ErrorCollector, UserError
 from trainkit.core.validation import short_repr
 from trainkit.data.mapped import MappedRows
 
@@ -27,7 +27,8 @@ from .targets import ids, targets, weight
 class Rows:
     """n rows: `x` (n, width) float64, with NaN for a missing number; `t` and `label` as in `Split`, or None without the target.
 
-    weight: (n,) float64, or None. ids: the id columns, n texts each, as `Split.ids`. ignored: the other columns of the table.
+    weight: (n,) float64, or None. ids: the id columns, n texts each, as `Split.ids`; those that the table does not have are
+    absent_ids. ignored: the other columns of the table.
     """
 
     x: Tensor
@@ -36,6 +37,7 @@ class Rows:
     weight: Tensor | None = None
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    absent_ids: tuple[str, ...] = ()
 
 
 def read_rows(rows: Any, schema: Mapping[str, object], inputs_only: bool = False, **overrides: Any) -> Rows:
@@ -43,7 +45,7 @@ def read_rows(rows: Any, schema: Mapping[str, object], inputs_only: bool = False
 
     rows: the path of a CSV or Parquet file, a pandas or polars frame, a pyarrow.Table, a list of dicts, a dict of columns, or a
     dict of one row. Columns are found by their names. Others are ignored; the target, the weight and the ids may be absent.
-    inputs_only: do not read the target, which may then be missing or unknown in any row.
+    inputs_only: do not read the target and the weight, which may then be missing or wrong in any row.
     overrides: options that differ from the training's (`options.PER_TABLE`), such as missing="mean" or delimiter=";". Others
     are ignored, since the schema has them.
     Raises UserError as `csv` does, and for an absent column or a text that the schema does not list.
@@ -51,10 +53,12 @@ def read_rows(rows: Any, schema: Mapping[str, object], inputs_only: bool = False
     plan = Schema.of(schema)
     table = opened(rows, {**plan.dialect, **{key: value for key, value in given(overrides).items() if key in DIALECT}})
     now = later(plan, overrides)
-    used = replace(plan, target=[]) if inputs_only else plan
-    load(table, used, now)
-    read = encoded(table, used, now)
-    return replace(read, ignored=tuple(name for name in read.ignored if name not in plan.target_names))
+    beside = {*plan.target_names, now.weight}
+    if inputs_only:
+        plan, now = replace(plan, target=[]), replace(now, weight=None)
+    load(table, plan, now)
+    read = encoded(table, plan, now)
+    return replace(read, ignored=tuple(name for name in read.ignored if name not in beside))
 
 
 def encoded(table: Table, schema: Schema, now: Reading) -> Rows:
@@ -62,27 +66,40 @@ def encoded(table: Table, schema: Schema, now: Reading) -> Rows:
     n = table.rows
     x = torch.zeros(n, schema.width, dtype=torch.float64)  # rounded only once, after scaling
     places, indicators = schema.layout(), schema.indicators()
+    errors = ErrorCollector()
     for column in schema.columns:
-        block = x[:, places[column.name]]
-        if column.kind == "category":
-            absent, word = categories(table, column, schema, now, block)
-        else:
-            absent, word = _numbers(table, column, now, block[:, 0]), ""
-        if now.missing == "refuse" and absent.any():
-            has_no_code = schema.is_code(column) and not schema.has_other_code and now.fills in ("mean", "median")
-            _refuse_missing(table, column, absent, word, now.fills, has_no_code)
-        if column.name in indicators:
-            x[:, indicators[column.name]] = absent.double()
-    t, label = targets(table, schema, now)
+        with errors:
+            absent = _encode(table, column, schema, now, x[:, places[column.name]])
+            if column.name in indicators:
+                x[:, indicators[column.name]] = absent.double()
+    t = label = weights = None
+    with errors:
+        t, label = targets(table, schema, now)
+    with errors:
+        weights = weight(table, schema, now) if now.weight in table.names else None
+    errors.throw()
     used = {*schema.target_names, *(column.name for column in schema.columns), *now.ids, now.weight}
     return Rows(
         x,
         t,
         label,
-        weight=weight(table, now) if now.weight in table.names else None,
+        weight=weights,
         ids={name: ids(table, name) for name in now.ids if name in table.names},
         ignored=tuple(name for name in table.names if name not in used),
+        absent_ids=tuple(name for name in now.ids if name not in table.names),
     )
+
+
+def _encode(table: Table, column: Column, schema: Schema, now: Reading, into: Tensor) -> Tensor:
+    """Write an input column into its features, and return which values are missing (n,). Raises UserError as `read_rows`."""
+    if column.kind == "category":
+        absent, word = categories(table, column, schema, now, into)
+    else:
+        absent, word = _numbers(table, column, now, into[:, 0]), ""
+    if now.missing == "refuse" and absent.any():
+        has_no_code = schema.is_code(column) and not schema.has_other_code and now.fills in ("mean", "median")
+        _refuse_missing(table, column, absent, word, now.fills, has_no_code)
+    return absent
 
 
 def ignored_columns(place: str, names: Sequence[str]) -> list[str]:
@@ -90,6 +107,12 @@ def ignored_columns(place: str, names: Sequence[str]) -> list[str]:
     shown = ", ".join(short_repr(name) for name in names[:MAX_NAMES])
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return [f"{place}: columns that the model was not trained on are ignored: {shown}{more}"] if names else []
+
+
+def absent_ids(place: str, names: Sequence[str]) -> list[str]:
+    """Return the line that names the id columns that a table does not have, or no line."""
+    shown = ", ".join(map(short_repr, names))
+    return [f"{place}: no id column {shown}, so the predictions do not repeat it"] if names else []
 
 
 def refuse_infinite(place: str, schema: Mapping[str, object], x: Tensor | MappedRows, scaled: Tensor | MappedRows) -> None:
@@ -124,7 +147,7 @@ def _numbers(table: Table, column: Column, now: Reading, into: Tensor) -> Tensor
     if column.kind == "date":
         dates(table, column.name, column.format, now.missing_values, into)
     else:
-        numbers(table, column.name, column.affix, column.thousands, now.missing_values, into)
+        numbers(table, column, now.missing_values, into)
     refuse_nonfinite(table, column.name, into, _or_empty(now))
     return into.isnan()
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from trainkit.core import terminal
-from trainkit.core.errors import MAX_NAMES, UserError
+from trainkit.core.errors import MAX_NAMES, ErrorCollector, UserError
 from trainkit.core.validation import short_repr
 from trainkit.data.dataset import Targets
 
 from .base import Kind, Table
-from .doubtful import all_numbers, as_number, refuse_doubtful
+from .doubtful import are_numbers, as_number, as_target, refuse_doubtful
 from .numbers import Texts, is_date, is_number, is_text, plain_number
 from .options import TableOptions, Task, formats_of
 from .schema import Column, Schema
@@ -32,16 +32,15 @@ def infer(table: Table, target: str | list[str], options: TableOptions, dialect:
     formats = formats_of(options)
     texts = [*(options.get("categorical") or []), *(options.get("numeric") or []), *(n for n, f in formats.items() if f)]
     kinds.update((name, "text") for name in texts if name in kinds)
-    if len(targets) == 1 and task != "auto":
-        kinds[targets[0]] = "text" if task == "classification" else "number"
-    kinds.update((name, "number" if task == "regression" else None) for name in targets if name not in kinds)
-    texts = [name for name, role in roles.items() if role == "ids" or formats.get(name)]
+    numeric = options.get("numeric") or []
+    kinds.update((name, "text" if name in numeric or task == "classification" else None) for name in targets)
+    texts = [name for name, role in roles.items() if role == "ids" or name in numeric or formats.get(name)]
     kinds.update((name, "text" if name in texts else None) for name in roles if name not in kinds)
     table.load(kinds, missing_values)
     if table.rows < 2:
         raise UserError(f"{table.name}: has one row; training needs at least 2")
 
-    decided = _task(table, targets) if task == "auto" else task
+    decided = _task(table, targets, options, missing_values) if task == "auto" else task
     if decided == "classification" and len(targets) > 1:
         raise UserError(
             f"data.target: {len(targets)} columns and data.task=classification; name one column, or set data.task=multilabel"
@@ -49,9 +48,19 @@ def infer(table: Table, target: str | list[str], options: TableOptions, dialect:
     encoded = _targets(options.get("targets"), decided, targets[0])
     spelled = [name for name in names if not (is_number(table.column(name)) or name in formats)]
     table.spelled([*spelled, *(targets if decided == "classification" else [])])
+    errors, columns, found = ErrorCollector(), list[Column](), list[Column]()
     if decided == "classification":
-        refuse_doubtful(table, targets[0], missing_values, is_target=True, declared=task == "classification")
-    columns = [_column(table, name, options, formats, missing_values) for name in names]
+        with errors:
+            refuse_doubtful(table, targets[0], missing_values, is_target=True, declared=task == "classification")
+    for name in names:
+        with errors:
+            columns.append(_column(table, name, options, formats, missing_values))
+    weight = options.get("weight")
+    beside = [*(targets if decided == "regression" else []), *([weight] if weight is not None else [])]
+    for name in beside:
+        with errors:
+            found.append(as_target(table, name, options, missing_values))
+    errors.throw()
     missing = options.get("missing", "refuse")
     return Schema(
         target=target,
@@ -67,8 +76,9 @@ def infer(table: Table, target: str | list[str], options: TableOptions, dialect:
         unknown=options.get("unknown", "refuse"),
         encode=options.get("encode", "onehot"),
         ids=list(options.get("ids") or []),
-        weight=options.get("weight"),
+        weight=weight,
         dialect=dialect,
+        dressed=[column for column in found if column.affix or column.thousands],
     )
 
 
@@ -86,20 +96,23 @@ def input_names(table: Table, target: str | list[str], options: TableOptions) ->
     targets = [target] if isinstance(target, str) else list(target)
     if not targets:
         raise UserError("data.target: []; name at least one column")
+    errors = ErrorCollector()
     for name in targets:
-        table.require(name, "data.target: no column {name!r} in {table}" + _no_header(table))
-    dates = options.get("dates") or []
+        with errors:
+            table.require(name, "data.target: no column {name!r} in {table}" + _no_header(table))
+    dates, task = options.get("dates") or [], options.get("task", "auto")
     for key in ("categorical", "numeric", "drop", "keep", "ids"):
         for name in options.get(key) or []:  # type: ignore[attr-defined]
             if key == "drop" and not name and table.unnamed:
                 continue  # they are not read
+            with errors:
+                table.require(name, f"data.{key}: no column {{name!r}} in {{table}}")
+            if name in targets and not (key == "ids" or (key == "numeric" and task in ("auto", "regression"))):
+                errors.messages.append(f"data.{key}: {name!r} is the target; leave it out here")
+    for name, key in [*((name, "dates") for name in dates), *roles_of(options).items()]:
+        with errors:
             table.require(name, f"data.{key}: no column {{name!r}} in {{table}}")
-            if name in targets and key != "ids":
-                raise UserError(f"data.{key}: {name!r} is the target; leave it out here")
-    for name in dates:
-        table.require(name, "data.dates: no column {name!r} in {table}")
-    for name, key in roles_of(options).items():
-        table.require(name, f"data.{key}: no column {{name!r}} in {{table}}")
+    errors.throw()
     keep, without = options.get("keep"), {*targets, *(options.get("drop") or []), *roles_of(options)}
     if keep is not None:
         if both := [name for name in keep if name in (options.get("drop") or [])]:
@@ -154,7 +167,7 @@ def _column(table: Table, name: str, options: TableOptions, formats: dict[str, s
     if name not in (options.get("categorical") or []):
         if is_number(column):
             return Column(name, "number")
-        if thousands and is_text(column) and all_numbers(table, name, thousands, missing_values):
+        if are_numbers(table, name, options, missing_values):
             return as_number(table, name, thousands, missing_values)
         if not (is_text(column) or is_date(column) or pa.types.is_boolean(column.type) or pa.types.is_dictionary(column.type)):
             raise UserError(f"{table.name}: column {name!r} holds {column.type}; set data.drop=[{name}]")
@@ -182,8 +195,11 @@ def _tell_missing_words(table: Table, name: str, texts: Texts, options: TableOpt
         )
 
 
-def _task(table: Table, targets: list[str]) -> Task:
-    """Return the task: texts and few integers are classes, other numbers a regression, 0 and 1 in several columns labels."""
+def _task(table: Table, targets: list[str], options: TableOptions, missing_values: Sequence[str]) -> Task:
+    """Return the task: texts and few integers are classes, other numbers a regression, 0 and 1 in several columns labels.
+
+    Texts are numbers where an option says so.
+    """
     import pyarrow.compute as pc
 
     columns = [table.column(name) for name in targets]
@@ -194,16 +210,18 @@ def _task(table: Table, targets: list[str]) -> Task:
             _tell(table, f"the {len(targets)} targets are 0 or 1, so they are labels; for numbers set data.task=regression")
             return "multilabel"
         for name, column in zip(targets, columns, strict=True):
-            if not is_number(column):
+            if not (is_number(column) or are_numbers(table, name, options, missing_values)):
+                as_target(table, name, options, missing_values)
                 raise UserError(
                     f"data.target: column {name!r} of {table.name} holds texts; several targets are numbers, or labels 0 and 1"
                 )
         return "regression"
     (column,), (name,) = columns, targets
-    if not is_number(column):
+    declared = are_numbers(table, name, options, missing_values)
+    if not (is_number(column) or declared):
         return "classification"
     count = len(pc.unique(column.drop_null()))
-    if _is_integer(column) and count <= MAX_INFERRED_CLASSES:
+    if not declared and _is_integer(column) and count <= MAX_INFERRED_CLASSES:
         what = f"column {name!r} holds few integers ({count} different), so they are classes"
         _tell(table, f"{what}; for a regression set data.task=regression")
         return "classification"

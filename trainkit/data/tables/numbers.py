@@ -16,10 +16,12 @@ from trainkit.core.validation import short_repr
 from trainkit.data.split import ISO_DATE, days
 
 from .base import Table
+from .schema import Column
 
 DAY = 86_400_000_000  # microseconds
 DAY_OF_A_YEAR = r"(?:\d{4}([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2\d{4})"
 DATE = re.compile(DAY_OF_A_YEAR + r"([ T]+\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[-+]\d{2}:?\d{2})?)?")
+FORMATS = ("%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%Y.%m.%d")  # that an error may advise
 CURRENCY = "$€£¥₹"
 SEPARATORS = (",", ".", " ", "'", "’", "\u00a0", "\u202f", "_")  # between thousands
 
@@ -88,34 +90,33 @@ def is_text(column: Any) -> bool:
 
 def numbers(
     table: Table,
-    name: str,
-    affix: str,
-    thousands: str,
+    column: Column,
     missing_values: Sequence[str],
     into: Tensor,
     truth: bool = False,
+    fix: str = "correct it",
 ) -> None:
     """Write a column into (n,) float64, with NaN for missing. Raises UserError for a text that is not a number.
 
-    affix: the unit that may be beside each number. thousands: the sign between thousands. truth: whether the texts true
-    and false are 1 and 0.
+    truth: whether the texts true and false are 1 and 0. fix: what the error advises.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    column = table.column(name)
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.int8())
-    if is_number(column):
+    name, affix = column.name, column.affix
+    values = table.column(name)
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.int8())
+    if is_number(values):
         at = 0
-        for chunk in column.chunks:  # one after the other, since a column may be large
+        for chunk in values.chunks:  # one after the other, since a column may be large
             number = from_dlpack(pc.fill_null(pc.cast(chunk, pa.float64(), safe=False), float("nan")))
             into[at : at + len(number)] = number
             at += len(number)
         return
-    if not (is_text(column) or pa.types.is_dictionary(column.type)):
-        raise UserError(f"{table.name}: column {name!r} holds {column.type}, not numbers; correct it")
-    read = reader(table.decimal, thousands)
+    if not (is_text(values) or pa.types.is_dictionary(values.type)):
+        raise UserError(f"{table.name}: column {name!r} holds {values.type}, not numbers; {fix}")
+    read = reader(table.decimal, column.thousands)
 
     def value(text: str) -> float | None:
         if truth and text.lower() in ("true", "false"):
@@ -125,7 +126,7 @@ def numbers(
         return found[0]
 
     unit = f" with the unit {affix!r}" if affix else ""
-    _convert(table, name, Texts(column), value, missing_values, into, f"is not a number{unit}; correct it")
+    _convert(table, name, Texts(values), value, missing_values, into, lambda _: f"is not a number{unit}; {fix}")
 
 
 def dates(table: Table, name: str, form: str, missing_values: Sequence[str], into: Tensor) -> None:
@@ -144,9 +145,12 @@ def dates(table: Table, name: str, form: str, missing_values: Sequence[str], int
         texts = number.cast(pa.float64(), safe=False).fill_null(float("nan")).combine_chunks()
         into.copy_(from_dlpack(_contiguous(texts)) / DAY)
         return
-    fix = (
-        f"is not {f'a date as {form}' if form else ISO_DATE}; correct it, or give its format: data.dates={{{name}: '%d.%m.%Y'}}"
-    )
+
+    def fix(text: str) -> str:
+        fitting = next((f for f in ("iso", *FORMATS) if days(text, "" if f == "iso" else f) is not None), "")
+        how = f"data.dates={{{name}: {fitting!r}}}" if fitting else f"data.dates={{{name}: FORMAT}}, as for strptime"
+        return f"is not {f'a date as {form}' if form else ISO_DATE}; correct it, or give its format: {how}"
+
     _convert(table, name, Texts(column), partial(days, form=form), missing_values, into, fix)
 
 
@@ -167,13 +171,14 @@ def _convert(
     value: Callable[[str], float | None],
     missing_values: Sequence[str],
     into: Tensor,
-    fix: str,
+    fix: Callable[[str], str],
 ) -> None:
     absent = {"", *missing_values}
     values = [float("nan") if text in absent else value(text) for text in column.texts]
     if None in values:
-        wrong = min((column.row_of(i), i) for i, v in enumerate(values) if v is None and (column.code == i).any())
-        raise UserError(f"{table.name}: column {name!r}, {table.place(wrong[0])}: {short_repr(column.texts[wrong[1]])} {fix}")
+        row, i = min((column.row_of(i), i) for i, v in enumerate(values) if v is None and (column.code == i).any())
+        text = column.texts[i]
+        raise UserError(f"{table.name}: column {name!r}, {table.place(row)}: {short_repr(text)} {fix(text)}")
     into.copy_(column.map(values, torch.float64))  # type: ignore[arg-type]
 
 

@@ -29,8 +29,10 @@ class TableOptions(TypedDict, total=False):
     split: str | None  # a column that says train, val or test; `test` is then not used
     positive: str | None  # of two classes, the one that metrics and probabilities are about
     categorical: list[str] | None  # numbers that are names: each value is a category
-    numeric: list[str] | None  # texts that are numbers: 61,593 or 61.6 % or $61.59 or 61.6 kg
-    dates: list[str] | dict[str, str] | None  # days since 1970-01-01 (UTC), from ISO 8601 or, by column, a strptime format
+    numeric: list[str] | None  # texts that are numbers: 61,593 or 61.6 % or $61.59 or 61.6 kg; also the target or the weight
+    dates: (
+        list[str] | dict[str, str] | None
+    )  # days since 1970-01-01 (UTC), from ISO 8601 or, by column, iso or a strptime format
     missing_values: list[str] | None  # texts that count as missing, beside the empty field
     missing: Missing  # of the inputs: refuse, or fill with this statistic of the training split
     missing_indicator: bool  # a 0/1 feature for each column with a missing value in the first file
@@ -82,6 +84,7 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def formats_of(options: TableOptions) -> dict[str, str]:
-    """Return the format of each column in `dates`, as for strptime; "" is ISO 8601."""
+    """Return the format of each column in `dates`, as for strptime; "" is ISO 8601, which is given as iso."""
     dates = options.get("dates") or []
-    return dict(dates) if isinstance(dates, dict) else dict.fromkeys(dates, "")
+    formats = dates if isinstance(dates, dict) else dict.fromkeys(dates, "iso")
+    return {name: "" if form == "iso" else form for name, form in formats.items()}

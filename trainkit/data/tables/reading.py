@@ -11,7 +11,7 @@ from trainkit.core.errors import UserError
 
 from .base import Kind, Table
 from .options import PER_TABLE, Missing, Unknown, given
-from .schema import Schema
+from .schema import Column, Schema
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,13 @@ def later(schema: Schema, options: Mapping[str, Any]) -> Reading:
     )
 
 
+def kind_of(column: Column) -> Kind | None:
+    """Return what a file's reader makes of a column: texts, where its spelling is needed."""
+    if column.kind == "date":
+        return "text" if column.format else None
+    return "number" if column.kind == "number" and not column.affix and not column.thousands else "text"
+
+
 def load(table: Table, schema: Schema, now: Reading, more: Mapping[str, Kind | None] = MappingProxyType({})) -> None:
     """Load the columns of the schema and `more`, by kind; also the target, the weight and the ids, if the table has them."""
     present = set(table.names)
@@ -77,15 +84,16 @@ def load(table: Table, schema: Schema, now: Reading, more: Mapping[str, Kind | N
     kinds: dict[str, Kind | None] = {}
     for column in schema.columns:
         table.require(column.name, "")
-        as_number = column.kind == "number" and not column.affix and not column.thousands
-        kinds[column.name] = "number" if as_number else None if column.kind == "date" and not column.format else "text"
+        kinds[column.name] = kind_of(column)
     for name in schema.target_names:
         if name in present:
-            kinds[name] = {"classification": "text", "regression": "number", "multilabel": None}[schema.task]
+            kinds[name] = {"classification": "text", "regression": kind_of(schema.number(name)), "multilabel": None}[
+                schema.task
+            ]
     for name in now.ids:
         if name in present:
             kinds.setdefault(name, "text")
     if now.weight is not None and now.weight in present:
-        kinds.setdefault(now.weight, "number")
+        kinds.setdefault(now.weight, None)
     kinds.update((name, kind) for name, kind in more.items() if name not in kinds)
     table.load(kinds, now.missing_values)

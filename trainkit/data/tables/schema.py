@@ -40,7 +40,7 @@ class Schema:
 
     target: a name, or the names of several targets. classes: names of the classes, or labels, in the order of their index; None
     in regression. statistic: what the normalizer of the model holds for missing numbers; None in old checkpoints that refuse.
-    dialect: the arguments of the CSV dialect that were given.
+    dialect: the arguments of the CSV dialect that were given. dressed: the targets and weights with a unit or a separator.
     """
 
     target: str | list[str]
@@ -58,6 +58,7 @@ class Schema:
     ids: list[str] = field(default_factory=list)
     weight: str | None = None
     dialect: dict[str, Any] = field(default_factory=dict)
+    dressed: list[Column] = field(default_factory=list)
 
     @classmethod
     def of(cls, saved: Mapping[str, object]) -> Schema:
@@ -65,8 +66,8 @@ class Schema:
         try:
             if "numeric" in saved:
                 return cls(**_converted(dict(saved)))
-            columns = [Column(**c) for c in saved["columns"]]  # type: ignore[attr-defined]
-            return cls(**{**saved, "columns": columns})  # type: ignore[arg-type]
+            columns = {key: [Column(**c) for c in saved[key]] for key in ("columns", "dressed") if key in saved}  # type: ignore[attr-defined]
+            return cls(**{**saved, **columns})  # type: ignore[arg-type]
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"data.schema: keys ({', '.join(map(str, saved))}) are not those of a table's schema "
@@ -76,8 +77,13 @@ class Schema:
     def as_dict(self) -> dict[str, object]:
         """Return the schema as lists, dicts and strings; `of` reads it. What a column does not have is left out."""
         saved: dict[str, object] = asdict(self)
-        saved["columns"] = [{k: v for k, v in asdict(c).items() if k in ("name", "kind") or v} for c in self.columns]
-        return saved
+        for key, columns in (("columns", self.columns), ("dressed", self.dressed)):
+            saved[key] = [{k: v for k, v in asdict(c).items() if k in ("name", "kind") or v} for c in columns]
+        return saved if self.dressed else {key: value for key, value in saved.items() if key != "dressed"}
+
+    def number(self, name: str) -> Column:
+        """Return how the numbers of a target or of the weight are written."""
+        return next((column for column in self.dressed if column.name == name), Column(name, "number"))
 
     @property
     def target_names(self) -> list[str]:

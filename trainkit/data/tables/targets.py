@@ -29,7 +29,7 @@ def targets(table: Table, schema: Schema, now: Reading) -> tuple[Tensor | None, 
         return encode(label, len(schema.classes), schema.targets, schema.off_value), label
     t = torch.empty(table.rows, len(names), dtype=torch.float64)
     for i, name in enumerate(names):
-        numbers(table, name, "", "", now.missing_values, t[:, i], truth=schema.task == "multilabel")
+        numbers(table, schema.number(name), now.missing_values, t[:, i], truth=schema.task == "multilabel")
         refuse_nonfinite(table, name, t[:, i], "or remove the row")
         _refuse_missing_target(table, name, t[:, i].isnan())
         if schema.task == "multilabel" and (wrong := (t[:, i] != 0) & (t[:, i] != 1)).any():
@@ -53,11 +53,11 @@ def ids(table: Table, name: str) -> list[str]:
     return [texts.texts[i] for i in texts.code.tolist()]
 
 
-def weight(table: Table, now: Reading) -> Tensor:
+def weight(table: Table, schema: Schema, now: Reading) -> Tensor:
     """Return the sample weights (n,) float64. Raises UserError unless all are finite and 0 or more, and one is above 0."""
     name = cast("str", now.weight)
     weight = torch.empty(table.rows, dtype=torch.float64)
-    numbers(table, name, "", "", now.missing_values, weight)
+    numbers(table, schema.number(name), now.missing_values, weight, fix="correct it, or name another column in data.weight")
     wrong = (~weight.isfinite() | (weight < 0)).nonzero()[:, 0]
     if len(wrong):
         row = int(wrong[0])
