@@ -82,7 +82,7 @@ def test_a_weight_that_is_none_is_refused(weights: list[Any], says: str) -> None
 
 
 def test_a_weight_of_words_names_the_option() -> None:
-    with pytest.raises(UserError, match="column 'city', row 0: 'Rome' is not a number; correct it, .* in data.weight"):
+    with pytest.raises(UserError, match=r"column 'city', row 0: 'Rome' is not a number; correct it, .* in data.weight"):
         people(weight="city")
 
 
