@@ -516,8 +516,11 @@ def test_the_confusion_matrix_of_many_classes_is_in_python(capsys: pytest.Captur
     expected = "confusion matrix: 11 classes; in Python load(RUN).confusion_matrix()\n"
     assert capsys.readouterr().out == expected
     print_confusion(ConfusionMatrix(("a" * 30, "b"), torch.tensor([[[1.5, 0.0], [1e6, 2.0]]])))
+    print_confusion(ConfusionMatrix(("a",), torch.ones(2, 1, 1)), weighted=True)
+    last = capsys.readouterr().out.splitlines()
+    assert last.pop(-3) == "confusion matrix of 2 replicas together, samples counted by their weights:"
     lines = ["confusion matrix:", f"true \\ predicted    {'a' * 17}…  b", f"{'a' * 17}…                 1.5  0"]
-    assert capsys.readouterr().out.splitlines()[:3] == lines
+    assert last[:3] == lines
 
 
 def test_another_checkpoint_is_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,6 +110,8 @@ def test_a_column_that_the_data_does_not_have_is_named() -> None:
     data = with_ids(patient=["p1"] * 29 + [""])
     with pytest.raises(UserError, match=r"no id column 'patent'; list it in data.ids; did you mean 'patient'"):
         run(ValidationSplit(0.2, group="patent"), data=data)
+    with pytest.raises(UserError, match=r"no id column 'household'; list it in data.ids, now \(patient\)"):
+        run(ValidationSplit(0.2, group="household"), data=data)
     with pytest.raises(UserError, match=r"id column 'patient': the value of sample 29 is missing"):
         run(ValidationSplit(0.2, group="patient"), data=data)
     when = with_ids(day=["2024-01-01"] * 29 + ["28.01.2024"])

@@ -81,6 +81,11 @@ def test_a_weight_that_is_none_is_refused(weights: list[Any], says: str) -> None
         table({**PEOPLE, "w": weights}, "t", test=0, weight="w", drop=["name"])
 
 
+def test_a_weight_of_words_names_the_option() -> None:
+    with pytest.raises(UserError, match=r"column 'city', row 0: 'Rome' is not a number; correct it, .* in data.weight"):
+        people(weight="city")
+
+
 def test_several_targets_are_a_regression() -> None:
     data = people(target=["age", "count"], drop=["name", "t"])
     assert data.train.t.tolist() == [[31, 1], [42, 0], [53, 2.5], [64, 1]]

@@ -435,7 +435,27 @@ def test_a_clash_of_dtypes_names_the_place() -> None:
             "BCELoss: y is outside [0, 1]; end the net with a Sigmoid",
         ),
         (lambda: trainkit.BCELoss()(torch.tensor([-0.5]), torch.tensor([1.0])), "BCELoss: y is outside [0, 1]"),
+        (lambda: MSELoss()(torch.zeros(5, 1), torch.zeros(5)), "both need the same shape; give t.unsqueeze(-1)"),
+        (lambda: MSELoss()(torch.zeros(5, 2), torch.zeros(5)), "end the net in one output, and give t.unsqueeze(-1)"),
         (lambda: MSELoss()(torch.zeros(5, 1), torch.zeros(5)), "MSELoss: y is (5, 1), t is (5,); both need the same shape"),
+        (lambda: MSELoss()(torch.zeros(5, 2), torch.zeros(5, 1)), "same shape; the net has 2 outputs for 1 target: make them"),
+        (lambda: MSELoss()(torch.zeros(5, 3), torch.zeros(5).long()), "t holds class indices: use CrossEntropyLoss, or set"),
+        (
+            lambda: trainkit.BCELoss()(torch.zeros(5, 1), torch.zeros(5).long()),
+            "t holds class indices: set data.targets=binary",
+        ),
+        (lambda: BCEWithLogitsLoss()(torch.zeros(5, 2), torch.zeros(5).long()), "or set data.targets=onehot"),
+        (
+            lambda: CrossEntropyLoss()(torch.zeros(5, 2), torch.ones(5)),
+            "probabilities need y's shape; for class indices give t.l",
+        ),
+        (lambda: CrossEntropyLoss()(torch.zeros(5, 2), torch.rand(5, 1)), "y's shape; for a regression use MSELoss"),
+        (lambda: CrossEntropyLoss()(torch.zeros(5, 1), 9 * torch.ones(5, 1)), "always 1; for a regression use MSELoss"),
+        (lambda: CrossEntropyLoss()(torch.zeros(5, 1), torch.ones(5, 1)), "always 1; use BCEWithLogitsLoss"),
+        (
+            lambda: trainkit.NLLLoss()(torch.zeros(5, 2), torch.ones(5)),
+            "(data.targets: index); for class indices give t.long()",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_with_place_value_and_cure(build: Callable[[], Any], message: str) -> None:

@@ -209,11 +209,9 @@ class Experiment(Predictor):
             if (self.config.get("data") or {}).get("name") == "memory":
                 fix = "predict from Python: trainkit.load(RUN).predict(x)"
             raise UserError(f"{rows}: the run was not trained on a table; {fix}")
-        try:
-            read = read_rows(rows, schema, **self._table_options())
-        except UserError as error:
-            read = read_rows(rows, schema, inputs_only=True, **self._table_options())  # refuses wrong inputs
-            terminal.print_stderr(f"{error}; predicted without the truth")
+        read = read_rows(rows, schema, to_predict=True, **self._table_options())
+        if read.problem:
+            terminal.print_stderr(f"{read.problem}; predicted without the truth")
         terminal.print_stderr(*ignored_columns(str(rows), read.ignored), *absent_ids(str(rows), read.absent_ids))
         known = read.t is not None
         t = read.t if read.t is not None else torch.zeros(len(read.x), len(Schema.of(schema).target_names))

@@ -68,7 +68,7 @@ def _evaluate(args: argparse.Namespace, name: str) -> int:
     terminal.print_stdout(f"{experiment.file}, {len(split)} samples")
     print_metrics({f"{name}/{metric}": json_summary(values) for metric, values in metrics.items()}, session.data)
     if (matrix := session.known_confusion(name)) is not None:
-        print_confusion(matrix)
+        print_confusion(matrix, weighted=split.weight is not None)
     return 0
 
 

@@ -34,10 +34,13 @@ def print_metrics(metrics: dict[str, Any], data: Dataset) -> None:
         terminal.print_stdout(f"  {name:<{width}} {text}{beside}")
 
 
-def print_confusion(matrix: ConfusionMatrix) -> None:
-    """Print the confusion matrix of few classes as a table: a row per true class, a column per predicted one."""
+def print_confusion(matrix: ConfusionMatrix, weighted: bool = False) -> None:
+    """Print the confusion matrix of few classes as a table: a row per true class, a column per predicted one.
+
+    weighted: whether the samples count by their weights, which the title then says.
+    """
     models, classes = len(matrix.counts), matrix.classes
-    of = f" of {models} replicas together" if models > 1 else ""
+    of = (f" of {models} replicas together" if models > 1 else "") + (", samples counted by their weights" if weighted else "")
     if len(classes) > PRINTED:
         terminal.print_stdout(f"confusion matrix{of}: {len(classes)} classes; in Python load(RUN).confusion_matrix()")
         return

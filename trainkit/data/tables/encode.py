@@ -28,7 +28,7 @@ class Rows:
     """n rows: `x` (n, width) float64, with NaN for a missing number; `t` and `label` as in `Split`, or None without the target.
 
     weight: (n,) float64, or None. ids: the id columns, n texts each, as `Split.ids`; those that the table does not have are
-    absent_ids. ignored: the other columns of the table.
+    absent_ids. ignored: the other columns of the table. problem: why the target could not be read, if that was allowed.
     """
 
     x: Tensor
@@ -38,14 +38,18 @@ class Rows:
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     absent_ids: tuple[str, ...] = ()
+    problem: str = ""
 
 
-def read_rows(rows: Any, schema: Mapping[str, object], inputs_only: bool = False, **overrides: Any) -> Rows:
+def read_rows(
+    rows: Any, schema: Mapping[str, object], inputs_only: bool = False, to_predict: bool = False, **overrides: Any
+) -> Rows:
     """Return rows of a trained model's data, read by `schema`, `Dataset.schema` of its training data.
 
     rows: the path of a CSV or Parquet file, a pandas or polars frame, a pyarrow.Table, a list of dicts, a dict of columns, or a
     dict of one row. Columns are found by their names. Others are ignored; the target, the weight and the ids may be absent.
-    inputs_only: do not read the target and the weight, which may then be missing or wrong in any row.
+    inputs_only: do not read the target and the weight, which may then be missing or wrong in any row. to_predict: do not read
+    the weight, and leave out a target that cannot be read, with the reason in `Rows.problem`.
     overrides: options that differ from the training's (`options.PER_TABLE`), such as missing="mean" or delimiter=";". Others
     are ignored, since the schema has them.
     Raises UserError as `csv` does, and for an absent column or a text that the schema does not list.
@@ -55,25 +59,30 @@ def read_rows(rows: Any, schema: Mapping[str, object], inputs_only: bool = False
     now = later(plan, overrides)
     beside = {*plan.target_names, now.weight}
     if inputs_only:
-        plan, now = replace(plan, target=[]), replace(now, weight=None)
+        plan = replace(plan, target=[])
+    if inputs_only or to_predict:
+        now = replace(now, weight=None)
     load(table, plan, now)
-    read = encoded(table, plan, now)
+    read = encoded(table, plan, now, needs_target=not to_predict)
     return replace(read, ignored=tuple(name for name in read.ignored if name not in beside))
 
 
-def encoded(table: Table, schema: Schema, now: Reading) -> Rows:
-    """Return the rows of a loaded table. Raises UserError as `read_rows` does."""
+def encoded(table: Table, schema: Schema, now: Reading, needs_target: bool = True) -> Rows:
+    """Return the rows of a loaded table. Raises UserError as `read_rows` does.
+
+    needs_target: whether a target that is there and cannot be read is an error.
+    """
     n = table.rows
     x = torch.zeros(n, schema.width, dtype=torch.float64)  # rounded only once, after scaling
     places, indicators = schema.layout(), schema.indicators()
-    errors = ErrorCollector()
+    errors, of_target = ErrorCollector(), ErrorCollector()
     for column in schema.columns:
         with errors:
             absent = _encode(table, column, schema, now, x[:, places[column.name]])
             if column.name in indicators:
                 x[:, indicators[column.name]] = absent.double()
     t = label = weights = None
-    with errors:
+    with errors if needs_target else of_target:
         t, label = targets(table, schema, now)
     with errors:
         weights = weight(table, schema, now) if now.weight in table.names else None
@@ -87,6 +96,7 @@ def encoded(table: Table, schema: Schema, now: Reading) -> Rows:
         ids={name: ids(table, name) for name in now.ids if name in table.names},
         ignored=tuple(name for name in table.names if name not in used),
         absent_ids=tuple(name for name in now.ids if name not in table.names),
+        problem="; ".join(of_target.messages),
     )
 
 

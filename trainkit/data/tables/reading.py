@@ -87,9 +87,8 @@ def load(table: Table, schema: Schema, now: Reading, more: Mapping[str, Kind | N
         kinds[column.name] = kind_of(column)
     for name in schema.target_names:
         if name in present:
-            kinds[name] = {"classification": "text", "regression": kind_of(schema.number(name)), "multilabel": None}[
-                schema.task
-            ]
+            as_text = schema.task == "classification" or kind_of(schema.number(name)) == "text"
+            kinds[name] = "text" if as_text else None  # not number, so that an error is that of the target
     for name in now.ids:
         if name in present:
             kinds.setdefault(name, "text")

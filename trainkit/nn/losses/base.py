@@ -64,7 +64,8 @@ class Loss(Recorded):
     def check(self, y: Tensor, t: Tensor) -> None:
         """Raise UserError for a target that would silently be broadcast or cast. Not called in the hot path."""
         if y.shape != t.shape:
-            raise UserError(f"{type(self).__name__}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; both need the same shape")
+            shapes = f"{type(self).__name__}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; both need the same shape"
+            raise UserError(f"{shapes}{_advice(y, t)}")
         if not t.is_floating_point():
             raise UserError(
                 f"{type(self).__name__}: t is {t.dtype}; needs floating numbers like y's (data.targets: onehot, binary or real)"
@@ -151,6 +152,21 @@ class Loss(Recorded):
         if key not in self._casts:
             self._casts[key] = getattr(self, name).to(y)
         return self._casts[key]
+
+
+def _advice(y: Tensor, t: Tensor) -> str:
+    """Return how targets of another shape than y's can be used: `; ...`, or '' if that is not clear."""
+    outputs = y.shape[-1] if y.dim() else 0
+    if t.shape == y.shape[:-1] and not t.is_floating_point():
+        way = "set data.targets=binary" if outputs == 1 else "use CrossEntropyLoss, or set data.targets=onehot"
+        return f"; t holds class indices: {way}"
+    if t.shape == y.shape[:-1]:
+        return "; give t.unsqueeze(-1)" if outputs == 1 else "; end the net in one output, and give t.unsqueeze(-1)"
+    if t.dim() and t.shape[:-1] == y.shape[:-1]:
+        return (
+            f"; the net has {outputs} outputs for {t.shape[-1]} {'target' if t.shape[-1] == 1 else 'targets'}: make them equal"
+        )
+    return ""
 
 
 def per_sample(weight: Tensor, e: Tensor) -> Tensor:

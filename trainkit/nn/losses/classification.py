@@ -172,7 +172,8 @@ class NLLLoss(Loss):
 
     def check(self, y: Tensor, t: Tensor) -> None:
         if t.is_floating_point():
-            raise UserError(f"{type(self).__name__}: t is {t.dtype}; needs class indices of type int64 (data.targets: index)")
+            name, fix = type(self).__name__, _advice(t, y.shape[self.axis(y)])
+            raise UserError(f"{name}: t is {t.dtype}; needs class indices of type int64 (data.targets: index); {fix}")
         self._check_indices(y, t)
 
     def _check_indices(self, y: Tensor, t: Tensor) -> None:
@@ -235,11 +236,20 @@ class CrossEntropyLoss(NLLLoss):
         if not t.is_floating_point():
             self._check_indices(y, t)
         elif t.shape != y.shape:
-            raise UserError(f"{name}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; probabilities need y's shape")
+            shapes = f"{name}: y is {tuple(y.shape)}, t is {tuple(t.shape)}; probabilities need y's shape"
+            raise UserError(f"{shapes}; {_advice(t, y.shape[axis])}")
         elif y.shape[axis] == 1:
-            raise UserError(f"{name}: y has one class, whose probability is always 1; use BCEWithLogitsLoss")
+            binary = bool(((t >= 0) & (t <= 1)).all())
+            fix = "use BCEWithLogitsLoss" if binary else "for a regression use MSELoss"
+            raise UserError(f"{name}: y has one class, whose probability is always 1; {fix}")
         else:
             self._check_weight(y.shape[axis])
+
+
+def _advice(t: Tensor, classes: int) -> str:
+    """Return what to do with floating targets that are not probabilities: they are class indices, or numbers to predict."""
+    indices = bool(((t == t.round()) & (t >= 0) & (t < max(classes, 2))).all())
+    return "for class indices give t.long(), of shape (n,)" if indices else "for a regression use MSELoss"
 
 
 def _sample_weighted(q: Tensor, weight: Tensor | None) -> Tensor:
