@@ -291,11 +291,11 @@ def test_after_a_keyboard_interrupt_the_net_is_usable_the_folder_free_and_the_ru
 
 def test_after_a_fit_the_old_handlers_are_back_and_another_fit_runs_whole(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
-    trainer = run(tmp_path, Send(signal.SIGINT, "on_train_batch_end", 2))
+    trainer = run(tmp_path / "one", Send(signal.SIGINT, "on_train_batch_end", 2))
     assert signal.getsignal(signal.SIGINT) is before
     assert trainer.session.progress.step == 2
     net = trainer.session.net
-    another = RunFolder(tmp_path / "another")  # its own folder holds a run now
+    another = RunFolder(tmp_path / "another")
     with another.opened():
         trainer.fit(net, MSELoss(), SGD(net.param(), 0.1), line(), run=another)
     assert (trainer.summary["stop_reason"], trainer.session.signal) == ("max_epochs", None)
