@@ -36,7 +36,7 @@ shake: .venv/bin/python
 bench: .venv/bin/python
 	.venv/bin/pip install -q -c constraints.txt -e '.[bench]'
 	-@$(MAKE) -s fashion-mnist
-	@for table in step fashion wide activations by_callback start resume; do .venv/bin/python benchmarks/$$table.py --write || exit; done
+	@for table in step fashion wide activations by_callback million start resume; do .venv/bin/python benchmarks/$$table.py --write || exit; done
 
 reports: .venv/bin/python
 	.venv/bin/python benchmarks/reports.py

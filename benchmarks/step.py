@@ -24,11 +24,9 @@ CONTENDERS = (
     Contender("trainkit, no callbacks", "ours:conf", options=ALONE),
     Contender("trainkit, all callbacks of conf/mlp.yaml", "ours:conf", options=ALL),
     Contender(f"trainkit, {REPLICAS} replicas, no callbacks, per model", "ours:conf", share=0.3, options=MANY),
-    Contender("trainkit, native, no callbacks", "ours:conf", options={**ALONE, "engine": "native"}),
-    Contender("trainkit, native, all callbacks of conf/mlp.yaml", "ours:conf", options={**ALL, "engine": "native"}),
-    Contender(
-        f"trainkit, native, {REPLICAS} replicas, per model", "ours:conf", share=0.3, options={**MANY, "engine": "native"}
-    ),
+    Contender("trainkit, native, no callbacks", "ours:conf", share=10, options={**ALONE, "engine": "native"}),
+    Contender("trainkit, native, all callbacks of conf/mlp.yaml", "ours:conf", share=10, options={**ALL, "engine": "native"}),
+    Contender(f"trainkit, native, {REPLICAS} replicas, per model", "ours:conf", options={**MANY, "engine": "native"}),
     Contender("the bare loop with optim.SGD(fused=True)", "loops:bare", options={"fused": True}),
     Contender("the bare loop with torch.compile on the model", "loops:compiled"),
     Contender(f"the bare loop with torch's own number of threads, {CORES['OMP_NUM_THREADS']}", "loops:bare", env=CORES),
@@ -64,7 +62,7 @@ def main() -> None:
     header = ("contender", "us per step, median (min to max)", "ratio to the bare loop")
     note = (
         f"Net 2-25-25-25-2 with ReLU, cross entropy, SGD with momentum, batch {TASK.batch}, {TASK.samples} samples;"
-        f" {rounds} rounds of {EPOCHS} epochs in turn, fewer for slow contenders. {environment(1)}"
+        f" {rounds} rounds of {EPOCHS} epochs in turn, fewer for slow contenders, more for fast ones. {environment(1)}"
         " A step of trainkit is its share of a complete `fit`: preparation, validation, files and final evaluation included."
         " Each compiles before the measurement; trainkit then loads the library from its cache, in the measured time."
     )

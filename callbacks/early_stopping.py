@@ -22,7 +22,7 @@ class EarlyStopping(Callback):
     metric's units, or with threshold_mode rel as a share of |best|). Otherwise the count of checks without an improvement
     grows. patience 0 has the effect of 1.
     start_from_epoch: the number of first epochs without checks.
-    restore_best: end with the parameters of the best check of all, whatever min_delta is.
+    restore_best: end with the parameters of the best check of all, whatever min_delta is; a line gives their epoch.
     strict: a missing metric is an error. A stopped replica keeps its parameters and metrics while others train.
     """
 
@@ -58,6 +58,8 @@ class EarlyStopping(Callback):
         self.sign = sign_of(session, self, self.monitor, self.mode)
         self.best: list[float] = [self.sign * math.inf] * session.replicas  # from which patience and min_delta count
         self.kept = list(self.best)  # the value of best_params, the best of all checks
+        self.best_epochs = [0] * session.replicas  # of `best`, from 1; 0 if there is none
+        self.kept_epochs = [0] * session.replicas
         self.wait_counts = [0] * session.replicas
         self.stopped: list[str] = [""] * session.replicas  # the reason, per replica
         self.was_stopped = [False] * session.replicas  # whether the checkpoint's run had stopped it by this callback
@@ -80,7 +82,9 @@ class EarlyStopping(Callback):
         if any(self.stopped) and not any(active):
             self._stop(session, [r for r, why in enumerate(self.stopped) if why])
             fix = f"raise callbacks.{self.name}.patience above {self.patience}" if "patience" in self.stopped else "change it"
-            print_stderr(f"callbacks.{self.name}: had ended this run; to train on, {fix}, or set callbacks.{self.name}=null")
+            null = f"callbacks.{self.name}=null"
+            advice = f"{fix}, or set {null} (in Python, trainkit.load(RUN, {null!r}))"
+            print_stderr(f"callbacks.{self.name}: had ended this run; to train on, {advice}")
 
     def on_metrics(self, session: Session) -> None:
         values = session.metrics.new(self.monitor)
@@ -91,11 +95,12 @@ class EarlyStopping(Callback):
             if self.stopped[r] or not session.progress.active[r]:
                 continue
             if math.isfinite(value) and self.sign * value < self.sign * self.kept[r]:
-                self.kept[r] = value
+                self.kept[r], self.kept_epochs[r] = value, session.progress.epoch + 1
                 better_than_kept.append(r)
             why, better = self.check(value, r)
             if better:
                 self.best[r], self.wait_counts[r] = value, 0
+                self.best_epochs[r] = session.progress.epoch + 1
             elif not why:
                 self.wait_counts[r] += 1
                 why = "patience" if self.wait_counts[r] >= self.patience else ""
@@ -123,12 +128,14 @@ class EarlyStopping(Callback):
 
     def _stop(self, session: Session, replicas: list[int]) -> None:
         first = next(r for r, why in enumerate(self.stopped) if why)  # the same in a resumed run, whichever stopped last
-        why = self.stopped[first]
+        why, epoch = self.stopped[first], self.best_epochs[first]
+        metric = f"{self.monitor} of replica {first}" if session.replicas > 1 else self.monitor
+        best = f"{self.best[first]:.6g}{f' (epoch {epoch})' if epoch else ''}"
         message = {
-            "patience": f"{self.monitor} has not improved on {self.best[first]:.6g} for {self.patience} checks",
-            "threshold": f"{self.monitor} is beyond stopping_threshold {self.stopping_threshold}",
-            "divergence": f"{self.monitor} is beyond divergence_threshold {self.divergence_threshold}",
-            "not finite": f"{self.monitor} is not finite",
+            "patience": f"{metric} has not improved on {best} for {self.patience} checks",
+            "threshold": f"{metric} is beyond stopping_threshold {self.stopping_threshold}",
+            "divergence": f"{metric} is beyond divergence_threshold {self.divergence_threshold}",
+            "not finite": f"{metric} is not finite",
         }[why]
         session.stop("early_stopping", message, [r in replicas for r in range(session.replicas)])
 
@@ -149,6 +156,9 @@ class EarlyStopping(Callback):
                     p[improved] = self.best_params[name].to(p)[improved]
                 else:
                     p.copy_(self.best_params[name])
+            if epochs := [self.kept_epochs[r] for r in improved if self.kept_epochs[r]]:  # an older checkpoint has none
+                each = f"epochs {', '.join(map(str, epochs))}, one per replica" if len(epochs) > 1 else f"epoch {epochs[0]}"
+                print_stderr(f"callbacks.{self.name}: restored the parameters of the best {self.monitor}, of {each}")
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -156,6 +166,8 @@ class EarlyStopping(Callback):
             "sign": self.sign,
             "best": self.best,
             "kept": self.kept,
+            "best_epochs": self.best_epochs,
+            "kept_epochs": self.kept_epochs,
             "waited": self.wait_counts,
             "stopped": self.stopped,
             "best_params": self.best_params,
@@ -164,7 +176,9 @@ class EarlyStopping(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         n, reasons = len(self.best), OneOf("", "patience", "threshold", "divergence", "not finite")
         lists = {"best": (float,) * n, "kept": (float,) * n, "waited": (COUNTER,) * n, "stopped": (reasons,) * n}
-        state = {"kept": state["best"], **state} if "best" in state else state  # older checkpoints have no kept
+        lists |= {"best_epochs": (COUNTER,) * n, "kept_epochs": (COUNTER,) * n}
+        unknown = {"best_epochs": [0] * n, "kept_epochs": [0] * n}
+        state = {"kept": state["best"], **unknown, **state} if "best" in state else state  # older checkpoints lack these
         require(state, {"monitor": str, "sign": float, **lists, "best_params": {str: Tensor}}, "state")
         self.was_stopped = [bool(why) for why in state["stopped"]]
         if (state["monitor"], state["sign"]) != (self.monitor, self.sign):
@@ -174,3 +188,4 @@ class EarlyStopping(Callback):
             return  # best value and parameters by another metric cannot be compared
         self.best, self.wait_counts, self.stopped = list(state["best"]), list(state["waited"]), list(state["stopped"])
         self.kept, self.best_params = list(state["kept"]), dict(state["best_params"])
+        self.best_epochs, self.kept_epochs = list(state["best_epochs"]), list(state["kept_epochs"])

@@ -48,7 +48,8 @@ class LRScheduler(Callback):
         **scheduler: Mapping[str, Any] | None,
     ) -> None:
         if interval not in ("epoch", "step"):
-            raise UserError(f"LRScheduler: interval={interval!r}; needs epoch or step")
+            fix = f"; write LRScheduler({interval}={{...}}) with its arguments" if str(interval) in SCHEDULERS else ""
+            raise UserError(f"LRScheduler: interval={interval!r}; needs epoch or step{fix}")
         if warmup_steps < 0:
             raise UserError(f"LRScheduler: warmup_steps={warmup_steps}; needs 0 or more")
         given: dict[str, Mapping[str, Any]] = {name: v for name, v in scheduler.items() if v is not None}

@@ -413,6 +413,43 @@ def test_the_newest_run_is_that_of_the_configuration_not_of_its_name(capsys: pyt
     assert newest("conf/a.yaml") == runs["conf/a.yaml",]
 
 
+def test_a_run_in_the_default_folder_is_continued_and_new_runs_are_made_beside_it() -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "logs/a"]) == 0
+    assert newest("conf/a.yaml") == "logs/a"
+    run = begun("conf/a.yaml")
+    assert Path(run).parent == Path("logs/a_runs")
+    assert newest("conf/a.yaml") == run
+
+
+def test_a_run_inside_another_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run"]) == 0
+    assert main(["fit", "conf/a.yaml", "--run-dir", "run/checkpoints/more"]) == 2
+    outer = Path("run").absolute()
+    said = f"error: run folder run/checkpoints/more: is inside the run {outer}; choose another with --run-dir\n"
+    assert capsys.readouterr().err.endswith(said)
+    assert not Path("run/checkpoints/more").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "advice"),
+    [
+        (
+            "~callbacks.validation_split.group",
+            "to leave a key of a configuration out, write callbacks.validation_split.group=null",
+        ),
+        ("~nobody-here/a.yaml", "~nobody-here is not a user's home directory; write the path in full, or ./~"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "fit", "test", "predict"])
+def test_a_tilde_that_is_no_home_directory_has_one_clear_error(
+    command: str, word: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "conf/a.yaml", word]) == 2
+    assert advice in capsys.readouterr().err
+    assert main(["fit", "conf/a.yaml", "--run-dir", word]) == main(["fit", f"--resume={word}"]) == 2
+    assert "fault in the code" not in capsys.readouterr().err
+
+
 def test_the_newest_run_is_found_after_the_project_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("old").mkdir()
     monkeypatch.chdir("old")
@@ -607,6 +644,7 @@ def test_check_holds_an_own_layer_against_differences(
     assert main(["check", "conf/a.yaml", "--import", str(own), "model[1]=Cube"]) == code
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in lines if "Cube" in line] == [word]
+    assert lines[0] == "error of each derivative, beyond what rounding explains:"
     assert lines[-1].startswith(f"{4 - code} of 4 derivatives agree")
 
 

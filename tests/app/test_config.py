@@ -257,6 +257,15 @@ def test_a_name_over_another_is_an_error_with_the_way_and_null_removes_one(tmp_p
     assert parts.callbacks["lr_scheduler"].chosen == ("ExponentialLR", {"gamma": 0.5})  # type: ignore[attr-defined]
 
 
+def test_a_callback_of_a_file_with_another_name_can_be_left_out_and_renamed(tmp_path: Path) -> None:
+    named = "callbacks: {mine: {EarlyStopping: {monitor: lr, mode: min}}}\n"
+    for end in ((GOOD, named, "callbacks: {mine: null}\n"), (GOOD, named)):
+        overrides = () if len(end) == 3 else ("callbacks.mine=null",)
+        assert "mine" not in build(composed(*end, overrides=overrides, folder=tmp_path)).callbacks
+    overrides = ("callbacks.own.EarlyStopping.monitor=lr", "callbacks.own.EarlyStopping.mode=min")
+    assert "own" in build(composed(GOOD, overrides=overrides, folder=tmp_path)).callbacks
+
+
 def test_a_bare_key_that_leaves_a_callback_out_is_told_and_a_null_that_removes_one_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 import trainkit
 from trainkit import (
@@ -43,6 +45,7 @@ from trainkit import (
     load,
     tensors,
 )
+from trainkit.app.cli.main import main
 from trainkit.app.experiment import Experiment
 from trainkit.trainer.session import Session
 
@@ -316,6 +319,53 @@ def test_what_a_file_cannot_hold_is_named(tmp_path: Path, capsys: pytest.Capture
     assert load(tmp_path / "run").predict(points()[0]).shape == (300, 2)
 
 
+def test_a_run_that_saves_no_model_says_so_at_once_and_when_it_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = f"run folder {tmp_path / 'run'}: no callback saves the model there; add Checkpoint() to the callbacks\n"
+    net = Sequential(Linear(4, 2))
+    for callbacks in ([Checkpoint()], []):
+        trainer = Trainer(max_epochs=1, device="cpu", run_dir=tmp_path / ("saved" if callbacks else "run"), callbacks=callbacks)
+        trainer.fit(net, CrossEntropyLoss(), SGD(net.param()), data())
+        assert (said in capsys.readouterr().err) == (not callbacks)
+    with pytest.raises(UserError, match=r"no such checkpoint; there are none; the callback Checkpoint\(\) saves the model"):
+        load(tmp_path / "run")
+
+
+def test_a_fit_without_a_step_left_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    epochs = fitted(tmp_path / "run").fitted().progress.epoch
+    capsys.readouterr()
+    load(tmp_path / "run").fit(data(), max_epochs=epochs)
+    said = f"resume: {epochs} epochs and [0-9]+ steps are done, so no step is left; to train on, raise trainer.max_epochs"
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_a_callback_that_a_loaded_run_leaves_out_is_not_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(tmp_path / "run")
+    load(tmp_path / "run", "callbacks.early_stopping=null").fit(data(), max_epochs=8)
+    assert main(["fit", "--resume", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "which leaves it out" not in said
+    assert "data: was given in Python; give it again: trainkit.load(RUN) and test(data), predict(x) or fit(data)" in said
+    (tmp_path / "new.csv").write_text("a\n1\n")
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "new.csv")]) == 2
+    assert "the run was not trained on a table; predict from Python: trainkit.load(RUN).predict(x)" in capsys.readouterr().err
+
+
+def test_a_misspelled_callback_is_refused_by_a_loaded_run(tmp_path: Path) -> None:
+    fitted(tmp_path / "run")
+    for text in ("callbacks.early_stoping=null", "callbacks.early_stoping.patience=3"):
+        with pytest.raises(UserError, match="no callback 'early_stoping'; did you mean 'early_stopping'"):
+            load(tmp_path / "run", text)
+
+
+def test_a_used_folder_names_the_way_of_python(tmp_path: Path) -> None:
+    fitted(tmp_path / "run")
+    fix = f"continue it, trainkit.load('{tmp_path}/run').fit(), or choose another with run_dir=..."
+    with pytest.raises(UserError, match=re.escape(fix)):
+        fitted(tmp_path / "run")
+
+
 # -- wrong objects -----------------------------------------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[Callable[[Module], dict[str, Any]], str]] = {
@@ -388,3 +438,88 @@ def test_fit_goes_on_from_the_last_step_and_not_from_the_best_parameters(tmp_pat
     again = load(tmp_path / "copy", checkpoint="last")
     again.fit(data(), max_epochs=5)
     assert all(torch.equal(p, q) for (p, _), (q, _) in zip(model.net.param(), again.net.param(), strict=True))
+
+
+class Raises:
+    """A metric that raises in the method `where`."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def _at(self, where: str) -> None:
+        if where == self.where:
+            raise KeyError("foo")
+
+    def update(self, y: Tensor, t: Tensor) -> None:
+        self._at("update")
+
+    def merge(self, other: Any) -> None:
+        self._at("merge")
+
+    def value(self) -> float:
+        self._at("value")
+        return 0.0
+
+
+def noisy(y: Tensor, t: Tensor) -> float:
+    raise KeyError("foo")
+
+
+LOADER = DataLoader(TensorDataset(torch.ones(4, 4), torch.zeros(4).long()))
+SLIPS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a seed": (lambda: Trainer(seed="a"), "trainer.seed: 'a'; needs a whole number"),  # type: ignore[arg-type]
+    "seeds": (lambda: Trainer(seeds=[0.5]), r"trainer.seeds: \[0.5\]; needs a list with a whole number per replica"),  # type: ignore[list-item]
+    "auto": (lambda: Linear("auto", 3), "in_features='auto', .*both need a whole number; auto is for configurations"),  # type: ignore[arg-type]
+    "a size of text": (lambda: Linear(2, "3"), "Linear: .*out_features='3'; both need a whole number$"),  # type: ignore[arg-type]
+    "a class": (lambda: Sequential(Linear(2, 2), ReLU), r"not a Module \(got .*\) at 1; give an object of the class, ReLU\(\)"),  # type: ignore[arg-type]
+    "torch's layer": (
+        lambda: Sequential(torch.nn.Linear(2, 2)),  # type: ignore[arg-type]
+        r"Sequential.add: not a Module .* at 0; it is torch's: give trainkit.Linear\(...\) if there is one",
+    ),
+    "a schedule": (lambda: LRScheduler("StepLR"), r"interval='StepLR'; .*write LRScheduler\(StepLR=\{...\}\)"),  # type: ignore[arg-type]
+    "a function as a metric": (lambda: fitted(metrics=[noisy]), "metrics.noisy: the function raised KeyError: 'foo'"),
+    "a metric's update": (lambda: fitted(metrics=[Raises("update")]), "metrics.raises: update raised KeyError: 'foo'"),
+    "a metric's value": (lambda: fitted(metrics=[Raises("value")]), "metrics.raises: value raised KeyError: 'foo'"),
+    "a split": (lambda: fitted().confusion_matrix("tst"), "data: no split 'tst'; did you mean 'test'?"),
+    "loaders in place of loss and optimizer": (
+        lambda: Trainer().fit(Sequential(Linear(4, 2)), LOADER, LOADER),  # type: ignore[arg-type]
+        r"loss: is a DataLoader of torch; give .*, as in fit\(net, loss, optimizer, data\)",
+    ),
+    "no data": (
+        lambda: Trainer().fit(net := Sequential(Linear(4, 2)), CrossEntropyLoss(), SGD(net.param())),
+        "data: is None; give a Dataset",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_slip_has_one_clear_error(name: str) -> None:
+    make, message = SLIPS[name]
+    with pytest.raises(UserError, match=message) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Trainer(max_epoch=3), "Trainer: no argument 'max_epoch'; did you mean 'max_epochs'?"),
+        (lambda: EarlyStopping(patient=3), "EarlyStopping: no argument 'patient'; did you mean 'patience'?"),
+        (lambda: Linear(in_feature=3, out_features=2), "Linear: no argument 'in_feature'; did you mean 'in_features'?"),
+        (lambda: SGD([], lrr=3), "SGD: no argument 'lrr'; did you mean 'lr'?"),
+        (lambda: CrossEntropyLoss(weigth=[1]), "CrossEntropyLoss: no argument 'weigth'; did you mean 'weight'?"),
+    ],
+)
+def test_a_misspelled_argument_is_named_with_the_nearest(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        make()
+
+
+def test_torchs_names_of_a_nets_methods_say_what_to_write() -> None:
+    net = Sequential(Linear(2, 2))
+    with pytest.raises(AttributeError, match=r"Sequential has no attribute 'parameters'; write net.param\(\)"):
+        net.parameters()  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=r"Linear has no attribute 'cuda'; write net.to\('cuda'\)"):
+        net[0].cuda()  # type: ignore[attr-defined]
+    assert not hasattr(net, "generators")
+    assert isinstance(pickle.loads(pickle.dumps(net)), Sequential)

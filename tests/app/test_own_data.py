@@ -118,7 +118,10 @@ def test_an_imported_function_may_return_what_a_fit_takes(name: str, capsys: pyt
     )
     assert main(["fit", "b.yaml", "--import", f"{name}_file.py", "--run-dir", "run"]) == 0
     err = capsys.readouterr().err
-    assert ("the batch_size 3 of the DataLoader of loader is not used; set trainer.batch_size" in err) == (name == "loader")
+    said = "data: the batch_size 3 of the DataLoader is not used; trainer.batch_size is 32\n"
+    assert (said in err) == (name == "loader")
+    assert main(["fit", "b.yaml", "--import", f"{name}_file.py", "trainer.batch_size=3"]) == 0
+    assert "batch_size" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

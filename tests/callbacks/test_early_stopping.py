@@ -114,9 +114,14 @@ LIMITS = [
     ([3, -INF, 1], {}, 1, "not finite"),  # also where it would be the best of all
     ([3, -INF, 1], {"stopping_threshold": 2}, 1, "not finite"),  # finite is asked first
     ([3, NAN, 2, NAN, 1], {"check_finite": False, "patience": 2}, None, ""),  # NaN is a check without improvement
-    ([3, NAN, NAN, 1], {"check_finite": False, "patience": 2}, 2, "not improved on 3 for 2 checks"),
+    ([3, NAN, NAN, 1], {"check_finite": False, "patience": 2}, 2, "not improved on 3 (epoch 1) for 2 checks"),
     ([NAN, NAN, 1], {"check_finite": False, "patience": 2}, 1, "not improved"),
-    ([5, 5, 5, 5], {"start_from_epoch": 2, "patience": 1}, 3, "not improved on 5 for 1 checks"),  # the first check is epoch 2
+    (
+        [5, 5, 5, 5],
+        {"start_from_epoch": 2, "patience": 1},
+        3,
+        "not improved on 5 (epoch 3) for 1 checks",
+    ),  # the first check is epoch 2
     ([NAN, NAN, 5, 4], {"start_from_epoch": 2}, None, ""),
     ([5, 4.9, 4.8, 4.7], {"min_delta": 0.1, "patience": 1}, 1, "not improved on 5"),  # strictly more than min_delta
     ([5, 4.89, 4.78, 4.67], {"min_delta": 0.1, "patience": 1}, None, ""),
@@ -156,7 +161,19 @@ def test_a_relative_threshold_is_a_share_of_the_size_whatever_the_sign(
 def test_the_reason_is_for_programs_and_for_people() -> None:
     summary = run([3, 2, 2, 2, 2], EarlyStopping("score", "min", patience=2)).summary
     assert (summary["stop_reason"], summary["epoch"]) == ("early_stopping", 4)
-    assert summary["stop_words"] == "score has not improved on 2 for 2 checks"
+    assert summary["stop_words"] == "score has not improved on 2 (epoch 2) for 2 checks"
+
+
+def test_with_replicas_the_reason_names_the_replica_and_a_line_the_epochs_that_were_restored(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    script = [[5, 9], [4, 8], [3, 9], [4, 9], [4, 9]]
+    summary = run(script, EarlyStopping("score", "min", patience=2, restore_best=True), replicas=2).summary
+    assert summary["stop_words"] == "score of replica 0 has not improved on 3 (epoch 3) for 2 checks"
+    said = "callbacks.early_stopping: restored the parameters of the best score, of epochs 3, 2, one per replica\n"
+    assert capsys.readouterr().err.endswith(said)
+    run([3, 2, 2.5], EarlyStopping("score", "min", restore_best=True))
+    assert capsys.readouterr().err.endswith("restored the parameters of the best score, of epoch 2\n")
 
 
 @pytest.mark.parametrize(
@@ -451,7 +468,8 @@ def test_a_run_that_the_callback_had_ended_says_how_to_train_on(tmp_path: Path, 
     content = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
     capsys.readouterr()
     assert run(script, EarlyStopping("score", "min", patience=2), resume=content).session.progress.epoch == 3
-    fix = "raise callbacks.early_stopping.patience above 2, or set callbacks.early_stopping=null"
+    null = "callbacks.early_stopping=null"
+    fix = f"raise callbacks.early_stopping.patience above 2, or set {null} (in Python, trainkit.load(RUN, '{null}'))"
     assert capsys.readouterr().err == f"callbacks.early_stopping: had ended this run; to train on, {fix}\n"
 
 

@@ -393,7 +393,8 @@ def test_a_run_without_such_numbers_is_the_run_without_the_callback(capsys: pyte
     trainer = fit(TerminateOnNaN(), Jitter_(), made=drops, run_dir=tmp_path)
     assert same(trainer, fit(Jitter_(), made=drops))
     assert trainer.summary["stop_reason"] == "max_epochs"
-    assert (capsys.readouterr().err, list(tmp_path.glob("*.pt"))) == ("", [])
+    said = f"run folder {tmp_path}: no callback saves the model there; add Checkpoint() to the callbacks\n"
+    assert (capsys.readouterr().err, list(tmp_path.glob("*.pt"))) == (said, [])
 
 
 def Jitter_() -> Callback:

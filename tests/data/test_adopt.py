@@ -105,7 +105,12 @@ def test_three_loaders_are_the_splits_of_a_dataset(expected: Trainer, capsys: py
     train, val = torch_data.random_split(MEMORY, [40, 10], torch.Generator().manual_seed(0))
     loaders = [torch_data.DataLoader(part, batch_size=5, shuffle=part is train) for part in (train, val)]
     data = samples(*loaders, test=torch_data.DataLoader(Pairs(), num_workers=1), targets="onehot")
-    assert capsys.readouterr().err == "data: the batch_size 5 of the DataLoader is not used; set trainer.batch_size\n"
+    net = Sequential(Linear(4, 2))
+    for size in (5, 8):
+        assert "batch_size" not in capsys.readouterr().err
+        trainer = Trainer(max_epochs=1, device="cpu", batch_size=size)
+        trainer.fit(net, CrossEntropyLoss(), SGD(net.param(), lr=0.1), data)
+    assert "data: the batch_size 5 of the DataLoader is not used; trainer.batch_size is 8\n" in capsys.readouterr().err
     kinds = [type(split.x) for split in data.parts().values()]
     assert kinds == [torch.Tensor, torch.Tensor, MappedRows]
     for split, part in ((data.train, train), (data.val, val)):

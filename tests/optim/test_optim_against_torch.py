@@ -476,8 +476,13 @@ def test_adagrads_accumulator_starts_at_its_value_and_not_again() -> None:
         ("SGD", {"lr": float("nan")}, "SGD: lr=nan"),
         ("SGD", {"lr": float("inf")}, "SGD: lr=inf"),
         ("SGD", {"lr": [0.1, -0.1, 0.1]}, "SGD: lr=-0.1"),
-        ("SGD", {"lr": [0.1, 0.1]}, "2 values of lr; needs one number, or one per replica"),
-        ("SGD", {"momentum": [0.5, 0.5]}, "2 values of momentum; needs one number, or one per replica"),
+        ("SGD", {"lr": [0.1, 0.1]}, "2 values of lr for 3 replicas; needs one number, or one per replica"),
+        ("SGD", {"momentum": [0.5, 0.5]}, "2 values of momentum for 3 replicas; needs one number, or one per replica"),
+        ("SGD", {"lr": []}, "SGD: 0 values of lr"),
+        ("SGD", {"lr": "0.01"}, "SGD: lr is '0.01'; needs a number, or a list with a number per replica"),
+        ("Adam", {"lr": torch.tensor([0.1, 0.2, 0.3])}, r"Adam: lr is a tensor of float32 \(3,\); needs a number, or a list"),
+        ("Adam", {"weight_decay": None}, "Adam: weight_decay is None; needs a number"),
+        ("Adam", {"betas": 0.9}, "Adam: betas=0.9; needs two numbers"),
         ("SGD", {"momentum": [0.5, -0.5, 0.5]}, "SGD: momentum=-0.5; needs a number of at least 0"),
         ("SGD", {"momentum": [0.5, 0.0, 0.5], "dampening": 0.5}, "a replica without momentum needs dampening 0"),
         ("Adam", {"weight_decay": [0.0, -0.1, 0.0]}, "Adam: weight_decay=-0.1; needs a number of at least 0"),
@@ -504,7 +509,34 @@ def test_adagrads_accumulator_starts_at_its_value_and_not_again() -> None:
 )
 def test_a_value_out_of_range_is_refused_by_name_and_bounds(name: str, keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        OURS[name](replicated().param(), **keywords)
+        OURS[name](replicated().param(), **keywords).step()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (Sequential(Linear(2, 2)), r"params is a Sequential, a net; give its parameters, net.param\(\)"),
+        ([torch.zeros(2)], r"params holds a tensor of float32 \(2,\); give \(parameter, gradient\) pairs, net.param\(\)"),
+        (0.1, "params holds 0.1; give"),
+    ],
+)
+def test_what_is_not_pairs_of_tensors_is_refused(params: Any, message: str) -> None:
+    with pytest.raises(UserError, match=f"Adam: {message}"):
+        OURS["Adam"](params)
+
+
+def test_a_list_of_rates_waits_for_the_replicas() -> None:
+    net = Sequential(Linear(3, 4), Linear(4, 2))
+    optimizer = OURS["SGD"](net.param(), lr=[1.0, 2.0, 0.0])
+    with pytest.raises(UserError, match="3 values of lr for 1 replica; needs one number"):
+        optimizer.step()
+    net.replicate([0, 1, 2])
+    before = [p.clone() for p, _ in net.param()]
+    for _, g in net.param():
+        g.fill_(1)
+    optimizer.step()
+    for (p, _), q in zip(net.param(), before, strict=True):
+        assert torch.equal(p, q - torch.tensor([1.0, 2.0, 0.0]).view(3, *[1] * (p.dim() - 1)))
 
 
 @pytest.mark.parametrize("name", sorted(OURS))

@@ -21,6 +21,7 @@ from . import (
     interrupts,
     kills,
     load,
+    native,
     notebook,
     poison,
     readonly,
@@ -37,6 +38,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the pa
     "crash": crash.sweep,
     "kills": lambda folder: kills.kills(folder, 200),
     "resume": lambda folder: [*resume.trials(folder / "a"), *resume.beside(folder / "b")],
+    "native": lambda folder: native.parity(folder, 100, 1000),
     "shapes": lambda folder: shapes.shapes(folder, 470, 120),
     "full": lambda folder: [*full.limits(folder / "a", 60), *full.devices(folder / "b"), *full.mounts(folder / "c", 20)],
     "flips": lambda folder: flips.damage(folder, 2000, 500, 500),
@@ -73,6 +75,7 @@ FAMILIES: dict[str, Callable[[Path], list[Tally]]] = {  # in the order of the pa
 }
 LONGEST = (  # these begin first
     "metrics",
+    "native",
     "shapes",
     "forged",
     "load",

@@ -251,6 +251,17 @@ def test_without_probabilities_the_error_says_why() -> None:
             call(x)
 
 
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_outputs_of_one_replica_are_those_of_its_model(replicas: int) -> None:
+    x = torch.randn(N, 2)
+    trainer = fitted(MSELoss(), Linear(2, 1), t=x[:, :1], replicas=replicas)
+    y = trainer.predict(x)
+    for r in range(replicas):
+        assert torch.equal(trainer.predict(x, replica=r), y[r] if replicas > 1 else y)
+    with pytest.raises(UserError, match=f"replica: {replicas}; the run has {replicas}, from 0 to {replicas - 1}"):
+        trainer.predict(x, replica=replicas)
+
+
 @given(st.integers(1, 4), st.integers(0, 5))
 def test_any_number_of_rows_is_predicted(replicas: int, n: int) -> None:
     net = Sequential(Linear(2, 2))

@@ -293,5 +293,19 @@ def test_the_trainer_replicates_a_plain_net() -> None:
 
 
 def test_rates_for_other_than_the_replicas_are_refused() -> None:
-    with pytest.raises(UserError, match="3 values of lr; needs one number"):
-        SGD(mlp().replicate([0, 1]).param(), [0.1, 0.2, 0.3])
+    net = Sequential(Linear(2, 2))
+    for given in ({"lr": [0.1, 0.2, 0.3]}, {"lr": 0.1, "momentum": [0.1, 0.2, 0.3]}):
+        with pytest.raises(UserError, match=f"SGD: 3 values of {list(given)[-1]} for 2 replicas; needs one number"):
+            Trainer(max_epochs=1, replicas=2, device="cpu").fit(net, MSELoss(), SGD(net.param(), **given), real())
+
+
+def test_a_plain_nets_optimizer_may_have_a_value_for_each_replica() -> None:
+    values: dict[str, list[float]] = {"lr": [0.1, 0.02], "momentum": [0.0, 0.9], "weight_decay": [0.1, 0.0]}
+    net = Sequential(Linear(2, 2))
+    Trainer(max_epochs=2, replicas=2, seed=3, device="cpu").fit(net, MSELoss(), SGD(net.param(), **values), real())
+    for r in range(2):
+        single = Sequential(Linear(2, 2)).replicate([3 + r])
+        own = {name: v[r] for name, v in values.items()}
+        Trainer(max_epochs=2, seed=3 + r, device="cpu").fit(single, MSELoss(), SGD(single.param(), **own), real())
+        for (p, _), (q, _) in zip(net.param(), single.param(), strict=True):
+            torch.testing.assert_close(p[r], q[0])

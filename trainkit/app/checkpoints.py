@@ -30,8 +30,9 @@ def checkpoint_file(run: Path, name: str | None = None) -> Path:
     if file.is_symlink():
         raise UserError(f"{file}: is a link and could lead elsewhere; give its target")
     if not file.exists():
-        existing = ", ".join(sorted(p.name for p in list_checkpoints(run / "checkpoints"))) or "none"
-        raise UserError(f"{file}: no such checkpoint; there are {existing}")
+        existing = ", ".join(sorted(p.name for p in list_checkpoints(run / "checkpoints")))
+        why = existing or "none; the callback Checkpoint() saves the model of a run, trainer.save(PATH) a fitted one"
+        raise UserError(f"{file}: no such checkpoint; there are {why}")
     return file
 
 

@@ -15,6 +15,7 @@ from trainkit.checkpoint import load as load_checkpoint
 from trainkit.checkpoint.file import FINAL, LAST
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
+from trainkit.core.files import path_of
 from trainkit.core.rng import seed_globals
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.sizes import Sizes
@@ -67,10 +68,10 @@ def load(
     unknown name.
     """
     for path in imports:
-        registry.import_file(Path(path).expanduser())
+        registry.import_file(path_of(path))
     for cls in classes:
         registry.allow(cls)
-    file = checkpoint_file(Path(run).expanduser(), checkpoint)
+    file = checkpoint_file(path_of(run), checkpoint)
     content = load_checkpoint(file)
     composed = own_config(content, file, overrides)
     return Experiment(composed, content, file, net, loss)
@@ -139,8 +140,8 @@ class Experiment(Predictor):
         if file is not None and file.name == FINAL and (last := file.with_name(LAST)).exists():
             self.content = load_checkpoint(last)  # restore_best may have replaced the parameters of the last step
         if run_dir is not None:
-            run = RunFolder(Path(run_dir), new=True)
-        elif self.file is not None and (own := RunFolder(run_of(self.file))).marked:
+            run = RunFolder(path_of(run_dir), new=True, from_python=True)
+        elif self.file is not None and (own := RunFolder(run_of(self.file), from_python=True)).marked:
             run = own
         for key, value in settings.items():
             override(self.composed, f"trainer.{key}={'null' if value is None else value}")
@@ -204,7 +205,10 @@ class Experiment(Predictor):
         content = self._trained()
         schema = content["data"]["schema"]
         if not schema:
-            raise UserError(f"{rows}: the run was not trained on a table; give no file, to predict its own test split")
+            fix = "give no file, to predict its own test split"
+            if (self.config.get("data") or {}).get("name") == "memory":
+                fix = "predict from Python: trainkit.load(RUN).predict(x)"
+            raise UserError(f"{rows}: the run was not trained on a table; {fix}")
         read = read_rows(rows, schema, to_predict=True, **self._table_options())
         if read.problem:
             terminal.print_stderr(f"{read.problem}; predicted without the truth")

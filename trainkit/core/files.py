@@ -16,6 +16,21 @@ from .errors import UserError, cause
 TEMPORARY = ".tmp-"
 
 
+def path_of(text: str | Path) -> Path:
+    """Return a path; ~ is the home directory, where the shell has not replaced it, as in --run-dir=~/runs.
+
+    Raises UserError for the home directory of a user who does not exist.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        name = str(text)
+        fix = "write the path in full, or ./~ for a name that begins with ~"
+        if re.fullmatch(r"~\w+(\.\w+)+", name):
+            fix = f"to leave a key of a configuration out, write {name[1:]}=null"
+        raise UserError(f"{name}: {name.partition('/')[0]} is not a user's home directory; {fix}") from error
+
+
 def write(data: bytes | Callable[[IO[bytes]], object], path: Path) -> None:
     """Replace `path` atomically and durably by `data`, or by what the function `data` writes into an open file.
 

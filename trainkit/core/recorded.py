@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from .errors import UserError
+from .errors import UserError, suggest
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -17,9 +17,22 @@ class Recorded:
     _given: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        check_keywords(cls, kwargs)
         made = super().__new__(cls)
         made._given = (args, kwargs)
         return made
+
+
+def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
+    """Raise TypeError with the nearest name where the constructor has no argument of a name that is given."""
+    if not given:
+        return
+    parameters = inspect.signature(cls).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in given:
+        if name not in parameters:
+            raise TypeError(f"{cls.__name__}: no argument {name!r}{suggest(name, parameters)}")
 
 
 def arguments(made: Recorded, without: Sequence[str] = ()) -> dict[str, Any]:

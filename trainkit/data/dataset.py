@@ -132,6 +132,7 @@ class Dataset:
     multilabel: `t` (n, k) holds labels 0 or 1, of which several may be 1; `classes` names the labels.
     source: the name and arguments of the function that read or generated the data, as in a configuration; the name is memory if
         the data was given in Python.
+    loader_batch_size: that of the DataLoader that `samples` was given; a fit that uses another says so.
     augment: random changes of the training samples in each step, as names, {name: options} or objects (see
         `transforms/augmentations.py`).
     drawn: the splits, of val and test, whose rows were drawn from those of train. None: all that `Split.subset` has taken from
@@ -156,6 +157,7 @@ class Dataset:
     drawn: tuple[str, ...] | None = None
     group: str | None = None
     schema: dict[str, object] = field(default_factory=dict)
+    loader_batch_size: int | None = None
     source: Mapping[str, object] = field(default_factory=lambda: {"name": "memory"})
     augment: Sequence[Any] = ()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -44,22 +45,25 @@ class Copies(State):
 
     def __init__(self, task: Task, replicas: int, device: torch.device, metric: OwnMetric) -> None:
         super().__init__(task, replicas, device)
-        self.options = metric.name
+        self.options = self.name = metric.name
         self.objects = [deepcopy(metric.prototype) for _ in range(replicas)]
         self.takes_weights = metric.takes_weights
 
     def update(self, batch: Batch) -> None:
         weight = {"weight": batch.weight} if self.takes_weights else {}
         for own, y in zip(self.objects, batch.y, strict=True):
-            own.update(y, batch.t, **weight)
+            with _errors_named(self.name, "update"):
+                own.update(y, batch.t, **weight)
 
     def merge(self, other: Self) -> None:
         for own, others in zip(self.objects, other.objects, strict=True):
-            own.merge(others)
+            with _errors_named(self.name, "merge"):
+                own.merge(others)
 
     def values(self) -> list[Any]:
         """Return what the objects return, one per model."""
-        return [own.value() for own in self.objects]
+        with _errors_named(self.name, "value"):
+            return [own.value() for own in self.objects]
 
 
 class Collected(State):
@@ -123,11 +127,23 @@ class OwnFunction(Metric):
             return torch.full((state.replicas,), torch.nan, dtype=torch.float64)
         t = torch.cat(state.t)
         weight = {"weight": torch.cat(state.weight) if state.weight else None} if self.takes_weights else {}
-        values = [self.function(y, t, **weight) for y in torch.cat(state.y, 1)]
+        with _errors_named(self.name, "the function"):
+            values = [self.function(y, t, **weight) for y in torch.cat(state.y, 1)]
         return torch.tensor([number(v, self.name) for v in values], dtype=torch.float64)
 
     def undefined(self, state: Collected, part: int | None = None) -> str:
         return NAN_RETURNED if state.t else "there are no samples"
+
+
+@contextmanager
+def _errors_named(name: str, what: str) -> Iterator[None]:
+    """Raise what a user's metric raises as a UserError that names the metric; `__cause__` is the original error."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"metrics.{name}: {what} raised {type(error).__name__}: {error}; correct it") from error
 
 
 def number(value: Any, name: str) -> float:

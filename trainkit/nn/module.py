@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ from trainkit.core.errors import UserError, UserErrors
 from trainkit.core.recorded import Recorded
 from trainkit.core.rng import generator
 
+OTHER_NAMES = {  # of torch.nn.Module's methods
+    "parameters": "net.param(), pairs of a parameter and its gradient",
+    "named_parameters": "net.named_param()",
+    "cuda": "net.to('cuda')",
+    "cpu": "net.to('cpu')",
+}
 Tensors = Any  # a tensor, or a tuple of tensors (which may be nested): the type of x, y, dx and dy
 
 
@@ -217,6 +223,13 @@ class Module(Recorded):
             return fwd_value(self, value)
         except FORWARD_ERRORS as error:
             raise located(self, self, value, error) from error
+
+    if not TYPE_CHECKING:  # a type checker would accept any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise AttributeError. For a name of torch.nn.Module, it says what to write in its place."""
+            advice = f"; write {OTHER_NAMES[name]}" if name in OTHER_NAMES else ""
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{advice}", name=name, obj=self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"

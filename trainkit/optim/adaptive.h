@@ -7,10 +7,10 @@ template <bool AMSGRAD, bool DECOUPLED, bool DECAYS, bool MAXIMIZES> struct Adam
   // row: lr, weight_decay, β₁, β₂, 1 - β₁ᵗ, √(1 - β₂ᵗ)
   INLINE void update(T* p, const T* g, T* const* slot, int n, const double* row, bool first) const {
     const T lr = row[0], decay = row[1], to_m = 1 - row[2], beta2 = row[3], to_v = 1 - row[3];
-    const T correction1 = 1 / row[4], correction2 = 1 / row[5], kept = 1 - row[0] * row[1];
+    const T correction1 = 1 / row[4], correction2 = 1 / row[5], shrink = row[0] * row[1];  // 1 - shrink would lose its digits
     for (int i = 0; i < n; i += WIDE) {
       Wide d = gradient<MAXIMIZES, DECAYS && !DECOUPLED>(p + i, g + i, decay);
-      if (DECOUPLED && DECAYS && lr != 0) store<WIDE>(p + i, load<WIDE>(p + i) * kept);
+      if (DECOUPLED && DECAYS) descend(p + i, load<WIDE>(p + i), shrink);
       Wide m = load<WIDE>(slot[0] + i), v = load<WIDE>(slot[1] + i);
       m += to_m * (d - m);
       v = beta2 * v + to_v * d * d;

@@ -36,8 +36,8 @@ class Adam(Optimizer):
         maximize: bool = False,
     ) -> None:
         name = type(self).__name__
-        if len(betas) != 2:
-            raise UserError(f"{name}: betas={list(betas)}; needs two numbers")
+        if not isinstance(betas, Sequence) or len(betas) != 2:
+            raise UserError(f"{name}: betas={betas}; needs two numbers")
         check_range(name, 0, 1, **{"betas[0]": betas[0], "betas[1]": betas[1]})
         check_range(name, 0, eps=eps, weight_decay=weight_decay)
         self.eps, self.amsgrad, self.decays = eps, amsgrad, max_of(weight_decay) > 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
+from trainkit.core.validation import short_repr
 
 Rate = float | Sequence[float]  # a hyperparameter: one number, or one per replica
 Number = float | Tensor  # a `Rate` in a computation: a tensor where replicas differ, and in a captured step
@@ -60,8 +62,18 @@ def min_of(value: Rate) -> float:
     return min(value) if isinstance(value, Sequence) else value
 
 
+def values_of(name: str, key: str, value: Rate) -> list[float]:
+    """Return the values of the hyperparameter `key`: one, or one per replica. Raises UserError for anything but numbers."""
+    values: list[Any] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not values:
+        raise UserError(f"{name}: 0 values of {key}; needs one number, or one per replica (trainer.replicas)")
+    if wrong := [v for v in values if not isinstance(v, Real)]:
+        raise UserError(f"{name}: {key} is {short_repr(wrong[0])}; needs a number, or a list with a number per replica")
+    return values
+
+
 def check_range(name: str, low: float, high: float = RATE_LIMIT, **values: Rate) -> None:
     """Raise UserError if a hyperparameter, or its value for one replica, is outside [low, high)."""
-    for key, value in ((k, v) for k, vs in values.items() for v in (vs if isinstance(vs, Sequence) else (vs,))):
+    for key, value in ((k, v) for k, given in values.items() for v in values_of(name, k, given)):
         if not low <= value < high:
             raise UserError(f"{name}: {key}={value}; needs a number of at least {low:g} and below {high:g}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from trainkit.core.errors import UserError, UserErrors
 from trainkit.core.recorded import Recorded
 from trainkit.core.validation import short_repr
 
-from .arithmetic import RATE_LIMIT, Number, Rate, Scalars, add_scaled, add_scaled_, addcdiv_
+from .arithmetic import RATE_LIMIT, Number, Rate, Scalars, add_scaled, add_scaled_, addcdiv_, values_of
 from .flat_buffer import flatten, is_flat, spread
 
 
@@ -21,13 +21,13 @@ class Optimizer(Recorded):
     """Base of optimizers: an author lists `slot_names` and `scalar_names`, and writes `apply_update`; the rest is shared.
 
     params: (parameter, gradient) pairs, as from `net.param()`; they become views of two flat buffers.
-    lr: the learning rate, one number, or one per replica (then every parameter has the leading replica axis).
+    lr: the learning rate, one number, or a list with one per replica. The net may get its replicas later, by a fit.
     maximize: ascend the gradient.
     `initial_lrs`: the rates from which a fit starts, those of the constructor or of `set_lr`.
     `per_replica` holds the hyperparameters in which replicas may differ, one value for all or one per replica. `scalars` holds
     the numbers of the next update: these hyperparameters, what `advance` computes, `t`, and `frozen`. The last marks the
     elements of replicas with the rate 0, or is None.
-    Raises UserError without parameters, or for a parameter that is listed twice.
+    Raises UserError without parameters, for anything but pairs of tensors, or for a parameter that is listed twice.
     """
 
     slot_names: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Optimizer(Recorded):
     has_grad_buffer = True  # False if the backward pass adds to a slot, not to a gradient (see `SGD`)
 
     def __init__(self, params: Iterable[tuple[Tensor, Tensor]], lr: Rate, maximize: bool = False, **per_replica: Rate) -> None:
-        self.pairs = list(params)
+        self.pairs = _pairs(params, type(self).__name__)
         if not self.pairs:
             raise UserError(f"{type(self).__name__}: no parameters; give net.param() of a net that has some")
         if len({id(p) for p, _ in self.pairs}) < len(self.pairs):
@@ -70,27 +70,36 @@ class Optimizer(Recorded):
 
     def use_lr(self, lr: Rate) -> None:
         """Set the rate of the next updates: one number, or one per replica. A rate of 0 leaves a replica unchanged."""
-        for r in lr if isinstance(lr, Sequence) else (lr,):
+        for r in values_of(type(self).__name__, "lr", lr):
             if not 0 <= r < RATE_LIMIT:
                 raise UserError(f"{type(self).__name__}: lr={r}; needs a finite number of at least 0")
         self.set_number("lr", lr)
 
     def set_number(self, name: str, value: Rate) -> None:
-        """Set one of `per_replica`: one number, or one per replica."""
-        values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)]
-        if isinstance(value, Sequence) and any(p.dim() == 0 or p.shape[0] != len(values) for p, _ in self.pairs):
-            raise UserError(
-                f"{type(self).__name__}: {len(values)} values of {name}; needs one number, or one per replica"
-                " (trainer.replicas)"
-            )
-        self.per_replica[name] = values
+        """Set one of `per_replica`: one number, or one per replica. `check_replicas` checks how many."""
+        self.per_replica[name] = [float(v) for v in values_of(type(self).__name__, name, value)]
         self._spread(name)
 
+    def check_replicas(self, replicas: int) -> None:
+        """Raise UserError where a hyperparameter has neither one value nor one per replica."""
+        for name, values in self.per_replica.items():
+            if len(values) not in (1, replicas):
+                found = f"{len(values)} values of {name} for {replicas} replica{'s' * (replicas != 1)}"
+                raise UserError(f"{type(self).__name__}: {found}; needs one number, or one per replica (trainer.replicas)")
+
+    def _axis(self) -> int:
+        """Return the size of the leading axis that all parameters share, or 1 if they share none."""
+        sizes = {p.shape[0] if p.dim() else 1 for p, _ in self.pairs}
+        return sizes.pop() if len(sizes) == 1 else 1
+
     def _spread(self, name: str) -> None:
-        """Set the scalar `name`: one number if all replicas have the same, else a tensor with one number per element."""
+        """Set the scalar `name`: one number if all replicas have the same, else a tensor with one number per element.
+
+        Without their replica axis the parameters have no such tensor yet: `bind` sets it, and `step` refuses an update.
+        """
         values = self.per_replica[name]
         value: Number = values[0]
-        if len(set(values)) > 1:
+        if len(set(values)) > 1 and self._axis() == len(values):
             value = spread(torch.tensor(values, dtype=self.p.dtype, device=self.p.device), [p for p, _ in self.pairs])
         self.scalars[name] = value
         if name == "lr":
@@ -110,8 +119,13 @@ class Optimizer(Recorded):
         self.g.zero_()
 
     def step(self) -> None:
-        """Do one update, in a training loop of your own. (The trainer calls `update`.)"""
+        """Do one update, in a training loop of your own. (The trainer calls `update`.)
+
+        Raises UserError for a list of values if the net does not have as many replicas (`net.replicate(seeds)`).
+        """
         self._rebind_if_moved()
+        if any(len(values) > 1 for values in self.per_replica.values()):
+            self.check_replicas(self._axis())
         self.update()
 
     def _rebind_if_moved(self) -> None:
@@ -190,6 +204,17 @@ class Optimizer(Recorded):
         lrs = self.per_replica["lr"]
         rates = lrs[0] if len(lrs) == 1 else lrs
         return f"{type(self).__name__}(lr={rates}, {self.p.numel()} parameters)"
+
+
+def _pairs(params: Any, name: str) -> list[tuple[Tensor, Tensor]]:
+    """Return `params` as a list. Raises UserError unless it holds (parameter, gradient) pairs."""
+    if hasattr(params, "param"):
+        raise UserError(f"{name}: params is a {type(params).__name__}, a net; give its parameters, net.param()")
+    pairs = list(params) if isinstance(params, Iterable) and not isinstance(params, (str, Tensor)) else [params]
+    for pair in pairs:
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)):
+            raise UserError(f"{name}: params holds {short_repr(pair)}; give (parameter, gradient) pairs, net.param()")
+    return pairs
 
 
 def momentum_of(optimizer: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def check_objects(net: Any, loss: Any, optimizer: Any) -> None:
     for name, value in (("net", net), ("loss", loss), ("optimizer", optimizer)):
         expected, advice = EXPECTED[name]
         if not isinstance(value, expected):
-            raise UserError(f"{name}: is {described_type(value)}; give {advice}")
+            raise UserError(f"{name}: is {described_type(value)}; give {advice}, as in fit(net, loss, optimizer, data)")
     own = {id(p) for p, _ in net.param()}
     if any(id(p) not in own for p, _ in optimizer.pairs):
         name = type(optimizer).__name__

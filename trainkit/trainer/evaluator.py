@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainkit.core.errors import UserError
+from trainkit.core.errors import UserError, suggest
 from trainkit.core.terminal import print_stderr
+from trainkit.core.validation import short_repr
 from trainkit.data import check
 from trainkit.data.dataset import Dataset, Split
 from trainkit.data.sources.adopt import as_split
@@ -127,6 +128,8 @@ class Evaluator:
 
     def _split(self, name: str, data: Any) -> Split:
         """Return the run's split `name`, or that of other data, scaled and on the device."""
+        if name not in check.SPLITS:
+            raise UserError(f"data: no split {short_repr(name)}{suggest(str(name), check.SPLITS)}")
         data = None if data is None else as_split(data, name, self.data, self.table_options)
         split: Split | None = getattr(self.data if data is None else data, name)
         if split is None:

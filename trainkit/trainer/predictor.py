@@ -47,13 +47,20 @@ class Predictor:
             return None
         return 1 if data.positive is None else data.positive
 
-    def predict(self, x: Any) -> Tensor:
+    def predict(self, x: Any, replica: int | None = None) -> Tensor:
         """Return the net's outputs for rows x: (n, ...), with replicas (r, n, ...). In regression in the target's units.
+
+        replica: the outputs of one model, (n, ...); by default those of all.
 
         Classes have logits, log-probabilities, probabilities or scores, depending on the net and the loss; `predict_proba`
         makes probabilities of them.
         """
-        return self.fitted().predict(x)
+        session = self.fitted()
+        y = session.predict(x)
+        if replica is None:
+            return y
+        check_replica(replica, session.replicas)
+        return y[replica] if session.net.replica_dims else y
 
     def predict_proba(self, x: Any, replica: int | None = None) -> Tensor:
         """Return the probability of each class for rows x, (n, classes) float64, in the order of `classes`.

@@ -36,12 +36,23 @@ class RunFolder(Folder):
     new: the folder must not hold a run, even if the fit resumes from a checkpoint (of another folder).
     configurations: the files that describe the run. The marker names them, relative to the folder, so that the newest run of a
     configuration can be found: two files of one name in different folders are different configurations.
+    from_python: whether messages name Python's arguments, in place of the command line's options.
     """
 
     kind, worker, option, marker = "run folder", "another trainer", "--run-dir", ".trainkit-run"
 
-    def __init__(self, path: Path, new: bool = False, numbered: bool = False, configurations: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        new: bool = False,
+        numbered: bool = False,
+        configurations: Sequence[Path] = (),
+        from_python: bool = False,
+    ) -> None:
         super().__init__(path, numbered)
+        if from_python:
+            self.option = "run_dir=..."
+        self._to_continue = f"trainkit.load({str(path)!r}).fit()" if from_python else f"--resume {path}"
         self._configurations = [os.path.realpath(file) for file in configurations]
         self.new = new or numbered
         self.continues = False  # the fit continues the run that has saved here
@@ -85,13 +96,15 @@ class RunFolder(Folder):
     def open(self, going_on: bool = False) -> None:
         """Check that the run can write into its folder. Lock it if `going_on` and it holds the run that the fit continues.
 
-        Raises UserError where the folder holds another run, where a file that is not a run's has a name that the run writes,
-        or where another trainer uses the folder.
+        Raises UserError where the folder holds another run or is inside one, where a file that is not a run's has a name that
+        the run writes, or where another trainer uses the folder.
         """
         self._names = RUN_FILES
         self.continues = going_on and not self.new and self.marked and self.is_used()
         if self.continues:
             self.lock()
+        else:
+            self._check_outside()
         if not self.numbered:
             self._check()
             if self._lock is None:
@@ -160,7 +173,9 @@ class RunFolder(Folder):
         ours = self.marked
         for name in self.there(self._names if ours else (self.marker, *self._names)):
             if not ours:
-                raise UserError(f"run folder {self.path}: holds {name}, which is not a run's; choose another with --run-dir")
+                raise UserError(
+                    f"run folder {self.path}: holds {name}, which is not a run's; choose another with {self.option}"
+                )
             path, expected = self.path / name, "a folder" if name == "checkpoints" else "a file"
             if (found := kind_of(path)) != expected:
                 problem = f"{name} is {found}{' and could lead elsewhere' if found == 'a link' else ''}, not {expected}"
@@ -172,7 +187,13 @@ class RunFolder(Folder):
         except OSError as error:
             raise self.refusal(error) from error
 
+    def _check_outside(self) -> None:
+        """Raise UserError if the folder is inside another run's, which commands would then read as one run."""
+        outer = next((folder for folder in self.path.absolute().parents if RunFolder(folder).marked), None)
+        if outer is not None:
+            raise UserError(f"run folder {self.path}: is inside the run {outer}; choose another with {self.option}")
+
     def _check_unused(self) -> None:
         if self.marked and self.is_used():
-            fix = f"continue it, --resume {self.path}, or choose another with --run-dir"
+            fix = f"continue it, {self._to_continue}, or choose another with {self.option}"
             raise UserError(f"run folder {self.path}: holds a run already; {fix}")

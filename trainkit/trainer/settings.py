@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from numbers import Integral
+from typing import Any, Literal, Self, get_args
 
 from trainkit.core.errors import ErrorCollector, UserError
+from trainkit.core.recorded import check_keywords
 from trainkit.core.validation import short_repr
 from trainkit.metrics.metric import Metric
 from trainkit.metrics.table import make
@@ -51,12 +53,17 @@ class Settings:
     log_every_n_steps: int = 50
     metrics: Sequence[Any] = ()
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        check_keywords(cls, kwargs)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         errors = ErrorCollector()
         for name, minimum in AT_LEAST.items():
             with errors:
                 self._check_at_least(name, minimum)
-        for check in (self._check_limits, self._check_choices, self._check_metrics, lambda: find_device(self.device)):
+        checks = self._check_limits, self._check_choices, self._check_seeds, self._check_metrics
+        for check in (*checks, lambda: find_device(self.device)):
             with errors:
                 check()
         errors.throw()
@@ -90,6 +97,12 @@ class Settings:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"trainer.{name}: {getattr(self, name)}; choose {' or '.join(allowed)}")
+
+    def _check_seeds(self) -> None:
+        for name, seeds in (("seed", [self.seed]), ("seeds", [] if self.seeds is None else self.seeds)):
+            if not isinstance(seeds, Sequence) or not all(isinstance(s, Integral) for s in seeds):
+                needed = "a whole number" if name == "seed" else "a list with a whole number per replica"
+                raise UserError(f"trainer.{name}: {getattr(self, name)!r}; needs {needed}")
 
     def _check_metrics(self) -> None:
         if isinstance(self.metrics, (str, Mapping)) or not isinstance(self.metrics, Sequence):

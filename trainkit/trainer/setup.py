@@ -48,6 +48,8 @@ def begin(session: Session, content: dict[str, Any] | None) -> None:
     session.engine = session.step_engine.name
     if content is not None and not session.steps_left:
         session.engine = engine_of(content)  # the engine of the steps, which were all taken
+        done = f"{progress.epoch} epochs and {progress.step} steps are done"
+        terminal.print_stderr(f"resume: {done}, so no step is left; to train on, raise trainer.max_epochs or max_steps")
     session.call("on_fit_start")
     if content is not None and session.steps_left and not session.stopping and not any(session.progress.active):
         raise UserError(
@@ -65,8 +67,7 @@ def prepare_training(session: Session, content: dict[str, Any] | None) -> None:
     net, o, replicas = session.net.train(), session.optimizer, session.replicas
     o.bind()
     session.augment = _augmenter(session)
-    if len(o.initial_lrs) not in (1, replicas):
-        raise UserError(f"optimizer: {len(o.initial_lrs)} values of lr for {replicas} replicas; needs one, or one for each")
+    o.check_replicas(replicas)
     session.generators = tuple(generator(seed, "pass", device=session.device) for seed in session.seeds)
     for _, module in net.modules():
         if hasattr(module, "generators"):

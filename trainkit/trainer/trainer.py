@@ -15,6 +15,7 @@ import torch
 from trainkit.checkpoint.file import load_run, save
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
+from trainkit.core.files import path_of
 from trainkit.data.sources.adopt import as_dataset
 from trainkit.nn.losses import Loss
 from trainkit.nn.module import Module
@@ -46,7 +47,8 @@ class Trainer(Settings, Predictor):
     stops the run earlier.
     batch_size: samples of one pass, or None for all of them (gradient descent). accumulate: passes of one step, whose batch is
     then batch_size * accumulate samples. clip_norm, clip_value: limits of the gradient (see `engines/step.py`).
-    replicas: models trained at once; replica r equals the run of seed + r, or of seeds[r]. seed: determines the order of the
+    replicas: models trained at once; replica r equals the run of seed + r, or of seeds[r]. A list gives each a learning rate,
+        momentum or weight decay of its own: SGD(net.param(), lr=[0.1, 0.2, 0.05]). seed: determines the order of the
     data, Dropout's masks, and the replicas' weights.
     device: auto (cuda where there is one), cpu, cuda, cuda:1. dtype: of parameters and data.
     precision: that of the passes: full is dtype; bf16 is bfloat16 over parameters of `dtype` (see `engines/bf16.py`).
@@ -90,7 +92,7 @@ class Trainer(Settings, Predictor):
         net: Module,
         loss: Loss,
         optimizer: Optimizer,
-        data: Any,
+        data: Any = None,
         resume: str | Path | dict[str, Any] | None = None,
         run: RunFolder | None = None,
     ) -> dict[str, Any]:
@@ -129,13 +131,22 @@ class Trainer(Settings, Predictor):
                 f"trainer.batch_size: {batch_size}, that of the DataLoader, in place of {settings.batch_size}"
             )
             settings = replace(settings, batch_size=batch_size)
+        if data.loader_batch_size not in (None, settings.batch_size):
+            terminal.print_stderr(
+                f"data: the batch_size {data.loader_batch_size} of the DataLoader is not used;"
+                f" trainer.batch_size is {settings.batch_size}"
+            )
         content = resume if resume is None or isinstance(resume, dict) else _loaded(resume)
-        own = RunFolder(Path(self.run_dir).expanduser()) if run is None and self.run_dir is not None else None
+        own = RunFolder(path_of(self.run_dir), from_python=True) if run is None and self.run_dir is not None else None
         run = own if run is None else run
         callbacks = named(self.callbacks)
         if run is None and (writers := without_folder(callbacks)[1]):
             raise UserError(f"callbacks.{writers[0]}: needs a run folder to write in; give the trainer a run_dir")
         files = check_files(callbacks)
+        if own is not None and not any(cb.saves_checkpoints for cb in callbacks.values()):
+            terminal.print_stderr(
+                f"run folder {own.path}: no callback saves the model there; add Checkpoint() to the callbacks"
+            )
         config = self.config
         left_out: list[str] = []
         if run is not None and not config:
@@ -161,7 +172,7 @@ class Trainer(Settings, Predictor):
             parts = session.net, session.loss, session.optimizer, session.source, session.data.augment, session.callbacks
             session.config, left_out = configuration(session.settings, *parts)
             terminal.print_stderr(*(LEFT_OUT.format(line) for line in left_out))
-        save(session.snapshot(), Path(path).expanduser())
+        save(session.snapshot(), path_of(path))
 
     def fitted(self) -> Session:
         """Return the session of the last fit. Raises UserError before a fit."""
@@ -208,6 +219,6 @@ def _loaded(path: str | Path) -> dict[str, Any]:
     """Return the content of a checkpoint file, or of the newest checkpoint in a run's folder."""
     if not isinstance(path, (str, Path)):
         raise UserError(f"resume: not a path (got {path!r}); give a run's folder, a checkpoint file, or its content")
-    _, content, skipped = load_run(Path(path).expanduser())
+    _, content, skipped = load_run(path_of(path))
     terminal.print_stderr(*(f"skipped: {line}" for text in skipped for line in text.split("\n")))
     return content

@@ -166,6 +166,7 @@ def _check(composed: DictConfig) -> int:
     data = parts.data()
     session = begun(parts, data)
     found = derivatives(session)
+    print("error of each derivative, beyond what rounding explains:")
     cells = [(d[0], f"d{d[1]}", f"{d[2]:.1e}", "ok" if is_right(d) else "WRONG") for d in found]
     print(*text_table(cells), sep="\n")
     try:

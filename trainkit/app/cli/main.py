@@ -18,6 +18,7 @@ from pathlib import Path
 
 from trainkit.core import terminal
 from trainkit.core.errors import UserError, suggest
+from trainkit.core.files import path_of
 
 from .options import (
     COMMANDS,
@@ -27,7 +28,6 @@ from .options import (
     Command,
     by_name,
     overview,
-    path_of,
 )
 
 

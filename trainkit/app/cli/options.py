@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
 
 from trainkit.core.errors import UserError
+from trainkit.core.files import path_of
 
 
 class Option:
@@ -98,11 +98,6 @@ COMMON = (
     Option("--debug", action="store_true", help="also print the traceback of an error"),
     Option("--version", action="store_true", help=argparse.SUPPRESS),  # listed by `trainkit --help`
 )
-
-
-def path_of(text: str) -> Path:
-    """Return a path; ~ is the home directory, where the shell has not replaced it, as in --run-dir=~/runs."""
-    return Path(text).expanduser()
 
 
 IMPORT = Option(

@@ -14,6 +14,7 @@ from trainkit.app.experiment import Experiment, load
 from trainkit.checkpoint import list_checkpoints, load_run
 from trainkit.core import terminal
 from trainkit.core.errors import UserError
+from trainkit.core.files import path_of
 from trainkit.core.folder import default_folder
 from trainkit.trainer.predictions_csv import Which
 from trainkit.trainer.run_folder import RunFolder
@@ -47,9 +48,9 @@ def places(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
     if args.resume is None:
         if not args.paths:
             raise UserError("fit: no CONF; give a YAML file, for example fit conf/mlp.yaml")
-        folder = args.run_dir or default_folder(args.paths[0].stem)
+        folder = args.run_dir or default_run(args.paths[0])
         return RunFolder(folder, new=True, numbered=args.run_dir is None, configurations=args.paths), None
-    origin = Path(args.resume).expanduser() if args.resume else args.run_dir or newest_run(args)
+    origin = path_of(args.resume) if args.resume else args.run_dir or newest_run(args)
     if not origin.exists():
         raise UserError(f"resume: no {origin}; give a run's folder or a checkpoint")
     own = RunFolder(origin if origin.is_dir() else run_of(origin))
@@ -64,14 +65,25 @@ def places(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
     return RunFolder(args.run_dir, new=True, configurations=args.paths), origin
 
 
+def default_run(conf: Path) -> Path:
+    """Return `logs/<name>/<time>`, or `logs/<name>_runs/<time>` if `logs/<name>` is itself a run's folder."""
+    folder = default_folder(conf.stem)
+    return runs_beside(folder.parent) / folder.name if RunFolder(folder.parent).marked else folder
+
+
+def runs_beside(run: Path) -> Path:
+    return run.with_name(f"{run.name}_runs")
+
+
 def newest_run(args: argparse.Namespace) -> Path:
-    """Return the folder of the run of CONF that saved last, among those in the default folder."""
+    """Return the folder of the run of CONF that saved last, among those in the default folder, or that folder itself."""
     if not args.paths:
         raise UserError(
             "resume: no run; give one, for example --resume logs/mlp/2026-01-31_12-00-00, or a CONF to continue its newest run"
         )
     folder, conf = default_folder(args.paths[0].stem).parent, " ".join(map(str, args.paths))
-    runs = [RunFolder(path) for path in folder.glob("*") if RunFolder(path).marked]
+    places = folder, *folder.glob("*"), *runs_beside(folder).glob("*")
+    runs = [RunFolder(path) for path in places if RunFolder(path).marked]
     saved = {r.path: max(f.lstat().st_mtime_ns for f in files) for r in runs if (files := list_checkpoints(r.checkpoints))}
     found = {path: RunFolder(path).configurations() for path in sorted(saved, key=lambda p: saved[p], reverse=True)}
     wanted = [os.path.realpath(path) for path in args.paths]

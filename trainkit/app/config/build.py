@@ -63,7 +63,8 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
     if missing := [key for key in REQUIRED if config.get(key) is None and passed.get(key) is None]:
         errors.append(f"{', '.join(missing)}: missing; a configuration has {', '.join(REQUIRED)}")
     seed = config.get("seed", 0)
-    errors += check_value(seed, int, "seed")
+    if wrong := check_value(seed, int, "seed"):
+        errors, seed = errors + wrong, 0  # the settings check it too
     present = {key: config[key] for key in REQUIRED if config.get(key) is not None}
     data = _data(present["data"], errors) if "data" in present else None
     is_new, builder = net is None, NetBuilder(errors)
@@ -96,7 +97,7 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
         attempt(lambda: net.replicate(seeds), "", errors)
     elif is_new:
         attempt(lambda: net.initialize(generator(seeds[0], "init")), "", errors)
-    attempt(lambda: optimizer(net), "optimizer.", errors)
+    attempt(lambda: optimizer(net).check_replicas(len(seeds)), "optimizer.", errors)
     if errors:
         raise UserErrors(errors)
     return Parts(seed, net, loss, callbacks, data, optimizer, settings, sizes if builder.uses_auto else None)
@@ -128,11 +129,7 @@ def _optimizer(value: Any, errors: list[str]) -> Callable[[Module], Optimizer] |
     wrong = check_arguments(cls, arguments, f"optimizer.{name}", NOT_CONFIGURED)
     errors += wrong
     if not wrong:
-        settings = arguments if isinstance(arguments, dict) else {}
-        replicas = max(
-            (len(v) for v in map(settings.get, ("lr", "momentum", "weight_decay")) if isinstance(v, list)), default=1
-        )
-        stand_in = torch.zeros(max(replicas, 1), 1)  # checks the values before the net is replicated
+        stand_in = torch.zeros(1)  # checks the values before there is a net
         attempt(lambda: call(cls, arguments, [(stand_in, stand_in.clone())]), "optimizer.", errors)
     return lambda net: call(cls, arguments, net.param())
 

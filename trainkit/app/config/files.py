@@ -24,7 +24,7 @@ from trainkit.core.errors import UserError
 from trainkit.core.terminal import print_stderr
 from trainkit.core.validation import short_repr
 
-from .registry import TABLE, callback_entry
+from .registry import TABLE, callback_entry, check_callback
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
@@ -46,7 +46,8 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = (), is_complete: b
     config = OmegaConf.create({})
     for path in files:
         read = _read(path)
-        _print_nulls(read, config, path)
+        if not is_complete:
+            _print_nulls(read, config, path)
         config.merge_with(read)
     if not is_complete:
         _add_default_callbacks(config)
@@ -67,10 +68,14 @@ def _add_default_callbacks(config: DictConfig) -> None:
 
 
 def _print_nulls(read: DictConfig, before: DictConfig, path: Path) -> None:
-    """Print which callbacks a bare key leaves out. (A bare `Adam:` means its defaults.) Null that removes one is meant."""
+    """Print which callbacks a bare key leaves out. (A bare `Adam:` means its defaults.) Null that removes one is meant.
+
+    Raises UserError if there is no callback of that name.
+    """
     own, earlier = (OmegaConf.to_container(c, resolve=False).get("callbacks") or {} for c in (read, before))  # type: ignore[union-attr]
     for name, value in own.items() if isinstance(own, dict) else ():
         if value is None and name not in earlier and name not in DEFAULT_CALLBACKS:
+            check_callback(str(name), f"{path}: callbacks.{name}")
             print_stderr(f"{path}: callbacks.{name} is null, which leaves it out; write {{}} for its defaults")
 
 
@@ -89,8 +94,9 @@ def override(config: DictConfig, text: str) -> None:
     try:
         _check_size(value, short_repr(text))
         _refuse_other_bases(value, short_repr(text))
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)
-        OmegaConf.update(config, key, parsed["value"], merge=False, force_add=True)  # type: ignore[index, call-overload]
+        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)
+        _check_callback(config, key.split("."), parsed["value"])
+        OmegaConf.update(config, key, parsed["value"], merge=False, force_add=True)
     except UserError:
         raise
     except RecursionError:
@@ -99,6 +105,14 @@ def override(config: DictConfig, text: str) -> None:
         raise UserError(f"{short_repr(text)}: the list has no such entry; the first is [0]") from None
     except Exception as error:
         raise UserError(f"{short_repr(text)}: {_explain(error)}") from error
+
+
+def _check_callback(config: DictConfig, key: list[str], value: Any) -> None:
+    """Raise UserError where an override sets an argument of a callback that does not exist, or leaves one out."""
+    if key[0] != "callbacks" or len(key) < 2 or key[1] in (config.get("callbacks") or ()):
+        return
+    if value is None or len(key) > 2:
+        check_callback(key[1], f"callbacks.{key[1]}", "".join(key[2:3]))
 
 
 def parse(text: str, origin: str) -> DictConfig:

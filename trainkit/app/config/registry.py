@@ -22,7 +22,6 @@ import trainkit
 from trainkit import optim
 from trainkit.callbacks import TABLE as TABLE
 from trainkit.core.errors import UserError, suggest
-from trainkit.core.terminal import print_stderr
 from trainkit.data import sources
 from trainkit.data.dataset import Dataset
 from trainkit.data.sources.adopt import as_dataset
@@ -88,12 +87,22 @@ def callback_entry(name: str, value: Any) -> tuple[str, Any]:
     """Return the class, as `find` takes it, and the arguments of an entry under `callbacks`.
 
     `early_stopping: {patience: 3}` and `EarlyStopping: {...}` name the class; `mine: {EarlyStopping: {...}}` renames it.
-    A class of trainkit is returned as `EarlyStopping`. `find` refuses an unknown class.
+    A class of trainkit is returned as `EarlyStopping`. `find` refuses an unknown class. That of
+    `early_stoping: {patience: 3}` is the outer name: the value of an inner one would be a mapping of arguments or null.
     """
     known = {*names("callback"), *TABLE.values()}
     if name not in known and isinstance(value, dict) and len(value) == 1:
-        name, value = next(iter(value.items()))
+        inner, arguments = next(iter(value.items()))
+        if inner in known or arguments is None or isinstance(arguments, dict):
+            name, value = inner, arguments
     return TABLE.get(name, name), value
+
+
+def check_callback(name: str, place: str, inner: str = "") -> None:
+    """Raise UserError at `place` unless there is a callback `name`, or a class `inner` that it renames. Runs no user's file."""
+    known = names("callback")
+    if not {name, inner} & {*known, *TABLE.values()}:
+        raise UserError(f"{place}: no callback {name!r}{suggest(name, known)}")
 
 
 def _own_files(folder: str, known: Collection[str]) -> list[str]:
@@ -130,7 +139,7 @@ def own_source(name: str, function: Callable[..., Any]) -> Callable[..., Dataset
         except Exception as error:
             raise UserError(f"data.name: {name} raised {type(error).__name__}: {error}; --debug prints where") from error
         if batch_size is not None:
-            print_stderr(f"data: the batch_size {batch_size} of the DataLoader of {name} is not used; set trainer.batch_size")
+            data = replace(data, loader_batch_size=batch_size)
         return replace(data, source={"name": name, **{key: value for key, value in kwargs.items() if key != "schema"}})
 
     return read

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
+from trainkit.core.files import path_of
 from trainkit.data.dataset import MAX_DIMS, Dataset, Normalize, Split, Targets, encode, floating
 from trainkit.data.mapped import MappedRows, Rows
 
@@ -58,7 +59,7 @@ def idx(
     """
     if (train is not None and train < 1) or (test is not None and test < 0):
         raise UserError(f"data: train={train}, test={test}; train needs at least 1 sample, test at least 0")
-    folder = Path(root).expanduser()
+    folder = path_of(root)
     if not folder.is_dir():
         raise UserError(f"data.root: no folder {root!r}; {FIX}")
 

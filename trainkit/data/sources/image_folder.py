@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError, suggest
+from trainkit.core.files import path_of
 from trainkit.core.rng import generator
 from trainkit.core.terminal import print_stderr
 from trainkit.data.dataset import Dataset, Normalize, Targets
@@ -56,7 +57,7 @@ def image_folder(
     except ImportError as error:
         raise UserError("data: image_folder needs Pillow to read images; install it: pip install pillow") from error
     shape = _shape(size)
-    folder = Path(root).expanduser()
+    folder = path_of(root)
     if not folder.is_dir():
         raise UserError(f"data.root: no folder {root!r}; {FIX}")
     places = _places(folder, {"train": train, "val": val, "test": test})

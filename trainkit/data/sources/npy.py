@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainkit.core.errors import UserError
+from trainkit.core.files import path_of
 from trainkit.data.dataset import Dataset, Normalize, Split, Targets, encode, floating
 from trainkit.data.mapped import MappedRows, Rows
 
@@ -129,7 +130,7 @@ def open_npy(name: str, place: str) -> Rows:
     Raises UserError at `place` if there is no such file; at the file for errors of np.load, dtypes that torch does not have,
     named columns, Fortran order, or no sample.
     """
-    path = Path(name).expanduser()
+    path = path_of(name)
     if not path.is_file():
         raise UserError(f"{place}: no file {name!r}; give the path of a .npy file, absolute or relative to {Path.cwd()}")
     array = _mapped(path)

@@ -45,4 +45,5 @@ def expanded(value: Any) -> Any:
 
 def memory() -> Dataset:
     """Raise UserError: data that was given in Python cannot be read again."""
-    raise UserError("data: was given in Python; give it again: trainkit.load(RUN).test(data), or a configuration with data")
+    advice = "trainkit.load(RUN) and test(data), predict(x) or fit(data), or a configuration with data"
+    raise UserError(f"data: was given in Python; give it again: {advice}")

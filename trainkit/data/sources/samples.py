@@ -62,11 +62,12 @@ def samples(
     given = {name: dataset for name, dataset in (("train", train), ("val", val), ("test", test)) if dataset is not None}
     readers: dict[str, Reader] = {}
     known: dict[str, Tensor] = {}
+    batch_size: int | None = None
     for name, value in given.items():
         dataset, own_workers, size = unwrapped(value, name == "train", one_by_one=transform is not None)
         names, target, workers = x, t, workers or own_workers
-        if size is not None and name == "train":
-            print_stderr(f"data: the batch_size {size} of the DataLoader is not used; set trainer.batch_size")
+        if name == "train":
+            batch_size = size
         if isinstance(dataset, tuple) and len(dataset) == 2:
             tensors = pair(name, *dataset)
             if transform is not None and name == "train":
@@ -85,7 +86,7 @@ def samples(
             raise UserError(f"data.{name}: {what}; give a map-style dataset, or save its samples as .npy files: npy(x, t)")
         readers[name] = Reader(dataset, names, target, name not in known, transform)
     data = dataset_of(readers, known, classes, targets, off_value, normalize, workers)
-    return replace(data, normalize_target=normalize_target)
+    return replace(data, normalize_target=normalize_target, loader_batch_size=batch_size)
 
 
 def dataset_of(

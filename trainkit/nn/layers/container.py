@@ -23,9 +23,9 @@ class Container(Module):
 
     def add(self, *modules: Module) -> Self:
         """Append modules and return the container."""
-        for m in modules:
+        for i, m in enumerate(modules):
             if not isinstance(m, Module):
-                raise UserError(f"{type(self).__name__}.add: not a Module (got {m!r}); give instances of trainkit.Module")
+                raise UserError(f"{type(self).__name__}.add: not a Module (got {m!r}) at {i}; {_advice(m)}")
         self.layers.extend(modules)
         # `bwd_params` stops at the first module with parameters. An inner container counts, since it may get some later.
         trainable = (i for i, m in enumerate(self.layers) if isinstance(m, Container) or m.param())
@@ -43,6 +43,15 @@ class Container(Module):
 
     def extra_repr(self) -> str:
         return ", ".join(map(repr, self.layers))
+
+
+def _advice(value: Any) -> str:
+    """Return what to write in place of something that is not a module."""
+    if isinstance(value, type):
+        return f"give an object of the class, {value.__name__}()"
+    if type(value).__module__.startswith("torch."):
+        return f"it is torch's: give trainkit.{type(value).__name__}(...) if there is one, or write a Module"
+    return "give instances of trainkit.Module"
 
 
 class Sequential(Container):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -24,8 +26,11 @@ class Linear(Module):
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, init: Init = "uniform", std: float = 1.0
     ) -> None:
+        sizes = f"in_features={in_features!r}, out_features={out_features!r}"
+        if not all(isinstance(n, Integral) for n in (in_features, out_features)):
+            raise UserError(f"Linear: {sizes}; both need a whole number{'; auto is for configurations' * ('auto' in sizes)}")
         if in_features < 1 or out_features < 1:
-            raise UserError(f"Linear: in_features={in_features}, out_features={out_features}; both need at least 1")
+            raise UserError(f"Linear: {sizes}; both need at least 1")
         if init not in NAMES:
             raise UserError(f"Linear: no init {init!r}{suggest(str(init), NAMES)}")
         if not std >= 0:

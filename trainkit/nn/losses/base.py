@@ -100,6 +100,7 @@ class Loss(Recorded):
     def forward(self, y: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the value, and keep what `backward` needs of this pass. weight: that of each sample.
 
+        The value is a tensor without a graph, which has no `backward` itself: write `net.backward(loss.backward())`.
         Raises UserError as `check` and `check_weight` do.
         """
         self.check(y, t)

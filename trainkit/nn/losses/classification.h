@@ -56,10 +56,10 @@ template <int N, int C, bool MEAN, bool LOGITS, bool INDEX> struct ClassLoss {
       const T log_norm = LOGITS ? std::log(norm[n]) : 0, *z = LOGITS ? shifted + n * P : y + n * P;
       if (INDEX && smoothing == 0) {
         const int index = t[n];
-        T q = own * class_weight[index], k = LOGITS ? q * scale / norm[n] : 0;
+        T q = own * class_weight[index], k = LOGITS ? q * scale / norm[n] : 0, others = 0;
         total -= q * (z[index] - log_norm);
-        for (int c = 0; c < C; c++) d[c] = LOGITS ? d[c] * k : 0;
-        d[index] -= q * scale;
+        for (int c = 0; c < C; c++) d[c] = LOGITS ? d[c] * k : 0, others += c == index ? 0 : d[c];
+        d[index] = LOGITS ? -others : -q * scale;  // p - 1 as -Σ p of the others, since it would lose its digits near p = 1
       } else {
         T sum_q = 0, q[C];
         for (int c = 0; c < C; c++) {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FEWEST = 100  # steps: a run of fewer is eager without a trial
 LARGEST = 1 << 20  # parameters of a model: in a larger one matrix products dominate, and they are torch's in any engine
 SAVED = 0.8  # the share of a small net's eager steps that an engine of many steps saves
-COMPILE = 1.5  # seconds to compile the C++ of a net that is not in the cache
+COMPILE = 1.2  # seconds to compile the C++ of a net that is not in the cache
 LOAD = 0.03  # seconds to load and check what is in the cache
 CAPTURE = 0.3  # seconds to capture a graph
 

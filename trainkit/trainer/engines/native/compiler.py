@@ -14,7 +14,7 @@ from trainkit.core.errors import UserError
 PACKAGE = Path(__file__).parents[3]
 FLAGS = (
     "-std=c++17",
-    "-O3",
+    "-O2",
     "-march=native",
     "-ffp-contract=fast",
     "-fno-math-errno",

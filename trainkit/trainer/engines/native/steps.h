@@ -2,6 +2,7 @@
 using T = $T;
 #include <atomic>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 $headers
@@ -42,11 +43,10 @@ struct Call {
 };
 
 // Threads that wait for each other. A thread without a core of its own leaves it to the others after a while.
-class Barrier {
-  const long threads;
+struct Barrier {
+  long threads;
   std::atomic<long> arrived{0}, round{0};
 
- public:
   explicit Barrier(long threads) : threads(threads) {}
   void wait() {
     if (threads == 1) return;
@@ -141,7 +141,7 @@ struct Model {
   }
 
   // Where the share `share` of the parameters begins.
-  static constexpr int at(int share) { return wide(SIZE / SHARES * share) < SIZE && share < SHARES ? wide(SIZE / SHARES * share) : SIZE; }
+  static constexpr int at(int share) { return share < SHARES ? wide(SIZE / SHARES * share) : SIZE; }
 };
 
 // Add up the gradients of a team, clip the values, and return the sum of the squares: of the share `share` of the parameters.
@@ -225,7 +225,11 @@ extern "C" void steps(Model* models, long threads, const Call* call) {
     for (long r = thread; r < call->replicas; r += threads) run(models + thread * SHARES, *call, r, 0, 1, all);
   };
   std::vector<std::thread> others;
-  for (long i = 1; i < threads; i++) others.emplace_back(work, i);
-  work(0);
+  try {
+    while (others.size() + 1 < std::size_t(threads)) others.emplace_back(work, others.size() + 1);
+  } catch (const std::system_error&) {  // the system refuses a thread: this one does its work
+    if (is_one) threads = all.threads = 1;
+  }
+  for (long i = 0; i < threads; i = i ? i + 1 : others.size() + 1) work(i);
   for (auto& other : others) other.join();
 }
