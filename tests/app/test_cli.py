@@ -437,7 +437,7 @@ def test_a_run_inside_another_is_refused(capsys: pytest.CaptureFixture[str]) -> 
             "~callbacks.validation_split.group",
             "to leave a key of a configuration out, write callbacks.validation_split.group=null",
         ),
-        ("~nobody-here/a.yaml", "~nobody-here is not a user's home directory; write the path in full, or ./~"),
+        ("~nobody-here/a.yaml", "~nobody-here/a.yaml: there is no such home directory; write the path in full, or ./~"),
     ],
 )
 @pytest.mark.parametrize("command", ["check", "fit", "test", "predict"])

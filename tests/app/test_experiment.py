@@ -361,7 +361,7 @@ def test_a_misspelled_callback_is_refused_by_a_loaded_run(tmp_path: Path) -> Non
 
 def test_a_used_folder_names_the_way_of_python(tmp_path: Path) -> None:
     fitted(tmp_path / "run")
-    fix = f"continue it, trainkit.load('{tmp_path}/run').fit(), or choose another with run_dir=..."
+    fix = f"continue it, trainkit.load('{tmp_path}/run').fit(...), or choose another with run_dir=..."
     with pytest.raises(UserError, match=re.escape(fix)):
         fitted(tmp_path / "run")
 

@@ -28,7 +28,7 @@ def path_of(text: str | Path) -> Path:
         fix = "write the path in full, or ./~ for a name that begins with ~"
         if re.fullmatch(r"~\w+(\.\w+)+", name):
             fix = f"to leave a key of a configuration out, write {name[1:]}=null"
-        raise UserError(f"{name}: {name.partition('/')[0]} is not a user's home directory; {fix}") from error
+        raise UserError(f"{name}: there is no such home directory; {fix}") from error
 
 
 def write(data: bytes | Callable[[IO[bytes]], object], path: Path) -> None:

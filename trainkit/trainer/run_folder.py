@@ -52,7 +52,7 @@ class RunFolder(Folder):
         super().__init__(path, numbered)
         if from_python:
             self.option = "run_dir=..."
-        self._to_continue = f"trainkit.load({str(path)!r}).fit()" if from_python else f"--resume {path}"
+        self._to_continue = f"trainkit.load({str(path)!r}).fit(...)" if from_python else f"--resume {path}"
         self._configurations = [os.path.realpath(file) for file in configurations]
         self.new = new or numbered
         self.continues = False  # the fit continues the run that has saved here

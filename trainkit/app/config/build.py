@@ -63,8 +63,9 @@ def build(config: dict[str, Any], net: Module | None = None, loss: Loss | None =
     if missing := [key for key in REQUIRED if config.get(key) is None and passed.get(key) is None]:
         errors.append(f"{', '.join(missing)}: missing; a configuration has {', '.join(REQUIRED)}")
     seed = config.get("seed", 0)
-    if wrong := check_value(seed, int, "seed"):
-        errors, seed = errors + wrong, 0  # the settings check it too
+    if wrong_seed := check_value(seed, int, "seed"):
+        errors += wrong_seed
+        seed = 0  # the rest is checked with another
     present = {key: config[key] for key in REQUIRED if config.get(key) is not None}
     data = _data(present["data"], errors) if "data" in present else None
     is_new, builder = net is None, NetBuilder(errors)
