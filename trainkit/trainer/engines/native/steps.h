@@ -221,6 +221,7 @@ extern "C" void steps(Model* models, long threads, const Call* call) {
   const bool is_one = call->replicas == 1;
   Barrier all(is_one ? threads : 1);
   auto work = [&](long thread) {
+    FlushSubnormals flush;
     if (is_one) return run(models, *call, 0, thread, threads, all);
     for (long r = thread; r < call->replicas; r += threads) run(models + thread * SHARES, *call, r, 0, 1, all);
   };
