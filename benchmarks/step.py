@@ -21,9 +21,9 @@ ALL = {"overrides": ("callbacks.early_stopping.patience=1000000",)}
 
 CONTENDERS = (
     Contender("bare PyTorch loop (autograd, optim.SGD)", "loops:bare"),
-    Contender("trainkit, no callbacks", "ours:conf", options=ALONE),
-    Contender("trainkit, all callbacks of conf/mlp.yaml", "ours:conf", options=ALL),
-    Contender(f"trainkit, {REPLICAS} replicas, no callbacks, per model", "ours:conf", share=0.3, options=MANY),
+    Contender("trainkit, eager, no callbacks", "ours:conf", options=ALONE),
+    Contender("trainkit, eager, all callbacks of conf/mlp.yaml", "ours:conf", options=ALL),
+    Contender(f"trainkit, eager, {REPLICAS} replicas, no callbacks, per model", "ours:conf", share=0.3, options=MANY),
     Contender("trainkit, native, no callbacks", "ours:conf", share=10, options={**ALONE, "engine": "native"}),
     Contender("trainkit, native, all callbacks of conf/mlp.yaml", "ours:conf", share=10, options={**ALL, "engine": "native"}),
     Contender(f"trainkit, native, {REPLICAS} replicas, per model", "ours:conf", options={**MANY, "engine": "native"}),
@@ -31,7 +31,7 @@ CONTENDERS = (
     Contender("the bare loop with torch.compile on the model", "loops:compiled"),
     Contender(f"the bare loop with torch's own number of threads, {CORES['OMP_NUM_THREADS']}", "loops:bare", env=CORES),
     Contender(
-        "trainkit, no callbacks, default number of threads (it chooses one for small tensors)",
+        "trainkit, eager, no callbacks, default number of threads (it chooses one for small tensors)",
         "ours:conf",
         env=CORES,
         options=ALONE,
