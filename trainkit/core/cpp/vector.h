@@ -57,19 +57,25 @@ template <int w> INLINE void store(T* p, Vec<w> v) { std::memcpy(p, &v, sizeof v
 
 constexpr bool SINGLE = sizeof(T) == 4;
 
+// The lanes of a and b, counted through, in another order. GCC before 12 lacks clang's name, and clang lacks GCC's.
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Ints<B>{__VA_ARGS__})
+#endif
+
 // The transpose of a square block.
 template <int B> INLINE void transpose_block(Vec<B> (&v)[B]) {
   if constexpr (B == 2) {
-    const Vec<B> first = __builtin_shuffle(v[0], v[1], Ints<B>{0, 2});
-    v[1] = __builtin_shuffle(v[0], v[1], Ints<B>{1, 3});
+    const Vec<B> first = SHUFFLE(v[0], v[1], 0, 2);
+    v[1] = SHUFFLE(v[0], v[1], 1, 3);
     v[0] = first;
   } else {
     static_assert(B == 4);
-    const Ints<B> low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
-    const Vec<B> a = __builtin_shuffle(v[0], v[1], low), b = __builtin_shuffle(v[0], v[1], high);
-    const Vec<B> c = __builtin_shuffle(v[2], v[3], low), d = __builtin_shuffle(v[2], v[3], high);
-    v[0] = __builtin_shuffle(a, c, first), v[1] = __builtin_shuffle(a, c, second);
-    v[2] = __builtin_shuffle(b, d, first), v[3] = __builtin_shuffle(b, d, second);
+    const Vec<B> a = SHUFFLE(v[0], v[1], 0, 4, 1, 5), b = SHUFFLE(v[0], v[1], 2, 6, 3, 7);
+    const Vec<B> c = SHUFFLE(v[2], v[3], 0, 4, 1, 5), d = SHUFFLE(v[2], v[3], 2, 6, 3, 7);
+    v[0] = SHUFFLE(a, c, 0, 1, 4, 5), v[1] = SHUFFLE(a, c, 2, 3, 6, 7);
+    v[2] = SHUFFLE(b, d, 0, 1, 4, 5), v[3] = SHUFFLE(b, d, 2, 3, 6, 7);
   }
 }
 
